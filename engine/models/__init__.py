@@ -1,0 +1,1 @@
+"""Models as all stages use them: loading, vocabulary, adapters, scalar heads, packing, log-probabilities, sampling."""

@@ -1,0 +1,118 @@
+"""Prompts with their responses through a model, packed: log-probabilities, values, scores; and plain sequences' loss.
+
+Position p of a flat row predicts token p + 1, so what belongs to a response token (its log-probability, its value) is
+read one position before it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from engine.models.logprobs import TokenLogProbs
+from engine.models.packed import pack
+
+Tokens = Sequence[int]
+
+
+@dataclass(frozen=True)
+class PackedResponses:
+    """Several prompt + response sequences in one flat row."""
+
+    inputs: dict[str, Any]
+    """arguments of a model's forward"""
+    positions: torch.Tensor
+    """(tokens,) where each response token is predicted"""
+    targets: torch.Tensor
+    """(tokens,) the response tokens"""
+    ends: torch.Tensor
+    """(sequences,) where each sequence's last token stands"""
+
+    @property
+    def logprob_arguments(self) -> dict[str, Any]:
+        return {**self.inputs, "logprob_positions": self.positions, "logprob_targets": self.targets}
+
+
+def pack_responses(prompts: Sequence[Tokens], responses: Sequence[Tokens], device: torch.device) -> PackedResponses:
+    """Lay prompt + response pairs end to end; every prompt and every response has a token at least."""
+    inputs = pack([[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)], device)
+    ends = inputs["cu_seq_lens_q"][1:].long() - 1
+    spans = [
+        torch.arange(end - len(response), end)
+        for end, response in zip(ends.tolist(), responses, strict=True)
+    ]  # fmt: skip
+    positions = torch.cat(spans).to(device)
+    return PackedResponses(inputs, positions, inputs["input_ids"][0, positions + 1], ends)
+
+
+def micro_batches(lengths: Sequence[int], budget: int) -> Iterator[slice]:
+    """Consecutive runs of sequences of at most `budget` tokens together (a longer one stands alone)."""
+    start, tokens = 0, 0
+    for at, length in enumerate(lengths):
+        if at > start and tokens + length > budget:
+            yield slice(start, at)
+            start, tokens = at, 0
+        tokens += length
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+def _packs(
+    prompts: Sequence[Tokens], responses: Sequence[Tokens], device: torch.device, budget: int
+) -> Iterator[PackedResponses]:
+    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+    for run in micro_batches(lengths, budget):
+        yield pack_responses(prompts[run], responses[run], device)
+
+
+@torch.no_grad()
+def response_logprobs(
+    model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens], temperature: float, budget: int
+) -> TokenLogProbs:
+    """log π(y_t | x, y_<t) of every response token, in order, and the entropies there; `budget` tokens a forward."""
+    parts = [
+        model(**row.logprob_arguments, temperature=temperature)
+        for row in _packs(prompts, responses, model.device, budget)
+    ]
+    return TokenLogProbs(torch.cat([p.logprobs for p in parts]), torch.cat([p.entropy for p in parts]))
+
+
+@torch.no_grad()
+def response_values(
+    model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens], budget: int
+) -> torch.Tensor:
+    """V of the state before every response token, in order: (tokens,)."""
+    return torch.cat(
+        [
+            model(**row.inputs, score_positions=row.positions).logits[:, 0]
+            for row in _packs(prompts, responses, model.device, budget)
+        ]
+    )
+
+
+@torch.no_grad()
+def sequence_scores(model: PreTrainedModel, sequences: Sequence[Tokens], budget: int) -> torch.Tensor:
+    """(sequences,) scores of a scalar model, read at each sequence's last token (which must be its <|im_end|>)."""
+    parts = [torch.zeros(0, device=model.device)]
+    for run in micro_batches([len(s) for s in sequences], budget):
+        inputs = pack(sequences[run], model.device)
+        parts.append(model(**inputs, score_positions=inputs["cu_seq_lens_q"][1:].long() - 1).logits[:, 0])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def sequence_nll(model: PreTrainedModel, sequences: Sequence[Tokens], budget: int) -> tuple[float, int]:
+    """Summed negative log-likelihood in nats of all tokens but each sequence's first, and how many these are."""
+    total, tokens = 0.0, 0
+    for run in micro_batches([len(s) for s in sequences], budget):
+        row = pack_text(sequences[run], model.device)
+        total -= float(model(**row.logprob_arguments).logprobs.sum(dtype=torch.float64))
+        tokens += len(row.targets)
+    return total, tokens
+
+
+def pack_text(sequences: Sequence[Tokens], device: torch.device) -> PackedResponses:
+    """Plain sequences of two tokens or more: the first token is the prompt, the rest is predicted."""
+    return pack_responses([s[:1] for s in sequences], [s[1:] for s in sequences], device)

@@ -1,0 +1,113 @@
+"""Sampling responses: our own decode loop.
+
+The random number for token t of response k to query q is a function of (seed, step, q, k, t, attempt) alone, so batch
+size, order, finished rows and processes change nothing about it. The K responses of a query share their prompt's
+prefill, and finished rows leave the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from engine.models.draws import draw_token, uniform
+from engine.models.packed import attention
+from recipes.sections import Sampling
+
+# Rows leave the batch once this share of them has finished: each leaving copies the cache.
+LEAVING = 0.2
+
+
+@dataclass(frozen=True)
+class Response:
+    """The tokens of one response, its end token included if it has one."""
+
+    tokens: list[int]
+    ended: bool
+    """whether it ends with the end token; else it ran into the length limit, or stopped otherwise"""
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    responses: int,
+    end: int,
+    stops: Sequence[int],
+    seed: int,
+    step: int,
+    query_ids: Sequence[int],
+) -> list[list[Response]]:
+    """`responses` responses to each prompt, in the prompts' order.
+
+    `end` is the token that ends a response well, `stops` all tokens that end it. `query_ids` name the queries for the
+    random numbers. The model must not be wrapped; its dropout is expected to be off.
+    """
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding in each batch
+    per_batch = max(1, sampling.batch_size // responses)
+    sampled: dict[int, list[Response]] = {}
+    with attention(model, "sdpa"):
+        for at in range(0, len(prompts), per_batch):
+            chosen = by_length[at : at + per_batch]
+            ids = torch.tensor([query_ids[i] for i in chosen], device=model.device).repeat_interleave(responses)
+            turns = torch.arange(responses, device=model.device).repeat(len(chosen))
+            rows = _decode(
+                model, [prompts[i] for i in chosen], sampling, responses, stops, lambda rows, t, attempt, ids=ids,
+                turns=turns: uniform(seed, step, ids[rows], turns[rows], t, attempt),
+            )  # fmt: skip
+            for place, i in enumerate(chosen):
+                mine = rows[place * responses : (place + 1) * responses]
+                sampled[i] = [Response(tokens, tokens[-1] == end) for tokens in mine]
+    return [sampled[i] for i in range(len(prompts))]
+
+
+def _decode(model, prompts, sampling, responses, stops, uniform_at) -> list[list[int]]:
+    """Token lists of one batch, (prompts × responses) of them; each stops after the first of `stops`."""
+    device, longest = model.device, max(map(len, prompts))
+    # Left padding: what is generated is appended, so the last prompt token must stand in the last column.
+    tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(1) - 1).clamp_(min=0)
+    logits = _last_logits(model, tokens, mask, positions, cache).repeat_interleave(responses, 0)
+    cache.batch_repeat_interleave(responses)
+    mask, position = mask.repeat_interleave(responses, 0), positions[:, -1:].repeat_interleave(responses, 0)
+
+    stop_ids = torch.tensor(list(stops), device=device)
+    active = torch.arange(len(mask), device=device)  # which response each row of the batch is
+    running = torch.ones(len(mask), dtype=torch.bool, device=device)
+    columns: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for t in range(sampling.max_new_tokens):
+        drawn = draw_token(
+            logits, sampling.top_p, sampling.temperature,
+            lambda rows, attempt, t=t, active=active: uniform_at(active[rows], t, attempt),
+        )  # fmt: skip
+        columns.append((active[running], drawn[running]))
+        running = running & ~torch.isin(drawn, stop_ids)
+        left = int(running.sum())
+        if left == 0 or t + 1 == sampling.max_new_tokens:
+            break
+        if left <= (1 - LEAVING) * len(active):
+            keep = running.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            active, mask, position, drawn = active[keep], mask[keep], position[keep], drawn[keep]
+            running = torch.ones_like(active, dtype=torch.bool)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        position = position + 1
+        logits = _last_logits(model, drawn[:, None], mask, position, cache)
+
+    rows: list[list[int]] = [[] for _ in range(len(prompts) * responses)]
+    for who, what in columns:
+        for row, token in zip(who.tolist(), what.tolist(), strict=True):
+            rows[row].append(token)
+    return rows
+
+
+def _last_logits(model, tokens, mask, positions, cache) -> torch.Tensor:
+    return model(
+        input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]  # fmt: skip

@@ -1,0 +1,57 @@
+"""A causal LM's body with a scalar head: the reward model, and the value model that starts from it.
+
+The report adds a "pooling layer" that reads the reward at a specific end token (3.2.1) and does not say which; ours is
+the conversation's last <|im_end|>, found by its id, never inferred from padding (transformers' own pooling reads
+the wrong position when the padding token is the end token). The head is computed in float32.
+
+Bradley-Terry leaves a score's offset arbitrary. The mean training score is stored in the configuration as
+`score_offset` and subtracted in forward, so whoever loads the model gets centred scores.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+
+class _ScalarHead:
+    """Replaces the pooling of a transformers sequence-classification class."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        score_positions: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutputWithPast:
+        packed = score_positions is not None
+        body = getattr(self, self.base_model_prefix)
+        kwargs.pop("return_dict", None)
+        hidden = body(input_ids, attention_mask=None if packed else attention_mask, **kwargs).last_hidden_state
+        if packed:
+            read = hidden[0, score_positions]
+        else:
+            read = hidden[torch.arange(len(hidden), device=hidden.device), self.last_end(input_ids, attention_mask)]
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = self.score(read.to(self.score.weight.dtype)).float() - self.config.score_offset
+        return SequenceClassifierOutputWithPast(logits=logits)
+
+    def last_end(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """(batch,) position of each row's last <|im_end|> that is not padding; ValueError for a row without."""
+        at_end = input_ids == self.config.score_token_id
+        if attention_mask is not None:
+            at_end = at_end & attention_mask.bool()
+        if not at_end.any(-1).all():
+            raise ValueError("a sequence without <|im_end|> has no score")
+        return (at_end * torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)).argmax(-1)
+
+
+def scalar_class(config: Any) -> type[PreTrainedModel]:
+    """transformers' sequence-classification class of this configuration, same name, with the pooling described above.
+
+    In a packed row, `score_positions` (n,) say where to read; the scores are (n, 1), float32. Otherwise (batch, 1),
+    one score a row, at its last <|im_end|>.
+    """
+    model_class = AutoModelForSequenceClassification._model_mapping[type(config)]
+    return type(model_class.__name__, (_ScalarHead, model_class), {"__module__": model_class.__module__})

@@ -1,0 +1,41 @@
+"""A base model's vocabulary made ready for ChatML: control tokens, their rows, the template, where generation stops."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from chatml import CONTROL_TOKENS, TEMPLATE, control
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Add what ChatML needs and the tokenizer lacks; returns how many tokens were new.
+
+    Where there is no padding token, <|endoftext|> becomes it (as Qwen has it).
+    """
+    missing = [token for token in CONTROL_TOKENS if token not in tokenizer.get_vocab()]
+    tokenizer.add_special_tokens({"additional_special_tokens": missing} if missing else {})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = CONTROL_TOKENS[0]
+    tokenizer.chat_template = TEMPLATE
+    return len(missing)
+
+
+def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model a row for every token, tied or not; new rows start as the mean of the old ones.
+
+    A table that is already large enough (padded for speed, as Qwen's) keeps its size.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= rows:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
+    with torch.no_grad():
+        for table in tables.values():
+            table[rows:] = table[:rows].mean(0)
+
+
+def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let plain `generate` stop at <|im_end|> and <|endoftext|>."""
+    ids = control(tokenizer)
+    model.generation_config.eos_token_id = [ids.im_end, ids.endoftext]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,1 @@
+"""The ground under a run: its folder, metrics, checkpoints and devices."""

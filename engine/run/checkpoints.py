@@ -1,0 +1,47 @@
+"""Checkpoints that a kill cannot spoil: checkpoint-N counts once its COMPLETE file, synced last, is there."""
+
+import re
+import shutil
+from pathlib import Path
+
+from engine.run import durable
+
+MARK = "COMPLETE"
+
+
+def step_of(path: Path) -> int:
+    """`checkpoint-30` -> 30."""
+    return int(path.name.rpartition("-")[2])
+
+
+def whole(run_dir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = [path for path in run_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if (path / MARK).exists()), key=step_of)
+
+
+def newest(run_dir: Path) -> Path | None:
+    """The checkpoint that a resumed run continues from, if there is any."""
+    return next(reversed(whole(run_dir)), None)
+
+
+def discard_partial(run_dir: Path) -> None:
+    """Remove what an interrupted writer left behind; it must not mix with what is written there next."""
+    keep = set(whole(run_dir))
+    for path in [*run_dir.glob("checkpoint-*"), *run_dir.glob(".checkpoint-*")]:
+        if path not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def seal(checkpoint: Path) -> None:
+    """Sync everything in a written checkpoint, then declare it whole."""
+    durable.sync_tree(checkpoint)
+    durable.write_text(checkpoint / MARK, "")
+
+
+def prune(run_dir: Path, keep: int, spare: Path | None = None) -> None:
+    """Remove all but the `keep` newest whole checkpoints; `spare` (the best one, say) stays as well."""
+    for path in whole(run_dir)[:-keep]:
+        if spare is None or path.resolve() != spare.resolve():
+            (path / MARK).unlink()  # from here on it no longer counts, wherever a kill strikes
+            shutil.rmtree(path)

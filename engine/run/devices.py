@@ -1,0 +1,63 @@
+"""Processes, devices and precision, by way of accelerate.
+
+Plain `Accelerator()` on a machine without a GPU leaves several launched CPU processes each believing to be alone, so
+the choice of the CPU is made explicit and the number of processes is compared with the one that was launched.
+"""
+
+import gc
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from engine.run.folder import RunError
+from recipes.sections import Model
+
+
+def compute_dtype(model: Model) -> torch.dtype:
+    """What `model.dtype` means on this machine; `auto` is bfloat16 on a GPU that is good at it, else float32."""
+    if model.dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
+
+
+def start(seed: int, model: Model, report_to: list[str], run_dir: str) -> Accelerator:
+    """The accelerator of a stage with a loop of its own, every random number generator seeded.
+
+    Raises RunError if fewer processes found each other than were launched.
+    """
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if compute_dtype(model) == torch.bfloat16 else "no",
+        step_scheduler_with_optimizer=False,
+        log_with=report_to or None,
+        project_dir=run_dir,
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise RunError(
+            f"{launched} processes were launched but {accelerator.num_processes} found each other; "
+            "use one of recipes/accelerate/*.yaml"
+        )
+    set_seed(seed)
+    return accelerator
+
+
+def leave(accelerator: Accelerator) -> None:
+    """End a run of several processes together: without this, gloo now and then aborts or hangs after the work."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    accelerator.free_memory()
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def peak_memory() -> int:
+    """Bytes: the GPU allocator's peak where there is a GPU, else the process's peak resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,1 @@
+"""PPO against a reward model (report, 3.2.2)."""

@@ -1,0 +1,12 @@
+"""python -m ppo RECIPE.yaml [--check] [key=value ...]"""
+
+from ppo.recipe import PPO
+from recipes import from_command_line
+
+if __name__ == "__main__":
+    recipe = from_command_line(PPO)
+    # What follows imports torch, and begins only once the recipe is known to be good.
+    from engine.run.entry import run
+    from ppo.train import train
+
+    run(train, recipe)

@@ -1,0 +1,89 @@
+"""From scores and log-probabilities to advantages: penalised rewards, GAE, whitening, the running mean of scores.
+
+Tensors are (batch, time), a row a response; `mask` is true at response tokens, the end token included, and they stand
+first in their row. What lies outside the mask takes no part in anything and comes out as 0.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+# Sums a tensor over all processes; with one process it changes nothing.
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
+def penalised_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
+    """R_t = -kl_coef kl_t, and the (batch,) score on top at the last response token.
+
+    kl is log π_old - log π_ref per token, (batch, time). The report states the coefficient, 0.04 (3.2.2), not where the
+    penalty falls; per token, with this plain estimator, is our choice.
+    """
+    rewards = torch.where(mask, -kl_coef * kl, 0.0)
+    rewards[torch.arange(len(mask)), mask.sum(1) - 1] += scores
+    return rewards
+
+
+def gae(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generalised advantage estimates and the returns A + V (Schulman et al. 2016, eq. 16).
+
+    values[:, t] is V of the state in which token t was chosen; V after the last token is 0. The report states neither γ
+    nor λ.
+    """
+    values = torch.where(mask, values, 0.0)
+    advantages = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0])
+    following = torch.zeros_like(running)
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = torch.where(mask[:, t], delta + gamma * lam * running, 0.0)
+        following = values[:, t]
+        advantages[:, t] = running
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def whiten(advantages: torch.Tensor, mask: torch.Tensor, reduce: Reduce) -> torch.Tensor:
+    """Zero mean and unit variance over all response tokens of all processes."""
+    inside = advantages[mask].double()
+    count, total = reduce(torch.stack([torch.tensor(float(len(inside)), device=inside.device).double(), inside.sum()]))
+    mean = total / count
+    variance = reduce(((inside - mean) ** 2).sum()) / count
+    whitened = (advantages - mean) * torch.rsqrt(variance + 1e-8)
+    return torch.where(mask, whitened, 0.0).to(advantages.dtype)
+
+
+class ScoreNormaliser:
+    """Rewards normalised by the running mean of scores (report, 3.2.2), the current batch included.
+
+    Whether the report also divides by a running deviation is not stated; `mean_std` does, `none` leaves scores alone.
+    Only finished responses have a score, so only these count.
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.count, self.mean, self.squares = 0.0, 0.0, 0.0
+
+    def update(self, scores: torch.Tensor, reduce: Reduce) -> None:
+        """Take in a batch of scores, (n,), merging means and squared deviations (Chan et al. 1983, eq. 2.1)."""
+        scores = scores.double()
+        count, total = reduce(torch.stack([torch.full_like(scores.sum(), len(scores)), scores.sum()])).tolist()
+        if count == 0:
+            return
+        squares = float(reduce(((scores - total / count) ** 2).sum()))
+        difference, together = total / count - self.mean, self.count + count
+        self.squares += squares + difference**2 * self.count * count / together
+        self.mean += difference * count / together
+        self.count = together
+
+    def __call__(self, scores: torch.Tensor) -> torch.Tensor:
+        if self.kind == "none" or self.count == 0:
+            return scores
+        centred = scores - self.mean
+        return centred / ((self.squares / self.count) ** 0.5 + 1e-8) if self.kind == "mean_std" else centred
+
+    def state_dict(self) -> dict[str, float]:
+        return {"count": self.count, "mean": self.mean, "squares": self.squares}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.count, self.mean, self.squares = state["count"], state["mean"], state["squares"]

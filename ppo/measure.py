@@ -1,0 +1,58 @@
+"""What a step of PPO reports; every name is defined by formula in docs/metrics.md."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ppo.advantages import Reduce, ScoreNormaliser
+from ppo.rollout import Judged, Rollout
+
+
+def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduce: Reduce) -> dict[str, float]:
+    """Global means over this step's responses or their tokens, from before its updates."""
+    mask, kl = judged.mask, judged.old_logprobs - judged.ref_logprobs
+    returns = judged.returns[mask]
+    error = (judged.returns - judged.old_values)[mask]
+    lengths = mask.sum(1).float()
+    sums = torch.stack(
+        [torch.as_tensor(value, device=mask.device).float() for value in (
+            len(mask), mask.sum(), len(judged.raw_scores), judged.raw_scores.sum(), judged.scores.sum(),
+            kl.sum(), judged.entropy.sum(), lengths.sum(), returns.sum(), (returns**2).sum(),
+            error.sum(), (error**2).sum(), judged.old_values.sum(),
+        )]
+    )  # fmt: skip
+    (responses, tokens, ended, score, normalised, kl_sum, entropy, length, g, g2, e, e2, v) = reduce(
+        sums.double()
+    ).tolist()
+    variance = g2 / tokens - (g / tokens) ** 2
+    return {
+        "score": score / ended if ended else float("nan"),
+        "normalised_score": normalised / responses,
+        "running_mean": normaliser.mean,
+        "kl": kl_sum / responses,
+        "entropy": entropy / tokens,
+        "response_tokens": length / responses,
+        "without_end": 1 - ended / responses,
+        "returns": g / tokens,
+        "values": v / tokens,
+        "explained_variance": 1 - (e2 / tokens - (e / tokens) ** 2) / variance if variance > 0 else float("nan"),
+        "responses": responses,
+        "tokens": tokens,
+    }
+
+
+def some_samples(
+    rollout: Rollout, judged: Judged, tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[dict[str, Any]]:
+    """The step's first responses, readable, with their score and KL."""
+    kl = (judged.old_logprobs - judged.ref_logprobs).sum(1)
+    return [
+        {
+            "prompt": tokenizer.decode(rollout.rows[row]["input_ids"]),
+            "response": tokenizer.decode(rollout.responses[row].tokens),
+            "score": float(judged.scores[row]),
+            "kl": float(kl[row]),
+        }
+        for row in range(min(count, len(rollout.rows)))
+    ]

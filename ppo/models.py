@@ -1,0 +1,74 @@
+"""PPO's four models (report, 3.2.2): policy and value are trained; reference and reward are frozen.
+
+The policy starts as the SFT model and the reference stays it. The value model starts as a copy of the reward model,
+score offset included: against centred rewards an uncentred value would teach the policy never to stop.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch.optim import AdamW
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from engine.models.loading import load_causal, load_scalar
+from engine.models.responses import sequence_scores
+from engine.models.vocabulary import stop_at_end_of_turn
+from engine.run.folder import RunError
+from ppo.recipe import PPO
+
+
+@dataclass
+class Models:
+    """Wrapped policy and value with their optimisers, and the frozen two."""
+
+    policy: torch.nn.Module
+    policy_optimizer: torch.optim.Optimizer
+    value: torch.nn.Module
+    value_optimizer: torch.optim.Optimizer
+    reference: PreTrainedModel
+    rewards: list[PreTrainedModel]
+
+    def scores(self, sequences: list[list[int]], budget: int) -> torch.Tensor:
+        """(sequences,) centred scores, the mean over reward models."""
+        return torch.stack([sequence_scores(reward, sequences, budget) for reward in self.rewards]).mean(0)
+
+
+def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
+    """All four on the device, dropout off, ready to train."""
+    model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
+    paths = [recipe.reward.path] if isinstance(recipe.reward.path, str) else recipe.reward.path
+    policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
+    stop_at_end_of_turn(policy, tokenizer)
+    value = load_scalar(paths[0], model, tokenizer, trained=True, device=device)
+    rewards = [load_scalar(path, model, tokenizer, trained=False, device=device) for path in paths]
+    for path, reward in zip(paths, rewards, strict=True):
+        same_vocabulary(policy, reward, path)
+    # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
+    prepared_policy = accelerator.prepare(policy, adamw(policy, recipe, recipe.ppo.policy_learning_rate))
+    prepared_value = accelerator.prepare(value, adamw(value, recipe, recipe.ppo.value_learning_rate))
+    reference = load_causal(model.path, model, tokenizer, trained=False, device=device)
+    return Models(*prepared_policy, *prepared_value, reference, rewards)
+
+
+def same_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:
+    """Policy and reward model read the same token ids; RunError if their tables or end tokens disagree."""
+    if policy.config.vocab_size != reward.config.vocab_size:
+        raise RunError(
+            f"reward.path={path} has a vocabulary of {reward.config.vocab_size}, the policy one of "
+            f"{policy.config.vocab_size}; both must come from the same base"
+        )
+    if reward.config.score_token_id not in policy.generation_config.eos_token_id:
+        raise RunError(f"reward.path={path} reads its score at another token than the policy's <|im_end|>")
+
+
+def adamw(model: PreTrainedModel, recipe: PPO, learning_rate: float) -> AdamW:
+    """AdamW over float32 weights; its constants are the report's for SFT (3.1.2), which states none for PPO."""
+    ppo = recipe.ppo
+    return AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=learning_rate,
+        betas=tuple(ppo.adam_betas),
+        eps=ppo.adam_epsilon,
+        weight_decay=ppo.weight_decay,
+    )

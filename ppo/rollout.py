@@ -1,0 +1,124 @@
+"""A rollout: responses sampled from the policy, and what the four models say of them before any update."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from engine.data.order import stream
+from engine.models.responses import response_logprobs, response_values
+from engine.models.sampling import Response, sample
+from ppo.advantages import Reduce, ScoreNormaliser, gae, penalised_rewards, whiten
+from ppo.models import Models
+from ppo.recipe import PPO
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """This process's responses, one row each: K rows a query, side by side."""
+
+    rows: list[dict[str, Any]]
+    """the prompt rows, repeated for each response"""
+    responses: list[Response]
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return [row["input_ids"] for row in self.rows]
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        return [response.tokens for response in self.responses]
+
+    @property
+    def ended(self) -> torch.Tensor:
+        """(batch,) bool"""
+        return torch.tensor([response.ended for response in self.responses])
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """(batch, longest response) true at response tokens"""
+        lengths = torch.tensor([len(response.tokens) for response in self.responses])
+        return torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was known of a rollout before the first update; (batch, time) unless said otherwise."""
+
+    mask: torch.Tensor
+    old_logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    entropy: torch.Tensor
+    old_values: torch.Tensor
+    raw_scores: torch.Tensor
+    """(finished responses,) the reward model's, before normalisation"""
+    scores: torch.Tensor
+    """(batch,) normalised, the penalty where there is no end token"""
+    advantages: torch.Tensor
+    """whitened, if the recipe says so"""
+    returns: torch.Tensor
+
+
+def queries_at(recipe: PPO, step: int, total: int, accelerator: Accelerator) -> list[int]:
+    """Which prompts step `step` (from 1) asks this process to answer: a pure function of seed and step."""
+    per_step = recipe.ppo.queries_per_step
+    chosen = stream(recipe.run.seed, total, (step - 1) * per_step, per_step)
+    share = per_step // accelerator.num_processes
+    return chosen[accelerator.process_index * share : (accelerator.process_index + 1) * share]
+
+
+def roll(
+    models: Models,
+    recipe: PPO,
+    prompts: Sequence[dict[str, Any]],
+    queries: list[int],
+    step: int,
+    end: int,
+    accelerator: Accelerator,
+) -> Rollout:
+    """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`)."""
+    policy = accelerator.unwrap_model(models.policy)
+    with accelerator.autocast():
+        answers = sample(
+            policy,
+            [prompts[q]["input_ids"] for q in queries],
+            recipe.sampling,
+            responses=recipe.ppo.responses_per_query,
+            end=end,
+            stops=policy.generation_config.eos_token_id,
+            seed=recipe.run.seed,
+            step=step,
+            query_ids=queries,
+        )
+    rows = [prompts[q] for q in queries for _ in range(recipe.ppo.responses_per_query)]
+    return Rollout(rows, [response for group in answers for response in group])
+
+
+def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormaliser, reduce: Reduce) -> Judged:
+    """Old and reference log-probabilities, values and scores; from them rewards, advantages and returns."""
+    ppo, device = recipe.ppo, models.reference.device
+    prompts, tokens, mask = rollout.prompts, rollout.tokens, rollout.mask.to(device)
+    budget, temperature = ppo.micro_batch_tokens, recipe.sampling.temperature
+
+    def padded(flat: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(mask.shape, device=device).masked_scatter(mask, flat)
+
+    old = response_logprobs(models.policy, prompts, tokens, temperature, budget)
+    reference = padded(response_logprobs(models.reference, prompts, tokens, temperature, budget).logprobs)
+    values = padded(response_values(models.value, prompts, tokens, budget))
+    old_logprobs = padded(old.logprobs)
+
+    ended = rollout.ended.to(device)
+    finished = [[*p, *y] for p, y, done in zip(prompts, tokens, ended.tolist(), strict=True) if done]
+    raw_scores = models.scores(finished, budget)
+    normaliser.update(raw_scores, reduce)
+    scores = torch.full((len(prompts),), -ppo.missing_end_penalty, device=device)
+    scores[ended] = normaliser(raw_scores).to(scores.dtype)
+
+    rewards = penalised_rewards(scores, old_logprobs - reference, mask, ppo.kl_coef)
+    advantages, returns = gae(rewards, values, mask, ppo.gamma, ppo.lam)
+    if ppo.whiten_advantages:
+        advantages = whiten(advantages, mask, reduce)
+    return Judged(mask, old_logprobs, reference, padded(old.entropy), values, raw_scores, scores, advantages, returns)

@@ -1,0 +1,71 @@
+"""Stage 3: PPO with four models (report, 3.2.2). For queries x, K responses each:
+
+    y_k ~ π_θ(· | x)                           temperature 1, top-p 0.9, until <|im_end|> or max_new_tokens
+    s = RM(x, y_k) - running mean              -missing_end_penalty where there is no end token
+    R_t = -β (log π_old - log π_ref) + 1[t = T] s
+    A = GAE(R, V_old),  G = A + V_old,  A whitened
+    π_θ follows L_π + c_ptx L_ptx, V follows L_V; in the first steps V alone
+
+The report states β, K, top-p, both learning rates, the value clip, the value-only steps, that rewards are normalised by
+their running mean, and that pretrained gradients are added. All else is our choice, and marked so in the recipes.
+"""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from chatml import control
+from engine.data.rows import prompt_rows, text_rows
+from engine.models.loading import load_tokenizer, save_model
+from engine.run import devices
+from engine.run.folder import RunFolder
+from engine.run.loop import Loop
+from ppo.advantages import ScoreNormaliser
+from ppo.measure import measure, some_samples
+from ppo.models import load_models
+from ppo.pretrain import PretrainStream
+from ppo.recipe import PPO
+from ppo.rollout import judge, queries_at, roll
+from ppo.update import update
+
+
+def train(recipe: PPO) -> None:
+    """Run the stage to its end, from its last checkpoint if there is one."""
+    folder = RunFolder(recipe)
+    accelerator = devices.start(recipe.run.seed, recipe.model, recipe.run.report_to, recipe.run.dir)
+    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    prompts, pretrain = load_data(recipe, tokenizer, folder)
+    models = load_models(recipe, tokenizer, accelerator)
+    normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)
+    end = control(tokenizer).im_end
+
+    def reduce(value: torch.Tensor) -> torch.Tensor:
+        return accelerator.reduce(value, "sum")
+
+    run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, *([pretrain] if pretrain else [])])
+    for step in run.steps(recipe.ppo.steps):
+        queries = queries_at(recipe, step, len(prompts), accelerator)
+        with run.timed("sample_seconds"):
+            rollout = roll(models, recipe, prompts, queries, step, end, accelerator)
+        with run.timed("score_seconds"):
+            judged = judge(models, recipe, rollout, normaliser, reduce)
+        with run.timed("learn_seconds"):
+            learnt = update(models, recipe, rollout, judged, pretrain, step, accelerator)
+        run.log(measure(rollout, judged, normaliser, reduce) | learnt, ("score", "kl", "response_tokens", "entropy"))
+        run.keep_samples(some_samples(rollout, judged, tokenizer, recipe.ppo.log_samples))
+    policy, value = accelerator.unwrap_model(models.policy), accelerator.unwrap_model(models.value)
+    run.keep_model("model", lambda path: save_model(policy, tokenizer, path))
+    run.keep_model("value", lambda path: save_model(value, tokenizer, path))
+    run.finish()
+
+
+def load_data(
+    recipe: PPO, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
+) -> tuple[list[dict[str, Any]], PretrainStream | None]:
+    """Prompt rows and, where the recipe names pretraining text, the stream of it."""
+    prompts = folder.keep_rows("prompts", prompt_rows(recipe, tokenizer))
+    if recipe.data.pretrain is None:
+        return prompts, None
+    texts = folder.keep_rows("pretrain", text_rows(recipe, tokenizer))
+    return prompts, PretrainStream(texts, recipe.run.seed, recipe.ppo.pretrain_ratio)

@@ -1,0 +1,181 @@
+"""The updates of one step: epochs of minibatches, each a step of the value model and, after the warm-up, of the policy.
+
+Every mean is over the global token count of its minibatch, so micro-batches and processes do not change it.
+"""
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from engine.models.responses import PackedResponses, micro_batches, pack_responses, pack_text
+from engine.run.folder import RunError
+from ppo.losses import clipped_policy_loss, clipped_value_loss
+from ppo.models import Models
+from ppo.pretrain import PretrainStream
+from ppo.recipe import PPO
+from ppo.rollout import Judged, Rollout
+
+
+class Sums:
+    """Sums over tokens on the device, divided and reduced once a step: no synchronisation inside the loops."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        self._counts: dict[str, float] = defaultdict(float)
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        self._sums[name] = self._sums[name].to(values.device) + values.detach().double().sum()
+        self._counts[name] += values.numel()
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Global means by name."""
+        means = {}
+        for name, total in self._sums.items():
+            both = torch.stack([total.float(), torch.tensor(self._counts[name], device=total.device)])
+            value, count = accelerator.reduce(both, "sum").tolist()
+            means[name] = value / max(count, 1.0)
+        return means
+
+
+def minibatches(recipe: PPO, rows: int, step: int) -> Iterator[list[int]]:
+    """Row indices of every minibatch of every epoch; an epoch visits each row once, in an order of its own."""
+    for epoch in range(recipe.ppo.epochs):
+        order = list(range(rows))
+        random.Random(f"{recipe.run.seed}/{step}/{epoch}").shuffle(order)
+        size = rows // recipe.ppo.minibatches
+        for at in range(0, rows, size):
+            yield order[at : at + size]
+
+
+def update(
+    models: Models,
+    recipe: PPO,
+    rollout: Rollout,
+    judged: Judged,
+    pretrain: PretrainStream | None,
+    step: int,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """All updates of one step; returns the means of what was seen on the way."""
+    sums = Sums()
+    learn_policy = step > recipe.ppo.value_warmup_steps
+    for number, rows in enumerate(minibatches(recipe, len(rollout.responses), step)):
+        tokens = int(accelerator.reduce(judged.mask[rows].sum(), "sum"))
+        batches = list(packed_rows(rollout, judged, rows, recipe.ppo.micro_batch_tokens, accelerator.device))
+        if learn_policy:
+            texts = pretrain.take(tokens, recipe.ppo.micro_batch_tokens, accelerator) if pretrain else []
+            update_policy(models, recipe, batches, texts, tokens, sums, number == 0, accelerator)
+        update_value(models, recipe, batches, tokens, sums, accelerator)
+    return sums.means(accelerator)
+
+
+def packed_rows(
+    rollout: Rollout, judged: Judged, rows: list[int], budget: int, device: torch.device
+) -> Iterator[tuple[PackedResponses, dict[str, torch.Tensor]]]:
+    """Micro-batches of some rows: the packed sequences, and the judged quantities of their tokens, each (tokens,)."""
+    prompts, tokens = [rollout.prompts[r] for r in rows], [rollout.tokens[r] for r in rows]
+    lengths = [len(p) + len(y) for p, y in zip(prompts, tokens, strict=True)]
+    for run in micro_batches(lengths, budget):
+        mask = judged.mask[rows[run]]
+        flat = {
+            name: getattr(judged, name)[rows[run]][mask]
+            for name in ("old_logprobs", "old_values", "advantages", "returns")
+        }
+        yield pack_responses(prompts[run], tokens[run], device), flat
+
+
+def update_policy(
+    models: Models,
+    recipe: PPO,
+    batches: list[tuple[PackedResponses, dict[str, torch.Tensor]]],
+    texts: list[tuple[list[list[int]], int]],
+    tokens: int,
+    sums: Sums,
+    first: bool,
+    accelerator: Accelerator,
+) -> None:
+    """One step on L_π + c_ptx L_ptx; `texts` are micro-batches of sequences with the global count of their tokens."""
+    ppo = recipe.ppo
+    losses = [(policy_terms, batch, tokens) for batch in batches]
+    losses += [(pretrain_terms, text, count) for text, count in texts]
+    for at, (terms, batch, count) in enumerate(losses):
+        with synchronised(models.policy, at == len(losses) - 1, accelerator):
+            loss = terms(models, recipe, batch, sums, first)
+            # DDP averages gradients over processes; the denominators are global already.
+            accelerator.backward(loss / count * accelerator.num_processes)
+    step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums, accelerator)
+
+
+def policy_terms(models: Models, recipe: PPO, batch: Any, sums: Sums, first: bool) -> torch.Tensor:
+    """Summed L_π of a micro-batch."""
+    row, old = batch
+    out = models.policy(**row.logprob_arguments, temperature=recipe.sampling.temperature)
+    loss = clipped_policy_loss(out.logprobs, old["old_logprobs"], old["advantages"], recipe.ppo.clip)
+    log_ratio = (out.logprobs - old["old_logprobs"]).detach()
+    ratio = log_ratio.exp()
+    sums.add("policy_loss", loss)
+    sums.add("ratio", ratio)
+    sums.add("approx_kl", ratio - 1 - log_ratio)
+    sums.add("policy_clip_fraction", ((ratio - 1).abs() > recipe.ppo.clip).float())
+    if first:
+        sums.add("first_ratio_error", (ratio - 1).abs())
+    return loss.sum()
+
+
+def pretrain_terms(models: Models, recipe: PPO, sequences: Any, sums: Sums, first: bool) -> torch.Tensor:
+    """Summed c_ptx L_ptx of a micro-batch of pretraining text (report: "pretrained gradient", 3.2.2)."""
+    nll = -models.policy(**pack_text(sequences, models.reference.device).logprob_arguments).logprobs
+    sums.add("pretrain_loss", nll)
+    return recipe.ppo.pretrain_coef * nll.sum()
+
+
+def update_value(
+    models: Models,
+    recipe: PPO,
+    batches: list[tuple[PackedResponses, dict[str, torch.Tensor]]],
+    tokens: int,
+    sums: Sums,
+    accelerator: Accelerator,
+) -> None:
+    """One step on L_V."""
+    clip = recipe.ppo.value_clip
+    for at, (row, old) in enumerate(batches):
+        with synchronised(models.value, at == len(batches) - 1, accelerator):
+            values = models.value(**row.inputs, score_positions=row.positions).logits[:, 0]
+            loss = clipped_value_loss(values, old["old_values"], old["returns"], clip)
+            accelerator.backward(loss.sum() / tokens * accelerator.num_processes)
+        sums.add("value_loss", loss)
+        sums.add("value_clip_fraction", ((values - old["old_values"]).abs() > clip).float())
+    step_optimizer(models.value, models.value_optimizer, recipe.ppo.max_grad_norm, "value", sums, accelerator)
+
+
+def synchronised(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
+    """Average gradients over processes at the last micro-batch only."""
+    import contextlib
+
+    return contextlib.nullcontext() if last else accelerator.no_sync(model)
+
+
+def step_optimizer(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    max_grad_norm: float,
+    name: str,
+    sums: Sums,
+    accelerator: Accelerator,
+) -> None:
+    """Clip, refuse what is not finite before it reaches the weights, step."""
+    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    if not math.isfinite(float(norm)):
+        raise RunError(
+            f"the {name}'s gradient norm is {float(norm)}; lower ppo.{name}_learning_rate or look at the last "
+            "samples (the last checkpoint is intact)"
+        )
+    sums.add(f"{name}_grad_norm", norm)
+    optimizer.step()
+    optimizer.zero_grad()

@@ -1,0 +1,121 @@
+"""Stage 2: the reward model (report, 3.2.1): preference-model pretraining (PMP), then finetuning on clean comparisons.
+
+    L = - mean over pairs of log σ(r(x, y_chosen) - r(x, y_rejected))
+
+Both are this training with two recipes; the second starts from the first. The model is the policy's base of the same
+size with a scalar head read at the end token. The report gives no loss; this one is that of the work it cites
+(Ouyang et al. 2022, eq. 1).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import RewardConfig, RewardTrainer
+
+from engine.data.order import stream
+from engine.data.rows import pair_rows
+from engine.models.adapters import lora_config
+from engine.models.loading import is_reward_model, load_scalar, load_tokenizer, new_scalar
+from engine.models.packed import pack
+from engine.models.responses import sequence_scores
+from engine.run.folder import RunFolder
+from engine.run.trainer import RunCallback, arguments, fit
+from reward.recipe import Reward
+
+SIDES = ("chosen_ids", "rejected_ids")
+# Tokens in one forward without gradient, and how many training pairs the score offset is the mean of at most.
+BUDGET, OFFSET_PAIRS = 16384, 2048
+
+
+def train(recipe: Reward) -> None:
+    """Run the stage to its end, from its last checkpoint if there is one."""
+    folder = RunFolder(recipe)
+    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    train_rows = folder.keep_rows("train", pair_rows(recipe.data.train, recipe, tokenizer))
+    eval_rows = folder.keep_rows("eval", pair_rows(recipe.data.eval, recipe, tokenizer)) if recipe.data.eval else None
+    model = load_model(recipe, tokenizer)
+    callback = RunCallback("rm", folder, recipe.run.keep_checkpoints)
+    best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
+    trainer = PairTrainer(
+        model,
+        arguments(RewardConfig, recipe, folder, max_length=None, **best),
+        data_collator=collate,
+        train_dataset=Dataset.from_list(train_rows),
+        eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe.lora, tokenizer, scalar_head=True),
+        callbacks=[callback],
+    )
+    fit(trainer, callback, tokenizer, before_saving=lambda trained: centre(trained, train_rows, recipe.run.seed))
+
+
+def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A reward model goes on from where it is; any other causal LM gets a fresh head."""
+    if is_reward_model(recipe.model.path, recipe.model):
+        return load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True)
+    return new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed)
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Both answers of every pair in one flat row, scored by one forward pass; chosen first, as RewardTrainer has it."""
+    inputs = pack([row[side] for side in SIDES for row in rows])
+    return {
+        **inputs,
+        "score_positions": inputs["cu_seq_lens_q"][1:].long() - 1,
+        # For RewardTrainer's token count only; the model takes a packed row's boundaries from its lengths.
+        "attention_mask": torch.ones_like(inputs["input_ids"]),
+    }
+
+
+class PairTrainer(RewardTrainer):
+    """RewardTrainer whose evaluation is a mean over pairs; TRL's is one over batches, and moves with their size."""
+
+    def evaluate(
+        self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        rows = list(self.eval_dataset if eval_dataset is None else eval_dataset)
+        self.model.eval()
+        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        margins = torch.tensor(gather_object(pair_margins(self.model, mine).tolist()))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in pair_metrics(margins).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def pair_margins(model: PreTrainedModel, rows: list[dict[str, Any]]) -> torch.Tensor:
+    """(pairs,) r(chosen) - r(rejected)."""
+    scores = sequence_scores(model, [row[side] for side in SIDES for row in rows], BUDGET)
+    chosen, rejected = scores.chunk(2)
+    return chosen - rejected
+
+
+def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
+    """Loss, pairwise accuracy (a tie is half right) and mean margin of (pairs,) margins."""
+    return {
+        "loss": -F.logsigmoid(margins).mean().item(),
+        "accuracy": ((margins > 0).float() + 0.5 * (margins == 0).float()).mean().item(),
+        "margin": margins.mean().item(),
+    }
+
+
+def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
+    """What makes the trainer evaluate at every checkpoint and end with the weights of the most accurate one."""
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": recipe.run.save_steps,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+    }
+
+
+@torch.no_grad()
+def centre(model: PreTrainedModel, rows: list[dict[str, Any]], seed: int) -> None:
+    """Store the mean score of training answers (of 2,048 pairs at most), so that scores are around 0 from now on."""
+    chosen = [rows[at] for at in stream(seed, len(rows), 0, min(len(rows), OFFSET_PAIRS))]
+    scores = sequence_scores(model.eval(), [row[side] for side in SIDES for row in chosen], BUDGET)
+    model.config.score_offset += scores.double().mean().item()

@@ -1,0 +1,63 @@
+"""Stage 1: supervised finetuning (report, 3.1), and plain-text pretraining, which is the same without a mask.
+
+    L = - mean over trained tokens of log p(token | what stands before it in its own conversation)
+
+on trl.SFTTrainer over rows that are tokenised, masked and packed here. The mean is over the trained tokens of the whole
+batch, so packing, accumulation and processes do not change it.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from engine.data.packing import packed, unpacked
+from engine.data.rows import conversation_rows
+from engine.models.adapters import lora_config
+from engine.models.loading import load_causal, load_tokenizer
+from engine.models.packed import pack
+from engine.models.vocabulary import stop_at_end_of_turn
+from engine.run.folder import RunFolder
+from engine.run.trainer import RunCallback, arguments, fit
+from sft.recipe import SFT
+
+
+def train(recipe: SFT) -> None:
+    """Run the stage to its end, from its last checkpoint if there is one."""
+    folder = RunFolder(recipe)
+    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    train_rows = load_rows("train", recipe, tokenizer, folder)
+    eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
+    model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True)
+    stop_at_end_of_turn(model, tokenizer)
+    callback = RunCallback("sft", folder, recipe.run.keep_checkpoints)
+    trainer = SFTTrainer(
+        model,
+        arguments(SFTConfig, recipe, folder, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        data_collator=collate,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe.lora, tokenizer),
+        callbacks=[callback],
+    )
+    fit(trainer, callback, tokenizer)
+
+
+def load_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
+    """The rows of `data.train` or `data.eval`, packed if the recipe says so."""
+    rows = folder.keep_rows(name, conversation_rows(getattr(recipe.data, name), recipe, tokenizer))
+    return packed(rows, recipe.data.max_length) if recipe.data.packing else unpacked(rows)
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of packed sequences become one flat row, the labels beside it: (1, total)."""
+    sequences = [
+        row["input_ids"][end - length : end]
+        for row in rows
+        for length, end in zip(row["seq_lengths"], accumulate(row["seq_lengths"]), strict=True)
+    ]
+    return {**pack(sequences), "labels": torch.tensor([[label for row in rows for label in row["labels"]]])}

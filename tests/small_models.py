@@ -1,0 +1,31 @@
+"""Random models small enough for a test, one of each family that the recipes name."""
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+FAMILIES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+
+
+def small_config(family: str = "qwen2", **changes: object) -> object:
+    extra = {"head_dim": 8} if family == "qwen3" else {}
+    return FAMILIES[family][0](**{**SIZES, **extra, "initializer_range": 0.2, **changes})
+
+
+def small_model(family: str = "qwen2", seed: int = 0, **changes: object) -> PreTrainedModel:
+    """Weights larger than usual, so that a mistake shows in the third digit and not in the ninth."""
+    torch.manual_seed(seed)
+    return FAMILIES[family][1](small_config(family, **changes)).eval()

@@ -1,0 +1,54 @@
+"""Chunked log-probabilities against torch's own log_softmax, values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from engine.models.logprobs import CHUNK, chunked_logprobs, with_logprobs
+from engine.models.packed import attention, pack
+from tests.small_models import FAMILIES, small_config, small_model
+
+
+@pytest.mark.parametrize("positions", [1, CHUNK, CHUNK + 3])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_equals_log_softmax_with_gradients(positions, temperature):
+    torch.manual_seed(0)
+    hidden = torch.randn(positions, 16, requires_grad=True)
+    weight = torch.randn(50, 16, requires_grad=True)
+    targets, upstream = torch.randint(50, (positions,)), torch.randn(positions)
+
+    plain = (hidden @ weight.t() / temperature).log_softmax(-1)
+    expected = plain.gather(1, targets[:, None])[:, 0]
+    gradients = torch.autograd.grad((expected * upstream).sum(), [hidden, weight])
+
+    logprobs, entropy = chunked_logprobs(hidden, weight, targets, temperature)
+    assert_close(logprobs, expected)
+    assert_close(entropy, -(plain.exp() * plain).sum(-1), atol=1e-4, rtol=1e-4)
+    assert not entropy.requires_grad
+    for one, other in zip(
+        torch.autograd.grad((logprobs * upstream).sum(), [hidden, weight]), gradients, strict=True
+    ):  # fmt: skip
+        assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(7, 4)
+    chunked_logprobs(hidden, weight, torch.tensor([0, 1, 2]))[0].sum().backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_agrees_with_its_own_logits(family):
+    plain = small_model(family)
+    model = with_logprobs(FAMILIES[family][1])(small_config(family)).eval()
+    model.load_state_dict(plain.state_dict())
+    assert type(model).__name__ == FAMILIES[family][1].__name__
+    sequences = [[5, 6, 7, 8], [9, 10, 11]]
+    positions, targets = torch.tensor([1, 2, 5]), torch.tensor([7, 8, 11])
+    with attention(model, "packed"):
+        out = model(**pack(sequences), logprob_positions=positions, logprob_targets=targets)
+    with attention(plain, "sdpa"):
+        logits = torch.cat([plain(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
+    assert_close(out.logprobs, -F.cross_entropy(logits[positions], targets, reduction="none"), atol=1e-5, rtol=1e-4)
