@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from engine.models.loading import load_causal, load_scalar
 from engine.models.responses import sequence_scores
-from engine.models.vocabulary import stop_at_end_of_turn
 from engine.run.folder import RunError
 from ppo.recipe import PPO
 
@@ -39,7 +38,6 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = [recipe.reward.path] if isinstance(recipe.reward.path, str) else recipe.reward.path
     policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
-    stop_at_end_of_turn(policy, tokenizer)
     value = load_scalar(paths[0], model, tokenizer, trained=True, device=device)
     rewards = [load_scalar(path, model, tokenizer, trained=False, device=device) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):

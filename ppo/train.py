@@ -64,8 +64,11 @@ def load_data(
     recipe: PPO, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
 ) -> tuple[list[dict[str, Any]], PretrainStream | None]:
     """Prompt rows and, where the recipe names pretraining text, the stream of it."""
-    prompts = folder.keep_rows("prompts", prompt_rows(recipe, tokenizer))
-    if recipe.data.pretrain is None:
+    data = recipe.data
+    asked = prompt_rows(data.prompts, recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens)
+    prompts = folder.keep_rows("prompts", asked)
+    if data.pretrain is None:
         return prompts, None
-    texts = folder.keep_rows("pretrain", text_rows(recipe, tokenizer))
+    read = text_rows(data.pretrain, recipe, tokenizer, key="data.pretrain", max_length=data.pretrain_length)
+    texts = folder.keep_rows("pretrain", read)
     return prompts, PretrainStream(texts, recipe.run.seed, recipe.ppo.pretrain_ratio)

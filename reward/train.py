@@ -19,7 +19,7 @@ from trl import RewardConfig, RewardTrainer
 from engine.data.order import stream
 from engine.data.rows import pair_rows
 from engine.models.adapters import lora_config
-from engine.models.loading import is_reward_model, load_scalar, load_tokenizer, new_scalar
+from engine.models.loading import load_scalar, load_tokenizer, new_scalar, scalar_config
 from engine.models.packed import pack
 from engine.models.responses import sequence_scores
 from engine.run.folder import RunFolder
@@ -35,8 +35,8 @@ def train(recipe: Reward) -> None:
     """Run the stage to its end, from its last checkpoint if there is one."""
     folder = RunFolder(recipe)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-    train_rows = folder.keep_rows("train", pair_rows(recipe.data.train, recipe, tokenizer))
-    eval_rows = folder.keep_rows("eval", pair_rows(recipe.data.eval, recipe, tokenizer)) if recipe.data.eval else None
+    train_rows = load_rows("train", recipe, tokenizer, folder)
+    eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     model = load_model(recipe, tokenizer)
     callback = RunCallback("rm", folder, recipe.run.keep_checkpoints)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
@@ -47,15 +47,22 @@ def train(recipe: Reward) -> None:
         train_dataset=Dataset.from_list(train_rows),
         eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
         processing_class=tokenizer,
-        peft_config=lora_config(recipe.lora, tokenizer, scalar_head=True),
+        peft_config=lora_config(recipe.lora, model, tokenizer),
         callbacks=[callback],
     )
-    fit(trainer, callback, tokenizer, before_saving=lambda trained: centre(trained, train_rows, recipe.run.seed))
+    fit(trainer, callback, tokenizer, recipe.lora.merge, lambda trained: centre(trained, train_rows, recipe.run.seed))
+
+
+def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> list[dict[str, Any]]:
+    """The pairs of `data.train` or `data.eval`."""
+    data = recipe.data
+    rows = pair_rows(getattr(data, name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
+    return folder.keep_rows(name, rows)
 
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
-    if is_reward_model(recipe.model.path, recipe.model):
+    if scalar_config(recipe.model.path, recipe.model) is not None:
         return load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True)
     return new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed)
 

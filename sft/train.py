@@ -19,7 +19,6 @@ from engine.data.rows import conversation_rows
 from engine.models.adapters import lora_config
 from engine.models.loading import load_causal, load_tokenizer
 from engine.models.packed import pack
-from engine.models.vocabulary import stop_at_end_of_turn
 from engine.run.folder import RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from sft.recipe import SFT
@@ -32,7 +31,6 @@ def train(recipe: SFT) -> None:
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True)
-    stop_at_end_of_turn(model, tokenizer)
     callback = RunCallback("sft", folder, recipe.run.keep_checkpoints)
     trainer = SFTTrainer(
         model,
@@ -41,16 +39,18 @@ def train(recipe: SFT) -> None:
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=lora_config(recipe.lora, tokenizer),
+        peft_config=lora_config(recipe.lora, model, tokenizer),
         callbacks=[callback],
     )
-    fit(trainer, callback, tokenizer)
+    fit(trainer, callback, tokenizer, recipe.lora.merge)
 
 
 def load_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
     """The rows of `data.train` or `data.eval`, packed if the recipe says so."""
-    rows = folder.keep_rows(name, conversation_rows(getattr(recipe.data, name), recipe, tokenizer))
-    return packed(rows, recipe.data.max_length) if recipe.data.packing else unpacked(rows)
+    data = recipe.data
+    rows = conversation_rows(getattr(data, name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
+    kept = folder.keep_rows(name, rows)
+    return packed(kept, data.max_length) if data.packing else unpacked(kept)
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:

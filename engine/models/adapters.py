@@ -2,30 +2,36 @@
 
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, TaskType
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
 from recipes.sections import Lora
 
 
-def lora_config(lora: Lora, tokenizer: PreTrainedTokenizerBase, *, scalar_head: bool = False) -> LoraConfig | None:
-    """peft's configuration, or None for full finetuning (`lora.r` = 0).
+def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig | None:
+    """peft's configuration for this model, or None for full finetuning (`lora.r` = 0).
 
-    The rows of the ChatML tokens are trained as well: a base model has either never seen these tokens (Qwen) or has
-    just been given them (Llama). A scalar head is trained whole.
+    The rows of the ChatML tokens are trained as well, in the input table and, where it is a table of its own, in the
+    output one: a base model has either never seen these tokens (Qwen) or has just been given them (Llama). A scalar
+    head is trained whole.
     """
     if lora.r == 0:
         return None
     ids = control(tokenizer)
+    rows = [ids.im_start, ids.im_end]
+    tables = [model.get_input_embeddings()]
+    if model.can_generate() and not model.config.tie_word_embeddings:
+        tables.append(model.get_output_embeddings())
+    names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=lora.target_modules,
-        trainable_token_indices=[ids.im_start, ids.im_end],
-        modules_to_save=["score"] if scalar_head else None,
-        task_type=TaskType.SEQ_CLS if scalar_head else TaskType.CAUSAL_LM,
+        trainable_token_indices={names[id(table)]: rows for table in tables},
+        modules_to_save=None if model.can_generate() else ["score"],
+        task_type=TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS,
     )
 
 
@@ -37,3 +43,14 @@ def is_adapter(path: str) -> bool:
 def merge_adapter(base: PreTrainedModel, path: str) -> PreTrainedModel:
     """`base` with the adapter in `path` merged into its weights."""
     return PeftModel.from_pretrained(base, path).merge_and_unload()
+
+
+def base_of(path: str) -> str:
+    """The base model that an adapter folder names; any other path is its own."""
+    return PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter(path) else path
+
+
+def outgrew_its_base(model: PeftModel) -> bool:
+    """Whether rows were added to the base's vocabulary: plain `from_pretrained` could not put the adapter on it."""
+    base = model.peft_config["default"].base_model_name_or_path
+    return AutoConfig.from_pretrained(base).vocab_size < model.config.vocab_size

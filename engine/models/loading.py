@@ -4,10 +4,12 @@ Trained weights are float32 whatever the checkpoint's type (AdamW at a learning 
 frozen models are held in the compute type. A reward model's head and score offset are never made up silently.
 """
 
+import copy
+import json
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,15 +19,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from chatml import control
-from engine.models.adapters import is_adapter, merge_adapter
+from chatml import TokenizerError, control
+from engine.models.adapters import base_of, is_adapter, merge_adapter, outgrew_its_base
 from engine.models.logprobs import with_logprobs
 from engine.models.packed import attention_for
 from engine.models.scalar_head import scalar_class
-from engine.models.vocabulary import fit_embeddings, prepare_tokenizer
+from engine.models.vocabulary import fit_embeddings, prepare_tokenizer, stop_at_end_of_turn
+from engine.run import durable
 from engine.run.devices import compute_dtype
 from engine.run.folder import RunError
 from recipes.sections import Model
+
+# What makes a configuration that of a reward model, and where it stands beside an adapter.
+SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json"
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -34,9 +40,10 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise RunError(f"no tokenizer at {path} ({first_line(error)}); give a model folder or a hub id") from None
-    if not tokenizer.is_fast:
-        raise RunError(f"{path} has a slow tokenizer only; plumbline needs a fast one (tokenizer.json)")
-    prepare_tokenizer(tokenizer)
+    try:
+        prepare_tokenizer(tokenizer)
+    except TokenizerError as error:
+        raise RunError(f"{path}: {error}") from None
     return tokenizer
 
 
@@ -47,17 +54,16 @@ def load_causal(
 
     Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode.
     """
-    config = load_config(PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter(path) else path, model)
-    model_class = with_logprobs(AutoModelForCausalLM._model_mapping[type(config)])
+    config = load_config(base_of(path), model)
     refuse_unknown_logits(config)
     config.attention_dropout = model.attention_dropout if trained else 0.0
+    loaded, _ = from_pretrained(
+        with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), base_of(path), config, model
+    )
+    fit_embeddings(loaded, tokenizer)
     if is_adapter(path):
-        base = from_pretrained(model_class, PeftConfig.from_pretrained(path).base_model_name_or_path, config, model)
-        fit_embeddings(base, tokenizer)
-        loaded = merge_adapter(base, path)
-    else:
-        loaded = from_pretrained(model_class, path, config, model)
-        fit_embeddings(loaded, tokenizer)
+        loaded = merge_adapter(loaded, path)
+    stop_at_end_of_turn(loaded, tokenizer)
     return settle(loaded, model, trained, device)
 
 
@@ -65,50 +71,46 @@ def load_scalar(
     path: str, model: Model, tokenizer: PreTrainedTokenizerBase, *, trained: bool, device: torch.device | str = "cpu"
 ) -> PreTrainedModel:
     """A reward model that has been trained: head and offset come with it, or RunError says what is missing."""
-    config = load_config(path, model)
-    if not hasattr(config, "score_offset") or config.score_token_id is None:
-        raise RunError(f"{path} is no reward model: its config.json has no score_offset; make one with `make rm`")
-    model_class = scalar_class(config)
+    config = scalar_config(path, model)
+    if config is None:
+        raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
     config.attention_dropout = model.attention_dropout if trained else 0.0
+    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model)
     if is_adapter(path):
-        base = from_pretrained(model_class, PeftConfig.from_pretrained(path).base_model_name_or_path, config, model)
-        fit_embeddings(base, tokenizer)
-        loaded = merge_adapter(base, path)
-    else:
-        loaded, report = model_class.from_pretrained(
-            path, config=config, dtype=torch.float32, output_loading_info=True, **attention_of(model)
+        fit_embeddings(loaded, tokenizer)
+        loaded = merge_adapter(loaded, path)
+    elif missing:
+        raise RunError(
+            f"{path} lacks {', '.join(missing)}: a reward model without its head would score at random; "
+            "take the folder that make rm wrote, whole"
         )
-        if report["missing_keys"]:
-            raise RunError(
-                f"{path} lacks {', '.join(sorted(report['missing_keys']))}: a reward model without its head would "
-                "score at random; take the folder that `make rm` wrote, whole"
-            )
     return settle(loaded, model, trained, device)
+
+
+def scalar_config(path: str, model: Model) -> PretrainedConfig | None:
+    """The configuration of a model with a scalar head; None if what `path` holds does not say that it has one."""
+    config = load_config(base_of(path), model)
+    beside = Path(path) / SCALAR_HEAD
+    if is_adapter(path) and beside.exists():
+        config.num_labels = 1
+        config.update(json.loads(beside.read_text(encoding="utf-8")))
+    return config if config.to_dict().keys() >= set(SCALAR_KEYS) else None
 
 
 def new_scalar(path: str, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """A base model's body with a fresh scalar head (zero mean, the model's own initial spread), to be trained."""
-    config = load_config(path, model)
-    config.num_labels = 1
-    config.score_offset = 0.0
-    config.score_token_id = control(tokenizer).im_end
-    config.attention_dropout = model.attention_dropout
-    causal = load_causal(path, model, tokenizer, trained=False)
-    config.vocab_size = causal.config.vocab_size
+    causal = load_causal(path, model, tokenizer, trained=True)
+    config = copy.deepcopy(causal.config)
+    config.num_labels, config.score_offset, config.score_token_id = 1, 0.0, control(tokenizer).im_end
     torch.manual_seed(seed)
     scalar = scalar_class(config)(config)
-    body = getattr(scalar, scalar.base_model_prefix)
-    body.load_state_dict(causal.base_model.float().state_dict())
+    getattr(scalar, scalar.base_model_prefix).load_state_dict(causal.base_model.state_dict())
     scalar.set_attn_implementation(attention_for(model.attention))
     return scalar
 
 
-def is_reward_model(path: str, model: Model) -> bool:
-    """Whether a checkpoint says of itself that it carries a scalar head."""
-    return hasattr(load_config(path, model), "score_offset")
-
-
 def load_config(path: str, model: Model) -> PretrainedConfig:
+    """The configuration of a model folder or of a hub id; RunError if there is none to load."""
     try:
         return AutoConfig.from_pretrained(path, revision=model.revision)
     except (OSError, ValueError) as error:
@@ -117,21 +119,28 @@ def load_config(path: str, model: Model) -> PretrainedConfig:
 
 def refuse_unknown_logits(config: PretrainedConfig) -> None:
     """Our log-probabilities are softmax(head(hidden)); models that do more to their logits would come out wrong."""
+    values = config.get_text_config().to_dict()
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
-        if getattr(config.get_text_config(), key, None) not in (None, 1.0):
+        if values.get(key) not in (None, 1.0):
             raise RunError(f"{config.model_type} models transform their logits ({key}); plumbline does not do that yet")
 
 
 def from_pretrained(
     model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, model: Model
-) -> PreTrainedModel:
-    return model_class.from_pretrained(
-        path, config=config, dtype=torch.float32, revision=model.revision, **attention_of(model)
-    )
-
-
-def attention_of(model: Model) -> dict[str, str]:
-    return {"attn_implementation": attention_for(model.attention)}
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in float32, and the names of weights that its checkpoint lacks."""
+    try:
+        loaded, report = model_class.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            revision=model.revision,
+            attn_implementation=attention_for(model.attention),
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
+    return loaded, sorted(report["missing_keys"])
 
 
 def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.device | str) -> PreTrainedModel:
@@ -141,14 +150,23 @@ def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.d
     return loaded.to(device, compute_dtype(model)).eval().requires_grad_(False)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write what plain `from_pretrained` loads: weights, configuration, tokenizer, template, generation config."""
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool = False
+) -> None:
+    """Write what plain `from_pretrained` loads: weights, configuration, tokenizer, template, generation config.
+
+    LoRA is saved as an adapter, or merged: if `merge` says so, or where the base lacks rows that the tokenizer needs.
+    """
     model.config.use_cache = True  # trainers switch it off, and the switch would go into config.json
+    if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
+        model = model.merge_and_unload()
     model.save_pretrained(folder)
-    if is_adapter(str(folder)):
-        model.config.save_pretrained(folder)
+    if isinstance(model, PeftModel):
+        # A config.json beside an adapter would make transformers take the folder for a whole model.
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
+        else:
+            durable.write_json(folder / SCALAR_HEAD, {key: getattr(model.config, key) for key in SCALAR_KEYS})
     tokenizer.save_pretrained(folder)
 
 

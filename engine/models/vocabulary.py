@@ -3,20 +3,19 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatml import CONTROL_TOKENS, TEMPLATE, control
+from chatml import END_OF_TEXT, IM_END, IM_START, chat_template, control
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add what ChatML needs and the tokenizer lacks; returns how many tokens were new.
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the ChatML tokens that are missing, and our template.
 
     Where there is no padding token, <|endoftext|> becomes it (as Qwen has it).
     """
-    missing = [token for token in CONTROL_TOKENS if token not in tokenizer.get_vocab()]
-    tokenizer.add_special_tokens({"additional_special_tokens": missing} if missing else {})
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([t for t in (END_OF_TEXT, IM_START, IM_END) if t not in known], special_tokens=True)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = CONTROL_TOKENS[0]
-    tokenizer.chat_template = TEMPLATE
-    return len(missing)
+        tokenizer.pad_token = END_OF_TEXT
+    tokenizer.chat_template = chat_template(tokenizer)
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from transformers.utils import logging
+
 from chatml import RecordError
 from engine.run.folder import AlreadyFinishedError
 from recipes import RecipeError
@@ -11,6 +13,7 @@ from recipes import RecipeError
 
 def run(stage: Callable[[Any], None], recipe: Any) -> None:
     """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2."""
+    logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
     try:
         stage(recipe)
     except AlreadyFinishedError as finished:

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from engine.data.rows import Report
+from engine.data.report import Report
 from engine.run import durable
 from recipes import RecipeError, resolved_yaml
 

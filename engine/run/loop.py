@@ -37,6 +37,8 @@ class Loop:
             accelerator.load_state(str(newest))
             self.step = checkpoints.step_of(newest)
             accelerator.print(f"{folder.path}: continuing from {newest.name}")
+        if run.report_to:
+            accelerator.init_trackers(stage)
         if accelerator.is_main_process:
             self.metrics = MetricsLog(folder.path / "metrics.jsonl", self.step)
             self.samples = StepLog(folder.path / "samples.jsonl", self.step)
@@ -70,6 +72,7 @@ class Loop:
             "step": self.step, **metrics, **self._seconds, "step_seconds": seconds,
             "tokens_per_second": metrics["tokens"] / seconds, "peak_memory": devices.peak_memory(),
         }  # fmt: skip
+        self.accelerator.log(row, step=self.step)
         if self.accelerator.is_main_process:
             self.metrics.append(row)
             self._console.show(self.step, {name: row[name] for name in watch})

@@ -90,9 +90,13 @@ def fit(
     trainer: Trainer,
     callback: RunCallback,
     tokenizer: PreTrainedTokenizerBase,
+    merge: bool,
     before_saving: Callable[[PreTrainedModel], None] = lambda model: None,
 ) -> None:
-    """Train to the end, from the last checkpoint if there is one; write `model/` and mark the run as finished."""
+    """Train to the end, from the last checkpoint if there is one; write `model/` and mark the run as finished.
+
+    `merge` says whether adapters are merged into the model that is written.
+    """
     folder = callback.folder
     if callback.resume:
         print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
@@ -101,5 +105,5 @@ def fit(
     model = trainer.accelerator.unwrap_model(trainer.model)
     before_saving(model)
     if trainer.is_world_process_zero():
-        durable.write_folder(folder.model, lambda partial: save_model(model, tokenizer, partial))
+        durable.write_folder(folder.model, lambda partial: save_model(model, tokenizer, partial, merge=merge))
         folder.finish(trainer.state.global_step, callback.metrics.elapsed_seconds)

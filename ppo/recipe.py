@@ -1,0 +1,136 @@
+"""What a run of PPO is made of. Values that the report states stand with their section; the rest are our choice."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+from recipes.schema import Recipe, RecipeError, Section, number, show
+from recipes.sections import ChatML, Model, Run, Sampling, TooLong, data_inputs, model_inputs, model_paths, sources
+
+
+@dataclass(frozen=True)
+class RewardModel(Section):
+    path: Any = MISSING
+    """the reward model, or a list of them"""
+
+    def check(self, key: str) -> None:
+        model_paths(self.path, f"{key}.path")
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    prompts: Any = MISSING
+    """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
+    pretrain: Any = None
+    """plain text for the pretrained gradient"""
+    fields: dict[str, str] = field(default_factory=dict)
+    """names in the records of prompts -> names that are known: {question: prompt}"""
+    too_long: TooLong = "cut_oldest_turns"
+    """what happens to a prompt longer than max_prompt_tokens"""
+    max_prompt_tokens: int = number(1024, least=16)
+    """tokens in a prompt, the opening of the answer included"""
+    pretrain_length: int = number(512, least=16)
+    """tokens in a piece of pretraining text"""
+
+    def check(self, key: str) -> None:
+        sources(self.prompts, f"{key}.prompts")
+        sources(self.pretrain, f"{key}.pretrain")
+
+
+@dataclass(frozen=True)
+class Algorithm(Section):
+    steps: int = number(least=1)
+    """rollout batches, each with its epochs of updates; the value-only steps count"""
+    value_warmup_steps: int = number(50, least=0)
+    """first steps that update the value model alone (report, 3.2.2: 50)"""
+    queries_per_step: int = number(64, least=1)
+    """prompts in a rollout batch, of all processes together"""
+    responses_per_query: int = number(2, least=1)
+    """K: answers to each prompt (report, 3.2.2: 2)"""
+    epochs: int = number(4, least=1)
+    """passes over a rollout batch"""
+    minibatches: int = number(4, least=1)
+    """updates in a pass"""
+    micro_batch_tokens: int = number(16384, least=16)
+    """tokens that go through a model at once; changes memory and speed, not the result"""
+    kl_coef: float = number(0.04, least=0)
+    """beta: weight of the KL penalty against the reference policy, per token (report, 3.2.2: 0.04)"""
+    clip: float = number(0.2, above=0)
+    """epsilon: how far the probability ratio may move from 1 before its gain is cut"""
+    value_clip: float = number(0.15, above=0)
+    """how far a value may move from its old one before its loss is cut (report, 3.2.2: 0.15)"""
+    gamma: float = number(1.0, least=0, most=1)
+    """discount of later rewards"""
+    lam: float = number(0.95, least=0, most=1)
+    """lambda of generalised advantage estimation"""
+    whiten_advantages: bool = True
+    """advantages of a rollout batch get mean 0 and variance 1"""
+    reward_normalisation: Literal["mean", "mean_std", "none"] = "mean"
+    """what the running statistics of scores do to a score (report, 3.2.2: the running mean)"""
+    pretrain_coef: float = number(0.1, least=0)
+    """weight of the loss on pretraining text; 0 leaves it out (report, 3.2.2: in use, weight not stated)"""
+    pretrain_ratio: float = number(4.0, above=0)
+    """pretraining tokens for each PPO token (report, 3.2.2: "much more")"""
+    missing_end_penalty: float = number(1.0, least=0)
+    """an answer that was cut off scores minus this; the reward model is not asked"""
+    policy_learning_rate: float = number(1e-6, above=0)
+    """report, 3.2.2: 1e-6"""
+    value_learning_rate: float = number(5e-6, above=0)
+    """report, 3.2.2: 5e-6"""
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """of AdamW, as in the report's other stages"""
+    adam_epsilon: float = number(1e-8, above=0)
+    """of AdamW, as in the report's other stages"""
+    weight_decay: float = number(0.0, least=0)
+    """of AdamW"""
+    max_grad_norm: float = number(1.0, above=0)
+    """gradients longer than this are shortened to it"""
+    log_samples: int = number(4, least=0)
+    """answers of each step that go into samples.jsonl"""
+
+    def check(self, key: str) -> None:
+        if self.value_warmup_steps > self.steps:
+            raise RecipeError(
+                f"{key}.value_warmup_steps is {self.value_warmup_steps}, but the run has {self.steps} steps; "
+                f"lower it, or raise {key}.steps",
+                key=f"{key}.value_warmup_steps",
+            )
+        responses = self.queries_per_step * self.responses_per_query
+        if responses % self.minibatches:
+            raise RecipeError(
+                f"{key}.minibatches is {self.minibatches}, which does not divide the {responses} responses of a step; "
+                f"change it, {key}.queries_per_step or {key}.responses_per_query",
+                key=f"{key}.minibatches",
+            )
+        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise RecipeError(
+                f"{key}.adam_betas is {show(self.adam_betas)}; it must be two numbers, each at least 0 and below 1",
+                key=f"{key}.adam_betas",
+            )
+
+
+@dataclass(frozen=True)
+class PPO(Recipe):
+    model: Model = field(default_factory=Model)
+    reward: RewardModel = field(default_factory=RewardModel)
+    chatml: ChatML = field(default_factory=ChatML)
+    data: Data = field(default_factory=Data)
+    sampling: Sampling = field(default_factory=Sampling)
+    ppo: Algorithm = field(default_factory=Algorithm)
+    run: Run = field(default_factory=Run)
+
+    def check(self, key: str) -> None:
+        if self.ppo.pretrain_coef > 0 and self.data.pretrain is None:
+            raise RecipeError(
+                f"ppo.pretrain_coef is {self.ppo.pretrain_coef}, but there is no pretraining text; "
+                "give data.pretrain, or set ppo.pretrain_coef=0",
+                key="ppo.pretrain_coef",
+            )
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        yield from model_inputs(self.model.path, "model.path")
+        yield from model_inputs(self.reward.path, "reward.path")
+        yield from data_inputs(self.data.prompts, "data.prompts")
+        yield from data_inputs(self.data.pretrain, "data.pretrain")

@@ -1,0 +1,69 @@
+"""What a run of preference-model pretraining (PMP) or reward-model finetuning is made of."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from recipes.schema import Recipe, RecipeError, Section, number
+from recipes.sections import ChatML, Lora, Model, Run, TooLong, data_inputs, model_inputs, sources
+from recipes.trainer import check_trainer
+
+# Fields of trl.RewardConfig that choose the finished model, and those that say when it is evaluated: where the best is
+# kept, at every checkpoint.
+BEST = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
+EVALUATION = ("eval_strategy", "eval_steps")
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    train: Any = MISSING
+    """comparisons: a source or a list of them, see `recipes.sections.Source`"""
+    eval: Any = None
+    """comparisons that loss and accuracy are measured on besides, every `trainer.eval_steps`"""
+    fields: dict[str, str] = field(default_factory=dict)
+    """names in the records -> names that are known: {question: prompt, better: chosen, worse: rejected}"""
+    too_long: TooLong = "cut_oldest_turns"
+    """what happens to a comparison whose longer side exceeds max_length; both sides are cut alike"""
+    max_length: int = number(2048, least=16)
+    """tokens in one side of a comparison (report, 3.2.1: 2048)"""
+
+    def check(self, key: str) -> None:
+        sources(self.train, f"{key}.train")
+        sources(self.eval, f"{key}.eval")
+
+
+@dataclass(frozen=True)
+class Selection(Section):
+    keep_best: bool = False
+    """the finished model is the checkpoint with the best accuracy on data.eval, not the last one"""
+
+
+@dataclass(frozen=True)
+class Reward(Recipe):
+    model: Model = field(default_factory=Model)
+    lora: Lora = field(default_factory=Lora)
+    chatml: ChatML = field(default_factory=ChatML)
+    data: Data = field(default_factory=Data)
+    run: Run = field(default_factory=Run)
+    reward: Selection = field(default_factory=Selection)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """any field of trl.RewardConfig that no other section decides"""
+
+    def check(self, key: str) -> None:
+        if self.reward.keep_best and self.data.eval is None:
+            raise RecipeError(
+                "reward.keep_best is true, but there is nothing to choose by; "
+                "give data.eval, or set reward.keep_best=false",
+                key="reward.keep_best",
+            )
+        owned = dict.fromkeys(BEST, "reward.keep_best")
+        if self.reward.keep_best:
+            owned |= dict.fromkeys(EVALUATION, "run.save_steps")
+        check_trainer(self.trainer, "RewardConfig", evaluates=self.data.eval is not None, owned=owned)
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        yield from model_inputs(self.model.path, "model.path")
+        yield from data_inputs(self.data.train, "data.train")
+        yield from data_inputs(self.data.eval, "data.eval")

@@ -1,0 +1,54 @@
+"""A PPO setting small enough to run in a second: random policy and reward model, some prompts, some text."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from engine.models.loading import load_tokenizer, new_scalar, save_model
+from ppo.recipe import PPO
+from recipes import load
+from recipes.sections import Model
+from tests.small_models import small_model
+from tests.tokenizers_for_tests import qwen
+
+# At random weights an end token is drawn once in some hundred; its row is made likelier, so that answers end raggedly.
+END_BOOST = 4.0
+RECIPE = """
+model: {{path: {folder}/policy}}
+reward: {{path: {folder}/reward}}
+data: {{prompts: {folder}/prompts.jsonl, pretrain: {folder}/text.jsonl, max_prompt_tokens: 64, pretrain_length: 32}}
+sampling: {{max_new_tokens: 12}}
+ppo: {{steps: 3, value_warmup_steps: 1, queries_per_step: 4, epochs: 2, minibatches: 2, policy_learning_rate: 1.0e-2,
+      value_learning_rate: 1.0e-2, pretrain_ratio: 2.0}}
+run: {{dir: {folder}/run, save_steps: 3}}
+"""
+
+
+def make_setting(folder: Path) -> Path:
+    """Write models, data and `ppo.yaml` into `folder`; returns the recipe's path."""
+    tokenizer = qwen()
+    model = small_model(vocab_size=len(tokenizer))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    with torch.no_grad():
+        mean = model.get_output_embeddings().weight.abs().mean()
+        model.get_output_embeddings().weight[end] += END_BOOST * mean
+    model.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    reward = new_scalar(
+        str(folder / "policy"), Model(path=""), load_tokenizer(str(folder / "policy")), seed=5
+    )  # fmt: skip
+    reward.config.score_offset = 0.1
+    save_model(reward, tokenizer, folder / "reward")
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
+    prompts = [{"prompt": " ".join(words[i : i + 3]), "response": "Hello!"} for i in range(10)]
+    texts = [{"text": " ".join(words[i : i + 6])} for i in range(8)]
+    for name, rows in (("prompts", prompts), ("text", texts)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = folder / "ppo.yaml"
+    recipe.write_text(RECIPE.format(folder=folder))
+    return recipe
+
+
+def recipe_of(path: Path, *overrides: str) -> PPO:
+    return load(PPO, path, overrides)
