@@ -14,10 +14,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
+from chatml import IGNORE
 from engine.data.packing import packed, unpacked
 from engine.data.rows import conversation_rows
 from engine.models.adapters import lora_config
 from engine.models.loading import load_causal, load_tokenizer
+from engine.models.logprobs import TokenLogProbs
 from engine.models.packed import pack
 from engine.run.folder import RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
@@ -32,7 +34,7 @@ def train(recipe: SFT) -> None:
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True)
     callback = RunCallback("sft", folder, recipe.run.keep_checkpoints)
-    trainer = SFTTrainer(
+    trainer = PackedTrainer(
         model,
         arguments(SFTConfig, recipe, folder, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
         data_collator=collate,
@@ -51,6 +53,52 @@ def load_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder
     rows = conversation_rows(getattr(data, name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
     kept = folder.keep_rows(name, rows)
     return packed(kept, data.max_length) if data.packing else unpacked(kept)
+
+
+class PackedTrainer(SFTTrainer):
+    """SFTTrainer on our log-probabilities: projected at trained positions only, and right where peft trains rows."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if self.aux_loss_enabled or self.label_smoother is not None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        out = self.trained_tokens(model, inputs)
+        loss = -out.logprobs
+        if self.args.loss_type == "dft":
+            loss = loss * out.logprobs.detach().exp()
+        if num_items_in_batch is None:
+            loss = loss.sum() / max(len(loss), 1)
+        else:  # counts the trained tokens of all processes, over which DDP averages the gradient
+            loss = loss.sum() / num_items_in_batch * self.accelerator.num_processes
+        return (loss, out) if return_outputs else loss
+
+    def trained_tokens(self, model: torch.nn.Module, inputs: dict[str, Any]) -> TokenLogProbs:
+        """Log-probabilities of the labels of one flat row, where there are any."""
+        labels = inputs["labels"][0, 1:]
+        positions = (labels != IGNORE).nonzero()[:, 0]
+        arguments = {name: value for name, value in inputs.items() if name != "labels"}
+        return model(**arguments, logprob_positions=positions, logprob_targets=labels[positions])
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The mean loss over trained tokens; the Trainer's is one over batches, and moves with their size."""
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        for inputs in self.get_eval_dataloader(eval_dataset):
+            logprobs = self.trained_tokens(self.model, inputs).logprobs
+            total += torch.stack([-logprobs.double().sum(), total.new_tensor(len(logprobs))])
+        nll, tokens = self.accelerator.reduce(total).tolist()
+        metrics = {f"{metric_key_prefix}_loss": nll / max(tokens, 1)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:

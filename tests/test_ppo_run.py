@@ -2,42 +2,21 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from engine.run.metrics import read
 from ppo.train import train
 from tests.ppo_setting import make_setting, recipe_of
-
-TIMING = re.compile("seconds|per_second|memory")
+from tests.stage_runs import command, same, untimed, weights
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("setting"))
-
-
-def weights(folder, name="model"):
-    return load_file(folder / name / "model.safetensors")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def untimed(folder):
-    return [{k: v for k, v in row.items() if not TIMING.search(k)} for row in read(folder / "metrics.jsonl")]
-
-
-def command(recipe, *overrides):
-    return [sys.executable, "-m", "ppo", str(recipe), *overrides]
 
 
 def test_the_policy_rests_during_value_warmup_and_moves_after(setting, tmp_path):
@@ -83,7 +62,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(recipe_of(setting, f"run.dir={whole}", *long))
 
-    process = subprocess.Popen(command(setting, f"run.dir={killed}", *long), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command("ppo", setting, f"run.dir={killed}", *long), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not any(row["step"] >= 4 for row in read(killed / "metrics.jsonl")):
         assert time.monotonic() < deadline
@@ -94,14 +73,18 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
     assert not (killed / "finished.json").exists()
     assert (killed / "checkpoint-3" / "COMPLETE").exists()
 
-    again = subprocess.run(command(setting, f"run.dir={killed}", *long), capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        command("ppo", setting, f"run.dir={killed}", *long), capture_output=True, text=True, check=True
+    )
     assert "continuing from checkpoint-3" in again.stdout
     assert untimed(killed) == untimed(whole)
     assert (killed / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
     for name in ("model", "value"):
         assert same(weights(killed, name), weights(whole, name))
 
-    finished = subprocess.run(command(setting, f"run.dir={killed}", *long), capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        command("ppo", setting, f"run.dir={killed}", *long), capture_output=True, text=True, check=True
+    )
     assert finished.stdout.strip().endswith(f"{killed}: finished already; nothing to do")
 
 
@@ -120,7 +103,7 @@ def test_another_recipe_in_the_folder_is_refused_naming_the_keys(setting, tmp_pa
     train(recipe_of(setting, f"run.dir={tmp_path}", "ppo.steps=1"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     other = subprocess.run(
-        command(setting, f"run.dir={tmp_path}", "ppo.steps=1", "ppo.kl_coef=0.5", "run.seed=3"),
+        command("ppo", setting, f"run.dir={tmp_path}", "ppo.steps=1", "ppo.kl_coef=0.5", "run.seed=3"),
         capture_output=True, text=True,
     )  # fmt: skip
     assert other.returncode == 2

@@ -132,7 +132,7 @@ def _csv(path: str, file: BinaryIO) -> Records:
                 raise RecipeError(f"{where}: not as many columns as the {len(reader.fieldnames)} of the first line")
             yield where, row
     except csv.Error as error:
-        raise RecipeError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+        raise RecipeError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from None
 
 
 def _text(path: str, file: BinaryIO) -> Records:

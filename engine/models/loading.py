@@ -157,6 +157,8 @@ def save_model(
 
     LoRA is saved as an adapter, or merged: if `merge` says so, or where the base lacks rows that the tokenizer needs.
     """
+    if model.can_generate():
+        stop_at_end_of_turn(model, tokenizer)  # trainers put the tokenizer's own end there
     model.config.use_cache = True  # trainers switch it off, and the switch would go into config.json
     if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
         model = model.merge_and_unload()

@@ -1,6 +1,7 @@
 """How a stage leaves: the person's mistakes end in one line and exit code 2, an interruption in its signal's code."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from recipes import RecipeError
 
 def run(stage: Callable[[Any], None], recipe: Any) -> None:
     """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2."""
+    # peft still asks transformers by a name that transformers has deprecated.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
     try:
         stage(recipe)

@@ -31,6 +31,8 @@ WATCHED = ("loss", "accuracy", "eval_loss", "eval_accuracy")
 
 def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFolder, **ours: Any) -> TrainingArguments:
     """The trainer's configuration: the recipe's `trainer` section, and what our own sections decide."""
+    # transformers has renamed this key; under the old name, which TRL's own default still goes by, it warns.
+    checkpointing = {"activation_checkpointing": recipe.trainer.get("gradient_checkpointing", True)}
     return config_class(
         output_dir=str(folder.path),
         seed=recipe.run.seed,
@@ -40,9 +42,10 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         use_cpu=not torch.cuda.is_available(),
         bf16=compute_dtype(recipe.model) == torch.bfloat16,
         disable_tqdm=True,
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         **ours,
-        **recipe.trainer,
+        **{**checkpointing, **recipe.trainer},
     )
 
 
@@ -73,6 +76,7 @@ class RunCallback(TrainerCallback):
                     "trainer.learning_rate or look at the data of that step (the last checkpoint is intact)"
                 )
         if state.is_world_process_zero:
+            logs.pop("num_tokens", None)  # TRL's count, which starts at 0 again when a run resumes
             self.metrics.append({"step": state.global_step, **{SECONDS.get(k, k): v for k, v in logs.items()}})
         self.steps.show(state.global_step, {name: logs[name] for name in WATCHED if name in logs})
 

@@ -1,0 +1,50 @@
+"""What tests of whole runs share: a base model in a folder, data, metrics without their timings, weights to compare."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from engine.run.metrics import read
+from tests.small_models import small_model
+from tests.tokenizers_for_tests import llama, qwen
+
+TIMING = re.compile("seconds|per_second|memory")
+
+
+def write_base(folder: Path, family: str = "qwen2", **changes: Any) -> PreTrainedTokenizerFast:
+    """A random base model with its tokenizer; Llama's lacks the ChatML tokens."""
+    tokenizer = llama(chatml=False) if family == "llama" else qwen()
+    model = small_model(family, **{"vocab_size": len(tokenizer), **changes})
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def command(stage: str, recipe: Path | str, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", stage, str(recipe), *overrides]
+
+
+def untimed(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what differs from one run to its repetition."""
+    return [{k: v for k, v in row.items() if not TIMING.search(k)} for row in read(run / "metrics.jsonl")]
+
+
+def weights(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(run / name / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
