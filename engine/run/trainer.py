@@ -30,23 +30,33 @@ WATCHED = ("loss", "accuracy", "eval_loss", "eval_accuracy")
 
 
 def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFolder, **ours: Any) -> TrainingArguments:
-    """The trainer's configuration: the recipe's `trainer` section, and what our own sections decide."""
-    # transformers has renamed this key; under the old name, which TRL's own default still goes by, it warns.
-    checkpointing = {"activation_checkpointing": recipe.trainer.get("gradient_checkpointing", True)}
-    return config_class(
-        output_dir=str(folder.path),
-        seed=recipe.run.seed,
-        save_strategy="steps",
-        save_steps=recipe.run.save_steps,
-        report_to=recipe.run.report_to or "none",
-        use_cpu=not torch.cuda.is_available(),
-        bf16=compute_dtype(recipe.model) == torch.bfloat16,
-        disable_tqdm=True,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
+    """The trainer's configuration: the recipe's `trainer` section, and what our own sections decide.
+
+    Where there is data to evaluate on, that happens at every checkpoint unless the recipe says otherwise.
+    """
+    # transformers has renamed `gradient_checkpointing`; under that name, which TRL's default still goes by, it warns.
+    settings = {
+        "activation_checkpointing": recipe.trainer.get("gradient_checkpointing", True),
+        **({"eval_strategy": "steps", "eval_steps": recipe.run.save_steps} if recipe.data.eval else {}),
         **ours,
-        **{**checkpointing, **recipe.trainer},
-    )
+        **recipe.trainer,
+    }
+    try:
+        return config_class(
+            output_dir=str(folder.path),
+            seed=recipe.run.seed,
+            save_strategy="steps",
+            save_steps=recipe.run.save_steps,
+            report_to=recipe.run.report_to or "none",
+            use_cpu=not torch.cuda.is_available(),
+            bf16=compute_dtype(recipe.model) == torch.bfloat16,
+            disable_tqdm=True,
+            logging_nan_inf_filter=False,
+            remove_unused_columns=False,
+            **settings,
+        )
+    except ValueError as error:
+        raise RunError(f"trainer: {str(error).splitlines()[0]}") from None
 
 
 class RunCallback(TrainerCallback):

@@ -1,0 +1,107 @@
+# plumbline: every command a person types. What a run is stands in its recipe; see recipes/.
+#
+#   make STAGE [RECIPE=recipes/....yaml] [ARGS="section.key=value ..."] [SEED=1] [HARDWARE=cpu_2]
+#
+# RECIPE    which recipe; the tiny world's by default
+# ARGS      what differs from it
+# SEED      run.seed, and for the tiny recipes the folder: runs/tiny, or runs/tiny-SEED
+# HARDWARE  a file of recipes/accelerate/ without its .yaml; one process on what is there by default
+
+PYTHON3 ?= python3
+PYTHON := .venv/bin/python
+STAMP := .venv/.installed
+
+# MINI=1 takes a few steps of everything, in runs/tiny-mini: to see that it works, not what comes out.
+TINY_RECIPES := recipes/tiny$(if $(MINI),-mini)
+ifneq ($(filter-out 0,$(SEED)),)
+export TINY := runs/tiny$(if $(MINI),-mini)-$(SEED)
+else
+export TINY ?= runs/tiny$(if $(MINI),-mini)
+endif
+# Before ARGS, so that ARGS has the last word.
+OVERRIDES = $(if $(SEED),run.seed=$(SEED)) $(ARGS)
+
+ifdef HARDWARE
+ifeq ($(wildcard recipes/accelerate/$(HARDWARE).yaml),)
+$(error HARDWARE=$(HARDWARE) is none of: $(basename $(notdir $(wildcard recipes/accelerate/*.yaml))))
+endif
+endif
+
+ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
+$(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
+endif
+
+.PHONY: help setup test check world tiny base sft pmp rm ppo eval report merge chat
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+	@echo "tiny     the whole pipeline on an embedded world: world base sft pmp rm ppo eval report"
+	@echo "world    generate that world             base     pretrain a base model on plain text"
+	@echo "sft      supervised finetuning           pmp, rm  preference model, then reward model"
+	@echo "ppo      PPO                             eval     measure; then report: report.html"
+	@echo "chat     talk to a model                 merge    adapters into weights"
+	@echo "setup    .venv (others do it too)        test, check"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt constraints.txt
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: plumbline needs Python 3.11 or newer as $(PYTHON3); install it, or name another: make PYTHON3=python3.12" >&2; exit 1; }
+	@$(PYTHON3) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "error: $(PYTHON3) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON3) -m venv .venv
+	$(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt -r requirements.txt
+	@touch $@
+
+test: $(STAMP)
+	$(PYTHON) -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+# $(call run,STAGE): the recipe is checked without torch first; a launcher would bury its message and its exit code.
+ifdef HARDWARE
+define run
+	@$(PYTHON) -m $(1) $(RECIPE) --check $(OVERRIDES)
+	$(PYTHON) -m accelerate.commands.launch --config_file recipes/accelerate/$(HARDWARE).yaml -m $(1) $(RECIPE) $(OVERRIDES)
+endef
+else
+define run
+	$(PYTHON) -m $(1) $(RECIPE) $(OVERRIDES)
+endef
+endif
+
+base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
+eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml
+chat: RECIPE ?= $(TINY_RECIPES)/ppo.yaml
+
+world: $(STAMP)
+	$(PYTHON) -m tiny $(TINY)/world --seed $(or $(SEED),0)
+
+base sft: $(STAMP)
+	$(call run,sft)
+
+pmp rm: $(STAMP)
+	$(call run,reward)
+
+ppo: $(STAMP)
+	$(call run,ppo)
+
+# One process whatever HARDWARE is: these measure, and hold no more than two models at a time.
+eval: $(STAMP)
+	$(PYTHON) -m eval $(RECIPE) $(OVERRIDES)
+
+report: $(STAMP)
+	$(PYTHON) -m eval.report $(RECIPE) $(OVERRIDES)
+
+chat: $(STAMP)
+	$(PYTHON) -m eval.chat $(RECIPE) $(OVERRIDES)
+
+merge: $(STAMP)
+	$(PYTHON) -m engine.models.merge $(ARGS)
+
+# One after the other, also under make -j; the first that fails ends it.
+tiny: $(STAMP)
+	+@set -e; for stage in world base sft pmp rm ppo eval report; do $(MAKE) --no-print-directory $$stage; done

@@ -1,0 +1,58 @@
+"""What a stage reads has to be there before it begins; if not, which command makes it."""
+
+import glob
+import os
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from recipes import files
+from recipes.schema import Recipe, RecipeError
+
+# Recipe (by the name of its file) and the make target that runs it.
+TARGETS = {"pretrain": "base", "base": "base", "sft": "sft", "pmp": "pmp", "rm": "rm", "ppo": "ppo"}
+TINY_RECIPES = Path("recipes/tiny")
+
+
+def check_inputs(recipe: Recipe, recipe_path: Path) -> None:
+    """Raises RecipeError for the first input that is not on this machine."""
+    for key, path in recipe.inputs():
+        if not os.path.exists(path) and not glob.glob(path, recursive=True):
+            raise RecipeError(f"{key}: {missing_input(path, recipe_path)}", key=key)
+
+
+def missing_input(path: str, recipe_path: Path) -> str:
+    """One line for an input that is not there, with the command that makes it where that is known.
+
+    It is known if the path lies in the tiny world, or in the run folder of another recipe beside `recipe_path`.
+    """
+    tiny = Path(os.environ.get("TINY", "runs/tiny"))
+    seed = re.fullmatch(r"tiny-(\d+)", tiny.name)
+    again = f" SEED={seed[1]}" if seed else ""
+    if _inside(path, tiny / "world"):
+        return f"{path} does not exist; make it with: make world{again}"
+    makers = {_run_dir(sibling): sibling for sibling in recipe_path.parent.glob("*.yaml") if sibling.stem in TARGETS}
+    within = [folder for folder in makers if folder is not None and _inside(path, folder)]
+    if not within:
+        return f"{path} does not exist; name a file or folder that does, or the id of one on the hub (owner/name)"
+    maker = makers[max(within, key=lambda folder: len(folder.parts))]
+    of_tiny = maker.parent.resolve() == TINY_RECIPES.resolve()
+    return f"{path} does not exist; make it with: make {TARGETS[maker.stem]}{again if of_tiny else f' RECIPE={maker}'}"
+
+
+def _inside(path: str, folder: Path) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+
+
+def _run_dir(recipe_path: Path) -> Path | None:
+    """A recipe's run folder, read without its schema; None if that recipe names none or cannot be read."""
+    try:
+        for _, values in reversed(files.read(recipe_path)):
+            run = values.get("run")
+            if isinstance(run, dict) and isinstance(run.get("dir"), str):
+                return Path(OmegaConf.create({"dir": run["dir"]}).dir)
+    except (RecipeError, OmegaConfBaseException):
+        return None
+    return None

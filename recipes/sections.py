@@ -1,0 +1,187 @@
+"""The sections that stages share, and what their keys name: models, and sources of records."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+from recipes.schema import RecipeError, Section, number, show, validate
+from recipes.typed import Builder
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+Attention = Literal["auto", "packed", "sdpa", "eager", "flash_attention_2"]
+TooLong = Literal["drop", "cut_oldest_turns", "cut_left", "error"]
+
+DATA_SUFFIXES = (".json", ".jsonl", ".gz", ".zst", ".parquet", ".csv", ".txt")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Model(Section):
+    path: str = MISSING
+    """a folder that `from_pretrained` loads, or a hub id"""
+    revision: str | None = None
+    """branch, tag or commit of a hub id"""
+    dtype: Dtype = "auto"
+    """type of the computation: trained weights stay float32 and are autocast, frozen models are stored in it; auto is
+    bfloat16 on a GPU that is good at it, float32 elsewhere"""
+    attention: Attention = "auto"
+    """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
+    attention_dropout: float = number(0.0, least=0, below=1)
+    """share of attention weights dropped in training; the only dropout that Qwen2 classes have (report, 3.1.2: 0.1)"""
+
+    def check(self, key: str) -> None:
+        model_paths(self.path, f"{key}.path")
+
+
+@dataclass(frozen=True)
+class Lora(Section):
+    r: int = number(0, least=0)
+    """rank of the adapters; 0 finetunes all weights"""
+    lora_alpha: int = number(16, least=1)
+    """adapters are scaled by lora_alpha / r"""
+    lora_dropout: float = number(0.0, least=0, below=1)
+    """share of the adapters' inputs dropped in training"""
+    target_modules: Any = "all-linear"
+    """which layers get adapters: a name, a pattern, or a list of names, as peft takes them"""
+    merge: bool = True
+    """the finished model is merged with its adapters; false keeps the adapters alone, beside the name of their base"""
+
+    def check(self, key: str) -> None:
+        names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise RecipeError(
+                f"{key}.target_modules is {show(self.target_modules)}; it must be a name or a list of names",
+                key=f"{key}.target_modules",
+            )
+
+
+@dataclass(frozen=True)
+class ChatML(Section):
+    mask: Literal["assistant", "qwen", "all"] = "assistant"
+    """where the loss falls: what the assistant says and its end token, what Qwen's finetuning code trains on, or all"""
+    tools: Literal["react", "hermes"] = "hermes"
+    """how tools and calls of them are written"""
+    system: str | None = None
+    """system prompt put before conversations that have none"""
+
+
+@dataclass(frozen=True)
+class Run(Section):
+    dir: str = MISSING
+    """the run folder: metrics, checkpoints and the finished model"""
+    seed: int = number(0, least=0, below=2**32)
+    """seed of everything random in the run"""
+    save_steps: int = number(100, least=1)
+    """steps from one checkpoint to the next"""
+    keep_checkpoints: int = number(2, least=1)
+    """how many checkpoints stay; the newest whole one always does"""
+    report_to: list[str] = field(default_factory=list)
+    """trackers besides metrics.jsonl: tensorboard, wandb, trackio"""
+
+    def check(self, key: str) -> None:
+        if not self.dir.strip():
+            raise RecipeError(f"{key}.dir is empty; name a folder for the run", key=f"{key}.dir")
+
+
+@dataclass(frozen=True)
+class Sampling(Section):
+    top_p: float = number(0.9, above=0, most=1)
+    """tokens are drawn from the smallest set that holds this much probability (report, 3.2.2: 0.9)"""
+    temperature: float = number(1.0, above=0)
+    """logits are divided by this before they become probabilities"""
+    max_new_tokens: int = number(512, least=1)
+    """an answer that has not ended by then is cut off"""
+    batch_size: int = number(256, least=1)
+    """answers that are written at the same time; changes memory and speed, not the random numbers"""
+
+
+@dataclass(frozen=True)
+class Source(Section):
+    """Where records come from; one item of a data key."""
+
+    path: str = MISSING
+    """a file, a folder, a glob, or the hub id of a data set (owner/name)"""
+    split: str = "train"
+    """split of a hub data set"""
+    name: str | None = None
+    """configuration of a hub data set"""
+    revision: str | None = None
+    """branch, tag or commit of a hub data set"""
+    weight: float = number(1.0, above=0)
+    """how often its records are drawn beside those of the other sources"""
+    take: int | None = number(None, least=1)
+    """only this many records from the front"""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `path` is the id of a data set rather than something on this machine."""
+        return is_hub_id(self.path) and not self.path.endswith(DATA_SUFFIXES)
+
+
+def sources(value: Any, key: str) -> list[Source]:
+    """What a data key names: a string, a mapping with the keys of `Source`, or a list of such; None names nothing.
+
+    `owner/name:split` is short for a hub data set and its split. Raises RecipeError, naming `key`.
+    """
+    if value is None:
+        return []
+    if isinstance(value, list):
+        if not value:
+            raise RecipeError(f"{key} is an empty list; name at least one source", key=key)
+        return [_source(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    return [_source(value, key)]
+
+
+def _source(value: Any, key: str) -> Source:
+    if isinstance(value, Mapping):
+        builder = Builder(Source, key)
+        builder.set((), value)
+        if builder.missing():
+            raise RecipeError(f"{key} is {show(value)}, without a path; add path: FILE", key=key)
+        source = builder.build()
+        validate(source, key)
+        return source
+    if not isinstance(value, str) or not value.strip():
+        raise RecipeError(
+            f"{key} is {show(value)}; it must be a path, a hub id, or a mapping with the keys "
+            f"{', '.join(item.name for item in dataclasses.fields(Source))}",
+            key=key,
+        )
+    path, _, split = value.partition(":")
+    return Source(path, split=split) if split and is_hub_id(path) else Source(value)
+
+
+def model_paths(value: Any, key: str) -> list[str]:
+    """A key that names one model or several: a path or hub id, or a list of them. Raises RecipeError, naming `key`."""
+    paths = value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str) and path.strip() for path in paths):
+        raise RecipeError(f"{key} is {show(value)}; it must be a path or a list of paths", key=key)
+    return paths
+
+
+def model_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(key, path) of the models among `model_paths` that have to be on this machine."""
+    for path in model_paths(value, key):
+        # The hub still knows a few models, gpt2 among them, by a name without owner.
+        if "/" in path and not is_hub_id(path):
+            yield key, path
+
+
+def data_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(key, path) of the sources that have to be on this machine."""
+    for source in sources(value, key):
+        if not source.on_hub:
+            yield key, source.path
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `path` reads as owner/name and nothing on this machine speaks against it.
+
+    A path whose first folder exists here is a path: a misspelt `runs/name` should not be looked for on the hub.
+    """
+    return HUB_ID.fullmatch(path) is not None and not Path(path).exists() and not Path(path).parent.is_dir()

@@ -1,0 +1,133 @@
+"""What `make` runs, with a stand-in for Python that writes down how it was called."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAND_IN = """#!/bin/sh
+printf '%s|' "$TINY" "$@" >> calls
+echo >> calls
+case "$2" in "$FAILS") exit 2;; esac
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Runs make in a project that is set up; returns its result and the stand-in's calls, the folder TINY first."""
+    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "recipes" / "accelerate", tmp_path / "recipes" / "accelerate")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".installed").touch()
+    (tmp_path / "python").write_text(STAND_IN)
+    (tmp_path / "python").chmod(0o755)
+    # Nothing of a make that this test may itself run under.
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "TINY", "MINI", "SEED", "ARGS", "RECIPE", "HARDWARE")
+    clean = {name: value for name, value in os.environ.items() if name not in outer}
+
+    def run(*arguments: str, fails: str = "none") -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+        done = subprocess.run(
+            ["make", "PYTHON=./python", *arguments],
+            cwd=tmp_path,
+            env=clean | {"FAILS": fails},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        calls = tmp_path / "calls"
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        return done, [line.rstrip("|").split("|") for line in lines]
+
+    return run
+
+
+def commands(calls: list[list[str]]) -> list[str]:
+    return [" ".join(call[1:]) for call in calls]
+
+
+def test_tiny_runs_every_stage_in_turn(make):
+    done, calls = make("tiny", "-j4")
+    assert done.returncode == 0
+    assert {call[0] for call in calls} == {"runs/tiny"}
+    assert commands(calls) == [
+        "-m tiny runs/tiny/world --seed 0",
+        "-m sft recipes/tiny/base.yaml",
+        "-m sft recipes/tiny/sft.yaml",
+        "-m reward recipes/tiny/pmp.yaml",
+        "-m reward recipes/tiny/rm.yaml",
+        "-m ppo recipes/tiny/ppo.yaml",
+        "-m eval recipes/tiny/eval.yaml",
+        "-m eval.report recipes/tiny/eval.yaml",
+    ]
+
+
+def test_tiny_ends_with_the_first_stage_that_fails(make):
+    done, calls = make("tiny", fails="reward")
+    assert done.returncode == 2
+    assert commands(calls)[-1] == "-m reward recipes/tiny/pmp.yaml"
+
+
+def test_a_seed_has_its_own_folder_and_goes_to_every_stage(make):
+    _, calls = make("tiny", "SEED=1", "ARGS=run.save_steps=5")
+    assert {call[0] for call in calls} == {"runs/tiny-1"}
+    assert commands(calls)[:2] == [
+        "-m tiny runs/tiny-1/world --seed 1",
+        "-m sft recipes/tiny/base.yaml run.seed=1 run.save_steps=5",
+    ]
+    _, calls = make("rm", "SEED=0")
+    assert calls[-1] == ["runs/tiny", "-m", "reward", "recipes/tiny/rm.yaml", "run.seed=0"]
+
+
+def test_args_are_words_of_the_shell(make):
+    _, calls = make(
+        "sft",
+        "RECIPE=my.yaml",
+        "ARGS=chatml.system='You are: kind, and brief.' data.train=[a.jsonl,b.jsonl] 'data.fields={question: prompt}'",
+    )
+    assert calls == [
+        ["runs/tiny", "-m", "sft", "my.yaml", "chatml.system=You are: kind, and brief.",
+         "data.train=[a.jsonl,b.jsonl]", "data.fields={question: prompt}"]
+    ]  # fmt: skip
+
+
+def test_with_hardware_the_recipe_is_checked_and_then_launched(make):
+    _, calls = make("ppo", "HARDWARE=cpu_2", "ARGS=ppo.steps=3")
+    assert commands(calls) == [
+        "-m ppo recipes/tiny/ppo.yaml --check ppo.steps=3",
+        "-m accelerate.commands.launch --config_file recipes/accelerate/cpu_2.yaml "
+        "-m ppo recipes/tiny/ppo.yaml ppo.steps=3",
+    ]
+    done, calls = make("rm", "HARDWARE=cpu_2", fails="reward")
+    assert done.returncode == 2
+    assert commands(calls)[-1] == "-m reward recipes/tiny/rm.yaml --check"
+    done, _ = make("ppo", "HARDWARE=none")
+    assert done.stderr.endswith("*** HARDWARE=none is none of: cpu cpu_2 ddp fsdp2 one_gpu.  Stop.\n")
+
+
+def test_a_second_setup_installs_nothing(make):
+    done, calls = make("setup")
+    assert (done.stdout, calls) == ("make: Nothing to be done for 'setup'.\n", [])
+
+
+@pytest.mark.parametrize(
+    ("lacks", "expected"),
+    [
+        (
+            "sys.version_info",
+            "error: plumbline needs Python 3.11 or newer as ./python3; "
+            "install it, or name another: make PYTHON3=python3.12",
+        ),
+        ("ensurepip", "error: ./python3 cannot make virtual environments; on Debian: apt install python3-venv"),
+    ],
+)
+def test_without_a_fitting_python_one_line_says_so(make, tmp_path, lacks, expected):
+    (tmp_path / "python3").write_text(f'#!/bin/sh\ncase "$*" in *{lacks}*) exit 1;; esac\n')
+    (tmp_path / "python3").chmod(0o755)
+    done, calls = make("-B", "setup", "PYTHON3=./python3")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == expected
+    assert calls == []
