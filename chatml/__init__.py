@@ -1,0 +1,50 @@
+"""Conversations to tokens and back: the messages, the records they come in, and ChatML.
+
+    encode(messages, tokenizer)        token ids and labels of one conversation
+    read_conversation(record) ...      what the records of chat and comparison data hold
+    chat_template(tokenizer)           the Jinja template to save beside the tokenizer
+
+No torch: a tokenizer is handed in.
+"""
+
+from chatml.encode import IGNORE, Encoded, EncodedTurn, Mask, encode, encode_turns, generation_prompt, join
+from chatml.messages import ROLES, Conversation, Message, Pair, RecordError, ToolCall
+from chatml.records import FIELDS, is_text, read_conversation, read_pair, read_prompt, read_text
+from chatml.template import TEMPLATE, chat_template
+from chatml.tokens import END_OF_TEXT, IM_END, IM_START, Control, TokenizerError, control, plain_encoder
+from chatml.tools import ToolFormat, Turn, render
+
+__all__ = [
+    "END_OF_TEXT",
+    "FIELDS",
+    "IGNORE",
+    "IM_END",
+    "IM_START",
+    "ROLES",
+    "TEMPLATE",
+    "Control",
+    "Conversation",
+    "Encoded",
+    "EncodedTurn",
+    "Mask",
+    "Message",
+    "Pair",
+    "RecordError",
+    "TokenizerError",
+    "ToolCall",
+    "ToolFormat",
+    "Turn",
+    "chat_template",
+    "control",
+    "encode",
+    "encode_turns",
+    "generation_prompt",
+    "is_text",
+    "join",
+    "plain_encoder",
+    "read_conversation",
+    "read_pair",
+    "read_prompt",
+    "read_text",
+    "render",
+]

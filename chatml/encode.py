@@ -1,0 +1,145 @@
+"""Conversations to token ids and labels, piece by piece.
+
+    <|im_start|>role⏎content<|im_end|>⏎        once a turn; <BOS> before the first where the model's format demands one
+
+Control tokens are put by id; role, newline and content are each encoded on their own by an encoder that knows no added
+token (`chatml.tokens`). What the loss falls on is decided by the mask:
+
+- `assistant`: what the assistant says and its <|im_end|>, and nothing else; not the newline after it.
+- `qwen`: what Qwen's published `finetune.py` trains on: besides that every turn's <|im_start|>, <|im_end|> and the
+  newline after it, whoever speaks; not the role word, not the newline after that, not what system and user say.
+- `all`: every token.
+
+Under the first two a message with `train: false` takes no part, nor does a tool's result. A sequence's first token is
+never a target: nothing comes before it to predict it from.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from chatml.messages import Message, read_messages, read_tools
+from chatml.tokens import PlainEncoder, control, plain_encoder
+from chatml.tools import ToolFormat, Turn, render
+
+Mask = Literal["assistant", "qwen", "all"]
+IGNORE = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens of one sequence; `labels` equal `input_ids` where the loss falls and are -100 elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTurn:
+    """Tokens of one turn with all that stands around its text, the newline after <|im_end|> included."""
+
+    turn: Turn
+    input_ids: list[int]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def encode(
+    messages: Sequence[Message | Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    mask: Mask = "assistant",
+    tools: Any = None,
+    add_generation_prompt: bool = False,
+    tool_format: ToolFormat = "hermes",
+) -> Encoded:
+    """One conversation as token ids and labels, both of the same length.
+
+    `messages` are Messages or mappings with role and content (and `train`, `tool_calls`, `name`); `tools` is a list of
+    function signatures; `tokenizer` a fast tokenizer of transformers that has the three ChatML tokens. With
+    `add_generation_prompt` the sequence ends where the assistant is to begin. Raises RecordError, TokenizerError.
+    """
+    turns = render(read_messages(messages, "messages"), read_tools(tools), tool_format)
+    (encoded,) = encode_turns([turns], tokenizer, mask)
+    return join(encoded, tokenizer, add_generation_prompt=add_generation_prompt)
+
+
+def encode_turns(conversations: Iterable[Sequence[Turn]], tokenizer: Any, mask: Mask) -> list[list[EncodedTurn]]:
+    """The turns of many conversations, each with its own tokens, so that whole turns can be left out before `join`.
+
+    All texts go through the tokenizer in one call, which uses all cores.
+    """
+    if mask not in get_args(Mask):
+        raise ValueError(f"unknown mask {mask!r}; use {', '.join(get_args(Mask))}")
+    conversations = [list(turns) for turns in conversations]
+    plain, ids = plain_encoder(tokenizer), control(tokenizer)
+    bodies = _bodies([turn for turns in conversations for turn in turns], plain)
+    newline = plain("\n")
+    headers = {role: plain(role) for role in {turn.role for turns in conversations for turn in turns}}
+
+    def around(turn: Turn) -> EncodedTurn:
+        content, labels = next(bodies)
+        header = [ids.im_start, *headers[turn.role], *newline]
+        end = [] if turn.unfinished else [ids.im_end, *newline]
+        tokens = [*header, *content, *end]
+        if mask == "all":
+            return EncodedTurn(turn, tokens, tokens)
+        above, below = [IGNORE] * len(header), [IGNORE] * len(end)
+        if mask == "qwen" and not turn.excluded:
+            above[0], below = ids.im_start, end
+        elif turn.parts[-1].learn and end:
+            below[0] = ids.im_end
+        return EncodedTurn(turn, tokens, [*above, *labels, *below])
+
+    return [[around(turn) for turn in turns] for turns in conversations]
+
+
+def join(turns: Sequence[EncodedTurn], tokenizer: Any, *, add_generation_prompt: bool = False) -> Encoded:
+    """One sequence of the turns: BOS where there is one, the turns, and the header of an answer to come."""
+    bos = control(tokenizer).bos
+    ids, labels = ([], []) if bos is None else ([bos], [IGNORE])
+    for turn in turns:
+        ids += turn.input_ids
+        labels += turn.labels
+    if add_generation_prompt and not (turns and turns[-1].turn.unfinished):
+        header = generation_prompt(tokenizer)
+        ids += header
+        labels += [IGNORE] * len(header)
+    if labels:
+        labels[0] = IGNORE
+    return Encoded(ids, labels)
+
+
+def generation_prompt(tokenizer: Any) -> list[int]:
+    """The tokens that the assistant's answer follows: <|im_start|>assistant⏎."""
+    plain = plain_encoder(tokenizer)
+    return [control(tokenizer).im_start, *plain("assistant"), *plain("\n")]
+
+
+def _bodies(turns: Sequence[Turn], plain: PlainEncoder) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids and labels of each turn's text."""
+    # Which character a token came from matters only where a text is learnt in part, and costs time to know.
+    mixed = [turn for turn in turns if len({part.learn for part in turn.parts}) > 1]
+    starts = iter(plain.starts([turn.text for turn in mixed]))
+    # Both sides of a comparison hold the same question: every text is encoded once.
+    texts = list(dict.fromkeys(turn.text for turn in turns))
+    tokens_of = dict(zip(texts, plain.batch(texts), strict=True))
+    for turn in turns:
+        tokens = tokens_of[turn.text]
+        if len({part.learn for part in turn.parts}) > 1:
+            yield tokens, _labels_by_part(turn, tokens, next(starts))
+        else:
+            yield tokens, tokens if turn.parts[0].learn else [IGNORE] * len(tokens)
+
+
+def _labels_by_part(turn: Turn, tokens: list[int], starts: list[int]) -> list[int]:
+    """A token belongs to the part that its first character stands in."""
+    labels, end, parts = [], 0, iter(turn.parts)
+    for token, start in zip(tokens, starts, strict=True):
+        while start >= end:
+            part = next(parts)
+            end += len(part.text)
+        labels.append(token if part.learn else IGNORE)
+    return labels

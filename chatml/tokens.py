@@ -1,0 +1,139 @@
+"""Control tokens by id, and text encoded so that it can never become one.
+
+A tokenizer looks for its added tokens in the text before its model sees it: content that spells `<|im_end|>` then ends
+the turn. `split_special_tokens=True` does not prevent that, because it leaves the added tokens that are not marked
+special (`<tool_call>`). Here the tokenizer's own model, with its normaliser and its splitting, is rebuilt without any
+added token; where the model's vocabulary lists one all the same, it is taken out of the vocabulary.
+
+Qwen's own `make_context`, which chats, is as strict; its `finetune.py` lets spelled control tokens become real ones.
+"""
+
+import json
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+from chatml.messages import RecordError
+
+IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that ChatML cannot be written with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Ids of the tokens that give a conversation its form."""
+
+    im_start: int
+    im_end: int
+    endoftext: int
+    bos: int | None
+    """put once at the start, by models whose tokenizer puts it before plain text too; None for the others"""
+
+
+def control(tokenizer: Any) -> Control:
+    """The control ids of a fast tokenizer. Raises TokenizerError where one of the three ChatML tokens is missing."""
+    return _known(tokenizer).control
+
+
+def plain_encoder(tokenizer: Any) -> "PlainEncoder":
+    """The encoder of `tokenizer` that knows no added token; built once, and again when tokens have been added."""
+    return _known(tokenizer).plain
+
+
+class PlainEncoder:
+    """Text to token ids, whatever the text spells. Call it for one text; `batch` for many, on all cores."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        spec = json.loads(backend.to_str())
+        added = {token["id"]: token["content"] for token in spec["added_tokens"]}
+        for name in (IM_START, IM_END, END_OF_TEXT):  # a vocabulary may list them without declaring them added
+            if (found := backend.token_to_id(name)) is not None:
+                added[found] = name
+        spec.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+        if spec["model"]["type"] == "BPE":
+            _remove(spec["model"], added)
+        self._backend = Tokenizer.from_str(json.dumps(spec))
+        # What could not be taken out of the model (the unknown token; other kinds of model) is looked for every time.
+        vocabulary = set(self._backend.get_vocab().values())
+        self._reachable = {i: content for i, content in added.items() if i in vocabulary}
+
+    def __call__(self, text: str) -> list[int]:
+        return self.batch([text])[0]
+
+    def batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text. Raises RecordError where the model itself would write an added token."""
+        return [self._checked(encoding.ids) for encoding in self._backend.encode_batch_fast(texts)]
+
+    def starts(self, texts: Sequence[str]) -> list[list[int]]:
+        """For every token of each text, the character of the text where it starts."""
+        return [[start for start, _ in encoding.offsets] for encoding in self._backend.encode_batch(texts)]
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if self._reachable and not self._reachable.keys().isdisjoint(ids):
+            content = next(self._reachable[i] for i in ids if i in self._reachable)
+            raise RecordError(
+                f"the text would become the tokenizer's own token {content!r}, which text must never do; "
+                "change the text, or use a byte-level tokenizer"
+            )
+        return ids
+
+
+class _Known(NamedTuple):
+    added: dict[int, Any]
+    control: Control
+    plain: PlainEncoder
+
+
+_KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+
+
+def _known(tokenizer: Any) -> _Known:
+    if not tokenizer.is_fast:
+        raise TokenizerError(f"{type(tokenizer).__name__} is no fast tokenizer; load one with a tokenizer.json")
+    backend = tokenizer.backend_tokenizer
+    added = {i: token.content for i, token in backend.get_added_tokens_decoder().items()}
+    known = _KNOWN.get(tokenizer)
+    if known is None or known.added != added:
+        known = _KNOWN[tokenizer] = _Known(added, _control(tokenizer), PlainEncoder(backend))
+    return known
+
+
+def _control(tokenizer: Any) -> Control:
+    ids = {name: tokenizer.backend_tokenizer.token_to_id(name) for name in (IM_START, IM_END, END_OF_TEXT)}
+    missing = [name for name, found in ids.items() if found is None]
+    if missing:
+        raise TokenizerError(f"the tokenizer has no {', '.join(missing)}; add the ChatML tokens to it first")
+    begins = tokenizer("")["input_ids"]
+    bos = tokenizer.bos_token_id
+    return Control(*ids.values(), bos=bos if bos is not None and begins[:1] == [bos] else None)
+
+
+def _remove(model: dict[str, Any], added: dict[int, str]) -> None:
+    """Take the added tokens out of a BPE model's vocabulary, and the merges that need them (in place).
+
+    The unknown token stays: without it text that the model cannot write would vanish. Raises TokenizerError where an
+    added token is the only way to write a character.
+    """
+    gone = {token for token, i in model["vocab"].items() if i in added and token != model.get("unk_token")}
+    if not gone:
+        return
+    single = sorted(token for token in gone if len(token) == 1)
+    if single:
+        raise TokenizerError(
+            f"the tokenizer declares {', '.join(map(repr, single))} an added token, but text cannot be written "
+            "without it; use another token in its place (for padding: <|endoftext|>)"
+        )
+    prefix = model.get("continuing_subword_prefix") or ""
+
+    def stays(merge: list[str] | str) -> bool:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        return gone.isdisjoint((left, right, left + right.removeprefix(prefix)))
+
+    model["merges"] = [merge for merge in model["merges"] if stays(merge)]
+    model["vocab"] = {token: i for token, i in model["vocab"].items() if token not in gone}

@@ -1,0 +1,116 @@
+"""What is left of what is too long: whole answers, and the same on both sides of a comparison."""
+
+import pytest
+
+from chatml import IGNORE, EncodedTurn, Message, Turn, render
+from chatml.tools import Part, number_exchanges
+from engine.data.length import cut, cut_pair
+
+
+def turn(tokens, exchange, at, *, learnt=False):
+    labels = tokens if learnt else [IGNORE] * len(tokens)
+    return EncodedTurn(Turn("assistant", (Part("", learnt),), range(at, at + 1), exchange), tokens, labels)
+
+
+# A system prompt of 2 tokens, three exchanges of 3 + 4, 2 + 3 and 2 + 4 tokens.
+SYSTEM = turn([1, 2], 0, 0)
+FIRST = [turn([10, 11, 12], 1, 1), turn([13, 14, 15, 16], 1, 2, learnt=True)]
+SECOND = [turn([20, 21], 2, 3), turn([22, 23, 24], 2, 4, learnt=True)]
+THIRD = [turn([30, 31], 3, 5), turn([32, 33, 34, 35], 3, 6, learnt=True)]
+TALK = [SYSTEM, *FIRST, *SECOND, *THIRD]  # 20 tokens
+
+
+def tokens(turns):
+    return [token for turn in turns for token in turn.input_ids]
+
+
+def labels(turns):
+    return [label for turn in turns for label in turn.labels]
+
+
+@pytest.mark.parametrize(
+    ("room", "left"),
+    [
+        (19, [SYSTEM, *SECOND, *THIRD]),
+        (13, [SYSTEM, *SECOND, *THIRD]),
+        (12, [SYSTEM, *THIRD]),
+        (8, [SYSTEM, *THIRD]),
+        (7, None),  # the last exchange is never cut
+    ],
+)
+def test_cut_oldest_turns_keeps_the_system_prompt_and_whole_exchanges(room, left):
+    assert cut(TALK, room, "cut_oldest_turns") == left
+
+
+def test_cut_left_takes_tokens_and_trains_on_whole_answers_alone():
+    # 12 of 20 tokens: one token of the second exchange's question goes, its answer is whole.
+    kept = cut(TALK, 10, "cut_left")
+    assert tokens(kept) == [21, 22, 23, 24, 30, 31, 32, 33, 34, 35]
+    assert labels(kept) == [IGNORE, 22, 23, 24, IGNORE, IGNORE, 32, 33, 34, 35]
+    kept = cut(TALK, 8, "cut_left")
+    assert tokens(kept) == [23, 24, 30, 31, 32, 33, 34, 35]
+    assert labels(kept) == [IGNORE, IGNORE, IGNORE, IGNORE, 32, 33, 34, 35]
+    assert labels(cut(TALK, 3, "cut_left")) == [IGNORE] * 3
+    assert tokens(cut(TALK, 6, "cut_left")) == tokens(THIRD)
+
+
+@pytest.mark.parametrize("policy", ["drop", "error"])
+def test_nothing_else_is_cut(policy):
+    assert cut(TALK, 19, policy) is None
+
+
+# Comparisons: two exchanges shared, then answers of 4 and 2 tokens.
+
+CHOSEN = TALK
+REJECTED = [*TALK[:6], turn([42, 43], 3, 6)]  # 18 tokens
+SHARED = 6
+
+
+@pytest.mark.parametrize(
+    ("room", "dropped"), [(19, FIRST), (13, FIRST), (12, [*FIRST, *SECOND]), (8, [*FIRST, *SECOND])]
+)
+def test_both_sides_lose_the_same_exchanges(room, dropped):
+    kept = cut_pair((CHOSEN, REJECTED), SHARED, room, "cut_oldest_turns")
+    assert kept == tuple([t for t in side if t not in dropped] for side in (CHOSEN, REJECTED))
+
+
+def test_both_sides_lose_the_same_tokens():
+    chosen, rejected = cut_pair((CHOSEN, REJECTED), SHARED, 15, "cut_left")
+    assert tokens(chosen) == tokens(CHOSEN)[5:]
+    assert tokens(rejected) == tokens(REJECTED)[5:]
+
+
+def test_a_comparisons_answer_is_never_cut():
+    chosen, rejected = cut_pair((CHOSEN, REJECTED), SHARED, 4, "cut_left")
+    assert (tokens(chosen), tokens(rejected)) == ([32, 33, 34, 35], [42, 43])
+    assert cut_pair((CHOSEN, REJECTED), SHARED, 3, "cut_left") is None
+    assert cut_pair((CHOSEN, REJECTED), SHARED, 7, "cut_oldest_turns") is None
+    assert cut_pair((CHOSEN, REJECTED), SHARED, 19, "drop") is None
+
+
+def test_sides_that_differ_early_keep_all_from_there():
+    rejected = [SYSTEM, *FIRST, *SECOND[:1], turn([50, 51, 52, 53], 2, 4)]  # differs in the second exchange's answer
+    kept = cut_pair((CHOSEN, rejected), 4, 13, "cut_oldest_turns")
+    assert kept == ([SYSTEM, *SECOND, *THIRD], [SYSTEM, *rejected[3:]])
+    assert cut_pair((CHOSEN, rejected), 4, 12, "cut_oldest_turns") is None
+
+
+# Exchanges
+
+
+def test_exchanges_begin_where_something_is_asked_after_an_answer():
+    roles = ["system", "user", "user", "assistant", "tool", "assistant", "system", "user", "assistant", "user"]
+    assert number_exchanges([Message(role, "") for role in roles]) == [0, 1, 1, 1, 1, 1, 2, 2, 2, 3]
+    assert number_exchanges([Message(role, "") for role in ("assistant", "user", "assistant")]) == [1, 2, 2]
+
+
+TOOL = {"type": "function", "function": {"name": "add"}}
+ROLES = ["user", "assistant", "user", "assistant"]
+
+
+def test_tools_are_never_cut_away():
+    """Hermes has them in the system turn, ReAct in the first question, which then stays with its answer."""
+    talk = [Message(role, "") for role in ROLES]
+    assert [turn.exchange for turn in render(talk, [TOOL], "hermes")] == [0, 1, 1, 2, 2]
+    assert [turn.exchange for turn in render(talk, [TOOL], "react")] == [0, 0, 2, 2]
+    assert [turn.exchange for turn in render(talk, None, "react")] == [1, 1, 2, 2]

@@ -1,0 +1,99 @@
+"""Small fast tokenizers for tests, of the kinds that base models come with; each is trained once a process."""
+
+from functools import lru_cache
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# Qwen's splitting: every digit a piece of its own.
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Text that makes the merges one would meet: roles, control tokens' letters, tools, newlines.
+CORPUS = [
+    "system user assistant tool Hello! How can I assist you today? You are a helpful assistant.",
+    "im_start im_end endoftext begin_of_text eot_id tool_call tool_response |im_end| <|im_end|>\n<|im_start|>user\n",
+    'Thought: I now know the final answer.\nFinal Answer: 7\nAction: add\nAction Input: {"a": 3}\nObservation: 7',
+    '<tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call>\n\n# Tools\n\nYou may call functions',
+    "The quick brown fox jumps over the lazy dog; naïve café, 今天天气很好，你好！ three plus four is seven.\n\n\n",
+] * 4
+
+
+def _trained(normalizer: normalizers.Normalizer | None, vocab_size: int) -> Tokenizer:
+    backend = Tokenizer(models.BPE())
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(CORPUS, trainer)
+    return backend
+
+
+def _special(*names: str) -> list[AddedToken]:
+    return [AddedToken(name, special=True, normalized=False) for name in names]
+
+
+@lru_cache
+def qwen() -> PreTrainedTokenizerFast:
+    """Like Qwen2.5's: control tokens, added tokens that are not special, NFC."""
+    backend = _trained(normalizers.NFC(), 420)
+    backend.add_special_tokens(_special(*CHATML))
+    plain = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|fim_middle|>")
+    backend.add_tokens([AddedToken(name, special=False, normalized=False) for name in plain])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+@lru_cache
+def llama(*, chatml: bool = True) -> PreTrainedTokenizerFast:
+    """Like Llama 3's, with the ChatML tokens added or not: a BOS before every text, no normaliser."""
+    backend = _trained(None, 400)
+    backend.add_special_tokens(
+        _special("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", *(CHATML if chatml else ()))
+    )
+    bos = backend.token_to_id("<|begin_of_text|>")
+    backend.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", bos)]),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>")
+
+
+@lru_cache
+def merged() -> PreTrainedTokenizerFast:
+    """The worst case: nothing splits the text, and the model has learnt the control tokens' names as words of its own.
+
+    Its merges end in the very ids that are then declared added tokens; so do those of a plain word, `answer`.
+    """
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([name for name in (*CHATML, "answer") for _ in range(50)], trainer)
+    before = backend.get_vocab_size()
+    backend.add_special_tokens(_special(*CHATML, "answer"))
+    assert backend.get_vocab_size() == before, "the names were to be in the model's vocabulary already"
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@lru_cache
+def words() -> PreTrainedTokenizerFast:
+    """A model that knows a few words and writes its unknown token, an added one, for all others."""
+    vocabulary = {"[UNK]": 0, "user": 1, "Hi": 2, "assistant": 3, "\n": 4}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s"), behavior="isolated")
+    backend.add_special_tokens(_special("[UNK]", *CHATML))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+ALL = (qwen, llama, merged)
