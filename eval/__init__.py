@@ -1,0 +1,1 @@
+"""What the stages made, measured, and the report on it."""

@@ -1,0 +1,56 @@
+"""One training conversation, token by token: what is read and what is learnt."""
+
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from transformers import PreTrainedTokenizerBase
+
+from chatml import IGNORE, control
+from engine.data.rows import conversation_rows
+from eval.stages import Stage
+from recipes.sections import sources
+
+# Records that are looked at for one that is kept.
+LOOKED_AT = 8
+
+
+class Piece(NamedTuple):
+    """A token as it is shown; several where only together they make a character."""
+
+    text: str
+    learnt: bool
+    control: bool
+
+
+def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """The first conversation that the stage trained on, under its own mask and length policy."""
+    recipe = OmegaConf.create(stage.recipe)
+    source, *_ = sources(stage.recipe["data"]["train"], "data.train")
+    head = {"path": source.path, "split": source.split, "name": source.name, "revision": source.revision}
+    rows, _ = conversation_rows(
+        {**head, "take": LOOKED_AT}, recipe, tokenizer, key="data.train", max_length=recipe.data.max_length
+    )
+    return pieces(rows[0], tokenizer)
+
+
+def pieces(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """The tokens of a row with what each is to the loss."""
+    ids = control(tokenizer)
+    special = {ids.im_start, ids.im_end, ids.endoftext, ids.bos}
+    learnt = [label != IGNORE for label in row["labels"]]
+    shown: list[Piece] = []
+    for _, run in groupby(
+        zip(row["input_ids"], learnt, strict=True), key=lambda token: (token[1], token[0] in special)
+    ):
+        waiting: list[int] = []
+        for token, is_learnt in run:
+            waiting.append(token)
+            text = tokenizer.decode(waiting)
+            # A byte-level token can be a part of a character, which decodes to the replacement character.
+            if not text.endswith("\ufffd"):
+                shown.append(Piece(text, is_learnt, token in special))
+                waiting = []
+        if waiting:
+            shown.append(Piece(tokenizer.decode(waiting), is_learnt, False))
+    return shown

@@ -1,0 +1,104 @@
+"""What an evaluation is made of: the models that a pipeline left, and what they are measured on."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from recipes.schema import Recipe, RecipeError, Section, number
+from recipes.sections import (
+    Attention,
+    ChatML,
+    Dtype,
+    Run,
+    Sampling,
+    TooLong,
+    data_inputs,
+    model_inputs,
+    model_paths,
+    sources,
+)
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Compute(Section):
+    dtype: Dtype = "auto"
+    """type the models are held in; auto is bfloat16 on a GPU that is good at it, float32 elsewhere"""
+    attention: Attention = "auto"
+    """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
+
+
+@dataclass(frozen=True)
+class Subjects(Section):
+    sft: str = MISSING
+    """the policy before PPO, and its reference"""
+    ppo: str | None = None
+    """the policy after PPO"""
+    base: str | None = None
+    """the model before SFT, for its perplexity on pretraining text"""
+    pmp: str | None = None
+    """the preference model, for its accuracy beside the reward model's"""
+    reward: Any = None
+    """the reward model, or a list of them: accuracy, scores of answers, best of n"""
+    gold: str | None = None
+    """function that knows how good an answer is, "module:function"; takes a record and an answer, returns its parts"""
+    best_of_n: int = number(8, least=1)
+    """answers of the SFT model that the reward model chooses from"""
+    prompts_limit: int | None = number(None, least=1)
+    """only this many prompts from the front"""
+
+    def check(self, key: str) -> None:
+        if self.reward is not None:
+            model_paths(self.reward, f"{key}.reward")
+        if self.gold is not None and not FUNCTION.fullmatch(self.gold):
+            raise RecipeError(f"{key}.gold is {self.gold}; it must be written module:function", key=f"{key}.gold")
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    prompts: Any = MISSING
+    """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
+    pairs: Any = None
+    """held-out comparisons that the reward models' accuracy is measured on"""
+    correctness_pairs: Any = None
+    """held-out comparisons whose sides differ in correctness alone"""
+    pretrain: Any = None
+    """held-out plain text for perplexity"""
+    fields: dict[str, str] = field(default_factory=dict)
+    """names in the records -> names that are known: {question: prompt}"""
+    too_long: TooLong = "cut_oldest_turns"
+    """what happens to a prompt longer than max_prompt_tokens, or a comparison longer than max_length"""
+    max_prompt_tokens: int = number(1024, least=16)
+    """tokens in a prompt, the opening of the answer included"""
+    max_length: int = number(2048, least=16)
+    """tokens in one side of a comparison, and in a piece of text"""
+
+    def check(self, key: str) -> None:
+        sources(self.prompts, f"{key}.prompts")
+        sources(self.pairs, f"{key}.pairs")
+        sources(self.correctness_pairs, f"{key}.correctness_pairs")
+        sources(self.pretrain, f"{key}.pretrain")
+
+
+@dataclass(frozen=True)
+class Eval(Recipe):
+    eval: Subjects = field(default_factory=Subjects)
+    model: Compute = field(default_factory=Compute)
+    chatml: ChatML = field(default_factory=ChatML)
+    data: Data = field(default_factory=Data)
+    sampling: Sampling = field(default_factory=Sampling)
+    run: Run = field(default_factory=Run)
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        for name in ("sft", "ppo", "base", "pmp", "reward"):
+            path = getattr(self.eval, name)
+            if path is not None:
+                yield from model_inputs(path, f"eval.{name}")
+        yield from data_inputs(self.data.prompts, "data.prompts")
+        yield from data_inputs(self.data.pairs, "data.pairs")
+        yield from data_inputs(self.data.correctness_pairs, "data.correctness_pairs")
+        yield from data_inputs(self.data.pretrain, "data.pretrain")

@@ -1,0 +1,95 @@
+"""The statistics of an evaluation: pure functions over plain numbers, each with its source."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 10_000
+# The normal distribution's 97.5 % point, for intervals that hold 95 %.
+Z95 = 1.959964
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean, summed without rounding on the way; ValueError of nothing."""
+    if not values:
+        raise ValueError("the mean of no values")
+    return math.fsum(values) / len(values)
+
+
+def paired_bootstrap(differences: Sequence[float], seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences, one for each prompt: (low, high).
+
+    Prompts are drawn with replacement, both policies' figures of a prompt staying together, and the interval lies
+    between the 2.5 and 97.5 % points of the resampled means (Efron & Tibshirani 1993, ch. 13; for paired systems
+    Koehn 2004). The same seed gives the same interval.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Share of prompts where our value is the higher one; a tie counts half."""
+    return mean([float(a > b) + 0.5 * float(a == b) for a, b in zip(ours, theirs, strict=True)])
+
+
+def pair_accuracy(margins: Sequence[float]) -> float:
+    """Share of comparisons whose chosen side scores higher, of r(chosen) - r(rejected); a tie counts half."""
+    return win_rate(margins, [0.0] * len(margins))
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share seen in `count` independent trials (Wilson 1927)."""
+    z2 = Z95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return centre - half, centre + half
+
+
+def best_index(scores: Sequence[float | None]) -> int:
+    """Which answer has the highest score; one without a score (it never ended) is the lowest, of equals the first."""
+    return max(range(len(scores)), key=lambda i: (_rank(scores[i]), -i))
+
+
+def expected_best_of(scores: Sequence[float | None], values: Sequence[float], k: int) -> float:
+    """Expected value of the best-scored of k answers, drawn without replacement from those given.
+
+    The unbiased estimator of Nakano et al. 2021 (appendix I): with answers sorted by score, the one of rank i (from 1,
+    best first) is the best of C(n - i, k - 1) of the C(n, k) subsets. For k = n it is the value at `best_index`.
+    """
+    n = len(scores)
+    order = sorted(range(n), key=lambda i: (-_rank(scores[i]), i))
+    weights = (math.comb(n - rank, k - 1) / math.comb(n, k) for rank in range(1, n + 1))
+    return math.fsum(weight * values[i] for weight, i in zip(weights, order, strict=True))
+
+
+def best_of_kl(n: int) -> float:
+    """KL in nats of best-of-n sampling against the policy it samples from: log n - (n - 1) / n (Stiennon et al. 2020).
+
+    An upper bound, close to the truth as long as no answer is likely by itself (Beirami et al. 2024).
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def perplexity(nll: float, tokens: int) -> float:
+    """exp of the mean negative log-likelihood, in nats, of a token."""
+    return math.exp(nll / tokens)
+
+
+def distinct_share(texts: Sequence[str]) -> float:
+    """Different texts among all; near 0 where a policy says the same to everyone."""
+    return len(set(texts)) / len(texts)
+
+
+def commonest_opening_share(texts: Sequence[str], words: int = 3) -> float:
+    """Share of texts that begin with the commonest first words; near 1 where a policy has one template."""
+    openings = Counter(tuple(text.split()[:words]) for text in texts)
+    return openings.most_common(1)[0][1] / len(texts)
+
+
+def _rank(score: float | None) -> float:
+    return -math.inf if score is None else score

@@ -1,0 +1,96 @@
+"""The figures of a summary side by side: which rows there are, how they are called, and the table that closes a run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+COLUMNS = {"base": "base", "sft": "SFT", "best_of_n": "best of n", "ppo": "PPO"}
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def decimals(count: int) -> Callable[[float], str]:
+    # Adding 0 turns the -0.0 that rounding leaves into 0.0.
+    return lambda value: f"{round(value, count) + 0.0:.{count}f}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    """in summary.json, before _sft, _ppo and so on"""
+    label: str
+    meaning: str
+    show: Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Line:
+    figure: Figure
+    cells: dict[str, str]
+    """column -> text, in COLUMNS' order; empty where there is none"""
+
+
+GOLD = (
+    Figure("gold", "gold score", "how good the answers really are, by a scorer that training never sees", decimals(2)),
+    Figure("accuracy", "right answers", "gold's part for being correct", percent),
+    Figure("manner", "manner", "gold's part for saying it well", decimals(2)),
+)
+OTHERS = (
+    Figure("score", "reward model's score", "what PPO was trained to raise; of finished answers", decimals(2)),
+    Figure("response_tokens", "tokens an answer", "its end token included", decimals(1)),
+    Figure("without_end", "cut off", "answers that ran into the length limit", percent),
+    Figure("distinct", "different answers", "texts that differ, among all answers", percent),
+    Figure("commonest_opening", "same opening", "answers that begin with the commonest three words", percent),
+    Figure("pretrain_ppl", "perplexity of text", "on held-out pretraining text; higher is forgetting", decimals(2)),
+)
+
+
+def lines(summary: dict[str, Any]) -> Iterator[Line]:
+    """The figures that a summary holds for each policy; gold's further parts stand after those that are known."""
+    known = {figure.name for figure in GOLD}
+    names = [name for name in summary.get("gold_parts", []) if name not in known]
+    parts = [Figure(name, f"gold: {name}", "a part of the gold score", decimals(2)) for name in names]
+    for figure in (*GOLD, *parts, *OTHERS):
+        values = {column: summary.get(f"{figure.name}_{column}") for column in COLUMNS}
+        if any(value is not None for value in values.values()):
+            yield Line(figure, {c: "" if value is None else figure.show(value) for c, value in values.items()})
+
+
+def columns(summary: dict[str, Any]) -> list[str]:
+    """Those of COLUMNS that hold anything."""
+    return [column for column in COLUMNS if any(line.cells[column] for line in lines(summary))]
+
+
+def closing_table(summary: dict[str, Any]) -> Group:
+    """What a person sees at the end of an evaluation."""
+    shown = columns(summary)
+    table = Table(title=f"{summary['prompts']:,} held-out prompts", title_justify="left")
+    table.add_column("")
+    for column in shown:
+        table.add_column(COLUMNS[column], justify="right")
+    for line in lines(summary):
+        table.add_row(line.figure.label, *(line.cells[column] for column in shown))
+    return Group(table, *remarks(summary))
+
+
+def remarks(summary: dict[str, Any]) -> Iterator[str]:
+    """What the table's rows cannot say, a sentence each."""
+    if "gold_ppo_minus_sft" in summary:
+        low, high = summary["gold_ppo_minus_sft_ci95"]
+        yield f"gold, PPO - SFT: {summary['gold_ppo_minus_sft']:+.2f}, 95% between {low:+.2f} and {high:+.2f}"
+        yield f"PPO's answer is the better one on {percent(summary['win_rate_ppo_vs_sft'])} of prompts, ties half"
+    if "kl_ppo_ref" in summary:
+        yield f"KL of PPO against SFT: {summary['kl_ppo_ref']:.2f} nats an answer"
+    for key, name in (
+        ("rm_accuracy_pmp", "preference model"),
+        ("rm_accuracy_rm", "reward model"),
+        ("rm_accuracy_correctness", "reward model, correctness alone"),
+    ):
+        if key in summary:
+            count = summary["correctness_pairs" if "correctness" in key else "pairs"]
+            yield f"{name}: right on {100 * summary[key]:.1f}% of {count:,} comparisons"

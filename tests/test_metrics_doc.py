@@ -1,0 +1,50 @@
+"""docs/metrics.md defines what the code writes: no name more, none less."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.run.metrics import read
+from eval.summary import summarise
+
+DOC = Path(__file__).parent.parent / "docs" / "metrics.md"
+# Metrics of a data key or a coefficient that a run need not have.
+ONLY_WITH_EVAL = {"eval_loss", "eval_accuracy", "eval_margin"}
+
+
+def documented(title):
+    """The names in the first columns of a section's tables."""
+    sections = re.split(r"^## ", DOC.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (section,) = [text for text in sections if text.startswith(title)]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    names = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    assert len(names) == len(set(names))
+    return set(names)
+
+
+def written(*folders):
+    names = set()
+    for folder in folders:
+        for row in read(folder / "metrics.jsonl"):
+            names |= row.keys()
+    return names
+
+
+@pytest.mark.parametrize(
+    ("title", "stages"),
+    [("SFT", ("base", "sft")), ("Reward model", ("pmp", "rm")), ("PPO", ("ppo",))],
+)
+def test_every_metric_is_defined(mini, title, stages):
+    names = written(*(mini / stage for stage in stages))
+    assert names <= documented(title)
+    assert documented(title) - names <= ONLY_WITH_EVAL
+
+
+def test_every_figure_is_defined():
+    gold = dict.fromkeys(("gold", "correct", "manner", "length", "instruction"), 0.0)
+    answer = {"text": "", "tokens": 1, "ended": True, "score": 0.0, "gold": gold, "logprob_ppo": 0, "logprob_sft": 0}
+    pairs = [{"data": data, "scores": {"pmp": [1, 0], "rm": [1, 0]}} for data in ("pairs", "correctness_pairs")]
+    losses = dict.fromkeys(("base", "sft", "ppo"), (1.0, 1))
+    figures = summarise([{"answers": {"sft": [answer, answer], "ppo": [answer]}}], pairs, losses, seed=0)
+    assert figures.keys() | {"seconds"} == documented("Evaluation")

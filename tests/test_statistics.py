@@ -1,0 +1,97 @@
+"""The statistics of an evaluation, against numbers worked by hand."""
+
+import math
+from itertools import combinations
+
+import pytest
+
+from eval.statistics import (
+    best_index,
+    best_of_kl,
+    commonest_opening_share,
+    distinct_share,
+    expected_best_of,
+    mean,
+    pair_accuracy,
+    paired_bootstrap,
+    perplexity,
+    wilson_interval,
+    win_rate,
+)
+
+
+def test_the_mean_of_nothing_is_an_error():
+    assert mean([1, 2, 6]) == 3
+    with pytest.raises(ValueError, match="the mean of no values"):
+        mean([])
+
+
+def test_bootstrap_of_equal_differences_has_no_width():
+    assert paired_bootstrap([0.25] * 7, seed=0) == (0.25, 0.25)
+
+
+def test_bootstrap_interval_of_two_prompts():
+    """Resampled means of (0, 1) are 0, ½, 1 with chances ¼, ½, ¼, so both ends are inside 95 %."""
+    assert paired_bootstrap([0.0, 1.0], seed=3) == (0.0, 1.0)
+
+
+def test_bootstrap_interval_of_many_prompts_is_the_normal_one():
+    """Mean ½, standard deviation ½ of a prompt: ½ ± 1.96 · ½ / √400."""
+    low, high = paired_bootstrap([0.0, 1.0] * 200, seed=1)
+    assert low == pytest.approx(0.5 - 0.049, abs=0.004)
+    assert high == pytest.approx(0.5 + 0.049, abs=0.004)
+
+
+def test_bootstrap_is_a_function_of_its_seed():
+    differences = [math.sin(i) for i in range(50)]
+    assert paired_bootstrap(differences, 5, resamples=200) == paired_bootstrap(differences, 5, resamples=200)
+    assert paired_bootstrap(differences, 5, resamples=200) != paired_bootstrap(differences, 6, resamples=200)
+
+
+def test_ties_count_half():
+    assert win_rate([1, 5, 3, 3], [1, 2, 2, 4]) == (0.5 + 1 + 1 + 0) / 4
+    assert pair_accuracy([1.5, -2.0, 0.0, 0.1]) == (1 + 0 + 0.5 + 1) / 4
+
+
+def test_wilson_interval_of_half_of_ten():
+    assert wilson_interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    low, high = wilson_interval(1.0, 10)
+    assert low == pytest.approx(0.7225, abs=1e-4)
+    assert high == pytest.approx(1.0)
+
+
+def test_an_answer_without_score_is_the_last_choice():
+    assert best_index([None, -7.0, None]) == 1
+    assert best_index([None, None]) == 0
+    assert best_index([1.0, 2.0, 2.0]) == 1
+
+
+def test_best_of_k_is_the_mean_over_all_choices_of_k():
+    """Of three answers: k = 1 their mean; k = 2 the pairs give 10, 10 and 4; k = 3 the best."""
+    scores, values = [3.0, 1.0, 2.0], [10.0, 0.0, 4.0]
+    assert [expected_best_of(scores, values, k) for k in (1, 2, 3)] == pytest.approx([14 / 3, 8, 10])
+
+
+def test_best_of_k_equals_trying_all_subsets():
+    scores, values = [0.3, None, 2.0, 2.0, -1.0], [1.0, 2.0, 4.0, 8.0, 16.0]
+    for k in range(1, 6):
+        subsets = list(combinations(range(5), k))
+        tried = [values[s[best_index([scores[i] for i in s])]] for s in subsets]
+        assert expected_best_of(scores, values, k) == pytest.approx(sum(tried) / len(tried))
+
+
+def test_kl_of_best_of_n():
+    assert best_of_kl(1) == 0
+    assert best_of_kl(2) == pytest.approx(0.19315, abs=1e-5)
+    assert best_of_kl(8) == pytest.approx(1.20444, abs=1e-5)
+
+
+def test_perplexity_is_per_token():
+    assert perplexity(6 * math.log(5), 6) == pytest.approx(5)
+
+
+def test_templates_show():
+    texts = ["Gladly! It is red.", "Gladly! It is blue.", "No.", "No."]
+    assert distinct_share(texts) == 3 / 4
+    assert commonest_opening_share(texts) == 2 / 4
+    assert commonest_opening_share([*texts, "Gladly! It is  blue."]) == 3 / 5
