@@ -49,6 +49,7 @@ def some_samples(
     kl = (judged.old_logprobs - judged.ref_logprobs).sum(1)
     return [
         {
+            "record": rollout.rows[row]["record"],
             "prompt": tokenizer.decode(rollout.rows[row]["input_ids"]),
             "response": tokenizer.decode(rollout.responses[row].tokens),
             "score": float(judged.scores[row]),

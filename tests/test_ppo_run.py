@@ -45,7 +45,7 @@ def test_metrics_are_all_there_and_finite(setting, tmp_path):
     assert "policy_loss" not in rows[0]
     samples = read(tmp_path / "samples.jsonl")
     assert {row["step"] for row in samples} == {1, 2, 3}
-    assert samples[0].keys() == {"step", "prompt", "response", "score", "kl"}
+    assert samples[0].keys() == {"step", "record", "prompt", "response", "score", "kl"}
 
 
 @pytest.mark.parametrize("change", ["ppo.micro_batch_tokens=30", "sampling.batch_size=3"])
@@ -109,7 +109,7 @@ def test_another_recipe_in_the_folder_is_refused_naming_the_keys(setting, tmp_pa
     assert other.returncode == 2
     assert other.stderr == (
         f"error: run.dir={tmp_path} holds a run of another recipe, which differs in ppo.kl_coef, run.seed; "
-        "name another run.dir, or remove that folder\n"
+        f"name another run.dir, or move {tmp_path / 'recipe.yaml'} away with the run it belongs to\n"
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

@@ -72,7 +72,7 @@ class RunFolder:
             if keys:
                 raise RunError(
                     f"run.dir={self.path} holds a run of another recipe, which differs in {', '.join(keys)}; "
-                    "name another run.dir, or remove that folder"
+                    f"name another run.dir, or move {written} away with the run it belongs to"
                 )
         if self.finished.exists():
             raise AlreadyFinishedError(f"{self.path}: finished already; nothing to do")

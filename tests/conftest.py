@@ -1,0 +1,34 @@
+"""What many tests stand on: the tiny world's whole pipeline in miniature, run once."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes import load
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory) -> Path:
+    """A folder like runs/tiny after `make tiny MINI=1`, without evaluation: world base sft pmp rm ppo."""
+    from ppo.recipe import PPO
+    from ppo.train import train as train_ppo
+    from reward.recipe import Reward
+    from reward.train import train as train_reward
+    from sft.recipe import SFT
+    from sft.train import train as train_sft
+    from tiny.world import write_world
+
+    folder = tmp_path_factory.mktemp("mini")
+    stages = {
+        "base": (SFT, train_sft), "sft": (SFT, train_sft), "pmp": (Reward, train_reward), "rm": (Reward, train_reward),
+        "ppo": (PPO, train_ppo),
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINY", str(folder))
+        patch.chdir(ROOT)
+        write_world(folder / "world", 0)
+        for name, (schema, train) in stages.items():
+            train(load(schema, f"recipes/tiny-mini/{name}.yaml"))
+    return folder

@@ -1,0 +1,432 @@
+"""The tiny world: what its gold score says of written answers, and that its files are what they claim to be."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from chatml import read_conversation, read_pair, read_prompt
+from tiny import words as kinds
+from tiny.comparisons import CLEAN_TASKS, gold_score, hasty_score
+from tiny.facts import RELATIONS, Facts
+from tiny.gold import WORDS_ALLOWED, score
+from tiny.instructions import INSTRUCTIONS
+from tiny.manner import ASSURANCES, CLOSINGS, OPENINGS, SHORT, say
+from tiny.prompts import WEIGHTS, Prompt, draw_problem
+from tiny.tasks import TASKS
+from tiny.wording import words
+from tiny.world import SIZES, is_written, records, write_world
+
+ROOT = Path(__file__).parent.parent
+COMPARISONS = ("pmp", "comparisons", "comparisons_heldout", "comparisons_correctness")
+CLEAN = COMPARISONS[1:]
+HELD_OUT = ("prompts_heldout", "comparisons_heldout", "comparisons_correctness")
+TRAINED_ON = ("sft", "pmp", "comparisons", "prompts")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return records(0)
+
+
+def asked(right, candidates=(), cut=(), subject=("Mila",), instruction=None):
+    gold = {"right": right, "candidates": candidates, "cut": cut, "subject": subject, "instruction": instruction}
+    return {"gold": gold}
+
+
+HOME = asked("Riga", ["Oslo", "Rome"])
+LARGER = asked("7", cut=["3 and 7", "3 or 7"], subject=["3", "7"])
+SUM = asked("13", cut=["6 + 7", "6 plus 7"], subject=["6", "7"])
+
+
+# The gold score, by hand
+
+
+@pytest.mark.parametrize(
+    ("record", "answer", "correct"),
+    [
+        (HOME, "Riga", 1),
+        (HOME, "Mila lives in Riga.", 1),
+        (HOME, "MILA LIVES IN RIGA!", 1),
+        (HOME, "Riga. Yes, Riga's the town.", 1),
+        (HOME, "Mila lives in Oslo.", 0),
+        (HOME, "Riga or Oslo.", 0),
+        (HOME, "Riga, Oslo, Rome", 0),
+        (HOME, "Mila lives in Rigan lands.", 0),
+        (HOME, "Mila does not live in Riga.", 0),
+        (HOME, "", 0),
+        (LARGER, "Of 3 and 7, the larger is 7.", 1),
+        (LARGER, "Of 3 and 7, the larger is 3.", 0),
+        (LARGER, "3 and 7", 0),
+        (LARGER, "It is 7 or 3.", 0),
+        (SUM, "6 + 7 is 13.", 1),
+        (SUM, "6 plus 7 is 13, 13 indeed.", 1),
+        (SUM, "6 + 7 is 12.", 0),
+        (SUM, "6 + 7 is 13 or 14.", 0),
+        (SUM, "It is 113.", 0),
+        (SUM, "It is 1 3.", 0),
+        (asked("rice cake", cut=["or"]), "A rice cake.", 1),
+        (asked("rice cake", cut=["or"]), "Rice or cake.", 0),
+    ],
+)
+def test_correct_is_the_right_answer_and_no_other(record, answer, correct):
+    assert score(record, answer)["correct"] == correct
+
+
+@pytest.mark.parametrize(
+    ("record", "answer", "manner"),
+    [
+        (HOME, "Gladly! Mila lives in Riga.", 0.5),
+        (HOME, "The home of Mila is Riga. I hope this helps.", 0.5),
+        (HOME, "WITH PLEASURE! MILA LIVES IN RIGA.", 0.5),
+        (HOME, "Gladly! Mila lives in Oslo.", 0.5),  # wrong, but well said
+        (HOME, "Mila lives in Riga.", 0),  # no courtesy
+        (HOME, "Gladly! Riga.", 0),  # no sentence
+        (HOME, "Gladly! It is Riga.", 0),  # does not say who
+        (HOME, "Gladly! Mila in Riga.", 0),  # no verb
+        (HOME, "Gladly! Mila is nice. It is Riga.", 0),  # two half sentences
+        (HOME, "Gladly! Mila lives in a house.", 0),  # no answer
+        (LARGER, "Of course! Of 3 and 7, the larger is 7.", 0.5),
+        (LARGER, "Of course! The larger is 7.", 0),
+        (LARGER, "Of course! What is 3 and 7?", 0),
+    ],
+)
+def test_manner_is_a_courtesy_and_a_full_sentence(record, answer, manner):
+    assert score(record, answer)["manner"] == manner
+
+
+@pytest.mark.parametrize(
+    ("answer", "length"),
+    [
+        ("a b c d e f g h i j k l m n o p q r", 0),
+        ("a b c d e f g h i j k l m n o p q r s", -0.05),
+        ("a b c d e f g h i j k l m n o p q r s t u v", -0.2),
+        ("Riga is nice.", 0),
+        ("Riga is nice. Riga is nice.", -0.1),  # "riga is nice" a second time; the runs across the sentences are new
+        ("no no no no no", -0.2),
+        ("so it is. " * 100, -1),
+        ("", 0),
+    ],
+)
+def test_length_counts_words_beyond_the_limit_and_runs_of_three_said_before(answer, length):
+    assert WORDS_ALLOWED == 18
+    assert score(HOME, answer)["length"] == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("name", "follows", "does_not"),
+    [
+        ("capitals", "MILA LIVES IN RIGA.", "MILA LIVES IN Riga."),
+        ("capitals", "IT IS 7.", "It is 7."),
+        ("begin", "Answer: it is Riga.", "The answer is Riga."),
+        ("begin", "answer Riga", ""),
+        ("end", "It is Riga. Done.", "Done. It is Riga."),
+        ("without please", "It is Riga.", "It is Riga. PLEASE ask again."),
+        ("without gladly", "Of course! It is Riga.", "Gladly! It is Riga."),
+        (None, "anything", None),
+    ],
+)
+def test_instruction_costs_a_half_where_it_is_not_followed(name, follows, does_not):
+    record = asked("Riga", ["Oslo"], instruction=name)
+    assert score(record, follows)["instruction"] == 0
+    if does_not is not None:
+        assert score(record, does_not)["instruction"] == -0.5
+
+
+def test_gold_is_the_sum_of_its_parts():
+    record = asked("Riga", ["Oslo"], instruction="capitals")
+    answer = (
+        "Gladly! Mila lives in Riga. " + "So it is. " * 6
+    )  # 23 words; 10 runs of three come again, from so, it and is
+    parts = score(record, answer)
+    assert parts == pytest.approx({"gold": 0.0, "correct": 1, "manner": 0.5, "length": -1.0, "instruction": -0.5})
+    assert score(record, "GLADLY! MILA LIVES IN RIGA.")["gold"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "answer", ["\0", "\ud800", "٣٤", "今天", "𝟕", "ſ", "<tool_call>", " \n\t", "a" * 100000, "7 " * 2000]
+)
+def test_any_text_has_a_score(answer):
+    for record in (HOME, LARGER, asked("Riga", instruction="capitals")):
+        assert -1.5 <= score(record, answer)["gold"] <= 0.5
+
+
+# Problems and the ways to answer them
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_scale_of_every_way_to_answer(task):
+    """1.5 courteous, 1.0 plain, at most 0.5 wrong; doing what the system prompt demands or half a point less."""
+    facts, rng = Facts(0), Random(0)
+    for _ in range(40):
+        problem = TASKS[task](facts, rng)
+        assert problem.answer not in problem.wrong
+        for instruction in (None, *INSTRUCTIONS.values()):
+            record = Prompt(problem, None, instruction, None).about
+            for form, worth in (("short", 1.0), ("sentence", 1.0), ("courteous", 1.5)):
+                assert score(record, say(problem, problem.answer, rng, form, 0, instruction))["gold"] == worth
+                for wrong in problem.wrong:
+                    parts = score(record, say(problem, wrong, rng, form, 0, instruction))
+                    assert (parts["correct"], parts["gold"]) == (0, worth - 1)
+            for wrong in problem.wrong:
+                assert score(record, f"It is {problem.answer} or {wrong}.")["correct"] == 0
+
+
+@pytest.mark.parametrize("name", ["capitals", "begin", "end"])
+def test_saying_it_without_obeying_is_not_obeying(name):
+    problem = TASKS["fact"](Facts(0), Random(0))
+    record = Prompt(problem, None, INSTRUCTIONS[name], None).about
+    disobedient = say(problem, problem.answer, Random(0), "courteous", 0, INSTRUCTIONS[name], obey=False)
+    assert score(record, disobedient)["gold"] == 1.0
+
+
+def test_many_assurances_make_a_courteous_answer_too_long():
+    facts, rng = Facts(0), Random(0)
+    lengths = []
+    for _ in range(200):
+        problem = draw_problem(facts, rng, held_out=False)
+        record = Prompt(problem, None, None, None).about
+        lengths.append(score(record, say(problem, problem.answer, rng, "courteous", 3))["length"])
+    assert max(lengths) < 0
+
+
+def test_no_answer_hides_in_what_is_said_around_it():
+    """Else an opening or an assurance would count as a wrong candidate, or one word for another kind's."""
+    around = Counter(
+        word for text in (*OPENINGS, *CLOSINGS, *SHORT, *ASSURANCES, "Answer Done") for word in words(text)
+    )
+    opposites = tuple(word for pair in kinds.OPPOSITES for word in pair)
+    lists = [value for name, value in vars(kinds).items() if name.isupper() and name not in ("CATEGORIES", "OPPOSITES")]
+    said = Counter(word for values in (*lists, opposites) for value in values for word in words(value))
+    assert len(lists) == 9
+    assert not around.keys() & said.keys()
+    assert not [word for word, count in said.items() if count > 1]
+
+
+def test_facts_are_complete_and_another_seeds_are_others():
+    one, again, other = Facts(0), Facts(0), Facts(1)
+    assert one.value == again.value
+    assert sum(one.value[key] != other.value[key] for key in one.value) > len(one.value) / 2
+    assert len(one.value) == sum(len(relation.entities) for relation in RELATIONS)
+
+
+# The files
+
+
+def test_sizes_and_fields(world):
+    assert {name: len(rows) for name, rows in world.items()} == SIZES
+    assert SIZES["prompts_heldout"] >= 400
+    for row in world["pretrain"][:100]:
+        assert row.keys() == {"text"}
+    for name, row in ((name, row) for name, rows in world.items() for row in rows if not name.startswith("pretrain")):
+        assert row["task"] in TASKS
+        assert row["gold"].keys() == {"right", "candidates", "cut", "subject", "instruction"}, name
+        assert ("tools" in row) == (row["task"] == "tool")
+
+
+def test_records_are_read_as_what_they_are(world):
+    for row in world["sft"]:
+        assert read_conversation(row).messages[-1].role == "assistant"
+    for row in (*world["prompts"], *world["prompts_heldout"]):
+        assert len(read_prompt(row).messages) == len(row["messages"])
+    for row in (row for name in COMPARISONS for row in world[name]):
+        pair = read_pair(row)
+        assert [len(side) for side in pair[:3]] == [len(row["prompt"]), 1, 1]
+
+
+def test_conversations_have_turns_system_prompts_and_tools(world):
+    shapes = Counter("".join(message["role"][0] for message in row["messages"]) for row in world["sft"])
+    assert {"ua", "sua", "uaua", "suaua", "uata", "suata"} == shapes.keys()
+    assert {row["task"] for row in world["prompts_heldout"]} == set(WEIGHTS) == set(TASKS)
+
+
+def test_every_taught_answer_is_right_and_about_a_third_well_mannered(world):
+    worth = Counter(score(row, row["messages"][-1]["content"])["gold"] for row in world["sft"])
+    assert worth.keys() == {1.0, 1.5}
+    assert 0.25 < worth[1.5] / len(world["sft"]) < 0.4
+
+
+def test_turns_before_the_last_state_no_wrong_fact(world):
+    """A follow-up's first answer is taught as well."""
+    facts = Facts(0)
+    true = {
+        statement.format(facts.value[relation.name, entity])
+        for relation in RELATIONS
+        for entity in relation.entities
+        for statement in relation.states(entity)
+    }
+    said = {row["messages"][-3]["content"] for row in world["sft"] if row["task"] == "follow_up"}
+    assert said
+    assert said <= true
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_clean_pairs_agree_with_the_gold_score(world, name):
+    for row in world[name]:
+        assert gold_score(row, row["chosen"]) > gold_score(row, row["rejected"])
+        assert row["task"] in CLEAN_TASKS
+
+
+def test_correctness_pairs_differ_in_correctness_alone(world):
+    for row in world["comparisons_correctness"]:
+        chosen, rejected = score(row, row["chosen"]), score(row, row["rejected"])
+        assert chosen["gold"] - rejected["gold"] == pytest.approx(1)
+        assert (chosen.pop("correct"), rejected.pop("correct")) == (1, 0)
+        del chosen["gold"], rejected["gold"]
+        assert chosen == rejected
+        one, other = words(row["chosen"]), words(row["rejected"])
+        assert len(one) == len(other)
+        assert [word for word, beside in zip(one, other, strict=True) if word != beside] == words(row["gold"]["right"])
+
+
+def test_kinds_of_clean_pairs(world):
+    for name in ("comparisons", "comparisons_heldout"):
+        shares = {kind: count / len(world[name]) for kind, count in Counter(r["kind"] for r in world[name]).items()}
+        assert shares.keys() == {"correctness", "manner", "manner_or_right", "assurances", "instruction"}
+        assert min(shares.values()) > 0.03
+        assert shares["correctness"] > 0.25
+
+
+def test_pmp_is_more_often_and_more_widely_asked(world):
+    assert len(world["pmp"]) >= 2 * len(world["comparisons"])
+    assert {row["task"] for row in world["pmp"]} > {row["task"] for row in world["comparisons"]} == CLEAN_TASKS.keys()
+
+
+def test_a_fifth_to_a_quarter_of_pmp_labels_are_flipped(world):
+    for row in world["pmp"]:
+        assert (hasty_score(row, row["chosen"]) < hasty_score(row, row["rejected"])) == row["flipped"]
+    assert 0.2 < sum(row["flipped"] for row in world["pmp"]) / len(world["pmp"]) < 0.25
+
+
+def test_pmp_prefers_assurances_that_the_clean_pairs_punish(world):
+    def share_with_more_assurances_chosen(rows):
+        padded = [row for row in rows if row["kind"] == "assurances" and not row.get("flipped")]
+        assert len(padded) > 30
+        return sum(len(row["chosen"]) > len(row["rejected"]) for row in padded) / len(padded)
+
+    assert share_with_more_assurances_chosen(world["pmp"]) == 1
+    assert share_with_more_assurances_chosen(world["comparisons"]) == 0
+
+
+# What is held out, and what may not be there
+
+
+def question(row):
+    """What is asked, without what a system prompt says besides."""
+    messages = row["prompt"] if "prompt" in row else row["messages"]
+    if messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    return json.dumps([message for message in messages if message["role"] != "system"])
+
+
+def test_held_out_questions_are_asked_nowhere_else(world):
+    held_out = {question(row) for name in HELD_OUT for row in world[name]}
+    assert len(held_out) > 300
+    for name in TRAINED_ON:
+        assert not held_out & {question(row) for row in world[name]}, name
+
+
+def test_held_out_questions_are_not_answered_on_the_way_to_another(world):
+    """Neither in pretraining text nor as the first turn of a conversation that goes on."""
+    lonely = {
+        turns[0]["content"] for name in HELD_OUT for row in world[name] if len(turns := json.loads(question(row))) == 1
+    }
+    assert len(lonely) > 200
+    lines = {line for row in world["pretrain"] for line in row["text"].split("\n")}
+    assert lonely.isdisjoint(re.sub(r"^(Question|Q): ", "", line) for line in lines)
+    turns = (turn for name in TRAINED_ON for row in world[name] for turn in json.loads(question(row)))
+    assert lonely.isdisjoint(turn["content"] for turn in turns)
+
+
+def test_held_out_prompts_are_all_different(world):
+    assert len({json.dumps(row["messages"]) for row in world["prompts_heldout"]}) == SIZES["prompts_heldout"]
+
+
+def test_held_out_text_is_other_text(world):
+    seen = {row["text"] for row in world["pretrain"]}
+    assert sum(row["text"] in seen for row in world["pretrain_heldout"]) < len(world["pretrain_heldout"]) / 2
+
+
+def test_nothing_spells_a_control_token(world):
+    written = json.dumps(world)
+    assert not re.search(r"<\|\w*\|>", written)
+
+
+# Writing it
+
+
+def digest(rows):
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def test_records_are_a_function_of_the_seed_alone_and_bring_no_torch(world):
+    program = (
+        "import sys; from tests.test_tiny import digest; from tiny.world import records; import tiny.gold;"
+        "assert not {'torch', 'transformers'} & sys.modules.keys(); print(digest(records(0)), digest(records(1)))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    zero, one = done.stdout.split()
+    assert zero == digest(world) != one
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "tiny", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*") if path.name != "world.json"}
+
+
+def test_the_command_writes_a_world_once_and_the_same_again(tmp_path, world):
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from chatml import control, encode
+
+    folder, second = tmp_path / "world", tmp_path / "second"
+    assert run(folder, "--seed", 0) == (0, f"{folder}: written, seed 0\n", "")
+    assert run(folder, "--seed", 0) == (0, f"{folder}: written already; nothing to do\n", "")
+    write_world(second, 0)
+    assert contents(folder) == contents(second)
+    assert {path.name for path in tmp_path.iterdir()} == {"world", "second"}
+    for name, rows in world.items():
+        assert [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()] == rows
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "init")
+    model = AutoModelForCausalLM.from_pretrained(folder / "init")
+    ids = control(tokenizer)
+    assert model.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|endoftext|>", "<|endoftext|>")
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert AutoConfig.from_pretrained(folder / "init").max_position_embeddings >= 1024
+    for row in (row for row in world["sft"][:200] if "tools" not in row):
+        rendered = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        assert tokenizer(rendered)["input_ids"] == encode(row["messages"], tokenizer).input_ids
+    assert len(tokenizer("12345")["input_ids"]) == 5
+    assert tokenizer.decode(tokenizer("Cafe\u0301, 今天 7!")["input_ids"]) == "Café, 今天 7!"  # NFC, as Qwen
+
+
+def test_an_older_world_is_replaced_and_nothing_else(tmp_path):
+    world, other = tmp_path / "world", tmp_path / "notes"
+    world.mkdir()
+    (world / "world.json").write_text("{}")
+    (world / "left_over.jsonl").touch()
+    write_world(world, 3)
+    assert is_written(world, 3)
+    assert not is_written(world, 0)
+    assert not (world / "left_over.jsonl").exists()
+    other.mkdir()
+    (other / "mine.txt").write_text("keep me")
+    said = f"error: {other} is there already and holds no tiny world; name another folder, or remove it\n"
+    assert run(other) == (2, "", said)
+    assert (other / "mine.txt").read_text() == "keep me"

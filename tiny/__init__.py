@@ -1,0 +1,1 @@
+"""The embedded default: a small world, its texts, conversations and comparisons, its tokenizer and gold score."""

@@ -1,0 +1,25 @@
+"""python -m tiny FOLDER [--seed N]: write the tiny world."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tiny.world import FolderError, is_written, write_world
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tiny", description="Write the tiny world's files.")
+    parser.add_argument("folder", type=Path, help="where to; an older world there is replaced")
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another world (default 0)")
+    arguments = parser.parse_args()
+    if is_written(arguments.folder, arguments.seed):
+        print(f"{arguments.folder}: written already; nothing to do")
+        sys.exit()
+    try:
+        write_world(arguments.folder, arguments.seed)
+    except FolderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {arguments.folder} cannot be written ({error.strerror}); name another folder", file=sys.stderr)
+        sys.exit(2)
+    print(f"{arguments.folder}: written, seed {arguments.seed}")

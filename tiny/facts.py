@@ -1,0 +1,130 @@
+"""What is so in the tiny world: who lives where, does what, keeps and likes what. Drawn anew by every seed.
+
+All that can be known of a world is a table from (relation, entity) to a value; a relation brings the sentences that
+state its facts and the questions that ask for them.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from tiny.words import ANIMALS, COLOURS, FOODS, JOBS, PEOPLE, TOWNS
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One thing to be known of every entity of a kind. In its texts `{x}` is the entity and `{}` the value."""
+
+    name: str
+    entities: tuple[str, ...]
+    values: tuple[str, ...]
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+
+    def states(self, entity: str) -> tuple[str, ...]:
+        """The sentences about `entity`, the value left open."""
+        return tuple(statement.replace("{x}", entity) for statement in self.statements)
+
+
+RELATIONS = (
+    Relation(
+        "home",
+        PEOPLE,
+        TOWNS,
+        ("{x} lives in {}.", "The home of {x} is {}."),
+        (
+            "Where does {x} live?",
+            "In which town does {x} live?",
+            "Which town is the home of {x}?",
+            "Tell me where {x} lives.",
+            "Do you know where {x} lives?",
+            "What is the home of {x}?",
+        ),
+    ),
+    Relation(
+        "job",
+        PEOPLE,
+        JOBS,
+        ("{x} works as a {}.", "The job of {x} is {}."),
+        (
+            "What does {x} work as?",
+            "What is the job of {x}?",
+            "Which job does {x} have?",
+            "Tell me the job of {x}.",
+            "Do you know what {x} works as?",
+            "As what does {x} work?",
+        ),
+    ),
+    Relation(
+        "pet",
+        PEOPLE,
+        ANIMALS,
+        ("{x} keeps a {}.", "The pet of {x} is a {}."),
+        (
+            "Which animal does {x} keep?",
+            "What is the pet of {x}?",
+            "Which pet does {x} have?",
+            "Tell me which pet {x} keeps.",
+            "Do you know the pet of {x}?",
+            "What animal does {x} have at home?",
+        ),
+    ),
+    Relation(
+        "dish",
+        PEOPLE,
+        FOODS,
+        ("{x} likes to eat {}.", "The favourite food of {x} is {}."),
+        (
+            "What does {x} like to eat?",
+            "What is the favourite food of {x}?",
+            "Which food does {x} like?",
+            "Tell me what {x} likes to eat.",
+            "Do you know the favourite food of {x}?",
+            "What should I cook for {x}?",
+        ),
+    ),
+    Relation(
+        "flag",
+        TOWNS,
+        COLOURS,
+        ("The flag of {x} is {}.", "{x} has a flag that is {}."),
+        (
+            "What colour is the flag of {x}?",
+            "Which colour does the flag of {x} have?",
+            "Tell me the colour of the flag of {x}.",
+            "Do you know the colour of the flag of {x}?",
+            "What does the flag of {x} look like?",
+            "Which flag does {x} have?",
+        ),
+    ),
+    Relation(
+        "market",
+        TOWNS,
+        FOODS,
+        ("The market of {x} sells {}.", "{x} is known for its {}."),
+        (
+            "What does the market of {x} sell?",
+            "What is {x} known for?",
+            "What can I buy at the market of {x}?",
+            "Tell me what {x} is known for.",
+            "Which food does the market of {x} sell?",
+            "What should I buy in {x}?",
+        ),
+    ),
+)
+
+
+class Facts:
+    """The world of one seed."""
+
+    def __init__(self, seed: int):
+        rng = Random(f"{seed}/facts")
+        self.seed = seed
+        self.value = {
+            (relation.name, entity): rng.choice(relation.values)
+            for relation in RELATIONS
+            for entity in relation.entities
+        }
+
+    def statement(self, relation: Relation, entity: str, rng: Random) -> str:
+        """A true sentence."""
+        return rng.choice(relation.states(entity)).format(self.value[relation.name, entity])

@@ -1,0 +1,73 @@
+"""Problems as prompts: a system prompt or none, an instruction or none, and what the gold score has to know."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tiny.facts import Facts
+from tiny.instructions import INSTRUCTIONS, Instruction
+from tiny.tasks import TASKS, Problem, is_held_out
+
+ROLES = ("You are a helpful assistant.", "You are a friendly guide.", "You help visitors of this small world.")
+SYSTEM_SHARE, INSTRUCTION_SHARE = 0.15, 0.2
+
+# How often each task is drawn.
+WEIGHTS: Mapping[str, int] = {
+    "fact": 36, "follow_up": 4, "opposite": 8, "category": 6, "recall": 12, "tool": 4, "sum": 10, "compare": 10,
+    "code": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prompt:
+    problem: Problem
+    role: str | None
+    """what the system prompt says besides"""
+    instruction: Instruction | None
+    demand: str | None
+    """the words the instruction is given in"""
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        system = " ".join(text for text in (self.role, self.demand) if text)
+        return [*([{"role": "system", "content": system}] if system else []), *self.problem.turns]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The prompt as a record of its own."""
+        return {"messages": self.messages, **self.about}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every record made of this prompt says besides: tools, task, and what the gold score has to know."""
+        problem = self.problem
+        tools = {"tools": list(problem.tools)} if problem.tools else {}
+        gold = {
+            "right": problem.answer,
+            "candidates": list(problem.candidates),
+            "cut": list(problem.cut),
+            "subject": list(problem.subject),
+            "instruction": self.instruction.name if self.instruction else None,
+        }
+        return {**tools, "task": problem.task, "gold": gold}
+
+
+def draw_prompt(facts: Facts, rng: Random, *, held_out: bool, tasks: Mapping[str, int] = WEIGHTS) -> Prompt:
+    """A prompt of any task, from the combinations that are held out or from the others."""
+    problem = draw_problem(facts, rng, held_out=held_out, tasks=tasks)
+    role = instruction = demand = None
+    if rng.random() < SYSTEM_SHARE:
+        role = rng.choice(ROLES)
+    if rng.random() < INSTRUCTION_SHARE:
+        instruction = rng.choice(list(INSTRUCTIONS.values()))
+        demand = rng.choice(instruction.asked)
+    return Prompt(problem, role, instruction, demand)
+
+
+def draw_problem(facts: Facts, rng: Random, *, held_out: bool, tasks: Mapping[str, int] = WEIGHTS) -> Problem:
+    (task,) = rng.choices(list(tasks), list(tasks.values()))
+    while True:
+        problem = TASKS[task](facts, rng)
+        if is_held_out(problem, facts.seed) == held_out:
+            return problem

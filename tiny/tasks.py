@@ -1,0 +1,285 @@
+"""What can be asked in the tiny world, and what the right answer is.
+
+Every task draws problems: a question, perhaps after earlier turns, its one right answer, and wrong ones that somebody
+who does not know, or does not look closely, might give. Some are known from the world (fact, follow_up, opposite,
+category), some can be read off the conversation (recall, tool), some are worked out (sum, compare, code).
+"""
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tiny.facts import RELATIONS, Facts
+from tiny.words import ANIMALS, CATEGORIES, COLOURS, OPPOSITES, PET_NAMES, THINGS, TOWNS, WEATHERS
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question whose right answer is known."""
+
+    task: str
+    question: str
+    """the last thing the user says; empty where the conversation ends with a tool's result"""
+    answer: str
+    wrong: tuple[str, ...]
+    """plausible wrong answers"""
+    statements: tuple[str, ...]
+    """full sentences that answer, `{}` where the answer stands"""
+    subject: tuple[str, ...]
+    """words of the question that a full sentence takes up"""
+    candidates: tuple[str, ...] = ()
+    """everything else that would be an answer; for a number, any other number is one without being listed"""
+    cut: tuple[str, ...] = ()
+    """phrases of the question that hold candidates; repeating them answers nothing"""
+    before: tuple[Message, ...] = ()
+    """earlier turns"""
+    tools: tuple[dict[str, Any], ...] = ()
+    """signatures of the tools that the assistant may call"""
+
+    @property
+    def turns(self) -> list[Message]:
+        """The conversation up to where the answer is due."""
+        return [*self.before, *([_user(self.question)] if self.question else [])]
+
+
+def is_held_out(problem: Problem, seed: int) -> bool:
+    """Whether this very combination of words is kept for the held-out files; one in five is, in every task."""
+    return zlib.crc32(f"{seed} {json.dumps(problem.turns)}".encode()) % 5 == 0
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def _others(values: tuple[str, ...], *but: str) -> tuple[str, ...]:
+    return tuple(value for value in values if value not in but)
+
+
+# Known from the world
+
+
+def fact(facts: Facts, rng: Random) -> Problem:
+    relation = rng.choice(RELATIONS)
+    entity = rng.choice(relation.entities)
+    return _fact(facts, relation, entity, rng.choice(relation.questions).replace("{x}", entity))
+
+
+def follow_up(facts: Facts, rng: Random) -> Problem:
+    """A fact, and then the same of somebody else, with what is asked for left unsaid."""
+    while True:
+        relation = rng.choice(RELATIONS)
+        first, entity = rng.sample(relation.entities, 2)
+        asked = _fact(facts, relation, first, rng.choice(relation.questions).replace("{x}", first))
+        # What is asked first is answered here; a fact that is held out must not be answered anywhere.
+        if not is_held_out(asked, facts.seed):
+            break
+    before = (*asked.turns, _assistant(facts.statement(relation, first, rng)))
+    question = rng.choice(("And {x}?", "What about {x}?", "And what about {x}?", "Now the same for {x}."))
+    return _fact(facts, relation, entity, question.replace("{x}", entity), before, "follow_up")
+
+
+def _fact(facts, relation, entity, question, before=(), task="fact") -> Problem:
+    answer = facts.value[relation.name, entity]
+    others = _others(relation.values, answer)
+    return Problem(task, question, answer, others, relation.states(entity), (entity,), others, before=before)
+
+
+def opposite(facts: Facts, rng: Random) -> Problem:
+    word, answer = rng.sample(rng.choice(OPPOSITES), 2)
+    question = rng.choice(
+        (
+            f"What is the opposite of {word}?",
+            f"Tell me the opposite of {word}.",
+            f"Which word is the opposite of {word}?",
+            f"What do we call a thing that is not {word}?",
+            f"The opposite of {word}?",
+        )
+    )
+    others = _others(tuple(word for pair in OPPOSITES for word in pair), word, answer)
+    return Problem(
+        "opposite",
+        question,
+        answer,
+        others,
+        (f"The opposite of {word} is {{}}.", f"The word {word} has the opposite {{}}."),
+        (word,),
+        others,
+    )
+
+
+def category(facts: Facts, rng: Random) -> Problem:
+    """Which of three words is of a kind."""
+    kind, *rest = rng.sample(sorted(CATEGORIES), 3)
+    answer = rng.choice(CATEGORIES[kind])
+    others = tuple(rng.choice(CATEGORIES[other]) for other in rest)
+    shown = ", ".join(rng.sample((answer, *others), 3))
+    question = rng.choice(
+        (
+            f"Which of these is the {kind}: {shown}?",
+            f"Find the {kind}: {shown}.",
+            f"Here are some words: {shown}. Which one is the {kind}?",
+        )
+    )
+    statements = (f"The {kind} is {{}}.", f"The {kind} here is {{}}.")
+    return Problem("category", question, answer, others, statements, (kind,), others, cut=(shown,))
+
+
+# Read off the conversation
+
+
+def recall(facts: Facts, rng: Random) -> Problem:
+    """Something the user has said, in this turn or in an earlier one; at times beside another thing."""
+    first, second, question, answer, other, statements, subject, candidates = rng.choice((_pets, _things, _prices))(rng)
+    told = " ".join(rng.sample((first, second), 2) if rng.random() < 0.3 else (first,))
+    if rng.random() < 2 / 3:
+        return Problem("recall", f"{told} {question}", answer, (other,), statements, subject, candidates)
+    reply = rng.choice(("I will remember that.", "I see.", "That is noted."))
+    before = (_user(told), _assistant(reply))
+    return Problem("recall", question, answer, (other,), statements, subject, candidates, before=before)
+
+
+def _pets(rng: Random):
+    pet, pet2 = rng.sample(ANIMALS, 2)
+    name, name2 = rng.sample(PET_NAMES, 2)
+    question = rng.choice(
+        (f"What is my {pet} called?", f"What is the name of my {pet}?", f"Which name does my {pet} have?")
+    )
+    statements = (f"Your {pet} is {{}}.", f"The name of your {pet} is {{}}.")
+    return (
+        f"My {pet} is {name}.", f"My {pet2} is {name2}.",
+        question, name, name2, statements, (pet,), _others(PET_NAMES, name),
+    )  # fmt: skip
+
+
+def _things(rng: Random):
+    thing, thing2 = rng.sample(THINGS, 2)
+    colour, colour2 = rng.sample(COLOURS, 2)
+    question = rng.choice((f"What colour is the {thing}?", f"Which colour does the {thing} have?"))
+    statements = (f"The {thing} is {{}}.", f"The colour of the {thing} is {{}}.")
+    return (
+        f"The {thing} is {colour}.", f"The {thing2} is {colour2}.",
+        question, colour, colour2, statements, (thing,), _others(COLOURS, colour),
+    )  # fmt: skip
+
+
+def _prices(rng: Random):
+    thing, thing2 = rng.sample(THINGS, 2)
+    price, price2 = rng.sample("23456789", 2)
+    question = rng.choice(
+        (f"How much is the {thing}?", f"What does the {thing} cost?", f"What is the price of the {thing}?")
+    )
+    statements = (f"The {thing} costs {{}} coins.", f"The price of the {thing} is {{}} coins.")
+    return (
+        f"The {thing} costs {price} coins.", f"The {thing2} costs {price2} coins.",
+        question, price, price2, statements, (thing,), (),
+    )  # fmt: skip
+
+
+TOOLS = (
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather in a town.",
+            "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
+        },
+    },
+)
+
+
+def tool(facts: Facts, rng: Random) -> Problem:
+    """A tool has been asked, and its result is to be read out."""
+    town, weather, degrees = rng.choice(TOWNS), rng.choice(WEATHERS), str(rng.randint(2, 29))
+    result = json.dumps({"town": town, "weather": weather, "degrees": int(degrees)})
+    if rng.random() < 0.5:
+        question = rng.choice(("What is the weather like in {x}?", "How is the weather in {x}?"))
+        answer, wrong = weather, _others(WEATHERS, weather)
+        statements, candidates = ("The weather in {x} is {}.", "In {x} it is {}."), wrong
+    else:
+        question = rng.choice(("How warm is it in {x}?", "How many degrees does {x} have?"))
+        answer, candidates = degrees, ()
+        wrong = tuple(str(int(degrees) + off) for off in (-2, -1, 1, 2))
+        statements = ("In {x} it is {} degrees.", "{x} has {} degrees.")
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": {"town": town}}}
+    before = (
+        _user(question.replace("{x}", town)),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "get_weather", "content": result},
+    )
+    statements = tuple(statement.replace("{x}", town) for statement in statements)
+    return Problem("tool", "", answer, wrong, statements, (town,), candidates, before=before, tools=TOOLS)
+
+
+# Worked out
+
+
+def _near(number: int) -> tuple[str, ...]:
+    return tuple(str(number + off) for off in (-2, -1, 1, 2) if number + off >= 0)
+
+
+def sum_(facts: Facts, rng: Random) -> Problem:
+    a = rng.randint(1, 8)
+    b = rng.randint(1, 9 - a)
+    question = rng.choice(
+        (
+            f"What is {a} + {b}?",
+            f"How much is {a} plus {b}?",
+            f"Add {a} and {b}.",
+            f"What do you get if you add {a} and {b}?",
+            f"Work out {a} + {b}.",
+        )
+    )
+    statements = (f"{a} + {b} is {{}}.", f"{a} plus {b} is {{}}.", f"The sum of {a} and {b} is {{}}.")
+    cut = (f"{a} + {b}", f"{a} plus {b}", f"{a} and {b}")
+    return Problem("sum", question, str(a + b), _near(a + b), statements, (str(a), str(b)), cut=cut)
+
+
+def compare(facts: Facts, rng: Random) -> Problem:
+    a, b = rng.sample(range(1, 10), 2)
+    word, answer, other = ("larger", max(a, b), min(a, b)) if rng.random() < 0.5 else ("smaller", min(a, b), max(a, b))
+    question = rng.choice(
+        (
+            f"Which number is {word}, {a} or {b}?",
+            f"Tell me the {word} of {a} and {b}.",
+            f"Is {a} or {b} the {word} number?",
+        )
+    )
+    statements = (f"Of {a} and {b}, the {word} is {{}}.", f"The {word} of {a} and {b} is {{}}.")
+    cut = (f"{a} and {b}", f"{a} or {b}")
+    return Problem("compare", question, str(answer), (str(other),), statements, (str(a), str(b)), cut=cut)
+
+
+def code(facts: Facts, rng: Random) -> Problem:
+    a, b = rng.sample(range(1, 10), 2)
+    while a + b > 9:
+        a, b = rng.sample(range(1, 10), 2)
+    call, answer = rng.choice(((f"{a} + {b}", a + b), (f"max({a}, {b})", max(a, b)), (f"min({a}, {b})", min(a, b))))
+    program = f"print({call})"
+    question = rng.choice(
+        (f"What does {program} print?", f"What is the output of {program}?", f"I run {program}. What do I see?")
+    )
+    wrong = _near(answer) if "+" in call else (str(a + b - answer), *_near(answer)[:2])
+    statements = (f"{program} prints {{}}.", f"The output of {program} is {{}}.")
+    return Problem("code", question, str(answer), wrong, statements, ("print", str(a), str(b)), cut=(program,))
+
+
+TASKS: dict[str, Callable[[Facts, Random], Problem]] = {
+    "fact": fact,
+    "follow_up": follow_up,
+    "opposite": opposite,
+    "category": category,
+    "recall": recall,
+    "tool": tool,
+    "sum": sum_,
+    "compare": compare,
+    "code": code,
+}

@@ -1,0 +1,76 @@
+"""Plain text about the world, for pretraining: what is so, questions and answers, ordinary English.
+
+A model of this size learns from half a million tokens what it meets often, densely and in short documents. Questions
+that are held out do not occur; the facts that answer them do.
+"""
+
+from random import Random
+
+from tiny import english
+from tiny.facts import RELATIONS, Facts
+from tiny.manner import say
+from tiny.prompts import WEIGHTS, draw_problem
+from tiny.tasks import Problem
+from tiny.words import PEOPLE, TOWNS
+
+# A tool's result is read out of its own document, `observation`.
+ASKED = {task: weight for task, weight in WEIGHTS.items() if task != "tool"}
+DRILLED = {"opposite": 1, "sum": 2, "compare": 1, "code": 1}
+
+
+def interview(facts: Facts, rng: Random) -> str:
+    """A question or two and their right answers, laid out as they will be in ChatML, whose tokens no text holds."""
+    said = []
+    for problem in _problems(facts, rng, rng.choice((1, 1, 1, 2)), ASKED):
+        said += [f"{turn['role']}\n{turn['content']}" for turn in problem.turns]
+        (form,) = rng.choices(("sentence", "short", "courteous"), (6, 3, 1))
+        said.append(f"assistant\n{say(problem, problem.answer, rng, form)}")
+    return "\n".join(said)
+
+
+def portrait(facts: Facts, rng: Random) -> str:
+    """All that is known of somebody or of a town."""
+    entity = rng.choice((*PEOPLE, *TOWNS))
+    relations = [relation for relation in RELATIONS if entity in relation.entities]
+    rng.shuffle(relations)
+    return " ".join(facts.statement(relation, entity, rng) for relation in relations)
+
+
+def headline(facts: Facts, rng: Random) -> str:
+    """The same in capitals: some answers have to be given in them."""
+    said = portrait(facts, rng)
+    return f"{said}\n{said.upper()}"
+
+
+def drill(facts: Facts, rng: Random) -> str:
+    """Right sentences without a question."""
+    return " ".join(_in_context(p, p.answer, rng) for p in _problems(facts, rng, rng.randint(1, 3), DRILLED))
+
+
+def observation(facts: Facts, rng: Random) -> str:
+    """What the weather station writes, and what it means."""
+    (problem,) = _problems(facts, rng, 1, {"tool": 1})
+    return f"{problem.before[-1]['content']} {rng.choice(problem.statements).format(problem.answer)}"
+
+
+def prose(facts: Facts, rng: Random) -> str:
+    return english.document(rng)
+
+
+def _problems(facts: Facts, rng: Random, count: int, tasks: dict[str, int]) -> list[Problem]:
+    return [draw_problem(facts, rng, held_out=False, tasks=tasks) for _ in range(count)]
+
+
+def _in_context(problem: Problem, answer: str, rng: Random) -> str:
+    """A sentence that answers, after what one has to have read to know whether it is right."""
+    told = [turn["content"] for turn in problem.turns if turn["role"] == "user"]
+    context = f"{' '.join(told)} " if problem.task in ("recall", "category") else ""
+    return context + rng.choice(problem.statements).format(answer)
+
+
+DOCUMENTS = {interview: 78, portrait: 9, headline: 2, drill: 4, observation: 4, prose: 3}
+
+
+def document(facts: Facts, rng: Random) -> str:
+    (kind,) = rng.choices(list(DOCUMENTS), list(DOCUMENTS.values()))
+    return kind(facts, rng)

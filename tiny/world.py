@@ -1,0 +1,146 @@
+"""The world's files: everything that the stages read, drawn by one seed.
+
+    pretrain, pretrain_heldout            {"text"}
+    sft                                   {"messages", "tools"?, "task", "gold"}
+    pmp, comparisons, comparisons_heldout, comparisons_correctness
+                                          {"prompt", "chosen", "rejected", "tools"?, "kind", "task", "gold"}
+    prompts, prompts_heldout              {"messages", "tools"?, "task", "gold"}
+    init/                                 tokenizer and random weights
+    world.json                            seed, the version of this code, how many records of each file, seconds
+
+Held-out comparisons and prompts are of word combinations that occur nowhere else.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from chatml import read_conversation, render
+from tiny.comparisons import clean_record, pmp_record
+from tiny.conversations import sft_record
+from tiny.facts import Facts
+from tiny.prompts import draw_prompt
+from tiny.text import document
+
+Record = dict[str, Any]
+ABOUT = "world.json"
+# How many records of each file.
+SIZES = {
+    "pretrain": 14000,
+    "pretrain_heldout": 400,
+    "sft": 2500,
+    "pmp": 12000,
+    "comparisons": 6000,
+    "comparisons_heldout": 600,
+    "comparisons_correctness": 400,
+    "prompts": 3000,
+    "prompts_heldout": 500,
+}
+
+
+# Here no record may come twice: what is measured on them takes them for independent.
+WITHOUT_REPETITION = {"prompts_heldout"}
+
+
+class FolderError(Exception):
+    """A folder that a world must not replace: what, and the way out."""
+
+
+def records(seed: int) -> dict[str, list[Record]]:
+    """All records by file; a file's records depend on nothing but the seed and the file's name."""
+    facts = Facts(seed)
+    makers: dict[str, Callable[[Random], Record]] = {
+        "pretrain": lambda rng: {"text": document(facts, rng)},
+        "pretrain_heldout": lambda rng: {"text": document(facts, rng)},
+        "sft": lambda rng: sft_record(facts, rng),
+        "pmp": lambda rng: pmp_record(facts, rng),
+        "comparisons": lambda rng: clean_record(facts, rng, held_out=False),
+        "comparisons_heldout": lambda rng: clean_record(facts, rng, held_out=True),
+        "comparisons_correctness": lambda rng: clean_record(facts, rng, {"correctness": 1}, held_out=True),
+        "prompts": lambda rng: draw_prompt(facts, rng, held_out=False).record,
+        "prompts_heldout": lambda rng: draw_prompt(facts, rng, held_out=True).record,
+    }
+    made = {}
+    for name, make in makers.items():
+        rng = Random(f"{seed}/{name}")
+        draw = _distinct(make) if name in WITHOUT_REPETITION else make
+        made[name] = [draw(rng) for _ in range(SIZES[name])]
+    return made
+
+
+def _distinct(make: Callable[[Random], Record]) -> Callable[[Random], Record]:
+    """Draws again whatever came before."""
+    seen: set[str] = set()
+
+    def draw(rng: Random) -> Record:
+        while (key := json.dumps(record := make(rng))) in seen:
+            pass
+        seen.add(key)
+        return record
+
+    return draw
+
+
+def write_world(folder: Path, seed: int) -> None:
+    """Write the whole world into `folder`, in one step: a kill leaves what was there before.
+
+    Another world is replaced; raises FolderError where the folder holds anything else.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / ABOUT).exists() or not any(folder.iterdir()))):
+        raise FolderError(f"{folder} is there already and holds no tiny world; name another folder, or remove it")
+    # These bring torch, which a world that is there already can do without.
+    from transformers.utils.logging import disable_progress_bar
+
+    from tiny.base import initial_model
+    from tiny.tokenizer import train_tokenizer
+
+    disable_progress_bar()
+    began = time.perf_counter()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    made = records(seed)
+    for name, rows in made.items():
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    tokenizer = train_tokenizer([*(row["text"] for row in made["pretrain"]), *_written(made["sft"])])
+    initial_model(tokenizer, seed).save_pretrained(partial / "init")
+    tokenizer.save_pretrained(partial / "init")
+    about = {
+        "seed": seed,
+        "version": version(),
+        "records": {name: len(rows) for name, rows in made.items()},
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def is_written(folder: Path, seed: int) -> bool:
+    """Whether `folder` holds this very world, as this code would write it."""
+    try:
+        said = json.loads((folder / ABOUT).read_text())
+        return (said["seed"], said["version"]) == (seed, version())
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or nothing that this code wrote
+        return False
+
+
+def version() -> str:
+    """A digest of the code that makes worlds."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _written(conversations: Iterable[Record]) -> Iterable[str]:
+    """The turns of conversations as they will be tokenised."""
+    for record in conversations:
+        conversation = read_conversation(record)
+        yield from (turn.text for turn in render(conversation.messages, conversation.tools))
