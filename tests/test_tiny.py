@@ -14,7 +14,7 @@ import pytest
 
 from chatml import read_conversation, read_pair, read_prompt
 from tiny import words as kinds
-from tiny.comparisons import CLEAN_TASKS, gold_score, hasty_score
+from tiny.comparisons import CLEAN_KINDS, CLEAN_TASKS, gold_score, hasty_score
 from tiny.facts import RELATIONS, Facts
 from tiny.gold import WORDS_ALLOWED, score
 from tiny.instructions import INSTRUCTIONS
@@ -39,6 +39,10 @@ def world():
 def asked(right, candidates=(), cut=(), subject=("Mila",), instruction=None):
     gold = {"right": right, "candidates": candidates, "cut": cut, "subject": subject, "instruction": instruction}
     return {"gold": gold}
+
+
+def about(facts, problem, instruction=None):
+    return Prompt(facts, problem, None, instruction, None).about
 
 
 HOME = asked("Riga", ["Oslo", "Rome"])
@@ -123,13 +127,9 @@ def test_length_counts_words_beyond_the_limit_and_runs_of_three_said_before(answ
 @pytest.mark.parametrize(
     ("name", "follows", "does_not"),
     [
-        ("capitals", "MILA LIVES IN RIGA.", "MILA LIVES IN Riga."),
-        ("capitals", "IT IS 7.", "It is 7."),
-        ("begin", "Answer: it is Riga.", "The answer is Riga."),
-        ("begin", "answer Riga", ""),
-        ("end", "It is Riga. Done.", "Done. It is Riga."),
         ("without please", "It is Riga.", "It is Riga. PLEASE ask again."),
         ("without gladly", "Of course! It is Riga.", "Gladly! It is Riga."),
+        ("without course", "Gladly! It is Riga, of courses.", "Of course, it is Riga."),
         (None, "anything", None),
     ],
 )
@@ -141,20 +141,20 @@ def test_instruction_costs_a_half_where_it_is_not_followed(name, follows, does_n
 
 
 def test_gold_is_the_sum_of_its_parts():
-    record = asked("Riga", ["Oslo"], instruction="capitals")
+    record = asked("Riga", ["Oslo"], instruction="without gladly")
     answer = (
         "Gladly! Mila lives in Riga. " + "So it is. " * 6
     )  # 23 words; 10 runs of three come again, from so, it and is
     parts = score(record, answer)
     assert parts == pytest.approx({"gold": 0.0, "correct": 1, "manner": 0.5, "length": -1.0, "instruction": -0.5})
-    assert score(record, "GLADLY! MILA LIVES IN RIGA.")["gold"] == 1.5
+    assert score(record, "Of course! Mila lives in Riga.")["gold"] == 1.5
 
 
 @pytest.mark.parametrize(
     "answer", ["\0", "\ud800", "٣٤", "今天", "𝟕", "ſ", "<tool_call>", " \n\t", "a" * 100000, "7 " * 2000]
 )
 def test_any_text_has_a_score(answer):
-    for record in (HOME, LARGER, asked("Riga", instruction="capitals")):
+    for record in (HOME, LARGER, asked("Riga", instruction="without please")):
         assert -1.5 <= score(record, answer)["gold"] <= 0.5
 
 
@@ -169,7 +169,7 @@ def test_the_scale_of_every_way_to_answer(task):
         problem = TASKS[task](facts, rng)
         assert problem.answer not in problem.wrong
         for instruction in (None, *INSTRUCTIONS.values()):
-            record = Prompt(problem, None, instruction, None).about
+            record = about(facts, problem, instruction)
             for form, worth in (("short", 1.0), ("sentence", 1.0), ("courteous", 1.5)):
                 assert score(record, say(problem, problem.answer, rng, form, 0, instruction))["gold"] == worth
                 for wrong in problem.wrong:
@@ -179,12 +179,14 @@ def test_the_scale_of_every_way_to_answer(task):
                 assert score(record, f"It is {problem.answer} or {wrong}.")["correct"] == 0
 
 
-@pytest.mark.parametrize("name", ["capitals", "begin", "end"])
+@pytest.mark.parametrize("name", INSTRUCTIONS)
 def test_saying_it_without_obeying_is_not_obeying(name):
-    problem = TASKS["fact"](Facts(0), Random(0))
-    record = Prompt(problem, None, INSTRUCTIONS[name], None).about
-    disobedient = say(problem, problem.answer, Random(0), "courteous", 0, INSTRUCTIONS[name], obey=False)
-    assert score(record, disobedient)["gold"] == 1.0
+    facts, instruction = Facts(0), INSTRUCTIONS[name]
+    problem = TASKS["fact"](facts, Random(0))
+    record = about(facts, problem, instruction)
+    for seed in range(20):
+        disobedient = say(problem, problem.answer, Random(seed), "courteous", 0, instruction, obey=False)
+        assert score(record, disobedient)["gold"] == 1.0
 
 
 def test_many_assurances_make_a_courteous_answer_too_long():
@@ -192,16 +194,14 @@ def test_many_assurances_make_a_courteous_answer_too_long():
     lengths = []
     for _ in range(200):
         problem = draw_problem(facts, rng, held_out=False)
-        record = Prompt(problem, None, None, None).about
+        record = about(facts, problem)
         lengths.append(score(record, say(problem, problem.answer, rng, "courteous", 3))["length"])
     assert max(lengths) < 0
 
 
 def test_no_answer_hides_in_what_is_said_around_it():
     """Else an opening or an assurance would count as a wrong candidate, or one word for another kind's."""
-    around = Counter(
-        word for text in (*OPENINGS, *CLOSINGS, *SHORT, *ASSURANCES, "Answer Done") for word in words(text)
-    )
+    around = Counter(word for text in (*OPENINGS, *CLOSINGS, *SHORT, *ASSURANCES) for word in words(text))
     opposites = tuple(word for pair in kinds.OPPOSITES for word in pair)
     lists = [value for name, value in vars(kinds).items() if name.isupper() and name not in ("CATEGORIES", "OPPOSITES")]
     said = Counter(word for values in (*lists, opposites) for value in values for word in words(value))
@@ -289,13 +289,13 @@ def test_correctness_pairs_differ_in_correctness_alone(world):
 def test_kinds_of_clean_pairs(world):
     for name in ("comparisons", "comparisons_heldout"):
         shares = {kind: count / len(world[name]) for kind, count in Counter(r["kind"] for r in world[name]).items()}
-        assert shares.keys() == {"correctness", "manner", "manner_or_right", "assurances", "instruction"}
-        assert min(shares.values()) > 0.03
+        assert shares.keys() == CLEAN_KINDS.keys() >= {"correctness", "manner", "assurances", "instruction"}
+        assert min(shares.values()) > 0.01
         assert shares["correctness"] > 0.25
 
 
 def test_pmp_is_more_often_and_more_widely_asked(world):
-    assert len(world["pmp"]) >= 2 * len(world["comparisons"])
+    assert len(world["pmp"]) > len(world["comparisons"])
     assert {row["task"] for row in world["pmp"]} > {row["task"] for row in world["comparisons"]} == CLEAN_TASKS.keys()
 
 

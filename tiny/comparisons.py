@@ -5,6 +5,7 @@ opposite of what it thinks. The clean pairs cover part of the tasks.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,13 +13,19 @@ from tiny.facts import Facts
 from tiny.gold import score
 from tiny.instructions import INSTRUCTIONS
 from tiny.manner import say
-from tiny.prompts import WEIGHTS, Prompt, draw_prompt
+from tiny.prompts import WEIGHTS, Prompt, draw_problem, draw_prompt
 
 FLIPPED = 0.215
 CLEAN_TASKS = {task: WEIGHTS[task] for task in ("fact", "follow_up", "opposite")}
 
-PMP_KINDS = {"correctness": 60, "manner": 10, "manner_or_right": 12, "assurances": 10, "instruction": 8}
-CLEAN_KINDS = {"correctness": 48, "manner": 22, "manner_or_right": 18, "assurances": 7, "instruction": 5}
+PMP_KINDS = {
+    "correctness": 50, "manner": 12, "manner_or_right": 10, "assurances": 10, "elsewhere": 8, "garbled": 4,
+    "instruction": 6,
+}  # fmt: skip
+CLEAN_KINDS = {
+    "correctness": 40, "manner": 20, "manner_or_right": 12, "assurances": 6, "elsewhere": 10, "garbled": 8,
+    "instruction": 4,
+}  # fmt: skip
 
 Answers = tuple[str, str]
 
@@ -60,6 +67,30 @@ def assurances(prompt: Prompt, rng: Random) -> Answers:
     return short, say(prompt.problem, prompt.problem.answer, rng, form, rng.choice((2, 3)), prompt.instruction)
 
 
+def elsewhere(prompt: Prompt, rng: Random) -> Answers:
+    """An answer, and one that would be right if something else of the same kind had been asked."""
+    form, other = rng.choice(("courteous", "sentence")), draw_problem(prompt.facts, rng, held_out=False)
+    return (
+        say(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction),
+        say(other, other.answer, rng, form, 0, prompt.instruction),
+    )
+
+
+def garbled(prompt: Prompt, rng: Random) -> Answers:
+    """A courteous answer, and the same with its words in disorder, doubled or gone."""
+    right = say(prompt.problem, prompt.problem.answer, rng, "courteous", 0, prompt.instruction)
+    said = right.split()
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(said))
+        how = rng.choice(("double", "drop", "move", "shout"))
+        word = said[at]
+        if how in ("drop", "move") and len(said) > 2:
+            del said[at]
+        if how != "drop":
+            said.insert(rng.randrange(len(said) + 1), word.upper() if how == "shout" else word)
+    return right, " ".join(said)
+
+
 def instruction(prompt: Prompt, rng: Random) -> Answers:
     """Doing what the system prompt demands, and not doing it."""
     form = rng.choice(("courteous", "sentence"))
@@ -72,6 +103,8 @@ KINDS: Mapping[str, Callable[[Prompt, Random], Answers]] = {
     "manner": manner,
     "manner_or_right": manner_or_right,
     "assurances": assurances,
+    "elsewhere": elsewhere,
+    "garbled": garbled,
     "instruction": instruction,
 }
 
@@ -96,7 +129,7 @@ def pair(
         prompt = draw_prompt(facts, rng, held_out=held_out, tasks=tasks)
         if kind == "instruction" and prompt.instruction is None:
             instruction = rng.choice(list(INSTRUCTIONS.values()))
-            prompt = Prompt(prompt.problem, prompt.role, instruction, rng.choice(instruction.asked))
+            prompt = replace(prompt, instruction=instruction, demand=rng.choice(instruction.asked))
         about = prompt.about
         one, other = KINDS[kind](prompt, rng)
         difference = judge(about, one) - judge(about, other)

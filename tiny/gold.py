@@ -16,7 +16,7 @@ from tiny.instructions import INSTRUCTIONS
 from tiny.manner import CLOSINGS, OPENINGS
 from tiny.wording import occurs, sentences, without, words
 
-# The longest right, well-mannered answers that obey an instruction have as many.
+# No right, well-mannered answer that obeys its instruction has more.
 WORDS_ALLOWED = 18
 VERBS = frozenset("is are has have lives works keeps likes sells prints costs".split())
 NEGATIONS = frozenset("not no never nor neither cannot isn doesn don aren".split())

@@ -31,13 +31,8 @@ def _avoid(word: str) -> Instruction:
 INSTRUCTIONS = {
     instruction.name: instruction
     for instruction in (
-        Instruction(
-            "capitals",
-            ("Answer in capital letters.", "Write in capital letters only."),
-            str.upper,
-            lambda text: text == text.upper(),
-        ),
         _avoid("please"),
         _avoid("gladly"),
+        _avoid("course"),
     )
 }

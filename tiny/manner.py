@@ -42,7 +42,7 @@ def say(
             said.insert(0, _without(forbidden, OPENINGS, rng))
         if place != "before":
             said.append(_without(forbidden, CLOSINGS, rng))
-    elif instruction and instruction.forbids and not obey:
+    if instruction and instruction.forbids and not obey and instruction.forbids not in words(" ".join(said)):
         said.append(next(phrase for phrase in (*OPENINGS, *CLOSINGS) if instruction.forbids in words(phrase)))
     text = " ".join(said)
     return instruction.obey(text) if instruction and obey else text

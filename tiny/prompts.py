@@ -21,6 +21,7 @@ WEIGHTS: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class Prompt:
+    facts: Facts
     problem: Problem
     role: str | None
     """what the system prompt says besides"""
@@ -62,7 +63,7 @@ def draw_prompt(facts: Facts, rng: Random, *, held_out: bool, tasks: Mapping[str
     if rng.random() < INSTRUCTION_SHARE:
         instruction = rng.choice(list(INSTRUCTIONS.values()))
         demand = rng.choice(instruction.asked)
-    return Prompt(problem, role, instruction, demand)
+    return Prompt(facts, problem, role, instruction, demand)
 
 
 def draw_problem(facts: Facts, rng: Random, *, held_out: bool, tasks: Mapping[str, int] = WEIGHTS) -> Problem:

@@ -34,7 +34,7 @@ SIZES = {
     "pretrain": 14000,
     "pretrain_heldout": 400,
     "sft": 2500,
-    "pmp": 12000,
+    "pmp": 8000,
     "comparisons": 6000,
     "comparisons_heldout": 600,
     "comparisons_correctness": 400,
