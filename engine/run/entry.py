@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from datasets import disable_progress_bars
 from transformers.utils import logging
 
 from chatml import RecordError
@@ -16,6 +17,7 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2."""
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    disable_progress_bars()
     logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
     try:
         stage(recipe)
