@@ -7,6 +7,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def packed_rows(
     rollout: Rollout, judged: Judged, rows: list[int], budget: int, device: torch.device
 ) -> Iterator[tuple[PackedResponses, dict[str, torch.Tensor]]]:
     """Micro-batches of some rows: the packed sequences, and the judged quantities of their tokens, each (tokens,)."""
-    prompts, tokens = [rollout.prompts[r] for r in rows], [rollout.tokens[r] for r in rows]
+    prompts, tokens = [rollout.rows[r]["input_ids"] for r in rows], [rollout.responses[r].tokens for r in rows]
     lengths = [len(p) + len(y) for p, y in zip(prompts, tokens, strict=True)]
     for run in micro_batches(lengths, budget):
         mask = judged.mask[rows[run]]
@@ -156,9 +157,7 @@ def update_value(
 
 def synchronised(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
     """Average gradients over processes at the last micro-batch only."""
-    import contextlib
-
-    return contextlib.nullcontext() if last else accelerator.no_sync(model)
+    return nullcontext() if last else accelerator.no_sync(model)
 
 
 def step_optimizer(

@@ -83,7 +83,7 @@ class RunCallback(TrainerCallback):
             if name in logs and not torch.tensor(float(logs[name])).isfinite():
                 raise RunError(
                     f"{self.folder.path}: {name} is {logs[name]} at step {state.global_step}; lower "
-                    "trainer.learning_rate or look at the data of that step (the last checkpoint is intact)"
+                    "trainer.learning_rate or look at the data of that step (checkpoints from before it are intact)"
                 )
         if state.is_world_process_zero:
             logs.pop("num_tokens", None)  # TRL's count, which starts at 0 again when a run resumes
