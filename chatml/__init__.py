@@ -7,12 +7,13 @@
 No torch: a tokenizer is handed in.
 """
 
-from chatml.encode import IGNORE, Encoded, EncodedTurn, Mask, encode, encode_turns, generation_prompt, join
+from chatml.encode import IGNORE, Encoded, EncodedTurn, Mask, TrainOn, encode, encode_turns, generation_prompt, join
 from chatml.messages import ROLES, Conversation, Message, Pair, RecordError, ToolCall
 from chatml.records import FIELDS, is_text, read_conversation, read_pair, read_prompt, read_text
 from chatml.template import TEMPLATE, chat_template
 from chatml.tokens import END_OF_TEXT, IM_END, IM_START, Control, TokenizerError, control, plain_encoder
-from chatml.tools import ToolFormat, Turn, render
+from chatml.tools import ToolFormat, render
+from chatml.turns import Turn
 
 __all__ = [
     "END_OF_TEXT",
@@ -33,6 +34,7 @@ __all__ = [
     "TokenizerError",
     "ToolCall",
     "ToolFormat",
+    "TrainOn",
     "Turn",
     "chat_template",
     "control",

@@ -3,15 +3,17 @@
     <|im_start|>role⏎content<|im_end|>⏎        once a turn; <BOS> before the first where the model's format demands one
 
 Control tokens are put by id; role, newline and content are each encoded on their own by an encoder that knows no added
-token (`chatml.tokens`). What the loss falls on is decided by the mask:
+token (`chatml.tokens`), and so are stretches of content that are learnt and that are not. What the loss falls on is
+decided by the mask:
 
 - `assistant`: what the assistant says and its <|im_end|>, and nothing else; not the newline after it.
 - `qwen`: what Qwen's published `finetune.py` trains on: besides that every turn's <|im_start|>, <|im_end|> and the
   newline after it, whoever speaks; not the role word, not the newline after that, not what system and user say.
 - `all`: every token.
 
-Under the first two a message with `train: false` takes no part, nor does a tool's result. A sequence's first token is
-never a target: nothing comes before it to predict it from.
+Under the first two a message with `train: false` takes no part, nor do, departing from Qwen's code, a tool's result and
+an answer of nothing but white space. `last_answer` takes all turns out but the assistant's last. A sequence's first
+token is never a target: nothing comes before it to predict it from.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,9 +22,11 @@ from typing import Any, Literal, get_args
 
 from chatml.messages import Message, read_messages, read_tools
 from chatml.tokens import PlainEncoder, control, plain_encoder
-from chatml.tools import ToolFormat, Turn, render
+from chatml.tools import ToolFormat, render
+from chatml.turns import Turn
 
 Mask = Literal["assistant", "qwen", "all"]
+TrainOn = Literal["every_answer", "last_answer"]
 IGNORE = -100
 
 
@@ -51,6 +55,7 @@ def encode(
     tokenizer: Any,
     *,
     mask: Mask = "assistant",
+    train_on: TrainOn = "every_answer",
     tools: Any = None,
     add_generation_prompt: bool = False,
     tool_format: ToolFormat = "hermes",
@@ -62,30 +67,35 @@ def encode(
     `add_generation_prompt` the sequence ends where the assistant is to begin. Raises RecordError, TokenizerError.
     """
     turns = render(read_messages(messages, "messages"), read_tools(tools), tool_format)
-    (encoded,) = encode_turns([turns], tokenizer, mask)
+    (encoded,) = encode_turns([turns], tokenizer, mask, train_on)
     return join(encoded, tokenizer, add_generation_prompt=add_generation_prompt)
 
 
-def encode_turns(conversations: Iterable[Sequence[Turn]], tokenizer: Any, mask: Mask) -> list[list[EncodedTurn]]:
+def encode_turns(
+    conversations: Iterable[Sequence[Turn]], tokenizer: Any, mask: Mask, train_on: TrainOn = "every_answer"
+) -> list[list[EncodedTurn]]:
     """The turns of many conversations, each with its own tokens, so that whole turns can be left out before `join`.
 
-    All texts go through the tokenizer in one call, which uses all cores.
+    All texts go through the tokenizer in one call, which uses all cores. `train_on` has no say where the mask is `all`.
     """
-    if mask not in get_args(Mask):
-        raise ValueError(f"unknown mask {mask!r}; use {', '.join(get_args(Mask))}")
+    for what, given, known in (("mask", mask, get_args(Mask)), ("train_on", train_on, get_args(TrainOn))):
+        if given not in known:
+            raise ValueError(f"unknown {what} {given!r}; use {', '.join(known)}")
     conversations = [list(turns) for turns in conversations]
     plain, ids = plain_encoder(tokenizer), control(tokenizer)
-    bodies = _bodies([turn for turns in conversations for turn in turns], plain)
+    bodies = _bodies([turn for turns in conversations for turn in turns], plain, ids.markers)
     newline = plain("\n")
     headers = {role: plain(role) for role in {turn.role for turns in conversations for turn in turns}}
 
-    def around(turn: Turn) -> EncodedTurn:
+    def around(turn: Turn, silent: bool) -> EncodedTurn:
         content, labels = next(bodies)
         header = [ids.im_start, *headers[turn.role], *newline]
         end = [] if turn.unfinished else [ids.im_end, *newline]
         tokens = [*header, *content, *end]
         if mask == "all":
             return EncodedTurn(turn, tokens, tokens)
+        if silent:
+            return EncodedTurn(turn, tokens, [IGNORE] * len(tokens))
         above, below = [IGNORE] * len(header), [IGNORE] * len(end)
         if mask == "qwen" and not turn.excluded:
             above[0], below = ids.im_start, end
@@ -93,7 +103,12 @@ def encode_turns(conversations: Iterable[Sequence[Turn]], tokenizer: Any, mask: 
             below[0] = ids.im_end
         return EncodedTurn(turn, tokens, [*above, *labels, *below])
 
-    return [[around(turn) for turn in turns] for turns in conversations]
+    encoded = []
+    for turns in conversations:
+        answers = [at for at, turn in enumerate(turns) if turn.role == "assistant"]
+        last = answers[-1] if answers and train_on == "last_answer" else None
+        encoded.append([around(turn, last not in (None, at)) for at, turn in enumerate(turns)])
+    return encoded
 
 
 def join(turns: Sequence[EncodedTurn], tokenizer: Any, *, add_generation_prompt: bool = False) -> Encoded:
@@ -118,28 +133,34 @@ def generation_prompt(tokenizer: Any) -> list[int]:
     return [control(tokenizer).im_start, *plain("assistant"), *plain("\n")]
 
 
-def _bodies(turns: Sequence[Turn], plain: PlainEncoder) -> Iterator[tuple[list[int], list[int]]]:
+def _bodies(
+    turns: Sequence[Turn], plain: PlainEncoder, markers: Mapping[str, int]
+) -> Iterator[tuple[list[int], list[int]]]:
     """Token ids and labels of each turn's text."""
-    # Which character a token came from matters only where a text is learnt in part, and costs time to know.
-    mixed = [turn for turn in turns if len({part.learn for part in turn.parts}) > 1]
-    starts = iter(plain.starts([turn.text for turn in mixed]))
+    pieces = [_pieces(turn, markers) for turn in turns]
     # Both sides of a comparison hold the same question: every text is encoded once.
-    texts = list(dict.fromkeys(turn.text for turn in turns))
+    texts = list(dict.fromkeys(piece for turn in pieces for piece, _ in turn if isinstance(piece, str)))
     tokens_of = dict(zip(texts, plain.batch(texts), strict=True))
-    for turn in turns:
-        tokens = tokens_of[turn.text]
-        if len({part.learn for part in turn.parts}) > 1:
-            yield tokens, _labels_by_part(turn, tokens, next(starts))
+    for turn in pieces:
+        tokens, labels = [], []
+        for piece, learn in turn:
+            ids = [piece] if isinstance(piece, int) else tokens_of[piece]
+            tokens += ids
+            labels += ids if learn else [IGNORE] * len(ids)
+        yield tokens, labels
+
+
+def _pieces(turn: Turn, markers: Mapping[str, int]) -> list[tuple[str | int, bool]]:
+    """What is encoded on its own, and whether it is learnt: ids of markers, and the text between them.
+
+    Text that is learnt and text that is not never meet in a token.
+    """
+    pieces: list[tuple[str | int, bool]] = []
+    for text, learn, marker in turn.parts:
+        if marker and text in markers:
+            pieces.append((markers[text], learn))
+        elif pieces and isinstance(pieces[-1][0], str) and pieces[-1][1] == learn:
+            pieces[-1] = (pieces[-1][0] + text, learn)
         else:
-            yield tokens, tokens if turn.parts[0].learn else [IGNORE] * len(tokens)
-
-
-def _labels_by_part(turn: Turn, tokens: list[int], starts: list[int]) -> list[int]:
-    """A token belongs to the part that its first character stands in."""
-    labels, end, parts = [], 0, iter(turn.parts)
-    for token, start in zip(tokens, starts, strict=True):
-        while start >= end:
-            part = next(parts)
-            end += len(part.text)
-        labels.append(token if part.learn else IGNORE)
-    return labels
+            pieces.append((text, learn))
+    return pieces

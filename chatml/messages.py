@@ -31,6 +31,10 @@ class ToolCall:
     name: str
     arguments: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        check_text(self.name, "a tool's name")
+        check_json(self.arguments, f"the arguments of {self.name!r}")
+
     def as_dict(self) -> dict[str, Any]:
         return {"type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
@@ -58,6 +62,11 @@ class Message:
             raise RecordError(f"train is {self.train!r}; use true or false")
         if self.tool_calls and self.role != "assistant":
             raise RecordError(f"a {self.role} message calls tools; only an assistant message can")
+
+    @property
+    def says_something(self) -> bool:
+        """False for an answer of nothing but white space: to learn it is to learn silence."""
+        return bool(self.content.strip() or self.tool_calls)
 
     def as_dict(self) -> dict[str, Any]:
         """The message as `apply_chat_template` takes it; keys that say nothing are left out."""
@@ -99,6 +108,15 @@ def check_text(text: Any, what: str) -> str:
             "it is no text: write the character whole"
         ) from None
     return text
+
+
+def check_json(value: Any, what: str) -> None:
+    """Raises RecordError naming `what` where a value cannot be written as JSON, or not as text."""
+    try:
+        written = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"{what} cannot be written as JSON ({error}); use text, numbers, lists and objects") from None
+    check_text(written, what)
 
 
 def kind(value: Any) -> str:
@@ -194,11 +212,10 @@ def _call(call: Any) -> ToolCall:
     function = call.get("function") or call
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RecordError("a tool call has no name; give it name and arguments")
-    name = check_text(function["name"], "a tool's name")
+    name = function["name"]
     arguments = read_json(function.get("arguments") or {}, f"the arguments of {name!r}")
     if not isinstance(arguments, Mapping):
         raise RecordError(f"the arguments of {name!r} are {kind(arguments)}; they must be an object")
-    check_text(json.dumps(arguments, ensure_ascii=False), f"the arguments of {name!r}")
     return ToolCall(name, dict(arguments))
 
 
@@ -214,7 +231,7 @@ def read_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise RecordError("'tools' holds a tool without a name; give it name, description and parameters")
-        check_text(json.dumps(function, ensure_ascii=False), f"the tool {function['name']!r}")
+        check_json(function, f"the tool {function['name']!r}")
         tools.append({"type": "function", "function": dict(function)})
     return tuple(tools) or None
 
@@ -225,7 +242,7 @@ def read_json(value: Any, what: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{what}: no JSON ({error})") from None
 
 

@@ -1,22 +1,22 @@
 """The chat template saved with every tokenizer, for `apply_chat_template` and the engines that serve a model.
 
-It renders to the tokens of `chatml.encode`, tools in hermes form, with three differences that a template cannot avoid.
-Content that begins with white space may merge with the newline before it. Content that spells a control token becomes
-it: tokenising a rendered template does not protect (transformers #29279), `chatml.encode` does. And where a tokenizer
-has added tokens named `<tool_call>` and the like, the template's are these, ours are spelled out.
+It renders to the tokens of `chatml.encode`, tools in hermes form, with two differences that a template cannot avoid.
+White space at an edge may merge with what is beyond it: where content begins, and around an observation in ReAct text.
+And content that spells an added token becomes it: tokenising a rendered template does not protect (transformers
+#29279), `chatml.encode` does.
 
 The `{% generation %}` marks stand around what mask `assistant` trains on: content and its <|im_end|>, unless the
-message says `train: false`. No system prompt is put in that the conversation does not have.
+message says `train: false` or nothing at all, and not around observations in ReAct text (`chatml.turns.said`). No
+system prompt is put in that the conversation does not have.
 """
 
 from typing import Any
 
+from chatml.hermes import HERMES_HEAD, HERMES_TAIL
 from chatml.tokens import control
-from chatml.tools import HERMES_HEAD, HERMES_TAIL
 
 TEMPLATE = """\
-{%- macro said(message) -%}
-    {{- message.content if message.content is string else '' -}}
+{%- macro calls(message) -%}
     {%- for call in message.tool_calls or [] -%}
         {%- set function = call.function if call.function is defined else call -%}
         {{- '\\n' if message.content or not loop.first else '' -}}
@@ -24,7 +24,6 @@ TEMPLATE = """\
         {%- set arguments = function.arguments -%}
         {{- ', "arguments": ' + (arguments if arguments is string else arguments | tojson) + '}\\n</tool_call>' -}}
     {%- endfor -%}
-    {{- '<|im_end|>' -}}
 {%- endmacro -%}
 {%- if tools -%}
     {{- '<|im_start|>system\\n' -}}
@@ -41,12 +40,29 @@ TEMPLATE = """\
     {%- if message.role == 'system' and loop.first and tools -%}
     {%- elif message.role == 'assistant' -%}
         {{- '<|im_start|>assistant\\n' -}}
-        {%- if message.train is false -%}
-            {{- said(message) -}}
+        {%- set text, end = message.content or '', calls(message) + '<|im_end|>' -%}
+        {%- if message.train is false or not (text | trim or message.tool_calls) -%}
+            {{- text + end -}}
         {%- else -%}
-            {%- generation -%}
-                {{- said(message) -}}
-            {%- endgeneration -%}
+            {%- set turn = namespace(result=none) -%}
+            {%- for thought in text.split('\\nThought:') if text -%}
+                {%- set act = (('\\n' if loop.first else '') + thought).split('\\nAction:', 1) -%}
+                {%- set result = act[1].split('\\nObservation:', 1) if act | length == 2 else [] -%}
+                {{- '' if turn.result is none else '\\n' -}}
+                {%- generation -%}
+                    {{- '' if loop.first else '\\nThought:' if turn.result is none else 'Thought:' -}}
+                    {{- thought[:-(result[1] | length)] if result[1] else thought -}}
+                {%- endgeneration -%}
+                {%- set turn.result = result[1] if result | length == 2 else none -%}
+                {{- turn.result or '' -}}
+            {%- endfor -%}
+            {%- if turn.result and not message.tool_calls -%}
+                {{- end -}}
+            {%- else -%}
+                {%- generation -%}
+                    {{- end -}}
+                {%- endgeneration -%}
+            {%- endif -%}
         {%- endif -%}
         {{- '\\n' -}}
     {%- elif message.role == 'tool' -%}

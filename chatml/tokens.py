@@ -10,7 +10,7 @@ Qwen's own `make_context`, which chats, is as strict; its `finetune.py` lets spe
 
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from chatml.messages import RecordError
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+TOOL_MARKERS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
 
 class TokenizerError(ValueError):
@@ -34,6 +35,8 @@ class Control:
     endoftext: int
     bos: int | None
     """put once at the start, by models whose tokenizer puts it before plain text too; None for the others"""
+    markers: Mapping[str, int]
+    """those of TOOL_MARKERS that are added tokens of this tokenizer, for the tool format's own use"""
 
 
 def control(tokenizer: Any) -> Control:
@@ -70,10 +73,6 @@ class PlainEncoder:
         """Token ids of each text. Raises RecordError where the model itself would write an added token."""
         return [self._checked(encoding.ids) for encoding in self._backend.encode_batch_fast(texts)]
 
-    def starts(self, texts: Sequence[str]) -> list[list[int]]:
-        """For every token of each text, the character of the text where it starts."""
-        return [[start for start, _ in encoding.offsets] for encoding in self._backend.encode_batch(texts)]
-
     def _checked(self, ids: list[int]) -> list[int]:
         if self._reachable and not self._reachable.keys().isdisjoint(ids):
             content = next(self._reachable[i] for i in ids if i in self._reachable)
@@ -85,7 +84,7 @@ class PlainEncoder:
 
 
 class _Known(NamedTuple):
-    added: dict[int, Any]
+    added: dict[int, str]
     control: Control
     plain: PlainEncoder
 
@@ -100,18 +99,22 @@ def _known(tokenizer: Any) -> _Known:
     added = {i: token.content for i, token in backend.get_added_tokens_decoder().items()}
     known = _KNOWN.get(tokenizer)
     if known is None or known.added != added:
-        known = _KNOWN[tokenizer] = _Known(added, _control(tokenizer), PlainEncoder(backend))
+        known = _KNOWN[tokenizer] = _Known(added, _control(tokenizer, added), PlainEncoder(backend))
     return known
 
 
-def _control(tokenizer: Any) -> Control:
+def _control(tokenizer: Any, added: dict[int, str]) -> Control:
     ids = {name: tokenizer.backend_tokenizer.token_to_id(name) for name in (IM_START, IM_END, END_OF_TEXT)}
     missing = [name for name, found in ids.items() if found is None]
     if missing:
         raise TokenizerError(f"the tokenizer has no {', '.join(missing)}; add the ChatML tokens to it first")
     begins = tokenizer("")["input_ids"]
     bos = tokenizer.bos_token_id
-    return Control(*ids.values(), bos=bos if bos is not None and begins[:1] == [bos] else None)
+    return Control(
+        *ids.values(),
+        bos=bos if bos is not None and begins[:1] == [bos] else None,
+        markers={content: i for i, content in added.items() if content in TOOL_MARKERS},
+    )
 
 
 def _remove(model: dict[str, Any], added: dict[int, str]) -> None:

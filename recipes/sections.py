@@ -64,10 +64,20 @@ class Lora(Section):
 class ChatML(Section):
     mask: Literal["assistant", "qwen", "all"] = "assistant"
     """where the loss falls: what the assistant says and its end token, what Qwen's finetuning code trains on, or all"""
+    train_on: Literal["every_answer", "last_answer"] = "every_answer"
+    """whether the loss falls on every assistant turn of a conversation, or on the last one alone"""
     tools: Literal["react", "hermes"] = "hermes"
     """how tools and calls of them are written"""
     system: str | None = None
     """system prompt put before conversations that have none"""
+
+    def check(self, key: str) -> None:
+        if self.mask == "all" and self.train_on == "last_answer":
+            raise RecipeError(
+                f"{key}.train_on=last_answer does not go with {key}.mask=all, which trains on every token; "
+                f"use {key}.mask=assistant",
+                key=f"{key}.train_on",
+            )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from chatml import IGNORE, EncodedTurn, Message, Turn, render
-from chatml.tools import Part, number_exchanges
+from chatml.turns import Part, number_exchanges
 from engine.data.length import cut, cut_pair
 
 

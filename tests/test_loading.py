@@ -18,7 +18,8 @@ from recipes.sections import Lora, Model
 from tests.small_models import small_model
 from tests.tokenizers_for_tests import llama, qwen
 
-CONVERSATION = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "How are you?"}]
+CALL = {"function": {"name": "add", "arguments": {}}}
+CONVERSATION = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "", "tool_calls": [CALL]}]
 
 
 @pytest.fixture(params=["llama tied", "llama untied", "qwen2 tied", "qwen3 untied"])
@@ -71,7 +72,8 @@ def test_full_finetuning_is_saved_and_loads_plainly(base, tmp_path):
 def test_lora_trains_the_control_rows_and_loads_plainly(base, tmp_path, request):
     tokenizer, model = load(base)
     ids = control(tokenizer)
-    rows = [ids.im_start, ids.im_end]
+    rows = [ids.im_start, ids.im_end, *ids.markers.values()]
+    assert sorted(ids.markers) == ([] if "llama" in request.node.name else ["</tool_call>", "<tool_call>"])
     tables = {
         "input": model.get_input_embeddings().weight.clone(),
         "output": model.get_output_embeddings().weight.clone(),

@@ -29,7 +29,7 @@ CONVERSATION = [
 ]
 RECIPE = """\
 model: {{path: {folder}/base/model}}
-chatml: {{mask: assistant, tools: hermes, system: null}}
+chatml: {{mask: assistant, train_on: every_answer, tools: hermes, system: null}}
 data: {{train: {folder}/world/sft.jsonl, eval: null, fields: {{}}, too_long: cut_oldest_turns, max_length: 256}}
 ppo: {{value_warmup_steps: 2}}
 run: {{dir: {folder}/{stage}, seed: 0}}

@@ -22,6 +22,7 @@ from chatml import (
     Mask,
     Message,
     RecordError,
+    TrainOn,
     Turn,
     control,
     encode_turns,
@@ -78,7 +79,7 @@ def conversation_rows(
             with _naming(where):
                 messages, tools = read_conversation(record, recipe.data.fields)
                 conversations.append((where, render(_prompted(messages, recipe), tools, recipe.chatml.tools)))
-        for where, turns in _encoded(conversations, tokenizer, recipe.chatml.mask):
+        for where, turns in _encoded(conversations, tokenizer, recipe.chatml.mask, recipe.chatml.train_on):
             whole = row = join(turns, tokenizer)
             length = len(whole.input_ids)
             if length > max_length:
@@ -219,14 +220,17 @@ def _naming(where: str) -> Iterator[None]:
 
 
 def _encoded(
-    conversations: Sequence[tuple[str, list[Turn]]], tokenizer: Any, mask: Mask
+    conversations: Sequence[tuple[str, list[Turn]]],
+    tokenizer: Any,
+    mask: Mask,
+    train_on: TrainOn = "every_answer",
 ) -> Iterator[tuple[str, list[EncodedTurn]]]:
     try:
-        encoded = encode_turns([turns for _, turns in conversations], tokenizer, mask)
+        encoded = encode_turns([turns for _, turns in conversations], tokenizer, mask, train_on)
     except RecordError:  # rare, so only now is it asked whose
         for where, turns in conversations:
             with _naming(where):
-                encode_turns([turns], tokenizer, mask)
+                encode_turns([turns], tokenizer, mask, train_on)
         raise
     return zip((where for where, _ in conversations), encoded, strict=True)
 

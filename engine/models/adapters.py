@@ -12,14 +12,14 @@ from recipes.sections import Lora
 def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig | None:
     """peft's configuration for this model, or None for full finetuning (`lora.r` = 0).
 
-    The rows of the ChatML tokens are trained as well, in the input table and, where it is a table of its own, in the
-    output one: a base model has either never seen these tokens (Qwen) or has just been given them (Llama). A scalar
-    head is trained whole.
+    The rows of the ChatML tokens, and of the tokens around tool calls where there are some, are trained as well, in the
+    input table and, where it is a table of its own, in the output one: a base model has either never seen these tokens
+    (Qwen) or has just been given them (Llama). A scalar head is trained whole.
     """
     if lora.r == 0:
         return None
     ids = control(tokenizer)
-    rows = [ids.im_start, ids.im_end]
+    rows = [ids.im_start, ids.im_end, *ids.markers.values()]
     tables = [model.get_input_embeddings()]
     if model.can_generate() and not model.config.tie_word_embeddings:
         tables.append(model.get_output_embeddings())

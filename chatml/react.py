@@ -1,0 +1,126 @@
+"""Tools in the report's form (3.4), ReAct.
+
+Instruction and tools stand before the question, and all rounds of Thought, Action, Action Input and Observation inside
+one assistant turn. Qwen's code attaches the instruction to the last question; here it stands before the first, so that
+every answer of a conversation sees the tools, and so that a prompt is always what the whole conversation begins with.
+Our choice, too: the thought before a call that came without one.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from chatml.messages import Message, RecordError, ToolCall
+from chatml.turns import Part, Turn, said
+
+REACT_HEAD = """Answer the following questions as best you can. You have access to the following tools:
+
+{tools}
+
+Use the following format:
+
+Question: the input question you must answer
+Thought: you should always think about what to do
+Action: the action to take, should be one of [{names}]
+Action Input: the input to the action
+Observation: the result of the action
+... (this Thought/Action/Action Input/Observation can be repeated zero or more times)
+Thought: I now know the final answer
+Final Answer: the final answer to the original input question
+
+Begin!
+
+Question: """
+REACT_TOOL = (
+    "{name}: Call this tool to interact with the {name} API. What is the {name} API useful for? {description} "
+    "Parameters: {parameters} Format the arguments as a JSON object."
+)
+REACT_ANSWER = "Thought: I now know the final answer.\nFinal Answer: "
+
+
+def react(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequence[dict[str, Any]]) -> Iterator[Turn]:
+    """The turns of `messages`; raises RecordError for calls made at once that have not all been answered."""
+    questions = (index for index, message in enumerate(messages) if message.role == "user")
+    introduction = next(questions, None) if tools else None
+    base = exchanges[introduction] if introduction is not None else 0
+    start = 0
+    while start < len(messages):
+        message, stop, unfinished = messages[start], start + 1, False
+        if message.role in ("assistant", "tool"):
+            while stop < len(messages) and _continues(messages, stop):
+                stop += 1
+            role = "assistant"
+            parts, unfinished = _answer(messages, range(start, stop), bool(tools))
+        else:
+            role = message.role
+            text = message.content if start != introduction else _instruction(tools) + message.content
+            parts = (Part(text, False),)
+        exchange = 0 if exchanges[start] == base else exchanges[start]
+        excluded = not any(item.train for item in messages[start:stop])
+        yield Turn(role, parts, range(start, stop), exchange, excluded, unfinished)
+        start = stop
+
+
+def _continues(messages: Sequence[Message], index: int) -> bool:
+    """Whether this message is written into the assistant turn of the one before it."""
+    return messages[index].role == "tool" or (
+        messages[index].role == "assistant" and messages[index - 1].role == "tool"
+    )
+
+
+def _instruction(tools: Sequence[dict[str, Any]]) -> str:
+    functions = [tool["function"] for tool in tools]
+    lines = [
+        REACT_TOOL.format(
+            name=function["name"],
+            description=function.get("description") or "",
+            parameters=_json(function.get("parameters") or {}),
+        )
+        for function in functions
+    ]
+    names = ", ".join(function["name"] for function in functions)
+    return REACT_HEAD.format(tools="\n\n".join(lines), names=names)
+
+
+def _answer(messages: Sequence[Message], indices: range, tools: bool) -> tuple[tuple[Part, ...], bool]:
+    """One assistant turn: rounds of an action and its observation, then the answer; and whether it is unfinished."""
+    parts: list[Part] = []
+    waiting: list[tuple[ToolCall, bool]] = []  # calls made together are written one after the other
+
+    def act(call: ToolCall, thought: str, learn: bool) -> None:
+        written = (
+            f"Thought: {thought or f'I can use {call.name}.'}\nAction: {call.name}\n"
+            f"Action Input: {_json(call.arguments)}\nObservation:"
+        )
+        parts.extend(said(written, learn))
+
+    for index in indices:
+        message = messages[index]
+        if message.role == "tool":
+            parts.append(Part(f" {message.content}", False))
+            if waiting:
+                parts.append(Part("\n", False))
+                act(waiting[0][0], "", waiting.pop(0)[1])
+            continue
+        if parts:
+            parts.append(Part("\n", False))
+        if message.tool_calls:
+            first, *others = message.tool_calls
+            act(first, message.content, message.train)
+            waiting = [(call, message.train) for call in others]
+        else:
+            says = (REACT_ANSWER if tools or len(indices) > 1 else "") + message.content
+            parts.extend(said(says, message.train and message.says_something))
+    if waiting:
+        raise RecordError(
+            f"message {indices[-1] + 1}: {len(waiting) + 1} tools are called at once and not all have answered; "
+            "ReAct writes one call at a time: add the results, or use chatml.tools=hermes"
+        )
+    unfinished = indices[-1] == len(messages) - 1 and messages[indices[-1]].role == "tool"
+    if unfinished:
+        parts.append(Part("\nThought:", False))
+    return tuple(parts), unfinished
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
