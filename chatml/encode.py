@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from chatml.messages import Message, read_messages, read_tools
+from chatml.forms import read_messages, read_tools
+from chatml.messages import Message
 from chatml.tokens import PlainEncoder, control, plain_encoder
 from chatml.tools import ToolFormat, render
 from chatml.turns import Turn

@@ -88,11 +88,10 @@ def _answer(messages: Sequence[Message], indices: range, tools: bool) -> tuple[t
     waiting: list[tuple[ToolCall, bool]] = []  # calls made together are written one after the other
 
     def act(call: ToolCall, thought: str, learn: bool) -> None:
-        written = (
-            f"Thought: {thought or f'I can use {call.name}.'}\nAction: {call.name}\n"
-            f"Action Input: {_json(call.arguments)}\nObservation:"
-        )
-        parts.extend(said(written, learn))
+        parts.append(Part("Thought: ", learn))
+        parts.extend(said(thought or f"I can use {call.name}.", learn))
+        written = f"\nAction: {call.name}\nAction Input: {_json(call.arguments)}\nObservation:"
+        parts.append(Part(written, learn))
 
     for index in indices:
         message = messages[index]
@@ -109,8 +108,10 @@ def _answer(messages: Sequence[Message], indices: range, tools: bool) -> tuple[t
             act(first, message.content, message.train)
             waiting = [(call, message.train) for call in others]
         else:
-            says = (REACT_ANSWER if tools or len(indices) > 1 else "") + message.content
-            parts.extend(said(says, message.train and message.says_something))
+            learn = message.train and message.says_something
+            if tools or len(indices) > 1:
+                parts.append(Part(REACT_ANSWER, learn))
+            parts.extend(said(message.content, learn))
     if waiting:
         raise RecordError(
             f"message {indices[-1] + 1}: {len(waiting) + 1} tools are called at once and not all have answered; "

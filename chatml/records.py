@@ -16,17 +16,8 @@ this order counts, and a comparison before all. A field that is null is not ther
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chatml.messages import (
-    Conversation,
-    Message,
-    Pair,
-    RecordError,
-    check_text,
-    kind,
-    read_message,
-    read_messages,
-    read_tools,
-)
+from chatml.forms import read_message, read_messages, read_tools
+from chatml.messages import Conversation, Message, Pair, RecordError, check_text, kind
 from chatml.transcripts import is_transcript, read_transcript
 
 FIELDS = (

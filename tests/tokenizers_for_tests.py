@@ -1,9 +1,12 @@
 """Small fast tokenizers for tests, of the kinds that base models come with; each is trained once a process."""
 
+import json
 from functools import lru_cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from tiny.tokenizer import train_tokenizer
 
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # Qwen's splitting: every digit a piece of its own.
@@ -96,4 +99,47 @@ def words() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
 
 
+@lru_cache
+def tiny_world() -> PreTrainedTokenizerFast:
+    """The tiny world's, with NFC."""
+    return train_tokenizer(CORPUS)
+
+
+@lru_cache
+def compatible() -> PreTrainedTokenizerFast:
+    """NFKC makes ASCII of look-alikes, and added tokens are looked for in what it has made."""
+    backend = _trained(normalizers.NFKC(), 400)
+    backend.add_tokens([AddedToken(name, special=False, normalized=True) for name in (*CHATML, "<tool_call>")])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@lru_cache
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """Like Llama 2's: spaces are a letter, unknown characters bytes; its control tokens stand in the vocabulary."""
+    spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    learnt = Tokenizer(models.BPE())
+    learnt.normalizer = spaces
+    learnt.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, show_progress=False))
+    model = json.loads(learnt.to_str())["model"]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    backend = Tokenizer(
+        models.BPE(
+            vocab={name: i for i, name in enumerate(names)},
+            merges=[tuple(merge) for merge in model["merges"]],
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    backend.normalizer = spaces
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(_special("<unk>", "<s>", "</s>", *CHATML))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+
+
 ALL = (qwen, llama, merged)
+"""what layout and masks are tested with"""
+EVERY = (*ALL, tiny_world, compatible, sentencepiece)
+"""what injection is tested with"""
