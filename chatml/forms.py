@@ -60,12 +60,13 @@ def read_message(item: Any) -> Message:
 
 
 def _openai(item: dict[str, Any]) -> Message:
-    single = [item["function_call"]] if "function_call" in item else None  # OpenAI's form before tool_calls
+    # OpenAI's form before tool_calls: a function_call, and answers of the role function.
+    single = [item["function_call"]] if "function_call" in item else None
     calls = tuple(_call(call) for call in _listed(item.get("tool_calls", single), "tool_calls"))
     if "content" not in item and not calls:
         raise RecordError("it has no content")
     return Message(
-        role=item["role"],
+        role="tool" if item["role"] == "function" else item["role"],
         content=_joined(item.get("content", "")),
         train=_train(item),
         tool_calls=calls or None,

@@ -39,7 +39,7 @@ def read_conversation(record: Mapping[str, Any], fields: Fields = None) -> Conve
     messages = _whole(record)
     if not any(message.role == "assistant" for message in messages):
         wanted = _ANSWERS.get(_shape(record, _CONVERSATIONS))
-        hint = f"no {wanted!r}; {_has(record)}" if wanted else "a conversation needs one"
+        hint = f"no {wanted!r}; {_has(record)}" if wanted and wanted not in record else "a conversation needs one"
         raise RecordError(f"no assistant turn, so nothing to train on: {hint}")
     return Conversation(messages, read_tools(record.get("tools")))
 
@@ -104,7 +104,7 @@ def _whole(record: dict[str, Any]) -> Messages:
     if "chosen" in record and "rejected" in record:
         return _side(record, "chosen")
     shape = _shape(record, _CONVERSATIONS)
-    if shape is None and "text" in record:
+    if shape is None and check_text(record.get("text", ""), "'text'"):
         raise RecordError("'text' is plain text, not a conversation; a transcript begins with '\\n\\nHuman:'")
     if shape is None:
         raise RecordError(f"fits no shape of record; {_has(record)}")
