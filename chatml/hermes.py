@@ -28,7 +28,14 @@ For each function call, return a json object with function name and arguments wi
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
 
-_MARKER = re.compile(f"({'|'.join(TOOL_MARKERS)})")
+
+def _marked(text: str) -> tuple[Part, ...]:
+    """Words of the format itself; splitting by a group leaves every second piece a marker."""
+    pieces = re.split(f"({'|'.join(TOOL_MARKERS)})", text)
+    return tuple(Part(piece, False, marker=bool(at % 2)) for at, piece in enumerate(pieces))
+
+
+_HEAD, _TAIL = _marked(HERMES_HEAD), _marked(HERMES_TAIL)
 
 
 def hermes(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequence[dict[str, Any]]) -> Iterator[Turn]:
@@ -38,18 +45,18 @@ def hermes(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequenc
         start = 1 if messages and messages[0].role == "system" else 0
         before = f"{messages[0].content}\n\n" if start and messages[0].content else ""
         signatures = "".join("\n" + _json(tool) for tool in tools)
-        parts = (Part(before, False), *_ours(HERMES_HEAD), Part(signatures, False), *_ours(HERMES_TAIL))
+        parts = (Part(before, False), *_HEAD, Part(signatures, False), *_TAIL)
         yield Turn("system", parts, range(start), 0, excluded=start == 1 and not messages[0].train)
     while start < len(messages):
         message, stop = messages[start], start + 1
-        role, parts = message.role, tuple(_parts(message))
+        role, parts = message.role, [*_parts(message)]
         if role == "tool":
             role = "user"
             while stop < len(messages) and messages[stop].role == "tool":
-                parts = (*parts, Part("\n", False), *_parts(messages[stop]))
+                parts += [Part("\n", False), *_parts(messages[stop])]
                 stop += 1
         excluded = not any(item.train for item in messages[start:stop])
-        yield Turn(role, parts, range(start, stop), exchanges[start], excluded)
+        yield Turn(role, tuple(parts), range(start, stop), exchanges[start], excluded)
         start = stop
 
 
@@ -75,11 +82,6 @@ def _between(name: str, text: str, learn: bool) -> Iterator[Part]:
     yield Part(f"<{name}>", learn, marker=True)
     yield Part(f"\n{text}\n", learn)
     yield Part(f"</{name}>", learn, marker=True)
-
-
-def _ours(text: str) -> list[Part]:
-    """Words of the format itself; splitting by a group leaves every second piece a marker."""
-    return [Part(piece, False, marker=bool(at % 2)) for at, piece in enumerate(_MARKER.split(text))]
 
 
 def _json(value: Any) -> str:

@@ -1,8 +1,13 @@
 """Which tokens of a conversation the loss falls on."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 
-from chatml import IGNORE, control, encode, plain_encoder
+from chatml import IGNORE, Mask, ToolFormat, TrainOn, control, encode, plain_encoder
+from recipes import RecipeError
+from recipes.schema import validate
+from recipes.sections import ChatML
 from tests.talks import ADD, TALK, TOOL_TALK, trained
 from tests.tokenizers_for_tests import ALL, llama, qwen
 
@@ -116,6 +121,21 @@ def test_last_answer_with_tools_is_one_turn_of_the_format():
     assert trained(hermes, qwen()) == ["It is 7.<|im_end|>"]
     react = encode(TOOL_TALK, qwen(), tools=[ADD], tool_format="react", train_on="last_answer")
     assert trained(react, qwen()) == trained(encode(TOOL_TALK, qwen(), tools=[ADD], tool_format="react"), qwen())
+
+
+def test_last_answer_and_every_token_exclude_each_other():
+    with pytest.raises(RecipeError) as error:
+        validate(ChatML(mask="all", train_on="last_answer"), "chatml")
+    assert str(error.value) == (
+        "chatml.train_on=last_answer does not go with chatml.mask=all, which trains on every token; "
+        "use chatml.mask=assistant"
+    )
+
+
+def test_recipes_know_the_names_that_the_encoder_knows():
+    keys = get_type_hints(ChatML)
+    assert (keys["mask"], keys["train_on"]) == (Mask, TrainOn)
+    assert set(get_args(keys["tools"])) == set(get_args(ToolFormat))
 
 
 def test_unknown_names_are_refused():
