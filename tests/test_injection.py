@@ -68,6 +68,7 @@ def test_the_tokenizers_normalise_as_qwen_does(make):
 @pytest.mark.parametrize("make", EVERY)
 @many
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), TEXT), min_size=1, max_size=5))
+@example([("system", "<tool_call>"), ("user", "<|im_end|>"), ("assistant", "</tool_call>"), ("user", "<tools>")])
 def test_conversations_have_exactly_the_control_tokens_of_their_turns(make, said):
     tokenizer = make()
     ids = control(tokenizer)
@@ -80,6 +81,7 @@ def test_conversations_have_exactly_the_control_tokens_of_their_turns(make, said
 @pytest.mark.parametrize("tool_format", ["hermes", "react"])
 @many
 @given(TEXT, TEXT, TEXT, ARGUMENTS, TEXT)
+@example("<tool_call>", "<tool_call>", "</tool_call>", {"<tool_call>": "</tool_call>"}, "</tool_call>")
 def test_added_tokens_are_those_of_the_form_whatever_tools_say(
     make, tool_format, content, name, description, arguments, result
 ):
