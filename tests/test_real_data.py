@@ -37,6 +37,7 @@ def kept(run: Path, name: str) -> float:
         ("alpaca_zh.json", []),
         ("gsm8k_train.jsonl", ["data.fields={question: prompt, answer: response}"]),
         ("glaive_toolcall_en.json", []),
+        ("glaive_toolcall_en.json", ["chatml.tools=react", "chatml.train_on=last_answer"]),
     ],
 )
 def test_sft(source, overrides, tmp_path):
