@@ -6,6 +6,7 @@ from functools import lru_cache
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from chatml.tokens import TOOL_MARKERS
 from tiny.tokenizer import train_tokenizer
 
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -107,9 +108,9 @@ def tiny_world() -> PreTrainedTokenizerFast:
 
 @lru_cache
 def compatible() -> PreTrainedTokenizerFast:
-    """NFKC makes ASCII of look-alikes, and added tokens are looked for in what it has made."""
+    """All tool markers are tokens; NFKC makes ASCII of look-alikes, and added tokens are looked for in what it made."""
     backend = _trained(normalizers.NFKC(), 400)
-    backend.add_tokens([AddedToken(name, special=False, normalized=True) for name in (*CHATML, "<tool_call>")])
+    backend.add_tokens([AddedToken(name, special=False, normalized=True) for name in (*CHATML, *TOOL_MARKERS)])
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
