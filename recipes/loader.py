@@ -58,6 +58,14 @@ def load(schema: type[RecipeT], path: str | Path, overrides: Sequence[str] = ())
     return recipe
 
 
+def load_part(schema: type[RecipeT], path: str | Path, overrides: Sequence[str] = ()) -> RecipeT:
+    """What of any stage's recipe concerns `schema`: as `load`, but sections that it does not have may stand there."""
+    known = {section.name for section in dataclasses.fields(schema)}
+    others = {name for _, values in files.read(Path(path)) for name in values} - known
+    fields = [(name, Any, None) for name in others]
+    return load(dataclasses.make_dataclass(schema.__name__, fields, bases=(schema,), frozen=True), path, overrides)
+
+
 def resolved_yaml(recipe: Recipe) -> str:
     """The whole recipe as YAML with every default and interpolation written out; loading it gives the same recipe."""
     return yaml.safe_dump(_escaped(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=120)
