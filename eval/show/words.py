@@ -1,0 +1,22 @@
+"""Text as words, and runs of words: what duplicates and overlaps are found by.
+
+A word is a run of letters and digits in lower case; punctuation and white space count for nothing (Brown et al. 2020,
+appendix C). Chinese characters and Japanese kana, written without spaces, are a word each: our choice.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+_UNSPACED = "぀-ヿ㐀-䶿一-鿿豈-﫿"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
+
+
+def words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def grams(texts: Iterable[str], length: int) -> Iterator[tuple[str, ...]]:
+    """Every run of `length` words; none reaches from one text into the next, and shorter texts have none."""
+    for text in texts:
+        found = words(text)
+        yield from zip(*(found[start:] for start in range(length)), strict=False)
