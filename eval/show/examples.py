@@ -41,7 +41,8 @@ def examples(seen: Look, *, colour: bool) -> Iterator[tuple[str, Text]]:
 
 def evenly(total: int, count: int) -> list[int]:
     """`count` places from the first to the last of `total`, or all if there are fewer."""
-    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(min(count, total))})
+    count = min(count, total)
+    return [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
 
 
 def marked(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *, colour: bool, style: str = "") -> Text:

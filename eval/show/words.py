@@ -5,14 +5,15 @@ appendix C). Chinese characters and Japanese kana, written without spaces, are a
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 
-_UNSPACED = "぀-ヿ㐀-䶿一-鿿豈-﫿"
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
 
 
 def words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 def grams(texts: Iterable[str], length: int) -> Iterator[tuple[str, ...]]:
