@@ -45,7 +45,8 @@ def write(seen: Look, console: Console) -> None:
 
 def _legend(seen: Look, colour: bool) -> str:
     if seen.of_pairs:
-        return "a comparison: what is shared, then both sides; each is scored at its last <|im_end|>"
+        alone = "; make sft would train on the chosen one" if seen.key == "train" else ""
+        return f"a comparison: what is shared, then both sides, each scored at its last <|im_end|>{alone}"
     if seen.key == "prompts":
         return "prompts as the model gets them; its answer begins where they end"
     mask = "" if seen.of_texts else f" (chatml.mask={seen.recipe.chatml.mask})"
