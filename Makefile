@@ -31,7 +31,7 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check world tiny base sft pmp rm ppo eval report merge chat
+.PHONY: help setup test check world tiny base sft pmp rm ppo eval report show merge chat
 .DEFAULT_GOAL := help
 
 help:
@@ -40,7 +40,8 @@ help:
 	@echo "world    generate that world             base     pretrain a base model on plain text"
 	@echo "sft      supervised finetuning           pmp, rm  preference model, then reward model"
 	@echo "ppo      PPO                             eval     measure; then report: report.html"
-	@echo "chat     talk to a model                 merge    adapters into weights"
+	@echo "show     data as a stage sees it         chat     talk to a model"
+	@echo "merge    adapters into weights"
 	@echo "setup    .venv (others do it too)        test, check"
 
 setup: $(STAMP)
@@ -75,6 +76,7 @@ endif
 
 base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
 eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml
+show: RECIPE ?= $(TINY_RECIPES)/sft.yaml
 chat: RECIPE ?= $(TINY_RECIPES)/ppo.yaml
 
 world: $(STAMP)
@@ -95,6 +97,9 @@ eval: $(STAMP)
 
 report: $(STAMP)
 	$(PYTHON) -m eval.report $(RECIPE) $(OVERRIDES)
+
+show: $(STAMP)
+	@$(PYTHON) -m eval.show $(RECIPE) $(OVERRIDES)
 
 chat: $(STAMP)
 	$(PYTHON) -m eval.chat $(RECIPE) $(OVERRIDES)

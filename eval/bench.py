@@ -9,8 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.rows import pair_rows, prompt_rows, text_rows
-from engine.models.loading import load_causal, load_scalar, load_tokenizer
+from engine.models.loading import load_causal, load_scalar
 from engine.models.responses import sequence_scores
+from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunError, RunFolder
 from eval.recipe import Eval
 from recipes.sections import Model, model_paths

@@ -3,14 +3,12 @@
 Any stage's recipe will do. Of its sections only `run`, `chatml` and `sampling` count here; the others may stand there.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from recipes import RecipeError, files, load, missing_input
+from recipes import RecipeError, load_part, missing_input
 from recipes.schema import Recipe, Section
 from recipes.sections import ChatML, Run, Sampling, model_inputs
 
@@ -38,10 +36,7 @@ class Chat(Recipe):
 
 def chat_recipe(path: str, overrides: Sequence[str]) -> Chat:
     """What of a stage's recipe concerns a chat. Raises RecipeError, also where the model has not been made yet."""
-    known = {section.name for section in dataclasses.fields(Chat)}
-    others = {name for _, values in files.read(Path(path)) for name in values} - known
-    schema = dataclasses.make_dataclass("Chat", [(name, Any, None) for name in others], bases=(Chat,), frozen=True)
-    recipe = load(schema, path, overrides)
+    recipe = load_part(Chat, path, overrides)
     for _, model in model_inputs(recipe.path, "chat.model"):
         if not Path(model).exists():
             raise RecipeError(missing_input(model, Path(path)))

@@ -1,5 +1,6 @@
 """One training conversation, token by token: what is read and what is learnt."""
 
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -13,6 +14,14 @@ from recipes.sections import sources
 
 # Records that are looked at for one that is kept.
 LOOKED_AT = 8
+
+
+class Run(NamedTuple):
+    """Tokens that follow one another and are shown alike."""
+
+    ids: list[int]
+    learnt: bool
+    control: bool
 
 
 class Piece(NamedTuple):
@@ -36,21 +45,25 @@ def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list
 
 def pieces(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     """The tokens of a row with what each is to the loss."""
-    ids = control(tokenizer)
-    special = {ids.im_start, ids.im_end, ids.endoftext, ids.bos}
-    learnt = [label != IGNORE for label in row["labels"]]
     shown: list[Piece] = []
-    for _, run in groupby(
-        zip(row["input_ids"], learnt, strict=True), key=lambda token: (token[1], token[0] in special)
-    ):
+    for run in runs(row, tokenizer):
         waiting: list[int] = []
-        for token, is_learnt in run:
+        for token in run.ids:
             waiting.append(token)
             text = tokenizer.decode(waiting)
             # A byte-level token can be a part of a character, which decodes to the replacement character.
             if not text.endswith("\ufffd"):
-                shown.append(Piece(text, is_learnt, token in special))
+                shown.append(Piece(text, run.learnt, run.control))
                 waiting = []
         if waiting:
-            shown.append(Piece(tokenizer.decode(waiting), is_learnt, False))
+            shown.append(Piece(tokenizer.decode(waiting), run.learnt, False))
     return shown
+
+
+def runs(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Iterator[Run]:
+    """The stretches of a row that are alike to the loss, control tokens apart from text."""
+    ids = control(tokenizer)
+    special = {ids.im_start, ids.im_end, ids.endoftext, ids.bos}
+    tokens = zip(row["input_ids"], row["labels"], strict=True)
+    for (learnt, is_control), run in groupby(tokens, key=lambda token: (token[1] != IGNORE, token[0] in special)):
+        yield Run([token for token, _ in run], learnt, is_control)

@@ -7,8 +7,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from chatml import RecordError, encode
-from engine.models.loading import load_causal, load_tokenizer, scalar_config
+from engine.models.loading import load_causal, scalar_config
 from engine.models.packed import attention
+from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunError
 from eval.chat import Chat
 from recipes.sections import Model

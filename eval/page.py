@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from engine.models.loading import load_tokenizer
+from engine.models.tokenizer import load_tokenizer
 from engine.run import durable, metrics
 from engine.run.folder import RunError
 from eval.conversation import Piece, first_conversation

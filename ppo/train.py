@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.rows import prompt_rows, text_rows
-from engine.models.loading import load_tokenizer, save_model
+from engine.models.loading import save_model
+from engine.models.tokenizer import load_tokenizer
 from engine.run import devices
 from engine.run.folder import RunFolder
 from engine.run.loop import Loop

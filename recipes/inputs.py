@@ -33,13 +33,19 @@ def missing_input(path: str, recipe_path: Path) -> str:
     again = f" SEED={seed[1]}" if seed else ""
     if _inside(path, tiny / "world"):
         return f"{path} does not exist; make it with: make world{again}"
-    makers = {_run_dir(sibling): sibling for sibling in recipe_path.parent.glob("*.yaml") if sibling.stem in TARGETS}
-    within = [folder for folder in makers if folder is not None and _inside(path, folder)]
-    if not within:
+    made_by = maker(path, recipe_path)
+    if made_by is None:
         return f"{path} does not exist; name a file or folder that does, or the id of one on the hub (owner/name)"
-    maker = makers[max(within, key=lambda folder: len(folder.parts))]
-    of_tiny = maker.parent.resolve() == TINY_RECIPES.resolve()
-    return f"{path} does not exist; make it with: make {TARGETS[maker.stem]}{again if of_tiny else f' RECIPE={maker}'}"
+    of_tiny = made_by.parent.resolve() == TINY_RECIPES.resolve()
+    way = again if of_tiny else f" RECIPE={made_by}"
+    return f"{path} does not exist; make it with: make {TARGETS[made_by.stem]}{way}"
+
+
+def maker(path: str, recipe_path: Path) -> Path | None:
+    """The recipe beside `recipe_path` whose run folder `path` lies in; None if there is none."""
+    folders = {_run_dir(sibling): sibling for sibling in recipe_path.parent.glob("*.yaml") if sibling.stem in TARGETS}
+    within = [folder for folder in folders if folder is not None and _inside(path, folder)]
+    return folders[max(within, key=lambda folder: len(folder.parts))] if within else None
 
 
 def _inside(path: str, folder: Path) -> bool:

@@ -5,7 +5,7 @@ dataclass defaults <- the file's `extends`, parents first <- the file <- key=val
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -58,19 +58,38 @@ def load(schema: type[RecipeT], path: str | Path, overrides: Sequence[str] = ())
     return recipe
 
 
+def load_part(schema: type[RecipeT], path: str | Path, overrides: Sequence[str] = ()) -> RecipeT:
+    """What of any stage's recipe concerns `schema`: as `load`, but sections that it does not have may stand there."""
+    known = {section.name for section in dataclasses.fields(schema)}
+    others = {name for _, values in files.read(Path(path)) for name in values} - known
+    fields = [(name, Any, None) for name in others]
+    return load(dataclasses.make_dataclass(schema.__name__, fields, bases=(schema,), frozen=True), path, overrides)
+
+
 def resolved_yaml(recipe: Recipe) -> str:
     """The whole recipe as YAML with every default and interpolation written out; loading it gives the same recipe."""
     return yaml.safe_dump(_escaped(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=120)
 
 
-def from_command_line(schema: type[RecipeT], arguments: Sequence[str] | None = None) -> RecipeT:
+def load_ready(schema: type[RecipeT], path: str, overrides: Sequence[str]) -> RecipeT:
+    """As `load`; RecipeError also where an input is not on this machine."""
+    recipe = load(schema, path, overrides)
+    check_inputs(recipe, Path(path))
+    return recipe
+
+
+def from_command_line(
+    schema: type[RecipeT],
+    arguments: Sequence[str] | None = None,
+    read: Callable[[type[RecipeT], str, Sequence[str]], RecipeT] = load_ready,
+) -> RecipeT:
     """The recipe that `python -m STAGE RECIPE.yaml [--check] [key=value ...]` asks for, its inputs in place.
 
     `--check` says whether the recipe is good and ends there, `--help` tells every key. A mistake is one line on stderr,
     and exit code 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    usage = f"usage: python -m {schema.__module__.split('.')[0]} RECIPE.yaml [--check] [key=value ...]"
+    usage = f"usage: python -m {schema.__module__.rpartition('.')[0]} RECIPE.yaml [--check] [key=value ...]"
     if "-h" in arguments or "--help" in arguments:
         print(usage, *(f"\n{key}={default}\n    {text}" for key, default, text in describe(schema)), sep="\n")
         sys.exit(0)
@@ -79,8 +98,7 @@ def from_command_line(schema: type[RecipeT], arguments: Sequence[str] | None = N
     if not path or "=" in path or path.startswith("-"):
         _exit(f"no recipe given; {usage}")
     try:
-        recipe = load(schema, path, overrides)
-        check_inputs(recipe, Path(path))
+        recipe = read(schema, path, overrides)
     except RecipeError as error:
         _exit(str(error))
     if only_check:

@@ -19,9 +19,10 @@ from trl import RewardConfig, RewardTrainer
 from engine.data.order import stream
 from engine.data.rows import pair_rows
 from engine.models.adapters import lora_config
-from engine.models.loading import load_scalar, load_tokenizer, new_scalar, scalar_config
+from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.packed import pack
 from engine.models.responses import sequence_scores
+from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from reward.recipe import Reward

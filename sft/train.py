@@ -18,9 +18,10 @@ from chatml import IGNORE
 from engine.data.packing import packed, unpacked
 from engine.data.rows import conversation_rows
 from engine.models.adapters import lora_config
-from engine.models.loading import load_causal, load_tokenizer
+from engine.models.loading import load_causal
 from engine.models.logprobs import TokenLogProbs
 from engine.models.packed import pack
+from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from sft.recipe import SFT

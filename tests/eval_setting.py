@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from engine.models.loading import load_tokenizer, new_scalar, save_model
+from engine.models.loading import new_scalar, save_model
+from engine.models.tokenizer import load_tokenizer
 from recipes.sections import Model
 from tests.small_models import small_model
 from tests.tokenizers_for_tests import qwen

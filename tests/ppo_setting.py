@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from engine.models.loading import load_tokenizer, new_scalar, save_model
+from engine.models.loading import new_scalar, save_model
+from engine.models.tokenizer import load_tokenizer
 from ppo.recipe import PPO
 from recipes import load
 from recipes.sections import Model

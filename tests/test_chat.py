@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from chatml import RecordError, control, encode
-from engine.models.loading import load_tokenizer, new_scalar, save_model
+from engine.models.loading import new_scalar, save_model
+from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunError
 from eval import dialogue
 from eval.chat import chat_recipe

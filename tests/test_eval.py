@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from chatml import IM_END, control, encode
-from engine.models.loading import load_causal, load_scalar, load_tokenizer
+from engine.models.loading import load_causal, load_scalar
 from engine.models.packed import attention
 from engine.models.sampling import sample
+from engine.models.tokenizer import load_tokenizer
 from engine.run.entry import run
 from engine.run.metrics import read
 from eval.evaluate import evaluate

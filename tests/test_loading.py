@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatml import control, encode
 from engine.models.adapters import is_adapter, lora_config
-from engine.models.loading import load_causal, load_scalar, load_tokenizer, new_scalar, save_model
+from engine.models.loading import load_causal, load_scalar, new_scalar, save_model
 from engine.models.packed import attention, pack
+from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunError
 from recipes.sections import Lora, Model
 from tests.small_models import small_model

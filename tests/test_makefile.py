@@ -94,6 +94,15 @@ def test_args_are_words_of_the_shell(make):
     ]  # fmt: skip
 
 
+def test_show_takes_any_recipe(make):
+    _, calls = make("show", "ARGS=show.rows=5")
+    _, calls = make("show", "RECIPE=recipes/tiny/pmp.yaml", "SEED=3")
+    assert commands(calls) == [
+        "-m eval.show recipes/tiny/sft.yaml show.rows=5",
+        "-m eval.show recipes/tiny/pmp.yaml run.seed=3",
+    ]
+
+
 def test_with_hardware_the_recipe_is_checked_and_then_launched(make):
     _, calls = make("ppo", "HARDWARE=cpu_2", "ARGS=ppo.steps=3")
     assert commands(calls) == [

@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 
 from chatml import control
-from engine.models.loading import load_tokenizer
 from engine.models.packed import attention
+from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
 from ppo.advantages import ScoreNormaliser
 from ppo.models import load_models

@@ -13,8 +13,9 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer
 
 from chatml import encode
-from engine.models.loading import load_scalar, load_tokenizer
+from engine.models.loading import load_scalar
 from engine.models.responses import sequence_scores
+from engine.models.tokenizer import load_tokenizer
 from engine.run.metrics import read
 from recipes import load
 from recipes.sections import Model

@@ -1,4 +1,4 @@
-"""Models and tokenizers from a folder or a hub id, to be trained or frozen, and their folders written whole.
+"""Models from a folder or a hub id, to be trained or frozen, and their folders written whole.
 
 Trained weights are float32 whatever the checkpoint's type (AdamW at a learning rate of 1e-6 moves no bfloat16 weight);
 frozen models are held in the compute type. A reward model's head and score offset are never made up silently.
@@ -13,38 +13,24 @@ from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from chatml import TokenizerError, control
+from chatml import control
 from engine.models.adapters import base_of, is_adapter, merge_adapter, outgrew_its_base
 from engine.models.logprobs import with_logprobs
 from engine.models.packed import attention_for
 from engine.models.scalar_head import scalar_class
-from engine.models.vocabulary import fit_embeddings, prepare_tokenizer, stop_at_end_of_turn
+from engine.models.vocabulary import fit_embeddings, stop_at_end_of_turn
 from engine.run import durable
 from engine.run.devices import compute_dtype
-from engine.run.folder import RunError
+from engine.run.folder import RunError, first_line
 from recipes.sections import Model
 
 # What makes a configuration that of a reward model, and where it stands beside an adapter.
 SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json"
-
-
-def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of `path`, with ChatML's tokens and template; RunError if there is none to load."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise RunError(f"no tokenizer at {path} ({first_line(error)}); give a model folder or a hub id") from None
-    try:
-        prepare_tokenizer(tokenizer)
-    except TokenizerError as error:
-        raise RunError(f"{path}: {error}") from None
-    return tokenizer
 
 
 def load_causal(
@@ -170,7 +156,3 @@ def save_model(
         else:
             durable.write_json(folder / SCALAR_HEAD, {key: getattr(model.config, key) for key in SCALAR_KEYS})
     tokenizer.save_pretrained(folder)
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

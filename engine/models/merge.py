@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from engine.models.adapters import is_adapter
-from engine.models.loading import load_causal, load_scalar, load_tokenizer, save_model, scalar_config
+from engine.models.loading import load_causal, load_scalar, save_model, scalar_config
+from engine.models.tokenizer import load_tokenizer
 from engine.run import durable
 from engine.run.entry import run
 from engine.run.folder import RunError

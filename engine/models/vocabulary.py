@@ -1,21 +1,9 @@
-"""A base model's vocabulary made ready for ChatML: control tokens, their rows, the template, where generation stops."""
+"""A base model's vocabulary made ready for ChatML: rows for the control tokens, and where generation stops."""
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatml import END_OF_TEXT, IM_END, IM_START, chat_template, control
-
-
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the ChatML tokens that are missing, and our template.
-
-    Where there is no padding token, <|endoftext|> becomes it (as Qwen has it).
-    """
-    known = tokenizer.get_vocab()
-    tokenizer.add_tokens([t for t in (END_OF_TEXT, IM_START, IM_END) if t not in known], special_tokens=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = END_OF_TEXT
-    tokenizer.chat_template = chat_template(tokenizer)
+from chatml import control
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

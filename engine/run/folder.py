@@ -24,6 +24,11 @@ class RunError(RecipeError):
     """A mistake of the person's that shows only once the run has begun."""
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, for a line of ours."""
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
 class AlreadyFinishedError(Exception):
     """The folder holds the finished run of this very recipe; there is nothing to do."""
 

@@ -1,0 +1,31 @@
+"""Tokenizers, made ready for ChatML. No model comes into it: to look at data, nothing needs to be waited for."""
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template
+from engine.run.folder import RunError, first_line
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of `path`, with ChatML's tokens and template; RunError if there is none to load."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise RunError(f"no tokenizer at {path} ({first_line(error)}); give a model folder or a hub id") from None
+    try:
+        prepare_tokenizer(tokenizer)
+    except TokenizerError as error:
+        raise RunError(f"{path}: {error}") from None
+    return tokenizer
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the ChatML tokens that are missing, and our template.
+
+    Where there is no padding token, <|endoftext|> becomes it (as Qwen has it).
+    """
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([t for t in (END_OF_TEXT, IM_START, IM_END) if t not in known], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = END_OF_TEXT
+    tokenizer.chat_template = chat_template(tokenizer)

@@ -1,0 +1,160 @@
+"""What there is to show, and how it is read: of any stage's recipe the sections that say where data comes from, how it
+is tokenised and masked. The other sections may stand there.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from recipes import RecipeError, files, load_part
+from recipes.inputs import check_inputs, maker
+from recipes.schema import Recipe, Section, number, show
+from recipes.sections import ChatML, Run, TooLong, data_inputs, model_inputs, sources
+
+KEYS = ("train", "eval", "prompts", "pairs", "correctness_pairs", "pretrain")
+# What a model learns from, and what must therefore not be in an evaluation set.
+LEARNT_FROM = ("train", "prompts", "pretrain")
+
+
+@dataclass(frozen=True)
+class View(Section):
+    rows: int = number(3, least=0)
+    """records that are printed, whole, at even distances from the first to the last"""
+    places: int = number(3, least=0)
+    """places that are named for each finding in the table"""
+    key: str | None = None
+    """only this data key: train, eval, prompts, pairs, correctness_pairs or pretrain; without it all that are given"""
+    against: Any = None
+    """evaluation sets that training data should not overlap with: a source or a list of them; without it data.eval,
+    and what the eval.yaml beside the recipe names"""
+
+    def check(self, key: str) -> None:
+        sources(self.against, f"{key}.against")
+        if self.key is not None and self.key not in KEYS:
+            raise RecipeError(f"{key}.key is {show(self.key)}; it must be one of {', '.join(KEYS)}", key=f"{key}.key")
+
+
+@dataclass(frozen=True)
+class Model(Section):
+    path: str | None = None
+    """whose tokenizer it is: a folder or a hub id; that of a model still to be made is its base's"""
+    revision: str | None = None
+    """branch, tag or commit of a hub id"""
+    dtype: Any = None
+    """of no account here"""
+    attention: Any = None
+    """of no account here"""
+    attention_dropout: Any = None
+    """of no account here"""
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    """The data keys of all stages; what they mean stands in the stages' own recipes."""
+
+    train: Any = None
+    """conversations, plain text or comparisons"""
+    eval: Any = None
+    """the same, to be evaluated on"""
+    prompts: Any = None
+    """what is asked"""
+    pairs: Any = None
+    """held-out comparisons"""
+    correctness_pairs: Any = None
+    """held-out comparisons whose sides differ in correctness alone"""
+    pretrain: Any = None
+    """plain text"""
+    fields: dict[str, str] = field(default_factory=dict)
+    """names in the records -> names that are known: {question: prompt, answer: response}"""
+    too_long: TooLong = "cut_oldest_turns"
+    """what happens to what is longer than max_length or max_prompt_tokens"""
+    max_length: int = number(2048, least=16)
+    """tokens in a conversation, a side of a comparison, or a piece of text"""
+    max_prompt_tokens: int = number(1024, least=16)
+    """tokens in a prompt"""
+    pretrain_length: int = number(512, least=16)
+    """tokens in a piece of pretraining text; in an evaluation max_length counts"""
+    packing: bool = True
+    """of no account here"""
+
+    def check(self, key: str) -> None:
+        for name in KEYS:
+            sources(getattr(self, name), f"{key}.{name}")
+
+
+@dataclass(frozen=True)
+class Show(Recipe):
+    show: View = field(default_factory=View)
+    model: Model = field(default_factory=Model)
+    chatml: ChatML = field(default_factory=ChatML)
+    data: Data = field(default_factory=Data)
+    eval: dict[str, Any] = field(default_factory=dict)
+    """of an evaluation's recipe; its `sft` has the tokenizer"""
+    run: Run = field(default_factory=Run)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """data key -> what it names, of the keys that are to be shown."""
+        given = {name: getattr(self.data, name) for name in KEYS if self.show.key in (None, name)}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def check(self, key: str) -> None:
+        if not self.shown:
+            asked = self.show.key or "train"
+            raise RecipeError(f"no data to show; name some: data.{asked}=FILE", key=f"data.{asked}")
+        if self.model.path is None and "sft" not in self.eval:
+            raise RecipeError("no tokenizer to show data with; name a model that has one: model.path=FOLDER")
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        for name, value in self.shown.items():
+            yield from data_inputs(value, f"data.{name}")
+        yield from data_inputs(self.show.against, "show.against")
+        yield from model_inputs(self.model.path, "model.path")
+
+
+def show_recipe(schema: type[Show], path: str, overrides: Sequence[str]) -> Show:
+    """What of a stage's recipe concerns its data; model and evaluation sets resolved, and all of it on this machine.
+
+    Raises RecipeError.
+    """
+    recipe = load_part(schema, path, overrides)
+    against = recipe.show.against
+    if against is None and not recipe.eval:
+        against = evaluation_sources(recipe, Path(path).parent / "eval.yaml") or None
+    recipe = dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, path=tokenizer_path(recipe.model.path or recipe.eval["sft"], path)),
+        show=dataclasses.replace(recipe.show, against=against),
+    )
+    check_inputs(recipe, Path(path))
+    return recipe
+
+
+def tokenizer_path(model: str, recipe_path: str | Path) -> str:
+    """`model`, or where it is still to be made by a recipe beside this one, the model that it will be made from."""
+    recipe_path, seen = Path(recipe_path), set()
+    while not os.path.exists(model) and model not in seen:
+        seen.add(model)
+        made_by = maker(model, recipe_path)
+        if made_by is None:
+            break
+        merged = OmegaConf.merge(*(values for _, values in files.read(made_by)))
+        model, recipe_path = OmegaConf.select(merged, "model.path", default=model), made_by
+    return model
+
+
+def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Any]:
+    """What the recipe evaluates on, and what the evaluation of the whole pipeline reads, if that is on this machine."""
+    found = [recipe.data.eval]
+    if eval_recipe.exists():
+        data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read(eval_recipe))), "data")
+        held_out = OmegaConf.to_container(data, resolve=True) if data is not None else {}
+        found += [held_out.get(name) for name in KEYS]
+    listed = [one for value in found if value is not None for one in (value if isinstance(value, list) else [value])]
+    unique = [one for number, one in enumerate(listed) if one not in listed[:number]]
+    return [one for one in unique if all(os.path.exists(path) for _, path in data_inputs(one, "show.against"))]

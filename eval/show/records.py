@@ -1,0 +1,103 @@
+"""Records as they were read: what each holds, where it stands, and what is wrong with those that hold nothing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chatml import (
+    FIELDS,
+    Conversation,
+    Message,
+    Pair,
+    RecordError,
+    is_text,
+    read_conversation,
+    read_pair,
+    read_prompt,
+    read_text,
+)
+
+Held = Conversation | Pair | str
+"""a conversation or a prompt, a comparison, or plain text"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    where: str
+    fields: dict[str, Any]
+    """the record as it stands in the file"""
+    held: Held | None
+    problem: str = ""
+    """why it cannot be read, where `held` is None"""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Of a comparison the shared ones, then both sides; none of plain text."""
+        if isinstance(self.held, Pair):
+            return (*self.held.prompt, *self.held.chosen, *self.held.rejected)
+        return self.held.messages if isinstance(self.held, Conversation) else ()
+
+    @property
+    def texts(self) -> list[str]:
+        """What makes the record different from others: all that is said but system prompts, which many share."""
+        if isinstance(self.held, str):
+            return [self.held]
+        return [text for message in self.messages if message.role != "system" for text in _said(message)]
+
+    @property
+    def question(self) -> tuple[tuple[str, ...], ...]:
+        """What stands before the last answer, system prompts aside."""
+        messages = self.held.prompt if isinstance(self.held, Pair) else self.messages
+        while messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        return tuple((message.role, *_said(message)) for message in messages if message.role != "system")
+
+    @property
+    def answers(self) -> list[str]:
+        """What the assistant says of its own; calls of tools are none."""
+        return [m.content for m in self.messages if m.role == "assistant" and not m.tool_calls]
+
+
+def read_records(records: Sequence[tuple[str, dict[str, Any]]], key: str, fields: Mapping[str, str]) -> list[Record]:
+    """The records of a data key (`train`, `prompts`, ...), each read as what the key is for.
+
+    Under `train` and `eval` a set of comparisons is told from conversations by its records: all of them have chosen and
+    rejected.
+    """
+    if key in ("train", "eval") and all(_is_pair(record, fields) for _, record in records):
+        key = "pairs"
+    return [_read(where, record, key, fields) for where, record in records]
+
+
+def unread_fields(records: Sequence[Record], fields: Mapping[str, str]) -> list[str]:
+    """Fields of the records that have no meaning here, in the order they are met."""
+    met = dict.fromkeys(name for record in records for name in record.fields)
+    return [name for name in met if fields.get(name, name) not in FIELDS]
+
+
+def _read(where: str, record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Record:
+    try:
+        return Record(where, record, _held(record, key, fields))
+    except RecordError as error:
+        return Record(where, record, None, str(error))
+
+
+def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
+    if key in ("pairs", "correctness_pairs"):
+        return read_pair(record, fields)
+    if key == "prompts":
+        return read_prompt(record, fields)
+    if key == "pretrain" or is_text(record, fields):
+        return read_text(record, fields)
+    return read_conversation(record, fields)
+
+
+def _is_pair(record: dict[str, Any], fields: Mapping[str, str]) -> bool:
+    names = {fields.get(name, name) for name, value in record.items() if value is not None}
+    return names >= {"chosen", "rejected"}
+
+
+def _said(message: Message) -> Iterator[str]:
+    yield message.content
+    for call in message.tool_calls or ():
+        yield f"{call.name} {call.arguments}"
