@@ -30,7 +30,7 @@ CONVERSATIONS = [
 ]  # fmt: skip
 PAGE = """\
 data.train: {folder}/train.jsonl
-trained on: what is in ⟦ ⟧ (chatml.mask=assistant)
+trained on: what is in ⟦ ⟧ (chatml.mask=assistant train_on=every_answer)
 
 ── 1 of 2 · {folder}/train.jsonl:1 · 5 messages, {first[0]} tokens, {first[1]} trained on
 <|im_start|>system
@@ -121,8 +121,10 @@ def test_the_whole_page_of_a_small_file(folder, page):
     assert f"most {max(len(row['labels']) for row in rows)}" in lengths
 
 
-@pytest.mark.parametrize("override", ["chatml.mask=assistant", "chatml.mask=qwen", "chatml.mask=all",
-                                      "chatml.system=You are kind.", "chatml.tools=react"])  # fmt: skip
+@pytest.mark.parametrize("override", [
+    "chatml.mask=assistant", "chatml.mask=qwen", "chatml.mask=all", "chatml.train_on=last_answer",
+    "chatml.system=You are kind.", "chatml.tools=react",
+])  # fmt: skip
 def test_what_is_shown_is_what_is_trained_on(folder, page, tmp_path, override):
     call = {"name": "add", "arguments": {"a": 3}}
     tools = [{"name": "add", "description": "adds", "parameters": {}}]

@@ -77,7 +77,7 @@ def _conversation(held: Conversation | str, seen: Look, colour: bool) -> tuple[s
     if isinstance(held, str):
         return "plain text", Text(held.translate(VISIBLE))
     turns = render(_prompted(held.messages, seen), held.tools, seen.recipe.chatml.tools)
-    (encoded_turns,) = encode_turns([turns], seen.tokenizer, seen.recipe.chatml.mask)
+    (encoded_turns,) = encode_turns([turns], seen.tokenizer, seen.recipe.chatml.mask, seen.recipe.chatml.train_on)
     asked = seen.key == "prompts"
     encoded = join(encoded_turns, seen.tokenizer, add_generation_prompt=asked)
     labels = [IGNORE] * len(encoded.labels) if asked else encoded.labels

@@ -49,7 +49,8 @@ def _legend(seen: Look, colour: bool) -> str:
         return f"a comparison: what is shared, then both sides, each scored at its last <|im_end|>{alone}"
     if seen.key == "prompts":
         return "prompts as the model gets them; its answer begins where they end"
-    mask = "" if seen.of_texts else f" (chatml.mask={seen.recipe.chatml.mask})"
+    chatml = seen.recipe.chatml
+    mask = "" if seen.of_texts else f" (chatml.mask={chatml.mask} train_on={chatml.train_on})"
     return f"trained on: what is {'green' if colour else f'in {OPEN} {CLOSE}'}{mask}"
 
 
