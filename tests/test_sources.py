@@ -12,7 +12,7 @@ import pytest
 from engine.data.mixture import mixed
 from engine.data.sources import read
 from recipes import RecipeError
-from recipes.sections import Source
+from recipes.data import Source
 
 RECORDS = [{"prompt": "Hi", "response": "今天"}, {"prompt": "a\nb", "response": 'c, "d"'}]
 
