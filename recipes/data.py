@@ -84,9 +84,7 @@ class Data(Section):
     def inputs(self) -> Iterator[tuple[str, str]]:
         """(key, path) of the sources that have to be on this machine."""
         for name in self.source_keys():
-            for source in self.sources(name):
-                if not source.on_hub:
-                    yield f"data.{name}", source.path
+            yield from data_inputs(self.sources(name), f"data.{name}")
 
 
 @dataclass(frozen=True)
@@ -144,6 +142,13 @@ def sources(value: Any, key: str) -> list[Source]:
             raise RecipeError(f"{key} is an empty list; name at least one source", key=key)
         return [_source(item, f"{key}[{index}]") for index, item in enumerate(value)]
     return [_source(value, key)]
+
+
+def data_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(key, path) of the sources that have to be on this machine."""
+    for source in sources(value, key):
+        if not source.on_hub:
+            yield key, source.path
 
 
 def _source(value: Any, key: str) -> Source:

@@ -10,7 +10,7 @@ from engine.data.encoding import Chunk, Maker, Settings, conversations, pairs, p
 from engine.data.report import Report
 
 MOST = 1000  # records that go through the tokenizer together,
-CHARACTERS = 4_000_000  # fewer of them where they are long
+CHARACTERS = 1_000_000  # fewer of them where they are long
 
 _TOKENS = pyarrow.list_(pyarrow.int32())
 COLUMNS: dict[Maker, pyarrow.Schema] = {

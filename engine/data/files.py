@@ -88,7 +88,7 @@ def _csv(path: str, file: BinaryIO) -> Records:
             if len(row) == len(names):
                 yield where, dict(zip(names, row, strict=True))
             else:
-                counts = f"{len(row)} columns, but the first line names {len(names)}"
+                counts = f"cells: {len(row)} here, {len(names)} in the first line"
                 yield where, RecordError(f"{counts}; put quotes around cells that hold commas")
     except csv.Error as error:
         raise RecipeError(f"{path}:{rows.line_num}: not CSV ({error}); correct the quotes there") from None

@@ -195,9 +195,10 @@ class _Text:
     def _more(self) -> bool:
         """One more block, and what has been read is let go; false at the file's end."""
         block = self.file.read(BLOCK)
-        line_start = self._text.rfind("\n", 0, self._at) + 1
-        self._before = self._at - line_start + (0 if line_start else self._before)
-        self._text, self._at = self._text[self._at :], 0
+        if block:
+            line_start = self._text.rfind("\n", 0, self._at) + 1
+            self._before = self._at - line_start + (0 if line_start else self._before)
+            self._text, self._at = self._text[self._at :], 0
         self._decode(block)
         return bool(block)
 

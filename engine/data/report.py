@@ -67,7 +67,7 @@ class Report:
     def refuse(self, where: str, error: RecordError, policy: OnBadRecord) -> None:
         """Count a record that cannot be read, or raise RecipeError, as `policy` says."""
         if policy == "error":
-            raise RecipeError(f"{where}: {error}")
+            raise RecipeError(f"{where}: {error}; correct it, or set data.on_bad_record=skip")
         self.dropped[BAD] += 1
         self.bad = [*self.bad, f"{where}: {error}"][:SHOWN]
 
