@@ -15,8 +15,8 @@ TRAIN = {"key": "data.train", "max_length": 64}
 PROMPTS = {"key": "data.prompts", "max_prompt_tokens": 64}
 
 
-def recipe(*, mask="assistant", tools="hermes", system=None, too_long="cut_oldest_turns", fields=None, seed=0, **data):
-    section = Data(train="", fields=fields or {}, too_long=too_long, **data)
+def recipe(*, mask="assistant", tools="hermes", system=None, fields=None, seed=0, train="", **data):
+    section = Data(train=train, fields=fields or {}, **data)
     return SFT(chatml=ChatML(mask=mask, tools=tools, system=system), data=section, run=Run(dir="", seed=seed))
 
 

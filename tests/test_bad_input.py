@@ -189,7 +189,7 @@ def test_bad_records_are_skipped_counted_and_told(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(LINE + "{\n" + LINE + '{"messages": []}\n[]\n' + LINE * 2, encoding="utf-8")
     rows, report = conversation_rows(str(path), recipe(on_bad_record="skip"), qwen(), **TRAIN)
-    assert (len(rows), report.read, report.kept, dict(report.dropped)) == (4, 7, 4, {"bad records": 3})
+    assert (len(rows), report.read, report.kept, dict(report.dropped)) == (4, 7, 4, {"unreadable": 3})
     assert [line.partition(": ")[0] for line in report.bad] == [f"{path}:{line}" for line in (2, 4, 5)]
     assert report.text("train").splitlines()[3:] == [f"  skipped: {line}" for line in report.bad]
 
@@ -198,7 +198,7 @@ def test_text_that_cannot_be_written_in_tokens_is_skipped_alone(file):
     good, bad = {"prompt": "Hi", "response": "Hi"}, {"prompt": "Hi", "response": "Yes."}
     for make, records in ((conversation_rows, (good, bad, good)), (text_rows, ({"text": "Hi"}, {"text": "Yes."}))):
         rows, report = make(file(*records), recipe(on_bad_record="skip"), words(), **TRAIN)
-        assert (len(rows), dict(report.dropped)) == (len(records) - 1, {"bad records": 1})
+        assert (len(rows), dict(report.dropped)) == (len(records) - 1, {"unreadable": 1})
         assert report.bad[0].startswith(f"{file(*records)}:2: the text would become the tokenizer's own token '[UNK]'")
 
 
@@ -211,6 +211,6 @@ def test_a_file_that_cannot_be_read_on_is_never_skipped(tmp_path):
 def test_mostly_bad_records_stop_the_run_all_the_same(file):
     path = file(GOOD, {"a": 1}, {"b": 1})
     assert told(path, on_bad_record="skip") == (
-        "data.train: only 1 of 3 records are kept (2 bad records); correct them, or how they are read (data.fields); "
+        "data.train: only 1 of 3 records are kept (2 unreadable); correct them, or how they are read (data.fields); "
         f"the first is FILE:2: fits no shape of record; it has a; {RENAME}"
     )

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from engine.data import chunks, encoding, prepare
+from engine.data import chunks, encoding, prepare, progress
 from engine.data.encoding import Settings
 from engine.data.packing import packed
 from engine.data.prepare import cache_folder, prepared
@@ -46,7 +46,7 @@ def test_what_has_been_made_is_found_again_with_its_report(file, cache, monkeypa
     assert again[1] == first[1]
     assert again[1].bad
     assert again[1].lengths.total() == 91
-    assert dict(again[1].dropped) == {"too long": 1, "bad records": 1}
+    assert dict(again[1].dropped) == {"too long": 1, "unreadable": 1}
 
 
 def test_whatever_decides_the_rows_makes_them_anew_and_nothing_else(file, cache):
@@ -129,6 +129,13 @@ def test_the_first_mistake_is_told_whoever_meets_it(tmp_path, cache, monkeypatch
         assert not made(cache)
     line = path.read_text().partition('{\n"a": 1')[0].count("\n") + 1
     assert told == {f"{path}:{line}: fits no shape of record"}
+
+
+def test_progress_is_told_in_a_log(file, cache, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(chunks, "MOST", 45)
+    conversation_rows(file(*MANY), recipe(), qwen(), **TRAIN)
+    assert capsys.readouterr().out == "data.train: 45 records, 100 %\ndata.train: 90 records, 100 %\n"
 
 
 def test_a_cache_that_cannot_be_written(file, tmp_path, monkeypatch):

@@ -111,13 +111,6 @@ def test_half_kept_is_none(file):
     assert report.kept == 1
 
 
-def test_a_bad_record_is_named_with_file_and_line(file):
-    path = file({"messages": SHORT}, {"messages": [{"role": "robot", "content": ""}]})
-    assert refusal(conversation_rows, path, recipe(), **TRAIN) == (
-        f"{path}:2: 'messages', message 1: unknown role 'robot'; use system, user, assistant, tool"
-    )
-
-
 def test_text_that_a_tokenizer_cannot_write_is_named_with_file_and_line(file):
     path = file({"prompt": "Hi", "response": "Hi"}, {"prompt": "Hi", "response": "Yes."})
     with pytest.raises(RecipeError) as error:

@@ -9,7 +9,7 @@ from chatml import RecordError
 from recipes import RecipeError
 from recipes.data import OnBadRecord
 
-BAD = "bad records"
+BAD = "unreadable"
 TOO_LONG = "too long"
 NOTHING_TO_TRAIN = "nothing to train on"
 EQUAL_SIDES = "equal sides"
