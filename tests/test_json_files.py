@@ -44,7 +44,7 @@ def test_a_list_is_read_alike_in_blocks_of_any_size(records, block, indent, asci
     assert [record for _, record in found] == records
     if indent == 0:
         lines = [int(where.rpartition(":")[2]) for where, _ in found]
-        assert all(text.splitlines()[line - 1].startswith("{") for line in lines)
+        assert all(text.split("\n")[line - 1].startswith("{") for line in lines)
         assert lines == sorted(set(lines))
 
 

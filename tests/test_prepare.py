@@ -135,7 +135,7 @@ def test_progress_is_told_in_a_log(file, cache, monkeypatch, capsys):
     monkeypatch.setattr(progress, "QUIET", 0.0)
     monkeypatch.setattr(chunks, "MOST", 45)
     conversation_rows(file(*MANY), recipe(), qwen(), **TRAIN)
-    assert capsys.readouterr().out == "data.train: 45 records, 100 %\ndata.train: 90 records, 100 %\n"
+    assert capsys.readouterr().out == "data.train: 45 records, 50 %\ndata.train: 90 records, 100 %\n"
 
 
 def test_a_cache_that_cannot_be_written(file, tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def test_a_hub_set_that_cannot_be_loaded(monkeypatch):
 
 
 def numbers(path, stop, **options):
-    path.write_text("".join(f'{{"prompt": "{n}"}}\n' for n in range(stop)))
+    path.write_text("".join(f'{{"prompt": "{n}", "response": "x"}}\n' for n in range(stop)))
     return {record["prompt"] for record in records(path, **options)}
 
 
@@ -170,7 +170,7 @@ def test_a_share_and_the_rest_are_the_whole(tmp_path):
 def test_no_record_changes_sides_when_others_come_or_a_file_is_written_otherwise(tmp_path):
     held_out = numbers(tmp_path / "a.jsonl", 1000, only_share=0.1)
     assert numbers(tmp_path / "a.jsonl", 3000, only_share=0.1) & set(map(str, range(1000))) == held_out
-    backwards = [{"prompt": str(n)} for n in reversed(range(1000))]
+    backwards = [{"response": "x", "prompt": str(n)} for n in reversed(range(1000))]
     (tmp_path / "b.json").write_text(json.dumps(backwards, indent=3))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(backwards), tmp_path / "c.parquet")
     for name in ("b.json", "c.parquet"):
