@@ -149,6 +149,19 @@ def test_a_cache_that_cannot_be_written(file, tmp_path, monkeypatch):
     )
 
 
+def test_a_set_on_the_hub_is_prepared_like_a_file(cache, monkeypatch):
+    asked = []
+
+    def load_dataset(*args, **options):
+        asked.append((args, options))
+        return datasets.Dataset.from_list(MANY)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows, report = conversation_rows("owner/name:test", recipe(), qwen(), **TRAIN)
+    assert asked == [(("owner/name", None), {"split": "test", "revision": None})]
+    assert (len(rows), report.kept) == (90, 90)
+
+
 def test_packed_rows_are_made_once_too(file, cache, monkeypatch):
     rows, _ = conversation_rows([file(*MANY), {"path": file(*MANY, name="b.jsonl"), "weight": 0.5}], recipe(), qwen(),
                                 **TRAIN)  # fmt: skip
