@@ -1,13 +1,16 @@
 """What the measures stand on: held-out rows, the tokenizer they were written with, and models, one at a time."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
+from engine.data.report import Report
 from engine.data.rows import pair_rows, prompt_rows, text_rows
 from engine.models.loading import load_causal, load_scalar
 from engine.models.responses import sequence_scores
@@ -25,7 +28,7 @@ class Bench:
     recipe: Eval
     tokenizer: PreTrainedTokenizerBase
     prompts: list[dict[str, Any]]
-    """rows of `prompt_rows`"""
+    """rows of `prompt_rows`, their JSON read"""
     pairs: dict[str, list[dict[str, Any]]]
     """data key -> rows of `pair_rows`; only keys that the recipe names"""
     texts: list[list[int]]
@@ -69,19 +72,14 @@ class Bench:
 def set_up(recipe: Eval, folder: RunFolder) -> Bench:
     """Read what the recipe's data keys name; what was kept of it is printed and noted in the folder."""
     data, tokenizer = recipe.data, load_tokenizer(recipe.eval.sft)
-    asked = prompt_rows(data.prompts, recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens)
-    prompts = folder.keep_rows("prompts", asked)[: recipe.eval.prompts_limit]
-    compared = {"pairs": data.pairs, "correctness_pairs": data.correctness_pairs}
-    pairs = {
-        name: folder.keep_rows(
-            name, pair_rows(value, recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
-        )
-        for name, value in compared.items()
-        if value is not None
-    }
-    texts: list[dict[str, Any]] = []
-    if data.pretrain is not None:
-        read = text_rows(data.pretrain, recipe, tokenizer, key="data.pretrain", max_length=data.max_length)
-        texts = folder.keep_rows("pretrain", read)
-    # A sequence of one token predicts nothing.
-    return Bench(recipe, tokenizer, prompts, pairs, [row["input_ids"] for row in texts if len(row["input_ids"]) > 1])
+
+    def rows(name: str, read: Callable[..., tuple[Dataset, Report]], **limit: int) -> list[dict[str, Any]]:
+        named = data.sources(name)
+        return list(folder.keep_report(name, *read(named, recipe, tokenizer, key=f"data.{name}", **limit)))
+
+    asked = rows("prompts", prompt_rows, max_prompt_tokens=data.max_prompt_tokens)[: recipe.eval.prompts_limit]
+    prompts = [row | {name: json.loads(row[name]) for name in ("messages", "record")} for row in asked]
+    compared = [name for name in ("pairs", "correctness_pairs") if getattr(data, name) is not None]
+    pairs = {name: rows(name, pair_rows, max_length=data.max_length) for name in compared}
+    texts = rows("pretrain", text_rows, max_length=data.max_length) if data.pretrain is not None else []
+    return Bench(recipe, tokenizer, prompts, pairs, [row["input_ids"] for row in texts])

@@ -1,6 +1,7 @@
 """One training conversation, token by token: what is read and what is learnt."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from chatml import IGNORE, control
 from engine.data.rows import conversation_rows
 from eval.stages import Stage
-from recipes.sections import sources
+from recipes.data import sources
 
 # Records that are looked at for one that is kept.
 LOOKED_AT = 8
@@ -36,10 +37,8 @@ def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list
     """The first conversation that the stage trained on, under its own mask and length policy."""
     recipe = OmegaConf.create(stage.recipe)
     source, *_ = sources(stage.recipe["data"]["train"], "data.train")
-    head = {"path": source.path, "split": source.split, "name": source.name, "revision": source.revision}
-    rows, _ = conversation_rows(
-        {**head, "take": LOOKED_AT}, recipe, tokenizer, key="data.train", max_length=recipe.data.max_length
-    )
+    head = replace(source, take=LOOKED_AT)
+    rows, _ = conversation_rows([head], recipe, tokenizer, key="data.train", max_length=recipe.data.max_length)
     return pieces(rows[0], tokenizer)
 
 

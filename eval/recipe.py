@@ -7,19 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from recipes.data import Data, named_sources
 from recipes.schema import Recipe, RecipeError, Section, number
-from recipes.sections import (
-    Attention,
-    ChatML,
-    Dtype,
-    Run,
-    Sampling,
-    TooLong,
-    data_inputs,
-    model_inputs,
-    model_paths,
-    sources,
-)
+from recipes.sections import Attention, ChatML, Dtype, Run, Sampling, model_inputs, model_paths
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -59,29 +49,19 @@ class Subjects(Section):
 
 
 @dataclass(frozen=True)
-class Data(Section):
-    prompts: Any = MISSING
+class EvalData(Data):
+    prompts: Any = named_sources(MISSING)
     """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
-    pairs: Any = None
+    pairs: Any = named_sources()
     """held-out comparisons that the reward models' accuracy is measured on"""
-    correctness_pairs: Any = None
+    correctness_pairs: Any = named_sources()
     """held-out comparisons whose sides differ in correctness alone"""
-    pretrain: Any = None
+    pretrain: Any = named_sources()
     """held-out plain text for perplexity"""
-    fields: dict[str, str] = field(default_factory=dict)
-    """names in the records -> names that are known: {question: prompt}"""
-    too_long: TooLong = "cut_oldest_turns"
-    """what happens to a prompt longer than max_prompt_tokens, or a comparison longer than max_length"""
     max_prompt_tokens: int = number(1024, least=16)
     """tokens in a prompt, the opening of the answer included"""
     max_length: int = number(2048, least=16)
     """tokens in one side of a comparison, and in a piece of text"""
-
-    def check(self, key: str) -> None:
-        sources(self.prompts, f"{key}.prompts")
-        sources(self.pairs, f"{key}.pairs")
-        sources(self.correctness_pairs, f"{key}.correctness_pairs")
-        sources(self.pretrain, f"{key}.pretrain")
 
 
 @dataclass(frozen=True)
@@ -89,7 +69,7 @@ class Eval(Recipe):
     eval: Subjects = field(default_factory=Subjects)
     model: Compute = field(default_factory=Compute)
     chatml: ChatML = field(default_factory=ChatML)
-    data: Data = field(default_factory=Data)
+    data: EvalData = field(default_factory=EvalData)
     sampling: Sampling = field(default_factory=Sampling)
     run: Run = field(default_factory=Run)
 
@@ -98,7 +78,4 @@ class Eval(Recipe):
             path = getattr(self.eval, name)
             if path is not None:
                 yield from model_inputs(path, f"eval.{name}")
-        yield from data_inputs(self.data.prompts, "data.prompts")
-        yield from data_inputs(self.data.pairs, "data.pairs")
-        yield from data_inputs(self.data.correctness_pairs, "data.correctness_pairs")
-        yield from data_inputs(self.data.pretrain, "data.pretrain")
+        yield from self.data.inputs()

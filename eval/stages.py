@@ -10,7 +10,8 @@ import yaml
 
 from engine.run import metrics
 from eval.recipe import Eval
-from recipes.sections import model_paths, sources
+from recipes.data import sources
+from recipes.sections import model_paths
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a step of PPO reports; every name is defined by formula in docs/metrics.md."""
 
+import json
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def some_samples(
     kl = (judged.old_logprobs - judged.ref_logprobs).sum(1)
     return [
         {
-            "record": rollout.rows[row]["record"],
+            "record": json.loads(rollout.rows[row]["record"]),
             "prompt": tokenizer.decode(rollout.rows[row]["input_ids"]),
             "response": tokenizer.decode(rollout.responses[row].tokens),
             "score": float(judged.scores[row]),

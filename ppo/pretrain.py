@@ -4,6 +4,7 @@ The report wants much more pretraining data than PPO data; the ratio is tokens t
 endless shuffled stream whose position is saved with the run.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,8 @@ from engine.models.responses import micro_batches
 class PretrainStream:
     """Rows of pretraining text in an order that is a function of seed and position."""
 
-    def __init__(self, rows: list[dict[str, Any]], seed: int, ratio: float):
-        # A sequence of one token predicts nothing.
-        self.sequences = [row["input_ids"] for row in rows if len(row["input_ids"]) > 1]
-        self.seed, self.ratio, self.position = seed, ratio, 0
+    def __init__(self, rows: Sequence[dict[str, Any]], seed: int, ratio: float):
+        self.rows, self.seed, self.ratio, self.position = rows, seed, ratio, 0
 
     def take(self, tokens: int, budget: int, accelerator: Accelerator) -> list[tuple[list[list[int]], int]]:
         """This process's next micro-batches, each with the global number of predicted tokens.
@@ -29,8 +28,8 @@ class PretrainStream:
         rows: list[list[int]] = []
         predicted = 0
         while predicted < self.ratio * tokens or len(rows) < accelerator.num_processes:
-            (index,) = stream(self.seed, len(self.sequences), self.position, 1)
-            rows.append(self.sequences[index])
+            (index,) = stream(self.seed, len(self.rows), self.position, 1)
+            rows.append(self.rows[index]["input_ids"])
             predicted += len(rows[-1]) - 1
             self.position += 1
         mine = rows[accelerator.process_index :: accelerator.num_processes]

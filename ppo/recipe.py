@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
+from recipes.data import Data, named_sources
 from recipes.schema import Recipe, RecipeError, Section, number, show
-from recipes.sections import ChatML, Model, Run, Sampling, TooLong, data_inputs, model_inputs, model_paths, sources
+from recipes.sections import ChatML, Model, Run, Sampling, model_inputs, model_paths
 
 
 @dataclass(frozen=True)
@@ -20,23 +21,15 @@ class RewardModel(Section):
 
 
 @dataclass(frozen=True)
-class Data(Section):
-    prompts: Any = MISSING
+class PPOData(Data):
+    prompts: Any = named_sources(MISSING)
     """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
-    pretrain: Any = None
+    pretrain: Any = named_sources()
     """plain text for the pretrained gradient"""
-    fields: dict[str, str] = field(default_factory=dict)
-    """names in the records of prompts -> names that are known: {question: prompt}"""
-    too_long: TooLong = "cut_oldest_turns"
-    """what happens to a prompt longer than max_prompt_tokens"""
     max_prompt_tokens: int = number(1024, least=16)
     """tokens in a prompt, the opening of the answer included"""
     pretrain_length: int = number(512, least=16)
     """tokens in a piece of pretraining text"""
-
-    def check(self, key: str) -> None:
-        sources(self.prompts, f"{key}.prompts")
-        sources(self.pretrain, f"{key}.pretrain")
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ class PPO(Recipe):
     model: Model = field(default_factory=Model)
     reward: RewardModel = field(default_factory=RewardModel)
     chatml: ChatML = field(default_factory=ChatML)
-    data: Data = field(default_factory=Data)
+    data: PPOData = field(default_factory=PPOData)
     sampling: Sampling = field(default_factory=Sampling)
     ppo: Algorithm = field(default_factory=Algorithm)
     run: Run = field(default_factory=Run)
@@ -132,5 +125,4 @@ class PPO(Recipe):
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
         yield from model_inputs(self.reward.path, "reward.path")
-        yield from data_inputs(self.data.prompts, "data.prompts")
-        yield from data_inputs(self.data.pretrain, "data.pretrain")
+        yield from self.data.inputs()

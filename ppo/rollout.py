@@ -92,7 +92,7 @@ def roll(
             step=step,
             query_ids=queries,
         )
-    rows = [prompts[q] for q in queries for _ in range(recipe.ppo.responses_per_query)]
+    rows = [row for q in queries for row in [prompts[q]] * recipe.ppo.responses_per_query]
     return Rollout(rows, [response for group in answers for response in group])
 
 

@@ -10,9 +10,8 @@ The report states β, K, top-p, both learning rates, the value clip, the value-o
 their running mean, and that pretrained gradients are added. All else is our choice, and marked so in the recipes.
 """
 
-from typing import Any
-
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from chatml import control
@@ -63,13 +62,15 @@ def train(recipe: PPO) -> None:
 
 def load_data(
     recipe: PPO, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
-) -> tuple[list[dict[str, Any]], PretrainStream | None]:
+) -> tuple[Dataset, PretrainStream | None]:
     """Prompt rows and, where the recipe names pretraining text, the stream of it."""
     data = recipe.data
-    asked = prompt_rows(data.prompts, recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens)
-    prompts = folder.keep_rows("prompts", asked)
+    asked = prompt_rows(
+        data.sources("prompts"), recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens
+    )
+    prompts = folder.keep_report("prompts", *asked)
     if data.pretrain is None:
         return prompts, None
-    read = text_rows(data.pretrain, recipe, tokenizer, key="data.pretrain", max_length=data.pretrain_length)
-    texts = folder.keep_rows("pretrain", read)
+    read = text_rows(data.sources("pretrain"), recipe, tokenizer, key="data.pretrain", max_length=data.pretrain_length)
+    texts = folder.keep_report("pretrain", *read)
     return prompts, PretrainStream(texts, recipe.run.seed, recipe.ppo.pretrain_ratio)

@@ -32,10 +32,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _meanings(schema: type[Section]) -> dict[str, str]:
-    """The text under each field, which Python itself does not keep."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0].body
+    """The text under each field, inherited ones too, which Python itself does not keep."""
+    classes = [base for base in schema.__mro__ if dataclasses.is_dataclass(base)]
+    bodies = [ast.parse(textwrap.dedent(inspect.getsource(each))).body[0].body for each in classes]
     return {
         field.target.id: " ".join(text.value.value.split())
+        for body in bodies
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }

@@ -1,22 +1,18 @@
-"""The sections that stages share, and what their keys name: models, and sources of records."""
+"""The sections that stages share, but for their data (recipes/data.py), and the models that keys name."""
 
-import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from recipes.schema import RecipeError, Section, number, show, validate
-from recipes.typed import Builder
+from recipes.schema import RecipeError, Section, number, show
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["auto", "packed", "sdpa", "eager", "flash_attention_2"]
-TooLong = Literal["drop", "cut_oldest_turns", "cut_left", "error"]
 
-DATA_SUFFIXES = (".json", ".jsonl", ".gz", ".zst", ".parquet", ".csv", ".txt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -110,62 +106,6 @@ class Sampling(Section):
     """answers that are written at the same time; changes memory and speed, not the random numbers"""
 
 
-@dataclass(frozen=True)
-class Source(Section):
-    """Where records come from; one item of a data key."""
-
-    path: str = MISSING
-    """a file, a folder, a glob, or the hub id of a data set (owner/name)"""
-    split: str = "train"
-    """split of a hub data set"""
-    name: str | None = None
-    """configuration of a hub data set"""
-    revision: str | None = None
-    """branch, tag or commit of a hub data set"""
-    weight: float = number(1.0, above=0)
-    """how often its records are drawn beside those of the other sources"""
-    take: int | None = number(None, least=1)
-    """only this many records from the front"""
-
-    @property
-    def on_hub(self) -> bool:
-        """Whether `path` is the id of a data set rather than something on this machine."""
-        return is_hub_id(self.path) and not self.path.endswith(DATA_SUFFIXES)
-
-
-def sources(value: Any, key: str) -> list[Source]:
-    """What a data key names: a string, a mapping with the keys of `Source`, or a list of such; None names nothing.
-
-    `owner/name:split` is short for a hub data set and its split. Raises RecipeError, naming `key`.
-    """
-    if value is None:
-        return []
-    if isinstance(value, list):
-        if not value:
-            raise RecipeError(f"{key} is an empty list; name at least one source", key=key)
-        return [_source(item, f"{key}[{index}]") for index, item in enumerate(value)]
-    return [_source(value, key)]
-
-
-def _source(value: Any, key: str) -> Source:
-    if isinstance(value, Mapping):
-        builder = Builder(Source, key)
-        builder.set((), value)
-        if builder.missing():
-            raise RecipeError(f"{key} is {show(value)}, without a path; add path: FILE", key=key)
-        source = builder.build()
-        validate(source, key)
-        return source
-    if not isinstance(value, str) or not value.strip():
-        raise RecipeError(
-            f"{key} is {show(value)}; it must be a path, a hub id, or a mapping with the keys "
-            f"{', '.join(item.name for item in dataclasses.fields(Source))}",
-            key=key,
-        )
-    path, _, split = value.partition(":")
-    return Source(path, split=split) if split and is_hub_id(path) else Source(value)
-
-
 def model_paths(value: Any, key: str) -> list[str]:
     """A key that names one model or several: a path or hub id, or a list of them. Raises RecipeError, naming `key`."""
     paths = value if isinstance(value, list) else [value]
@@ -180,13 +120,6 @@ def model_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
         # The hub still knows a few models, gpt2 among them, by a name without owner.
         if "/" in path and not is_hub_id(path):
             yield key, path
-
-
-def data_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(key, path) of the sources that have to be on this machine."""
-    for source in sources(value, key):
-        if not source.on_hub:
-            yield key, source.path
 
 
 def is_hub_id(path: str) -> bool:

@@ -4,34 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
-from recipes.schema import Recipe, RecipeError, Section, number
-from recipes.sections import ChatML, Lora, Model, Run, TooLong, data_inputs, model_inputs, sources
+from recipes.data import TrainingData
+from recipes.schema import Recipe, RecipeError, Section
+from recipes.sections import ChatML, Lora, Model, Run, model_inputs
 from recipes.trainer import check_trainer
 
 # Fields of trl.RewardConfig that choose the finished model, and those that say when it is evaluated: where the best is
 # kept, at every checkpoint.
 BEST = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 EVALUATION = ("eval_strategy", "eval_steps")
-
-
-@dataclass(frozen=True)
-class Data(Section):
-    train: Any = MISSING
-    """comparisons: a source or a list of them, see `recipes.sections.Source`"""
-    eval: Any = None
-    """comparisons that loss and accuracy are measured on besides, every `trainer.eval_steps`"""
-    fields: dict[str, str] = field(default_factory=dict)
-    """names in the records -> names that are known: {question: prompt, better: chosen, worse: rejected}"""
-    too_long: TooLong = "cut_oldest_turns"
-    """what happens to a comparison whose longer side exceeds max_length; both sides are cut alike"""
-    max_length: int = number(2048, least=16)
-    """tokens in one side of a comparison (report, 3.2.1: 2048)"""
-
-    def check(self, key: str) -> None:
-        sources(self.train, f"{key}.train")
-        sources(self.eval, f"{key}.eval")
 
 
 @dataclass(frozen=True)
@@ -45,7 +26,7 @@ class Reward(Recipe):
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     chatml: ChatML = field(default_factory=ChatML)
-    data: Data = field(default_factory=Data)
+    data: TrainingData = field(default_factory=TrainingData)
     run: Run = field(default_factory=Run)
     reward: Selection = field(default_factory=Selection)
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -65,5 +46,4 @@ class Reward(Recipe):
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
-        yield from data_inputs(self.data.train, "data.train")
-        yield from data_inputs(self.data.eval, "data.eval")
+        yield from self.data.inputs()

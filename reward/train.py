@@ -7,6 +7,7 @@ size with a scalar head read at the end token. The report gives no loss; this on
 (Ouyang et al. 2022, eq. 1).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ def train(recipe: Reward) -> None:
         model,
         arguments(RewardConfig, recipe, folder, max_length=None, **best),
         data_collator=collate,
-        train_dataset=Dataset.from_list(train_rows),
-        eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
         processing_class=tokenizer,
         peft_config=lora_config(recipe.lora, model, tokenizer),
         callbacks=[callback],
@@ -54,11 +55,11 @@ def train(recipe: Reward) -> None:
     fit(trainer, callback, tokenizer, recipe.lora.merge, lambda trained: centre(trained, train_rows, recipe.run.seed))
 
 
-def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> list[dict[str, Any]]:
+def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
     """The pairs of `data.train` or `data.eval`."""
     data = recipe.data
-    rows = pair_rows(getattr(data, name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
-    return folder.keep_rows(name, rows)
+    read = pair_rows(data.sources(name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
+    return folder.keep_report(name, *read)
 
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -85,10 +86,10 @@ class PairTrainer(RewardTrainer):
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        rows = list(self.eval_dataset if eval_dataset is None else eval_dataset)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
         self.model.eval()
-        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        margins = torch.tensor(gather_object(pair_margins(self.model, mine).tolist()))
+        mine = rows.shard(self.accelerator.num_processes, self.accelerator.process_index, contiguous=False)
+        margins = torch.tensor(gather_object(pair_margins(self.model, list(mine)).tolist()))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in pair_metrics(margins).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -122,7 +123,7 @@ def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def centre(model: PreTrainedModel, rows: list[dict[str, Any]], seed: int) -> None:
+def centre(model: PreTrainedModel, rows: Sequence[dict[str, Any]], seed: int) -> None:
     """Store the mean score of training answers (of 2,048 pairs at most), so that scores are around 0 from now on."""
     chosen = [rows[at] for at in stream(seed, len(rows), 0, min(len(rows), OFFSET_PAIRS))]
     scores = sequence_scores(model.eval(), [row[side] for side in SIDES for row in chosen], BUDGET)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from chatml import IGNORE
-from engine.data.packing import packed, unpacked
+from engine.data.packing import packed
 from engine.data.rows import conversation_rows
 from engine.models.adapters import lora_config
 from engine.models.loading import load_causal
@@ -51,9 +51,9 @@ def train(recipe: SFT) -> None:
 def load_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
     """The rows of `data.train` or `data.eval`, packed if the recipe says so."""
     data = recipe.data
-    rows = conversation_rows(getattr(data, name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
-    kept = folder.keep_rows(name, rows)
-    return packed(kept, data.max_length) if data.packing else unpacked(kept)
+    read = conversation_rows(data.sources(name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
+    rows = folder.keep_report(name, *read)
+    return packed(rows, data.max_length) if data.packing else rows
 
 
 class PackedTrainer(SFTTrainer):
@@ -103,10 +103,10 @@ class PackedTrainer(SFTTrainer):
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows of packed sequences become one flat row, the labels beside it: (1, total)."""
-    sequences = [
-        row["input_ids"][end - length : end]
-        for row in rows
-        for length, end in zip(row["seq_lengths"], accumulate(row["seq_lengths"]), strict=True)
-    ]
+    """Rows become one flat row, the labels beside it: (1, total). A packed row holds several sequences."""
+    sequences = []
+    for row in rows:
+        lengths = row.get("seq_lengths", [len(row["input_ids"])])
+        ends = accumulate(lengths)
+        sequences += [row["input_ids"][end - length : end] for length, end in zip(lengths, ends, strict=True)]
     return {**pack(sequences), "labels": torch.tensor([[label for row in rows for label in row["labels"]]])}

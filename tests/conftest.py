@@ -1,12 +1,25 @@
 """What many tests stand on: the tiny world's whole pipeline in miniature, run once."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from recipes import load
 
+# Prepared data goes where nothing else is, and goes away with the tests; `datasets` reads this when it is imported.
+CACHE = tempfile.TemporaryDirectory(prefix="plumbline-tests-")
+os.environ["HF_DATASETS_CACHE"] = CACHE.name
+from tests.rows_setting import write_records  # noqa: E402
+
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A function that writes records into a file of one a line, and returns its path."""
+    return lambda *records, name="data.jsonl": write_records(tmp_path / name, *records)
 
 
 @pytest.fixture(scope="session")

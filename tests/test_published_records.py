@@ -6,7 +6,7 @@ import pytest
 
 from chatml import ToolCall, read_conversation, read_pair, read_prompt, read_text
 from engine.data.sources import read
-from recipes.sections import Source
+from recipes.data import Source
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")

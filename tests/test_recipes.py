@@ -11,9 +11,9 @@ import pytest
 from eval.recipe import Eval
 from ppo.recipe import PPO
 from recipes import RecipeError, load, resolved_yaml
+from recipes.data import Source, sources
 from recipes.describe import describe
 from recipes.schema import Recipe
-from recipes.sections import Source, sources
 from reward.recipe import Reward
 from sft.recipe import SFT
 
@@ -123,7 +123,8 @@ def test_a_misspelt_key_is_answered_within_two_seconds_and_without_torch():
         (
             "data.prompts=3",
             "data.prompts is 3; it must be a path, a hub id, or a mapping with the keys "
-            "path, split, name, revision, weight, take",
+            "path, split, name, revision, weight, skip, take, without_share, "
+            "only_share",
         ),
         ("data.prompts={path: a, take: 0}", "data.prompts.take is 0; it must be at least 1"),
         ("data.prompts={path: a, weight: .inf}", "data.prompts.weight is inf; it must be a finite number"),

@@ -30,7 +30,8 @@ CONVERSATION = [
 RECIPE = """\
 model: {{path: {folder}/base/model}}
 chatml: {{mask: assistant, train_on: every_answer, tools: hermes, system: null}}
-data: {{train: {folder}/world/sft.jsonl, eval: null, fields: {{}}, too_long: cut_oldest_turns, max_length: 256}}
+data: {{train: {folder}/world/sft.jsonl, eval: null, fields: {{}}, too_long: cut_oldest_turns, on_bad_record: error,
+       max_length: 256}}
 ppo: {{value_warmup_steps: 2}}
 run: {{dir: {folder}/{stage}, seed: 0}}
 """
@@ -75,7 +76,7 @@ def write_stage(folder, stage):
     (path / "environment.json").write_text(json.dumps(environment()))
     (path / "data.json").write_text(
         json.dumps({"train": {"read": 1234, "kept": 1200, "cut": 3, "dropped": {"too long": 34}, "rows": 300,
-                              "tokens": 56789, "trained_tokens": 4321, "lost_tokens": 99}})
+                              "tokens": 56789, "trained_tokens": 4321}})
     )  # fmt: skip
 
 

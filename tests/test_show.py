@@ -195,9 +195,11 @@ def test_records_are_taken_from_the_first_to_the_last():
 def test_several_sources_have_their_shares(folder, page, tmp_path):
     other = write(tmp_path / "other.jsonl", CONVERSATIONS[1:2])
     shown = page(f"data.train=[{folder}/train.jsonl, {{path: {other}, weight: 3}}]")
-    lines = re.findall(r"of which +(\S+) ?(\(.*?\))?: (\d) of (\d) kept, (\d+) tokens \(([0-9.]+)%\)", shown)
-    assert [line[:4] for line in lines] == [(f"{folder}/train.jsonl", "", "4", "4"), (other, "(weight 3)", "3", "3")]
-    assert sum(float(line[5]) for line in lines) == pytest.approx(100, abs=0.11)
+    lines = re.findall(r"of which +(\S+) ?(\(.*?\))?: (\d) of (\d) kept, (\d+) tokens.*; ([0-9.]+)% of what", shown)
+    assert [line[:4] for line in lines] == [(f"{folder}/train.jsonl", "", "4", "4"), (other, "(weight 3)", "1", "1")]
+    fed = [int(tokens) * weight for weight, (*_, tokens, _) in zip((1, 3), lines, strict=True)]
+    shares = [float(share) for *_, share in lines]
+    assert shares == pytest.approx([100 * tokens / sum(fed) for tokens in fed], abs=0.05)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is absent")

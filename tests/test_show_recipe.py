@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.recipe import Data as EvalData
+from eval.recipe import EvalData
 from eval.show.recipe import Data, Show, show_recipe, tokenizer_path
-from ppo.recipe import Data as PPOData
+from ppo.recipe import PPOData
 from recipes import RecipeError
-from reward.recipe import Data as RewardData
+from recipes.data import TrainingData
 from sft.recipe import Data as SFTData
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_a_stage_has_no_data_key_that_show_does_not_know():
     ours = {field.name: field for field in dataclasses.fields(Data)}
-    for theirs in (SFTData, RewardData, PPOData, EvalData):
+    for theirs in (SFTData, TrainingData, PPOData, EvalData):
         for field in dataclasses.fields(theirs):
             assert field.name in ours, f"{theirs.__module__}: add data.{field.name} to eval.show.recipe.Data"
             if field.name not in ("train", "eval", "prompts", "fields"):
@@ -39,7 +39,8 @@ def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path,
         (tmp_path / "world" / f"{data}.jsonl").touch()
     recipe = show_recipe(Show, f"recipes/tiny/{stage}.yaml", [])
     assert recipe.model.path == f"{tmp_path}/world/init"
-    assert (f"{tmp_path}/world/prompts_heldout.jsonl" in (recipe.show.against or [])) == (stage != "eval")
+    against = [source.path for source in recipe.show.against or []]
+    assert (f"{tmp_path}/world/prompts_heldout.jsonl" in against) == (stage != "eval")
 
 
 def test_a_model_that_is_on_the_hub_in_the_end():

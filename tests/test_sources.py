@@ -1,4 +1,4 @@
-"""Every kind of file and place that records come from, and what is said of the ones that cannot be read."""
+"""Every kind of file and place that records come from, and which of their records a source means."""
 
 import gzip
 import json
@@ -9,17 +9,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from engine.data.mixture import mixed
-from engine.data.sources import read
+from engine.data.sources import find, read, selected
 from recipes import RecipeError
-from recipes.sections import Source
+from recipes.data import Source
 
 RECORDS = [{"prompt": "Hi", "response": "今天"}, {"prompt": "a\nb", "response": 'c, "d"'}]
 
 
 def write(path, data):
     data = data.encode() if isinstance(data, str) else data
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    packed = {".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True)}
+    path.write_bytes(packed.get(path.suffix, bytes)(data))
     return path
 
 
@@ -31,26 +31,20 @@ def places(path, **options):
     return [where.removeprefix(f"{path}") for where, _ in read(Source(str(path), **options))]
 
 
-def refusal(path, **options):
-    with pytest.raises(RecipeError) as error:
-        list(read(Source(str(path), **options)))
-    return str(error.value).replace(str(path), "FILE")
-
-
 # Kinds of file
 
 
-@pytest.mark.parametrize("gz", ["", ".gz"])
-def test_jsonl(tmp_path, gz):
-    file = write(tmp_path / f"a.jsonl{gz}", "\n".join(map(json.dumps, RECORDS)) + "\n\n")
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_jsonl(tmp_path, packed):
+    file = write(tmp_path / f"a.jsonl{packed}", "\n".join(map(json.dumps, RECORDS)) + "\n\n")
     assert records(file) == RECORDS
     assert places(file) == [":1", ":2"]
 
 
-@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_json_list(tmp_path, gz, indent):
-    file = write(tmp_path / f"a.json{gz}", json.dumps(RECORDS, indent=indent, ensure_ascii=False))
+def test_json_list(tmp_path, packed, indent):
+    file = write(tmp_path / f"a.json{packed}", json.dumps(RECORDS, indent=indent, ensure_ascii=False))
     assert records(file) == RECORDS
     assert places(file) == ([":1", ":1"] if indent is None else [":2", ":6"])
 
@@ -63,6 +57,18 @@ def test_json_with_a_record_a_line_or_one_record_alone(tmp_path):
 def test_empty_lists_and_files_hold_no_records(tmp_path):
     for name, text in [("a.json", " [ ] "), ("b.json", ""), ("c.jsonl", ""), ("d.csv", ""), ("e.csv", "prompt\n")]:
         assert records(write(tmp_path / name, text)) == []
+
+
+def test_a_list_is_known_by_its_first_character_whatever_the_file_is_called(tmp_path):
+    assert records(write(tmp_path / "a.jsonl", "\n" + json.dumps(RECORDS, indent=1))) == RECORDS
+
+
+def test_files_packed_in_several_parts_are_read_to_the_end(tmp_path):
+    line = json.dumps(RECORDS[0]) + "\n"
+    for name in ("a.jsonl.gz", "a.jsonl.zst"):
+        part = write(tmp_path / name, line).read_bytes()
+        (tmp_path / name).write_bytes(part + part)
+        assert records(tmp_path / name) == [RECORDS[0]] * 2
 
 
 def test_parquet(tmp_path):
@@ -104,9 +110,20 @@ def test_folders_and_globs_are_read_in_the_order_of_their_names(tmp_path):
     assert [record["text"] for record in records(tmp_path / "**/c.txt")] == ["deep/c.txt"]
 
 
-def test_take_stops_early(tmp_path):
-    file = write(tmp_path / "a.jsonl", json.dumps(RECORDS[0]) + "\nnot reached")
-    assert records(file, take=1) == RECORDS[:1]
+def test_skip_and_take(tmp_path):
+    numbers = write(tmp_path / "a.jsonl", "".join(f'{{"n": {n}}}\n' for n in range(5)) + "not reached")
+    assert [record["n"] for record in records(numbers, skip=1, take=3)] == [1, 2, 3]
+    assert places(numbers, skip=1, take=2) == [":2", ":3"]
+    assert records(numbers, take=1) == [{"n": 0}]
+
+
+def test_what_is_read_adds_up_to_the_size(tmp_path):
+    for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.txt"):
+        write(tmp_path / name, json.dumps(RECORDS[0]) + "\n")
+    source, advanced = Source(str(tmp_path)), []
+    place = find(source)
+    assert len(list(selected(place, source, advanced.append))) == 4
+    assert sum(advanced) == place.size == sum(file.stat().st_size for file in tmp_path.iterdir())
 
 
 def test_hub_sets_are_loaded_by_datasets(monkeypatch):
@@ -135,121 +152,39 @@ def test_a_hub_set_that_cannot_be_loaded(monkeypatch):
     )
 
 
-# Mistakes
-
-BAD = [
-    (
-        "a.jsonl",
-        '{"text": "x"}\n{"text": x}\n',
-        "FILE:2: not JSON (Expecting value, column 10); a record stands in one line, or all of them in one list",
-    ),
-    ("a.jsonl", '{"text": "x"}\n[1]', "FILE:2: a list; a record is an object with named fields"),
-    ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}', "FILE:2: not UTF-8 (byte 0xe9); save the file as UTF-8"),
-    ("a.json", '[{"text": "x"},\n {"text": }]', "FILE:2: not JSON (Expecting value, column 11)"),
-    ("a.json", '[{"text": "x"},\n {"text": "y"}', "FILE:2: not JSON (no comma and no end of the list after a record)"),
-    ("a.json", '[{"text": "x"}\n\n{"text": "y"}]', "FILE:3: not JSON (no comma and no end of the list after a record)"),
-    ("a.json", '[{"text": "x"},\n3]', "FILE:2: a number; a record is an object with named fields"),
-    ("a.json", '"text"', "FILE:1: a string; a record is an object with named fields"),
-    ("a.json", b'[{"text": "x"},\n\n{"text": "caf\xe9"}]', "FILE:3: not UTF-8 (byte 0xe9); save the file as UTF-8"),
-    (
-        "a.json",
-        "{\n",
-        "FILE:1: not JSON (Expecting property name enclosed in double quotes, column 2); "
-        "a record stands in one line, or all of them in one list",
-    ),
-    ("a.csv", "prompt,response\nHi\n", "FILE:2: not as many columns as the 2 of the first line"),
-    ("a.csv", "prompt,response\nHi,Ho\nHi,Ho,He\n", "FILE:3: not as many columns as the 2 of the first line"),
-    ("a.csv", 'prompt\n"Hi" there\n', "FILE:2: not CSV (',' expected after '\"')"),
-    (
-        "a.parquet",
-        "PAR2",
-        "FILE: not a parquet file (Parquet file size is 4 bytes, smaller than the minimum file footer (8 bytes))",
-    ),
-    (
-        "a.docx",
-        "x",
-        "FILE: not a kind of file that can be read; use .json, .jsonl, .parquet, .csv, .txt (and .gz of these)",
-    ),
-    ("a.txt", b"\xff\xfe", "FILE:1: not UTF-8 (byte 0xff); save the file as UTF-8"),
-]
+# Shares by hash
 
 
-@pytest.mark.parametrize(("name", "data", "message"), BAD)
-def test_what_is_wrong_with_a_file(tmp_path, name, data, message):
-    assert refusal(write(tmp_path / name, data)) == message
+def numbers(path, stop, **options):
+    path.write_text("".join(f'{{"prompt": "{n}", "response": "x"}}\n' for n in range(stop)))
+    return {record["prompt"] for record in records(path, **options)}
 
 
-def test_truncated_and_false_gzip(tmp_path):
-    whole = gzip.compress(b'{"text": "x"}\n' * 1000)
-    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
-    assert refusal(tmp_path / "cut.jsonl.gz") == (
-        "FILE: damaged or cut off in the middle (Compressed file ended before the end-of-stream marker was reached); "
-        "make or download it again"
-    )
-    (tmp_path / "false.jsonl.gz").write_bytes(b'{"text": "x"}')
-    assert refusal(tmp_path / "false.jsonl.gz") == (
-        "FILE: damaged or cut off in the middle (Not a gzipped file (b'{\"')); make or download it again"
-    )
+def test_a_share_and_the_rest_are_the_whole(tmp_path):
+    held_out, rest = (numbers(tmp_path / "a.jsonl", 2000, **{key: 0.1}) for key in ("only_share", "without_share"))
+    assert held_out | rest == set(map(str, range(2000)))
+    assert not held_out & rest
+    assert 150 < len(held_out) < 250  # 200 ± 13.4
 
 
-def test_nothing_there(tmp_path):
-    missing = "FILE does not exist; name a file, a folder, a glob, or a data set on the hub (owner/name)"
-    assert refusal(tmp_path / "none.jsonl") == missing
-    assert refusal(tmp_path / "*.jsonl") == missing
-    write(tmp_path / "note.md", "x")
-    known = "use .json, .jsonl, .parquet, .csv, .txt (and .gz of these)"
-    assert refusal(tmp_path) == f"FILE: the folder holds no data; {known}"
+def test_no_record_changes_sides_when_others_come_or_a_file_is_written_otherwise(tmp_path):
+    held_out = numbers(tmp_path / "a.jsonl", 1000, only_share=0.1)
+    assert numbers(tmp_path / "a.jsonl", 3000, only_share=0.1) & set(map(str, range(1000))) == held_out
+    backwards = [{"response": "x", "prompt": str(n)} for n in reversed(range(1000))]
+    (tmp_path / "b.json").write_text(json.dumps(backwards, indent=3))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(backwards), tmp_path / "c.parquet")
+    for name in ("b.json", "c.parquet"):
+        assert {record["prompt"] for record in records(tmp_path / name, only_share=0.1)} == held_out
+    assert held_out < numbers(tmp_path / "a.jsonl", 1000, only_share=0.2)  # a larger share takes more, drops none
 
 
-# Mixtures
+def test_the_hash_is_the_one_it_always_was(tmp_path):
+    """With another one, what was held out would be trained on."""
+    file = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"prompt": str(n)}) for n in range(40)))
+    assert [record["prompt"] for record in records(file, only_share=0.1)] == ["12", "13", "18", "19", "24"]
 
 
-def taken(sources, seed=0):
-    return [record["n"] for _, record in mixed(sources, seed)]
-
-
-@pytest.fixture
-def numbers(tmp_path):
-    """A function that writes a source of the numbers in a range."""
-
-    def make(start, stop, **options):
-        file = tmp_path / f"{start}.jsonl"
-        file.write_text("".join(f'{{"n": {n}}}\n' for n in range(start, stop)))
-        return Source(str(file), **options)
-
-    return make
-
-
-def test_sources_alternate_evenly(numbers):
-    assert taken([numbers(0, 4), numbers(10, 12)]) == [0, 10, 1, 2, 11, 3]
-
-
-def test_one_source_keeps_its_order(numbers):
-    assert taken([numbers(0, 5)]) == [0, 1, 2, 3, 4]
-
-
-def test_whole_weights_repeat_and_parts_are_drawn(numbers):
-    assert taken([numbers(0, 3, weight=2)]) == [0, 1, 2, 0, 1, 2]
-    some = taken([numbers(0, 100, weight=1.25)])
-    assert some[:100] == list(range(100))
-    assert len(set(some[100:])) == 25
-
-
-def test_what_is_drawn_depends_on_the_seed_alone(numbers):
-    def part(seed):
-        return taken([numbers(0, 1000, weight=0.1)], seed)
-
-    assert part(0) == part(0) == sorted(part(0))
-    assert len(set(part(0))) == 100
-    assert part(0) != part(1)
-
-
-def test_even_a_small_weight_takes_one(numbers):
-    assert len(taken([numbers(0, 3, weight=0.01)])) == 1
-
-
-def test_a_source_without_records_is_named(numbers):
-    empty = numbers(0, 0)
-    with pytest.raises(RecipeError) as error:
-        taken([numbers(1, 2), empty])
-    assert str(error.value) == f"{empty.path}: no records in it"
+def test_data_that_json_does_not_know_has_a_share_too(tmp_path):
+    table = pyarrow.table({"prompt": ["Hi"], "at": pyarrow.array([0], pyarrow.timestamp("s")), "raw": [b"x"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert sum(len(records(tmp_path / "a.parquet", **{key: 0.5})) for key in ("only_share", "without_share")) == 1

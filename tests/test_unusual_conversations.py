@@ -119,7 +119,7 @@ def test_the_last_answer_alone_is_trained_on_where_the_recipe_says_so(rows):
 def test_errors_name_file_and_line(rows, tmp_path, record, message):
     with pytest.raises(RecipeError) as error:
         rows(conversation_rows, {"messages": TALK}, record)
-    assert str(error.value) == f"{tmp_path}/data.jsonl:2: {message}"
+    assert str(error.value) == f"{tmp_path}/data.jsonl:2: {message}; correct it, or set data.on_bad_record=skip"
 
 
 # Transcripts and comparisons
@@ -192,4 +192,5 @@ def test_a_prompt_ends_where_the_last_answer_would_begin(rows, record, asked):
 def test_no_question_is_an_error_in_a_prompt(rows, tmp_path):
     with pytest.raises(RecipeError) as error:
         rows(prompt_rows, {"messages": [said("assistant", "Hello")]})
-    assert str(error.value) == f"{tmp_path}/data.jsonl:1: no user turn before the answer, so nothing to ask"
+    problem = f"{tmp_path}/data.jsonl:1: no user turn before the answer, so nothing to ask"
+    assert str(error.value) == f"{problem}; correct it, or set data.on_bad_record=skip"

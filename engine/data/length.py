@@ -13,7 +13,7 @@ Both sides of a comparison lose the same: what they share from the start.
 from collections.abc import Sequence
 
 from chatml import IGNORE, EncodedTurn
-from recipes.sections import TooLong
+from recipes.data import TooLong
 
 Turns = list[EncodedTurn]
 

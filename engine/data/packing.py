@@ -1,22 +1,22 @@
 """Rows made fuller: best-fit-decreasing packing of whole sequences, by TRL; no sequence is ever split."""
 
-from typing import Any
+from pathlib import Path
 
+import pyarrow.compute
 from datasets import Dataset
 from trl import pack_dataset
 
+from engine.data.prepare import alone
 
-def packed(rows: list[dict[str, Any]], max_length: int) -> Dataset:
+
+def packed(rows: Dataset, max_length: int) -> Dataset:
     """Rows of at most `max_length` tokens, each of several sequences whose lengths stand in `seq_lengths`.
 
-    No input row may be longer than `max_length` (TRL would cut it; the length policy has seen to that before).
+    No input row may be longer than `max_length` (TRL would cut it; the length policy has seen to that before). Like the
+    rows they are made by one process and found again by the others and later (`datasets` keeps them beside the rows).
     """
-    longest = max(len(row["input_ids"]) for row in rows)
+    longest = pyarrow.compute.max(pyarrow.compute.list_value_length(rows.data.column("input_ids"))).as_py()
     if longest > max_length:
         raise ValueError(f"a row of {longest} tokens cannot be packed into rows of {max_length}")
-    return pack_dataset(Dataset.from_list(rows), max_length, "bfd")
-
-
-def unpacked(rows: list[dict[str, Any]]) -> Dataset:
-    """The same columns with one sequence a row."""
-    return Dataset.from_list([{**row, "seq_lengths": [len(row["input_ids"])]} for row in rows])
+    with alone(Path(rows.cache_files[0]["filename"])):
+        return pack_dataset(rows, max_length, "bfd")

@@ -1,25 +1,32 @@
 """The account of what became of a data key's records: printed, and kept in the run folder."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from chatml import RecordError
 from recipes import RecipeError
+from recipes.data import OnBadRecord
 
+BAD = "unreadable"
 TOO_LONG = "too long"
 NOTHING_TO_TRAIN = "nothing to train on"
 EQUAL_SIDES = "equal sides"
 
 _WAYS_OUT = {
+    BAD: "correct them, or how they are read (data.fields); the first is {bad}",
     TOO_LONG: "raise {limit}, or choose another data.too_long",
-    NOTHING_TO_TRAIN: "look at chatml.mask and at `train: false` in the records, or raise {limit}",
+    NOTHING_TO_TRAIN: "look at chatml.mask, chatml.train_on and `train: false` in the records, or raise {limit}",
     EQUAL_SIDES: "look at whether chosen and rejected are what they should be",
 }
+PERCENTILES = (50, 90, 99, 100)
+SHOWN = 20  # bad records that are told one by one
 
 
 @dataclass
 class Report:
-    """Counts of one data key. A record taken several times, by its source's weight, counts as often."""
+    """Counts of one data key or of a part of it; `add` puts parts together. Each record counts once."""
 
     read: int = 0
     """records that were read"""
@@ -35,8 +42,14 @@ class Report:
     """tokens in the rows; of a pair both sides"""
     trained_tokens: int = 0
     """tokens that the loss falls on; 0 for pairs and prompts"""
-    lost_tokens: int = 0
-    """tokens of what was cut off and dropped"""
+    cut_tokens: int = 0
+    """tokens that were cut off records that were kept"""
+    dropped_tokens: Counter[str] = field(default_factory=Counter)
+    """tokens of the records of which nothing is left, by reason; those of bad records are not known"""
+    lengths: Counter[int] = field(default_factory=Counter)
+    """records by their tokens before anything was cut; of a pair the longer side's"""
+    bad: list[str] = field(default_factory=list)
+    """what is wrong with the first bad records that were skipped"""
 
     def keep(self, tokens: int, whole: int, trained: int = 0, rows: int = 1) -> None:
         """Count a record of `whole` tokens of which `tokens` are in rows."""
@@ -45,25 +58,68 @@ class Report:
         self.rows += rows
         self.tokens += tokens
         self.trained_tokens += trained
-        self.lost_tokens += whole - tokens
+        self.cut_tokens += whole - tokens
 
     def drop(self, reason: str, tokens: int) -> None:
         self.dropped[reason] += 1
-        self.lost_tokens += tokens
+        self.dropped_tokens[reason] += tokens
 
-    def line(self, name: str) -> str:
-        """One line for a person: `train: 990 of 999 records kept (4 cut), 9 dropped (9 too long); ...`."""
+    def refuse(self, where: str, error: RecordError, policy: OnBadRecord) -> None:
+        """Count a record that cannot be read, or raise RecipeError, as `policy` says."""
+        if policy == "error":
+            raise RecipeError(f"{where}: {error}; correct it, or set data.on_bad_record=skip")
+        self.dropped[BAD] += 1
+        self.bad = [*self.bad, f"{where}: {error}"][:SHOWN]
+
+    def add(self, other: "Report") -> None:
+        """Count what another report counted of other records, which stand after these."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        self.bad = self.bad[:SHOWN]
+
+    def text(self, name: str) -> str:
+        """A few lines for a person: records, tokens, lengths, and each bad record that is known."""
         dropped = sum(self.dropped.values())
         rows = f" in {self.rows:,} rows" if self.rows != self.kept else ""
-        trained = f", {self.trained_tokens:,} trained on" if self.trained_tokens else ""
-        return (
+        trained = f" ({self.trained_tokens:,} trained on)" if self.trained_tokens else ""
+        lines = [
             f"{name}: {self.kept:,} of {self.read:,} records kept{f' ({self.cut:,} cut)' if self.cut else ''}{rows}, "
-            f"{dropped:,} dropped{f' ({self._reasons()})' if dropped else ''}; "
-            f"{self.tokens:,} tokens{trained}{f', {self.lost_tokens:,} lost' if self.lost_tokens else ''}"
-        )
+            f"{dropped:,} dropped{f' ({_listed(self.dropped)})' if dropped else ''}",
+            f"  tokens: {self.tokens:,} kept{trained}, {self.cut_tokens:,} cut off, "
+            f"{sum(self.dropped_tokens.values()):,} dropped",
+        ]
+        if self.lengths:
+            told = (f"{length:,}" for length in self.percentiles().values())
+            lines.append("  tokens in a record: half have up to {}, 90 % {}, 99 % {}, the longest {}".format(*told))
+        lines += [f"  skipped: {line}" for line in self.bad]
+        if self.dropped[BAD] > len(self.bad):
+            lines.append(f"  skipped: {self.dropped[BAD] - len(self.bad):,} more")
+        return "\n".join(lines)
+
+    def percentiles(self) -> dict[int, int]:
+        """Percentile -> the smallest length that as many percent of the records do not exceed."""
+        total, seen, wanted, found = sum(self.lengths.values()), 0, list(PERCENTILES), {}
+        for length, count in sorted(self.lengths.items()):
+            seen += count
+            while wanted and 100 * seen >= wanted[0] * total:
+                found[wanted.pop(0)] = length
+        return found
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "dropped": dict(self.dropped)}
+        """For the run folder: the lengths as percentiles."""
+        lengths = {f"p{percent}": length for percent, length in self.percentiles().items()}
+        return {**self.as_json(), "lengths": lengths}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Report":
+        """What `as_json` gave, once it has been JSON."""
+        lengths = Counter({int(length): count for length, count in values["lengths"].items()})
+        counted = {name: Counter(values[name]) for name in ("dropped", "dropped_tokens")}
+        return cls(**{**values, **counted, "lengths": lengths})
 
     def check(self, key: str, limit: str) -> None:
         """Raises RecipeError where less than half of what was read is kept. `limit` is the key that bounds lengths."""
@@ -71,10 +127,19 @@ class Report:
             raise RecipeError(f"{key}: no records; name a source that holds some")
         if 2 * self.kept < self.read:
             (reason, _), *_ = self.dropped.most_common(1)
+            way_out = _WAYS_OUT[reason].format(limit=limit, bad=next(iter(self.bad), None))
             raise RecipeError(
-                f"{key}: only {self.kept:,} of {self.read:,} records are kept ({self._reasons()}); "
-                f"{_WAYS_OUT[reason].format(limit=limit)}"
+                f"{key}: only {self.kept:,} of {self.read:,} records are kept ({_listed(self.dropped)}); {way_out}"
             )
 
-    def _reasons(self) -> str:
-        return ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
+
+def total(reports: Iterable[Report]) -> Report:
+    """The reports of all parts of a data key as one."""
+    whole = Report()
+    for report in reports:
+        whole.add(report)
+    return whole
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())

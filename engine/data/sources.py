@@ -1,46 +1,123 @@
 """Where records come from: files, folders, globs and data sets on the hub, each record with the place it stands in.
 
-A file is JSON (a list of records), JSONL (one record a line), parquet, CSV, or text (one record `{"text": the whole
-file}`), plain or gzipped. A mistake in a file is one line that begins with `file:line: `; in parquet and on the hub,
-where there are no lines, the number of the row stands there.
+Records are read one at a time, so a source may be larger than memory. Which part of it is meant (`skip`, `take`, a
+share by hash) is decided here; the hash is of what the record holds, so it falls to the same side wherever the record
+stands and whatever stands around it, and two equal records fall to the same side.
 """
 
-import csv
 import glob
-import gzip
 import json
 import os
-import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
 
-import pyarrow
-import pyarrow.parquet
+import xxhash
 
-from chatml.messages import kind
+from chatml import RecordError
+from engine.data.files import KNOWN, READERS, kind_of, read_file, reading
+from engine.data.json_files import Records
 from recipes import RecipeError
-from recipes.sections import Source
+from recipes.data import Source
 
-Records = Iterator[tuple[str, dict[str, Any]]]
+Advance = Callable[[int], object]
+
+
+class Place(Protocol):
+    """Something that records can be read from."""
+
+    @property
+    def size(self) -> int:
+        """How much there is to read: bytes of files, rows of a set on the hub."""
+
+    def fingerprint(self) -> str:
+        """Differs where the content does."""
+
+    def records(self, advance: Advance) -> Records:
+        """All records; `advance` is told how much more of `size` has been read."""
 
 
 def read(source: Source) -> Records:
-    """(where, record) of every record of a source, in order; only the first `source.take` of them if it says so.
+    """(where, record) of every record that a source means, in order; a RecordError in the place of one that is bad.
 
-    Raises RecipeError where the source is not there or a file cannot be read, as late as that is found out.
+    Raises RecipeError where the source is not there or a file cannot be read on, as late as that is found out.
     """
-    records = _hub(source) if source.on_hub else chain.from_iterable(map(_read_file, _files(source.path)))
-    return islice(records, source.take)
+    return selected(find(source), source)
+
+
+def find(source: Source) -> Place:
+    """What a source names. Raises RecipeError where there is nothing."""
+    return _on_hub(source) if source.on_hub else Files(tuple(_files(source.path)))
+
+
+def selected(place: Place, source: Source, advance: Advance = lambda more: None) -> Records:
+    """The records of a place that its source means."""
+    stop = None if source.take is None else source.skip + source.take
+    records = islice(place.records(advance), source.skip, stop)
+    share = source.only_share or source.without_share
+    if share is None:
+        return records
+    return (item for item in records if _held_out(item[1], share) == (source.only_share is not None))
+
+
+def _held_out(record: dict[str, Any] | RecordError, share: float) -> bool:
+    if isinstance(record, RecordError):
+        return False  # told where the rest is trained on
+    written = json.dumps(record, sort_keys=True, ensure_ascii=True, default=str)
+    return xxhash.xxh3_64_intdigest(written.encode()) < share * 2**64
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files, one after the other."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(map(os.path.getsize, self.paths))
+
+    def fingerprint(self) -> str:
+        seen = xxhash.xxh3_128()
+        for path in self.paths:
+            seen.update(f"\0{path}\0{os.path.getsize(path)}\0".encode())
+            with reading(path) as file:
+                while block := file.read(1 << 20):
+                    seen.update(block)
+        return seen.hexdigest()
+
+    def records(self, advance: Advance) -> Records:
+        for path in self.paths:
+            yield from read_file(path, advance)
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A split of a data set on the hub, as `datasets` has downloaded it."""
+
+    name: str
+    rows: Any
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    def fingerprint(self) -> str:
+        return self.rows._fingerprint
+
+    def records(self, advance: Advance) -> Records:
+        for number, record in enumerate(self.rows, start=1):
+            advance(1)
+            yield f"{self.name}:{number}", record
 
 
 def _files(path: str) -> list[str]:
     if os.path.isdir(path):
         inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        files = sorted(file for file in inside if _kind(file) in _READERS)
+        files = sorted(file for file in inside if kind_of(file) in READERS)
         if not files:
-            raise RecipeError(f"{path}: the folder holds no data; {_KNOWN}")
+            raise RecipeError(f"{path}: the folder holds no data; {KNOWN}")
         return files
     if os.path.exists(path):
         return [path]
@@ -52,145 +129,15 @@ def _files(path: str) -> list[str]:
     return files
 
 
-def _kind(path: str) -> str:
-    """The suffix that says what is in a file, .gz aside."""
-    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
-
-
-def _read_file(path: str) -> Records:
-    reader = _READERS.get(_kind(path))
-    if reader is None:
-        raise RecipeError(f"{path}: not a kind of file that can be read; {_KNOWN}")
-    try:
-        with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as file:
-            yield from reader(path, file)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise RecipeError(f"{path}: damaged or cut off in the middle ({error}); make or download it again") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _jsonl(path: str, lines: Iterable[bytes]) -> Records:
-    for number, line in enumerate(lines, start=1):
-        where, text = f"{path}:{number}", _decoded(line, path, number)
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecipeError(
-                f"{where}: not JSON ({error.msg}, column {error.colno}); a record stands in one line, "
-                "or all of them in one list"
-            ) from None
-        yield where, _object(record, where)
-
-
-def _json(path: str, file: BinaryIO) -> Records:
-    """A list of records; or, as such files are often named, one record a line, or one record alone."""
-    text = _decoded(file.read(), path, 1)
-    if text.lstrip().startswith("["):
-        yield from _json_list(path, text)
-        return
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError:
-        yield from _jsonl(path, text.encode().splitlines())
-        return
-    yield f"{path}:1", _object(record, f"{path}:1")
-
-
-def _json_list(path: str, text: str) -> Records:
-    """The records of a list one by one, so that the line of each is known."""
-    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
-
-    def after_space(at: int) -> int:
-        return space.match(text, at).end()
-
-    at, line, counted = after_space(text.index("[") + 1), 1, 0
-    while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
-        try:
-            record, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
-        yield f"{path}:{line}", _object(record, f"{path}:{line}")
-        at = after_space(at)
-        if text[at : at + 1] == ",":
-            at = after_space(at + 1)
-        elif text[at : at + 1] != "]":
-            line += text.count("\n", counted, at)
-            raise RecipeError(f"{path}:{line}: not JSON (no comma and no end of the list after a record)")
-
-
-def _csv(path: str, file: BinaryIO) -> Records:
-    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is shorter than many a document
-    reader = csv.DictReader((_decoded(line, path, number) for number, line in enumerate(file, start=1)), strict=True)
-    try:
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in row or None in row.values():
-                raise RecipeError(f"{where}: not as many columns as the {len(reader.fieldnames)} of the first line")
-            yield where, row
-    except csv.Error as error:
-        raise RecipeError(f"{path}:{reader.reader.line_num}: not CSV ({error})") from None
-
-
-def _text(path: str, file: BinaryIO) -> Records:
-    yield f"{path}:1", {"text": _decoded(file.read(), path, 1)}
-
-
-def _parquet(path: str, file: BinaryIO) -> Records:
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
-            for record in batch.to_pylist():
-                number += 1
-                yield f"{path}:{number}", record
-    except pyarrow.ArrowException as error:
-        raise RecipeError(f"{path}: not a parquet file ({_first_line(error)})") from None
-
-
-_READERS: dict[str, Callable[[str, BinaryIO], Records]] = {
-    ".json": _json,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-    ".csv": _csv,
-    ".txt": _text,
-}
-_KNOWN = f"use {', '.join(_READERS)} (and .gz of these)"
-
-
-def _hub(source: Source) -> Records:
-    from datasets import load_dataset  # half a second, which local files need not wait for
+def _on_hub(source: Source) -> HubSet:
+    from datasets import load_dataset  # half a second, which processes that only read records need not wait for
 
     try:
         rows = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except Exception as error:  # datasets raises a great many kinds, all of them about what was asked for
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
         raise RecipeError(
             f"{source.path}: neither a file here nor a data set that could be loaded from the hub "
-            f"({type(error).__name__}: {_first_line(error)})"
+            f"({type(error).__name__}: {reason})"
         ) from None
-    for number, record in enumerate(rows, start=1):
-        yield f"{source.path}:{source.split}:{number}", record
-
-
-def _decoded(data: bytes, path: str, line: int) -> str:
-    """UTF-8, a byte order mark at the start aside; `line` is the number of the first line in `data`."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
-        raise RecipeError(
-            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
-        ) from None
-    return text.removeprefix("\ufeff") if line == 1 else text
-
-
-def _object(record: Any, where: str) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        raise RecipeError(f"{where}: {kind(record)}; a record is an object with named fields")
-    return record
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+    return HubSet(f"{source.path}:{source.split}", rows)

@@ -43,7 +43,11 @@ def write_folder(path: Path, write: Callable[[Path], Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write(partial)
+    try:
+        write(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     sync_tree(partial)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from omegaconf import OmegaConf
 
 from engine.data.report import Report
@@ -96,11 +97,10 @@ class RunFolder:
     def finished(self) -> Path:
         return self.path / "finished.json"
 
-    def keep_rows(self, name: str, rows_and_report: tuple[list[dict[str, Any]], Report]) -> list[dict[str, Any]]:
+    def keep_report(self, name: str, rows: Dataset, report: Report) -> Dataset:
         """Print what was kept, cut and dropped of a data key, note it in data.json, and pass the rows on."""
-        rows, report = rows_and_report
         if is_main_process():
-            print(report.line(name), flush=True)
+            print(report.text(name), flush=True)
             self._data[name] = report.as_dict()
             durable.write_json(self.path / "data.json", self._data)
         return rows

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from chatml import Pair
 from engine.data.report import Report
-from engine.data.rows import Row, conversation_rows, pair_rows, prompt_rows, text_rows
+from engine.data.rows import conversation_rows, pair_rows, prompt_rows, text_rows
 from engine.data.sources import read
 from eval.show.duplicates import Near, near_repeats, repeats
 from eval.show.overlap import EvaluationSet, evaluation_set
 from eval.show.recipe import LEARNT_FROM, Show
 from eval.show.records import Record, read_records
 from recipes import RecipeError
-from recipes.sections import Source, sources
+from recipes.data import Source, sources
 
-Rows = tuple[list[Row], Report]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Portion:
     source: Source
     report: Report | None
     """None where a stage could not use this source alone"""
+
+    @property
+    def tokens_drawn(self) -> float:
+        """Tokens in its rows, each as often as the source's weight draws it."""
+        return self.report.tokens * self.source.weight if self.report else 0
 
 
 @dataclass(frozen=True)
@@ -85,25 +91,23 @@ class Look:
         return bool(self.readable) and all(isinstance(record.held, str) for record in self.readable)
 
 
-def look(recipe: Show, key: str, value: Any, tokenizer: PreTrainedTokenizerBase) -> Look:
+def look(recipe: Show, key: str, named: list[Source], tokenizer: PreTrainedTokenizerBase) -> Look:
     """Read, count and encode what a data key names. Raises RecipeError where a source itself cannot be read."""
-    named = sources(value, f"data.{key}")
     records = read_records([found for source in named for found in read(source)], key, recipe.data.fields)
     if not records:
         raise RecipeError(f"data.{key}: no records; name a source that holds some")
     against = sources(recipe.show.against, "show.against") if key in LEARNT_FROM else []
-    own = {source.path for source in named}
-    evaluations = [evaluation_set(source.path, read(source)) for source in against if source.path not in own]
+    evaluations = [_evaluation_set(source) for source in against if source not in named]
     seen = Look(key, recipe, tokenizer, named, records, [], None, "", [], evaluations)
     try:
-        rows, report = stage_rows(seen)(value)
+        rows, report = stage_rows(seen)(named)
     except RecipeError as error:
         return dataclasses.replace(seen, problem=str(error))
     portions = [Portion(source, _report_of(seen, source)) for source in named] if len(named) > 1 else []
-    return dataclasses.replace(seen, rows=rows, report=report, portions=portions)
+    return dataclasses.replace(seen, rows=rows.to_list(), report=report, portions=portions)
 
 
-def stage_rows(seen: Look) -> Callable[[Any], Rows]:
+def stage_rows(seen: Look) -> Callable[[list[Source]], tuple[Dataset, Report]]:
     """What makes rows of such data, in the stage that the data key belongs to."""
     name, limit = seen.limit
     keywords: dict[str, Any] = {"recipe": seen.recipe, "tokenizer": seen.tokenizer, "key": f"data.{seen.key}"}
@@ -114,8 +118,15 @@ def stage_rows(seen: Look) -> Callable[[Any], Rows]:
     return partial(pair_rows if seen.of_pairs else conversation_rows, **keywords, max_length=limit)
 
 
+def _evaluation_set(source: Source) -> EvaluationSet:
+    part = f"{source.only_share:g} of " if source.only_share else ""
+    return evaluation_set(
+        part + source.path, ((where, found) for where, found in read(source) if isinstance(found, dict))
+    )
+
+
 def _report_of(seen: Look, source: Source) -> Report | None:
     try:
-        return stage_rows(seen)(dataclasses.asdict(source))[1]
+        return stage_rows(seen)([source])[1]
     except RecipeError:
         return None

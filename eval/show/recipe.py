@@ -3,6 +3,7 @@ is tokenised and masked. The other sections may stand there.
 """
 
 import dataclasses
+import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from recipes import RecipeError, files, load_part
+from recipes.data import Source, TrainingData, data_inputs, named_sources, sources
 from recipes.inputs import check_inputs, maker
 from recipes.schema import Recipe, Section, number, show
-from recipes.sections import ChatML, Run, TooLong, data_inputs, model_inputs, sources
+from recipes.sections import ChatML, Run, model_inputs
 
 KEYS = ("train", "eval", "prompts", "pairs", "correctness_pairs", "pretrain")
 # What a model learns from, and what must therefore not be in an evaluation set.
@@ -54,37 +56,25 @@ class Model(Section):
 
 
 @dataclass(frozen=True)
-class Data(Section):
+class Data(TrainingData):
     """The data keys of all stages; what they mean stands in the stages' own recipes."""
 
-    train: Any = None
+    train: Any = named_sources()
     """conversations, plain text or comparisons"""
-    eval: Any = None
-    """the same, to be evaluated on"""
-    prompts: Any = None
+    prompts: Any = named_sources()
     """what is asked"""
-    pairs: Any = None
+    pairs: Any = named_sources()
     """held-out comparisons"""
-    correctness_pairs: Any = None
+    correctness_pairs: Any = named_sources()
     """held-out comparisons whose sides differ in correctness alone"""
-    pretrain: Any = None
+    pretrain: Any = named_sources()
     """plain text"""
-    fields: dict[str, str] = field(default_factory=dict)
-    """names in the records -> names that are known: {question: prompt, answer: response}"""
-    too_long: TooLong = "cut_oldest_turns"
-    """what happens to what is longer than max_length or max_prompt_tokens"""
-    max_length: int = number(2048, least=16)
-    """tokens in a conversation, a side of a comparison, or a piece of text"""
     max_prompt_tokens: int = number(1024, least=16)
     """tokens in a prompt"""
     pretrain_length: int = number(512, least=16)
     """tokens in a piece of pretraining text; in an evaluation max_length counts"""
     packing: bool = True
     """of no account here"""
-
-    def check(self, key: str) -> None:
-        for name in KEYS:
-            sources(getattr(self, name), f"{key}.{name}")
 
 
 @dataclass(frozen=True)
@@ -98,10 +88,10 @@ class Show(Recipe):
     run: Run = field(default_factory=Run)
 
     @property
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, list[Source]]:
         """data key -> what it names, of the keys that are to be shown."""
-        given = {name: getattr(self.data, name) for name in KEYS if self.show.key in (None, name)}
-        return {name: value for name, value in given.items() if value is not None}
+        given = {name: self.data.sources(name) for name in KEYS if self.show.key in (None, name)}
+        return {name: named for name, named in given.items() if named}
 
     def check(self, key: str) -> None:
         if not self.shown:
@@ -111,9 +101,9 @@ class Show(Recipe):
             raise RecipeError("no tokenizer to show data with; name a model that has one: model.path=FOLDER")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
-        for name, value in self.shown.items():
-            yield from data_inputs(value, f"data.{name}")
-        yield from data_inputs(self.show.against, "show.against")
+        for name, named in self.shown.items():
+            yield from data_inputs(named, f"data.{name}")
+        yield from data_inputs(sources(self.show.against, "show.against"), "show.against")
         yield from model_inputs(self.model.path, "model.path")
 
 
@@ -148,13 +138,11 @@ def tokenizer_path(model: str, recipe_path: str | Path) -> str:
     return model
 
 
-def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Any]:
+def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Source]:
     """What the recipe evaluates on, and what the evaluation of the whole pipeline reads, if that is on this machine."""
-    found = [recipe.data.eval]
+    found = recipe.data.sources("eval")
     if eval_recipe.exists():
         data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read(eval_recipe))), "data")
         held_out = OmegaConf.to_container(data, resolve=True) if data is not None else {}
-        found += [held_out.get(name) for name in KEYS]
-    listed = [one for value in found if value is not None for one in (value if isinstance(value, list) else [value])]
-    unique = [one for number, one in enumerate(listed) if one not in listed[:number]]
-    return [one for one in unique if all(os.path.exists(path) for _, path in data_inputs(one, "show.against"))]
+        found += [source for name in KEYS for source in sources(held_out.get(name), f"data.{name}")]
+    return [source for source in dict.fromkeys(found) if source.on_hub or glob.glob(source.path, recursive=True)]

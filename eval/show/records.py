@@ -58,7 +58,9 @@ class Record:
         return [m.content for m in self.messages if m.role == "assistant" and not m.tool_calls]
 
 
-def read_records(records: Sequence[tuple[str, dict[str, Any]]], key: str, fields: Mapping[str, str]) -> list[Record]:
+def read_records(
+    records: Sequence[tuple[str, dict[str, Any] | RecordError]], key: str, fields: Mapping[str, str]
+) -> list[Record]:
     """The records of a data key (`train`, `prompts`, ...), each read as what the key is for.
 
     Under `train` and `eval` a set of comparisons is told from conversations by its records: all of them have chosen and
@@ -75,7 +77,9 @@ def unread_fields(records: Sequence[Record], fields: Mapping[str, str]) -> list[
     return [name for name in met if fields.get(name, name) not in FIELDS]
 
 
-def _read(where: str, record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Record:
+def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Mapping[str, str]) -> Record:
+    if isinstance(record, RecordError):
+        return Record(where, {}, None, str(record))
     try:
         return Record(where, record, _held(record, key, fields))
     except RecordError as error:
@@ -92,7 +96,9 @@ def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
     return read_conversation(record, fields)
 
 
-def _is_pair(record: dict[str, Any], fields: Mapping[str, str]) -> bool:
+def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str]) -> bool:
+    if isinstance(record, RecordError):
+        return False
     names = {fields.get(name, name) for name, value in record.items() if value is not None}
     return names >= {"chosen", "rejected"}
 

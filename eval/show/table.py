@@ -18,7 +18,7 @@ from eval.show.figures import (
     unanswered,
     without_end_token,
 )
-from eval.show.look import Look
+from eval.show.look import Look, Portion
 from eval.show.overlap import RUN, EvaluationSet, shared
 from eval.show.records import Record, unread_fields
 
@@ -59,8 +59,8 @@ def _read(seen: Look) -> Iterator[Line]:
     if unused := unread_fields(seen.records, seen.recipe.data.fields):
         yield Line("fields not used", ", ".join(unused))
     if seen.problem:
-        told = next((r.where for r in seen.records if seen.problem == f"{r.where}: {r.problem}"), seen.problem)
-        yield Line("a stage stops here", told)
+        bad = (record for record in seen.records if seen.problem.startswith(f"{record.where}: {record.problem}; "))
+        yield Line("a stage stops here", next((record.where for record in bad), seen.problem))
 
 
 def _fed(seen: Look, report: Report) -> Iterator[Line]:
@@ -71,11 +71,13 @@ def _fed(seen: Look, report: Report) -> Iterator[Line]:
     yield Line("kept", f"{report.kept:,} of {report.read:,}{cut}")
     yield Line("dropped", f"{dropped:,}{f': {reasons}' if dropped else ''}")
     trained = f"; {report.trained_tokens:,} trained on ({_share(report.trained_tokens, report.tokens)})"
-    lost = f"; {report.lost_tokens:,} lost to cutting and dropping" if report.lost_tokens else ""
+    lost = report.cut_tokens + report.dropped_tokens.total()
+    lost = f"; {lost:,} lost to cutting and dropping" if lost else ""
     learns = not seen.of_pairs and seen.key != "prompts"
     yield Line("tokens", f"{report.tokens:,} in {report.rows:,} rows{trained if learns else ''}{lost}")
+    drawn = sum(portion.tokens_drawn for portion in seen.portions)
     for portion in seen.portions:
-        yield Line("  of which", _portion(portion.report, report, portion.source.path, portion.source.weight))
+        yield Line("  of which", _portion(portion, drawn))
     plain = plain_encoder(seen.tokenizer)
     headers = {role: [*plain(role), *plain("\n")] for role in ROLES}
     roles = tokens_by_role(seen.rows, headers, control(seen.tokenizer))
@@ -140,13 +142,15 @@ def _overlap(seen: Look, evaluation: EvaluationSet) -> Line:
     )
 
 
-def _portion(own: Report | None, whole: Report, path: str, weight: float) -> str:
+def _portion(portion: Portion, drawn: float) -> str:
+    own, weight = portion.report, portion.source.weight
     weighted = f" (weight {weight:g})" if weight != 1 else ""
     if own is None:
-        return f"{path}{weighted}: a stage could not use this source alone"
+        return f"{portion.source.path}{weighted}: a stage could not use this source alone"
     trained = f", {own.trained_tokens:,} trained on" if own.trained_tokens else ""
-    share = _share(own.tokens, whole.tokens)
-    return f"{path}{weighted}: {own.kept:,} of {own.read:,} kept, {own.tokens:,} tokens ({share}){trained}"
+    share = _share(portion.tokens_drawn, drawn)
+    kept = f"{own.kept:,} of {own.read:,} kept, {own.tokens:,} tokens{trained}"
+    return f"{portion.source.path}{weighted}: {kept}; {share} of what is fed"
 
 
 def _two(one: str, sign: str, other: str) -> str:
@@ -166,7 +170,7 @@ def _spread(values: Sequence[int]) -> str:
     return ", ".join(f"{name} {value:,}" for name, value in percentiles(values).items())
 
 
-def _share(part: int, whole: int) -> str:
+def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f}%"
 
 

@@ -1,0 +1,257 @@
+"""Records to rows: written as ChatML, cut to length, and accounted for; a chunk of records at a time.
+
+Every maker takes records, the settings, a tokenizer with the ChatML tokens and the report it is to count in, and
+nothing else, so that its rows are a function of what the cache's key is made of (engine/data/prepare.py), in whichever
+process they are made. What cannot be read goes to the report, which knows whether the run goes on.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from chatml import (
+    IGNORE,
+    EncodedTurn,
+    Mask,
+    Message,
+    RecordError,
+    TrainOn,
+    Turn,
+    control,
+    encode_turns,
+    is_text,
+    join,
+    plain_encoder,
+    read_conversation,
+    read_pair,
+    read_prompt,
+    read_text,
+    render,
+)
+from engine.data.length import cut, cut_pair, size
+from engine.data.report import EQUAL_SIDES, NOTHING_TO_TRAIN, TOO_LONG, Report
+from recipes import RecipeError
+from recipes.data import OnBadRecord, TooLong
+from recipes.sections import ChatML
+
+Row = dict[str, Any]
+Chunk = Sequence[tuple[str, dict[str, Any] | RecordError]]
+"""where each record stands, and what it holds or why it cannot be read"""
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of a recipe that decides how records become rows."""
+
+    chatml: ChatML
+    fields: Mapping[str, str]
+    too_long: TooLong
+    on_bad_record: OnBadRecord
+    limit_key: str
+    """the key that bounds the length of a row"""
+    limit: int
+    """tokens"""
+
+
+EVERY_ANSWER: tuple[Mask, TrainOn] = ("assistant", "every_answer")
+
+Maker = Callable[[Chunk, Settings, Any, Report], Iterator[Row]]
+
+
+def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
+    """{"input_ids", "labels"} of conversations, and of plain text as `texts` makes them; -100 is no loss."""
+
+    def read(record: dict[str, Any]) -> list[Turn] | str:
+        if is_text(record, settings.fields):
+            return read_text(record, settings.fields)
+        messages, tools = read_conversation(record, settings.fields)
+        return render(_prompted(messages, settings), tools, settings.chatml.tools)
+
+    known = list(_read(chunk, read, settings, report))
+    talks = [(where, [said], None) for where, said, _ in known if not isinstance(said, str)]
+    loss = settings.chatml.mask, settings.chatml.train_on
+    for where, (turns,), _ in _encoded(talks, tokenizer, loss, settings, report):
+        row = join(turns, tokenizer)
+        length = len(row.input_ids)
+        report.lengths[length] += 1
+        if length > settings.limit:
+            _may_cut(settings, where, length)
+            turns = cut(turns, settings.limit - (length - size(turns)), settings.too_long)
+            if turns is None:
+                report.drop(TOO_LONG, length)
+                continue
+            row = join(turns, tokenizer)
+        trained = len(row.labels) - row.labels.count(IGNORE)
+        if not trained:
+            report.drop(NOTHING_TO_TRAIN, length)
+            continue
+        report.keep(len(row.input_ids), length, trained)
+        yield {"input_ids": row.input_ids, "labels": row.labels}
+    yield from _documents([(where, said) for where, said, _ in known if isinstance(said, str)],
+                          settings, tokenizer, report)  # fmt: skip
+
+
+def texts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
+    """{"input_ids", "labels"} of documents, each ended by <|endoftext|>, trained on but for a row's first token.
+
+    A document longer than the limit is split into pieces of one length (or one less); nothing of it is lost.
+    """
+    known = _read(chunk, lambda record: read_text(record, settings.fields), settings, report)
+    yield from _documents([(where, text) for where, text, _ in known], settings, tokenizer, report)
+
+
+def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
+    """{"chosen_ids", "rejected_ids"} of comparisons.
+
+    A side ends with its last answer's <|im_end|>, no newline after it: there the score is read. Pairs whose sides are
+    equal are dropped.
+    """
+    newline = len(plain_encoder(tokenizer)("\n"))
+
+    def read(record: dict[str, Any]) -> tuple[int, list[list[Turn]]]:
+        pair = read_pair(record, settings.fields)
+        prompt = _prompted(pair.prompt, settings)
+        answers = (pair.chosen, pair.rejected)
+        return len(prompt), [render((*prompt, *answer), pair.tools, settings.chatml.tools) for answer in answers]
+
+    known = [(where, sides, shared) for where, (shared, sides), _ in _read(chunk, read, settings, report)]
+    for where, encoded, shared in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
+        chosen, rejected = (_without_end(side, newline) for side in encoded)
+        row = [join(side, tokenizer).input_ids for side in (chosen, rejected)]
+        tokens, longest = sum(map(len, row)), max(map(len, row))
+        report.lengths[longest] += 1
+        if row[0] == row[1]:
+            report.drop(EQUAL_SIDES, tokens)
+            continue
+        if longest > settings.limit:
+            _may_cut(settings, where, longest)
+            room = settings.limit - (len(row[0]) - size(chosen))
+            kept = cut_pair((chosen, rejected), shared, room, settings.too_long)
+            if kept is None:
+                report.drop(TOO_LONG, tokens)
+                continue
+            row = [join(side, tokenizer).input_ids for side in kept]
+        report.keep(sum(map(len, row)), tokens)
+        yield {"chosen_ids": row[0], "rejected_ids": row[1]}
+
+
+def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
+    """{"input_ids", "messages", "record"} of what is to be answered, from records of any shape.
+
+    `input_ids` end where the answer begins; `messages` are what is left after cutting, `record` is the record as it was
+    read, both as JSON.
+    """
+
+    def read(record: dict[str, Any]) -> tuple[tuple[Message, ...], list[Turn]]:
+        messages, tools = read_prompt(record, settings.fields)
+        said = _prompted(messages, settings)
+        return said, render(said, tools, settings.chatml.tools)
+
+    known = [(where, [turns], (record, said)) for where, (said, turns), record in _read(chunk, read, settings, report)]
+    for where, (turns,), (record, said) in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
+        ids = join(turns, tokenizer, add_generation_prompt=True).input_ids
+        length = len(ids)
+        report.lengths[length] += 1
+        if length > settings.limit:
+            _may_cut(settings, where, length)
+            turns = cut(turns, settings.limit - (length - size(turns)), settings.too_long)
+            if turns is None:
+                report.drop(TOO_LONG, length)
+                continue
+            ids = join(turns, tokenizer, add_generation_prompt=True).input_ids
+        report.keep(len(ids), length)
+        left = [said[index].as_dict() for turn in turns for index in turn.turn.messages]
+        yield {"input_ids": ids, "messages": json.dumps(left), "record": json.dumps(record, default=str)}
+
+
+def _read(
+    chunk: Chunk, read: Callable[[dict[str, Any]], Value], settings: Settings, report: Report
+) -> Iterator[tuple[str, Value, dict[str, Any]]]:
+    """(where, what was read of it, record) of every record that can be read; the others are refused."""
+    report.read += len(chunk)
+    for where, record in chunk:
+        try:
+            if isinstance(record, RecordError):
+                raise record
+            value = read(record)
+        except RecordError as error:
+            report.refuse(where, error, settings.on_bad_record)
+        else:
+            yield where, value, record
+
+
+def _encoded(
+    conversations: Sequence[tuple[str, list[list[Turn]], Value]],
+    tokenizer: Any,
+    loss: tuple[Mask, TrainOn],
+    settings: Settings,
+    report: Report,
+) -> Iterator[tuple[str, list[list[EncodedTurn]], Value]]:
+    """One conversation or several of each record, as turns of tokens; what cannot be written in tokens is refused."""
+    try:
+        encoded = iter(encode_turns([turns for _, several, _ in conversations for turns in several], tokenizer, *loss))
+    except RecordError:  # rare, so only now is it asked whose
+        for where, several, value in conversations:
+            try:
+                yield where, encode_turns(several, tokenizer, *loss), value
+            except RecordError as error:
+                report.refuse(where, error, settings.on_bad_record)
+        return
+    for where, several, value in conversations:
+        yield where, [next(encoded) for _ in several], value
+
+
+def _documents(texts: Sequence[tuple[str, str]], settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
+    ids = control(tokenizer)
+    before = [] if ids.bos is None else [ids.bos]
+    for text in _texts_encoded(texts, tokenizer, settings, report):
+        document = [*before, *text, ids.endoftext]
+        report.lengths[len(document)] += 1
+        if not text:
+            report.drop(NOTHING_TO_TRAIN, len(document))
+            continue
+        # Pieces of one length: a last piece of a single token would have nothing to predict.
+        pieces = -(-len(document) // settings.limit)
+        edges = [len(document) * number // pieces for number in range(pieces + 1)]
+        report.keep(len(document), len(document), trained=len(document) - pieces, rows=pieces)
+        for start, stop in pairwise(edges):
+            piece = document[start:stop]
+            yield {"input_ids": piece, "labels": [IGNORE, *piece[1:]]}
+
+
+def _texts_encoded(
+    texts: Sequence[tuple[str, str]], tokenizer: Any, settings: Settings, report: Report
+) -> Iterable[list[int]]:
+    plain = plain_encoder(tokenizer)
+    try:
+        yield from plain.batch([text for _, text in texts])
+    except RecordError:  # as in _encoded
+        for where, text in texts:
+            try:
+                yield plain(text)
+            except RecordError as error:
+                report.refuse(where, error, settings.on_bad_record)
+
+
+def _prompted(messages: tuple[Message, ...], settings: Settings) -> tuple[Message, ...]:
+    """With the recipe's system prompt, where the conversation has none of its own."""
+    if settings.chatml.system is None or (messages and messages[0].role == "system"):
+        return messages
+    return (Message("system", settings.chatml.system), *messages)
+
+
+def _without_end(turns: list[EncodedTurn], newline: int) -> list[EncodedTurn]:
+    """Without the newline after the last <|im_end|>."""
+    last = turns[-1]
+    return [*turns[:-1], EncodedTurn(last.turn, last.input_ids[:-newline], last.labels[:-newline])]
+
+
+def _may_cut(settings: Settings, where: str, length: int) -> None:
+    if settings.too_long == "error":
+        raise RecipeError(
+            f"{where}: {length:,} tokens, and {settings.limit_key} is {settings.limit:,}; raise it, shorten the "
+            "record, or choose another data.too_long: cut_oldest_turns, cut_left or drop"
+        )

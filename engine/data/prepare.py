@@ -1,0 +1,120 @@
+"""The rows of a source, made once: kept on disk as Arrow, mapped into memory, and found again by what they are made of.
+
+    $HF_DATASETS_CACHE/plumbline/<key>/  rows.arrow  report.json
+
+The key is a hash of everything that decides the rows: the source's content, the settings, the tokenizer, the code and
+the versions it stands on. Rows are written as they are made, so memory stays bounded however large the source is. A
+folder appears under its key only when it is whole. One process makes it, behind a lock in the file system; all others,
+of this run or another, wait for that lock. It may be deleted at any time.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import tokenizers
+import xxhash
+from datasets import Dataset
+from filelock import FileLock, Timeout
+
+from engine.data.chunks import COLUMNS, batch_of, chunks_of
+from engine.data.encoding import Maker, Settings
+from engine.data.progress import Reading
+from engine.data.report import Report
+from engine.data.sources import Place, find, selected
+from engine.data.workers import in_order
+from engine.run import durable
+from recipes import RecipeError
+from recipes.data import Source
+
+ROWS, REPORT = "rows.arrow", "report.json"
+ROOT = Path(__file__).parents[2]
+CODE = ("chatml/*.py", "engine/data/*.py", "recipes/data.py")
+
+PATIENCE = 20.0  # seconds of work left that are worth starting other processes for
+
+
+def prepared(make: Maker, source: Source, settings: Settings, tokenizer: Any, key: str) -> tuple[Dataset, Report]:
+    """The rows that `make` makes of a source, and what became of its records; `key` is shown while they are made.
+
+    Raises RecipeError where the source is not there, holds no records, or cannot be read.
+    """
+    place = find(source)
+    folder = cache_folder() / _key(make, source, place, settings, tokenizer)
+    if not folder.exists():
+        with alone(folder):
+            if not folder.exists():
+                shared = (make, settings, tokenizer)
+                durable.write_folder(folder, lambda partial: _write(partial, source, place, shared, key))
+    report = Report.from_json(json.loads((folder / REPORT).read_text(encoding="utf-8")))
+    if report.read == 0:
+        raise RecipeError(f"{source.path}: {_why_empty(source)}")
+    return Dataset.from_file(str(folder / ROWS)), report
+
+
+def cache_folder() -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "plumbline"
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While this process is the only one that makes `path`; the others are told that they wait. Raises RecipeError."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print("waiting for another process that prepares the same data", file=sys.stderr, flush=True)
+            lock.acquire()
+        yield
+    except OSError as error:
+        raise RecipeError(
+            f"{path.parent}: prepared data cannot be kept there ({error.strerror or error}); "
+            "make room, or set HF_DATASETS_CACHE to another folder"
+        ) from None
+    finally:
+        lock.release()
+
+
+def _key(make: Maker, source: Source, place: Place, settings: Settings, tokenizer: Any) -> str:
+    part = {name: getattr(source, name) for name in ("skip", "take", "without_share", "only_share")}
+    vocabulary = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id)
+    decisive = (make.__name__, part, settings, vocabulary, place.fingerprint(), _code())
+    return xxhash.xxh3_128_hexdigest("\0".join(map(repr, decisive)).encode())
+
+
+@functools.cache
+def _code() -> str:
+    """Changes when the code that makes rows does."""
+    seen = xxhash.xxh3_128(f"{tokenizers.__version__} {pyarrow.__version__} {datasets.__version__}".encode())
+    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
+        seen.update(path.name.encode() + path.read_bytes())
+    return seen.hexdigest()
+
+
+def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Settings, Any], key: str) -> None:
+    report = Report()
+    with (
+        pyarrow.OSFile(str(folder / ROWS), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, COLUMNS[shared[0]]) as stream,
+        Reading(key, place.size) as reading,
+    ):
+        chunks = chunks_of(selected(place, source, reading.advance))
+        for batch, counted in in_order(batch_of, shared, chunks, lambda: reading.seconds_left > PATIENCE):
+            stream.write_batch(batch)
+            report.add(counted)
+            reading.show(report.read)
+    durable.write_json(folder / REPORT, report.as_json())
+
+
+def _why_empty(source: Source) -> str:
+    if source.only_share or source.without_share:
+        return f"too few records for a share of {source.only_share or source.without_share} of them; name more"
+    return f"no records after the first {source.skip:,}; lower skip" if source.skip else "no records in it"
