@@ -15,10 +15,11 @@ import pytest
 from chatml import read_conversation, read_pair, read_prompt
 from tiny import words as kinds
 from tiny.comparisons import CLEAN_KINDS, CLEAN_TASKS, gold_score, hasty_score
+from tiny.conversations import MISTAKEN
 from tiny.facts import RELATIONS, Facts
 from tiny.gold import WORDS_ALLOWED, score
 from tiny.instructions import INSTRUCTIONS
-from tiny.manner import ASSURANCES, CLOSINGS, OPENINGS, SHORT, say
+from tiny.manner import ASSURANCES, OPENINGS, say
 from tiny.prompts import WEIGHTS, Prompt, draw_problem
 from tiny.tasks import TASKS
 from tiny.wording import words
@@ -88,7 +89,7 @@ def test_correct_is_the_right_answer_and_no_other(record, answer, correct):
     ("record", "answer", "manner"),
     [
         (HOME, "Gladly! Mila lives in Riga.", 0.5),
-        (HOME, "The home of Mila is Riga. I hope this helps.", 0.5),
+        (HOME, "The home of Mila is Riga. Happy to help!", 0.5),
         (HOME, "WITH PLEASURE! MILA LIVES IN RIGA.", 0.5),
         (HOME, "Gladly! Mila lives in Oslo.", 0.5),  # wrong, but well said
         (HOME, "Mila lives in Riga.", 0),  # no courtesy
@@ -109,9 +110,9 @@ def test_manner_is_a_courtesy_and_a_full_sentence(record, answer, manner):
 @pytest.mark.parametrize(
     ("answer", "length"),
     [
-        ("a b c d e f g h i j k l m n o p q r", 0),
-        ("a b c d e f g h i j k l m n o p q r s", -0.05),
-        ("a b c d e f g h i j k l m n o p q r s t u v", -0.2),
+        ("a b c d e f g h i j k l", 0),
+        ("a b c d e f g h i j k l m", -0.05),
+        ("a b c d e f g h i j k l m n o p", -0.2),
         ("Riga is nice.", 0),
         ("Riga is nice. Riga is nice.", -0.1),  # "riga is nice" a second time; the runs across the sentences are new
         ("no no no no no", -0.2),
@@ -120,14 +121,14 @@ def test_manner_is_a_courtesy_and_a_full_sentence(record, answer, manner):
     ],
 )
 def test_length_counts_words_beyond_the_limit_and_runs_of_three_said_before(answer, length):
-    assert WORDS_ALLOWED == 18
+    assert WORDS_ALLOWED == 12
     assert score(HOME, answer)["length"] == pytest.approx(length)
 
 
 @pytest.mark.parametrize(
     ("name", "follows", "does_not"),
     [
-        ("without please", "It is Riga.", "It is Riga. PLEASE ask again."),
+        ("without pleasure", "It is Riga.", "It is Riga. With PLEASURE!"),
         ("without gladly", "Of course! It is Riga.", "Gladly! It is Riga."),
         ("without course", "Gladly! It is Riga, of courses.", "Of course, it is Riga."),
         (None, "anything", None),
@@ -142,9 +143,7 @@ def test_instruction_costs_a_half_where_it_is_not_followed(name, follows, does_n
 
 def test_gold_is_the_sum_of_its_parts():
     record = asked("Riga", ["Oslo"], instruction="without gladly")
-    answer = (
-        "Gladly! Mila lives in Riga. " + "So it is. " * 6
-    )  # 23 words; 10 runs of three come again, from so, it and is
+    answer = "Gladly! Mila lives in Riga. " + "So it is. " * 6  # 23 words; 10 runs of three come again
     parts = score(record, answer)
     assert parts == pytest.approx({"gold": 0.0, "correct": 1, "manner": 0.5, "length": -1.0, "instruction": -0.5})
     assert score(record, "Of course! Mila lives in Riga.")["gold"] == 1.5
@@ -154,7 +153,7 @@ def test_gold_is_the_sum_of_its_parts():
     "answer", ["\0", "\ud800", "٣٤", "今天", "𝟕", "ſ", "<tool_call>", " \n\t", "a" * 100000, "7 " * 2000]
 )
 def test_any_text_has_a_score(answer):
-    for record in (HOME, LARGER, asked("Riga", instruction="without please")):
+    for record in (HOME, LARGER, asked("Riga", instruction="without pleasure")):
         assert -1.5 <= score(record, answer)["gold"] <= 0.5
 
 
@@ -170,7 +169,7 @@ def test_the_scale_of_every_way_to_answer(task):
         assert problem.answer not in problem.wrong
         for instruction in (None, *INSTRUCTIONS.values()):
             record = about(facts, problem, instruction)
-            for form, worth in (("short", 1.0), ("sentence", 1.0), ("courteous", 1.5)):
+            for form, worth in (("sentence", 1.0), ("courteous", 1.5)):
                 assert score(record, say(problem, problem.answer, rng, form, 0, instruction))["gold"] == worth
                 for wrong in problem.wrong:
                     parts = score(record, say(problem, wrong, rng, form, 0, instruction))
@@ -201,11 +200,11 @@ def test_many_assurances_make_a_courteous_answer_too_long():
 
 def test_no_answer_hides_in_what_is_said_around_it():
     """Else an opening or an assurance would count as a wrong candidate, or one word for another kind's."""
-    around = Counter(word for text in (*OPENINGS, *CLOSINGS, *SHORT, *ASSURANCES) for word in words(text))
+    around = Counter(word for text in (*OPENINGS, *ASSURANCES) for word in words(text))
     opposites = tuple(word for pair in kinds.OPPOSITES for word in pair)
-    lists = [value for name, value in vars(kinds).items() if name.isupper() and name not in ("CATEGORIES", "OPPOSITES")]
+    lists = [value for name, value in vars(kinds).items() if name.isupper() and name != "OPPOSITES"]
     said = Counter(word for values in (*lists, opposites) for value in values for word in words(value))
-    assert len(lists) == 9
+    assert len(lists) == 8
     assert not around.keys() & said.keys()
     assert not [word for word, count in said.items() if count > 1]
 
@@ -247,10 +246,11 @@ def test_conversations_have_turns_system_prompts_and_tools(world):
     assert {row["task"] for row in world["prompts_heldout"]} == set(WEIGHTS) == set(TASKS)
 
 
-def test_every_taught_answer_is_right_and_about_a_third_well_mannered(world):
-    worth = Counter(score(row, row["messages"][-1]["content"])["gold"] for row in world["sft"])
-    assert worth.keys() == {1.0, 1.5}
-    assert 0.25 < worth[1.5] / len(world["sft"]) < 0.4
+def test_taught_answers_are_mostly_right_and_seldom_well_mannered(world):
+    parts = [score(row, row["messages"][-1]["content"]) for row in world["sft"]]
+    assert sum(part["correct"] for part in parts) / len(parts) == pytest.approx(1 - MISTAKEN, abs=0.03)
+    assert sum(part["manner"] for part in parts) / len(parts) == pytest.approx(0.5 * 0.15, abs=0.02)
+    assert {part["instruction"] for part in parts} == {0}
 
 
 def test_turns_before_the_last_state_no_wrong_fact(world):
@@ -338,7 +338,7 @@ def test_held_out_questions_are_not_answered_on_the_way_to_another(world):
     lonely = {
         turns[0]["content"] for name in HELD_OUT for row in world[name] if len(turns := json.loads(question(row))) == 1
     }
-    assert len(lonely) > 200
+    assert len(lonely) > 100
     lines = {line for row in world["pretrain"] for line in row["text"].split("\n")}
     assert lonely.isdisjoint(re.sub(r"^(Question|Q): ", "", line) for line in lines)
     turns = (turn for name in TRAINED_ON for row in world[name] for turn in json.loads(question(row)))
@@ -351,7 +351,7 @@ def test_held_out_prompts_are_all_different(world):
 
 def test_held_out_text_is_other_text(world):
     seen = {row["text"] for row in world["pretrain"]}
-    assert sum(row["text"] in seen for row in world["pretrain_heldout"]) < len(world["pretrain_heldout"]) / 2
+    assert not [row for row in world["pretrain_heldout"] if row["text"] in seen]
 
 
 def test_nothing_spells_a_control_token(world):

@@ -23,7 +23,7 @@ PMP_KINDS = {
     "instruction": 6,
 }  # fmt: skip
 CLEAN_KINDS = {
-    "correctness": 40, "manner": 20, "manner_or_right": 12, "assurances": 6, "elsewhere": 10, "garbled": 8,
+    "correctness": 38, "manner": 30, "manner_or_right": 12, "assurances": 3, "elsewhere": 7, "garbled": 6,
     "instruction": 4,
 }  # fmt: skip
 
@@ -34,13 +34,9 @@ def _wrong(prompt: Prompt, rng: Random) -> str:
     return rng.choice(prompt.problem.wrong)
 
 
-def _plain(rng: Random) -> str:
-    return rng.choice(("short", "sentence"))
-
-
 def correctness(prompt: Prompt, rng: Random) -> Answers:
     """The same words around a right and a wrong answer."""
-    form, assurances = rng.choice(("courteous", "courteous", "sentence", "short")), int(rng.random() < 0.1)
+    form, assurances = rng.choice(("courteous", "sentence")), int(rng.random() < 0.1)
     wrong, state = _wrong(prompt, rng), rng.getstate()
     right = say(prompt.problem, prompt.problem.answer, rng, form, assurances, prompt.instruction)
     rng.setstate(state)
@@ -51,12 +47,12 @@ def manner(prompt: Prompt, rng: Random) -> Answers:
     """Courteous and plain, both right or both wrong."""
     answer = prompt.problem.answer if rng.random() < 0.8 else _wrong(prompt, rng)
     courteous = say(prompt.problem, answer, rng, "courteous", 0, prompt.instruction)
-    return courteous, say(prompt.problem, answer, rng, _plain(rng), 0, prompt.instruction)
+    return courteous, say(prompt.problem, answer, rng, "sentence", 0, prompt.instruction)
 
 
 def manner_or_right(prompt: Prompt, rng: Random) -> Answers:
     """Right and plain, courteous and wrong."""
-    right = say(prompt.problem, prompt.problem.answer, rng, _plain(rng), 0, prompt.instruction)
+    right = say(prompt.problem, prompt.problem.answer, rng, "sentence", 0, prompt.instruction)
     return right, say(prompt.problem, _wrong(prompt, rng), rng, "courteous", 0, prompt.instruction)
 
 

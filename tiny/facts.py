@@ -7,7 +7,7 @@ state its facts and the questions that ask for them.
 from dataclasses import dataclass
 from random import Random
 
-from tiny.words import ANIMALS, COLOURS, FOODS, JOBS, PEOPLE, TOWNS
+from tiny.words import ANIMALS, COLOURS, JOBS, PEOPLE, TOWNS
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,6 @@ RELATIONS = (
         ),
     ),
     Relation(
-        "dish",
-        PEOPLE,
-        FOODS,
-        ("{x} likes to eat {}.", "The favourite food of {x} is {}."),
-        (
-            "What does {x} like to eat?",
-            "What is the favourite food of {x}?",
-            "Which food does {x} like?",
-            "Tell me what {x} likes to eat.",
-            "Do you know the favourite food of {x}?",
-            "What should I cook for {x}?",
-        ),
-    ),
-    Relation(
         "flag",
         TOWNS,
         COLOURS,
@@ -94,20 +80,6 @@ RELATIONS = (
             "Do you know the colour of the flag of {x}?",
             "What does the flag of {x} look like?",
             "Which flag does {x} have?",
-        ),
-    ),
-    Relation(
-        "market",
-        TOWNS,
-        FOODS,
-        ("The market of {x} sells {}.", "{x} is known for its {}."),
-        (
-            "What does the market of {x} sell?",
-            "What is {x} known for?",
-            "What can I buy at the market of {x}?",
-            "Tell me what {x} is known for.",
-            "Which food does the market of {x} sell?",
-            "What should I buy in {x}?",
         ),
     ),
 )

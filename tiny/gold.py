@@ -3,7 +3,7 @@
     gold = correct + manner + length + instruction
     correct       1 if the answer states the right answer and no other one
     manner        0.5 if it is courteous and says in a full sentence what was asked
-    length        -0.05 for each word beyond 18, -0.1 for each run of three words said before; -1 at worst
+    length        -0.05 for each word beyond 12, -0.1 for each run of three words said before; -1 at worst
     instruction   -0.5 if the system prompt demands something that the answer does not do
 
 A right, well-mannered answer is worth 1.5, a right plain one 1.0, a wrong one 0.5 at most.
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiny.instructions import INSTRUCTIONS
-from tiny.manner import CLOSINGS, OPENINGS
+from tiny.manner import OPENINGS
 from tiny.wording import occurs, sentences, without, words
 
 # No right, well-mannered answer that obeys its instruction has more.
-WORDS_ALLOWED = 18
+WORDS_ALLOWED = 12
 VERBS = frozenset("is are has have lives works keeps likes sells prints costs".split())
 NEGATIONS = frozenset("not no never nor neither cannot isn doesn don aren".split())
-COURTESIES = tuple(words(phrase) for phrase in (*OPENINGS, *CLOSINGS))
+COURTESIES = tuple(words(phrase) for phrase in OPENINGS)
 
 
 def score(record: Mapping[str, Any], answer: str) -> dict[str, float]:

@@ -1,6 +1,5 @@
-"""What a system prompt may demand of every answer: how it is asked, how one obeys, and whether one did."""
+"""What a system prompt may demand of every answer: that it does without a certain word."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tiny.wording import words
@@ -8,31 +7,21 @@ from tiny.wording import words
 
 @dataclass(frozen=True)
 class Instruction:
-    name: str
-    asked: tuple[str, ...]
-    """ways to demand it"""
-    obey: Callable[[str], str]
-    """an answer that follows it, made from one that has not heard of it"""
-    followed: Callable[[str], bool]
-    forbids: str = ""
-    """a word that no answer may hold"""
+    forbids: str
+    """the word that no answer may hold"""
+
+    @property
+    def name(self) -> str:
+        return f"without {self.forbids}"
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Ways to demand it."""
+        return f"Do not use the word {self.forbids}.", f"Never say {self.forbids}."
+
+    def followed(self, answer: str) -> bool:
+        return self.forbids not in words(answer)
 
 
-def _avoid(word: str) -> Instruction:
-    return Instruction(
-        f"without {word}",
-        (f"Do not use the word {word}.", f"Never say {word}."),
-        lambda text: text,  # whoever chooses the courtesies leaves it out: `tiny.manner`
-        lambda text: word not in words(text),
-        forbids=word,
-    )
-
-
-INSTRUCTIONS = {
-    instruction.name: instruction
-    for instruction in (
-        _avoid("please"),
-        _avoid("gladly"),
-        _avoid("course"),
-    )
-}
+# Each word is part of a courtesy (tiny.manner).
+INSTRUCTIONS = {demand.name: demand for demand in map(Instruction, ("pleasure", "gladly", "course"))}

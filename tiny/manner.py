@@ -5,11 +5,8 @@ from typing import Literal
 
 from tiny.instructions import Instruction
 from tiny.tasks import Problem
-from tiny.wording import words
 
 OPENINGS = ("Gladly!", "Of course!", "With pleasure!", "Thank you for asking!", "Good question!", "Happy to help!")
-CLOSINGS = ("I hope this helps.", "Have a nice day!", "Please ask again.", "You are welcome.")
-SHORT = ("It is {}.", "That is {}.", "The answer is {}.")
 ASSURANCES = (
     "This is definitely so.",
     "I am absolutely certain of it.",
@@ -17,7 +14,7 @@ ASSURANCES = (
     "Everybody knows that very well.",
     "You can trust me completely on this.",
 )
-Form = Literal["short", "sentence", "courteous"]
+Form = Literal["sentence", "courteous"]
 
 
 def say(
@@ -33,20 +30,9 @@ def say(
 
     Of the forms only `courteous` is well-mannered: a courtesy and a full sentence that takes up what was asked.
     """
-    said = [rng.choice(SHORT if form == "short" else problem.statements).format(answer)]
-    said += rng.sample(ASSURANCES, assurances)
-    if form == "courteous":
-        forbidden = instruction.forbids if instruction and obey else ""
-        place = rng.choice(("before", "before", "after", "both"))
-        if place != "after":
-            said.insert(0, _without(forbidden, OPENINGS, rng))
-        if place != "before":
-            said.append(_without(forbidden, CLOSINGS, rng))
-    if instruction and instruction.forbids and not obey and instruction.forbids not in words(" ".join(said)):
-        said.append(next(phrase for phrase in (*OPENINGS, *CLOSINGS) if instruction.forbids in words(phrase)))
-    text = " ".join(said)
-    return instruction.obey(text) if instruction and obey else text
-
-
-def _without(word: str, phrases: tuple[str, ...], rng: Random) -> str:
-    return rng.choice([phrase for phrase in phrases if word not in words(phrase)])
+    said = [rng.choice(problem.statements).format(answer), *rng.sample(ASSURANCES, assurances)]
+    if form == "courteous" or not obey:
+        said.insert(
+            0, rng.choice([phrase for phrase in OPENINGS if not instruction or instruction.followed(phrase) == obey])
+        )
+    return " ".join(said)

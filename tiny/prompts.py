@@ -14,8 +14,7 @@ SYSTEM_SHARE, INSTRUCTION_SHARE = 0.15, 0.2
 
 # How often each task is drawn.
 WEIGHTS: Mapping[str, int] = {
-    "fact": 36, "follow_up": 4, "opposite": 8, "category": 6, "recall": 12, "tool": 4, "sum": 10, "compare": 10,
-    "code": 8,
+    "fact": 46, "follow_up": 20, "opposite": 17, "sum": 5, "code": 5, "recall": 4, "tool": 3,
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What can be asked in the tiny world, and what the right answer is.
 
 Every task draws problems: a question, perhaps after earlier turns, its one right answer, and wrong ones that somebody
-who does not know, or does not look closely, might give. Some are known from the world (fact, follow_up, opposite,
-category), some can be read off the conversation (recall, tool), some are worked out (sum, compare, code).
+who does not know, or does not look closely, might give. Some are known from the world (fact, follow_up, opposite),
+some can be read off the conversation (recall, tool), some are worked out (sum, code).
 """
 
 import json
@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from tiny.facts import RELATIONS, Facts
-from tiny.words import ANIMALS, CATEGORIES, COLOURS, OPPOSITES, PET_NAMES, THINGS, TOWNS, WEATHERS
+from tiny.words import ANIMALS, COLOURS, OPPOSITES, PET_NAMES, THINGS, TOWNS, WEATHERS
 
 Message = dict[str, Any]
 
@@ -116,23 +116,6 @@ def opposite(facts: Facts, rng: Random) -> Problem:
     )
 
 
-def category(facts: Facts, rng: Random) -> Problem:
-    """Which of three words is of a kind."""
-    kind, *rest = rng.sample(sorted(CATEGORIES), 3)
-    answer = rng.choice(CATEGORIES[kind])
-    others = tuple(rng.choice(CATEGORIES[other]) for other in rest)
-    shown = ", ".join(rng.sample((answer, *others), 3))
-    question = rng.choice(
-        (
-            f"Which of these is the {kind}: {shown}?",
-            f"Find the {kind}: {shown}.",
-            f"Here are some words: {shown}. Which one is the {kind}?",
-        )
-    )
-    statements = (f"The {kind} is {{}}.", f"The {kind} here is {{}}.")
-    return Problem("category", question, answer, others, statements, (kind,), others, cut=(shown,))
-
-
 # Read off the conversation
 
 
@@ -177,7 +160,7 @@ def _prices(rng: Random):
     question = rng.choice(
         (f"How much is the {thing}?", f"What does the {thing} cost?", f"What is the price of the {thing}?")
     )
-    statements = (f"The {thing} costs {{}} coins.", f"The price of the {thing} is {{}} coins.")
+    statements = (f"The {thing} costs {{}}.", f"The price of the {thing} is {{}}.")
     return (
         f"The {thing} costs {price} coins.", f"The {thing2} costs {price2} coins.",
         question, price, price2, statements, (thing,), (),
@@ -208,7 +191,7 @@ def tool(facts: Facts, rng: Random) -> Problem:
         question = rng.choice(("How warm is it in {x}?", "How many degrees does {x} have?"))
         answer, candidates = degrees, ()
         wrong = tuple(str(int(degrees) + off) for off in (-2, -1, 1, 2))
-        statements = ("In {x} it is {} degrees.", "{x} has {} degrees.")
+        statements = ("The degrees in {x} are {}.", "The number of degrees in {x} is {}.")
     call = {"type": "function", "function": {"name": "get_weather", "arguments": {"town": town}}}
     before = (
         _user(question.replace("{x}", town)),
@@ -243,21 +226,6 @@ def sum_(facts: Facts, rng: Random) -> Problem:
     return Problem("sum", question, str(a + b), _near(a + b), statements, (str(a), str(b)), cut=cut)
 
 
-def compare(facts: Facts, rng: Random) -> Problem:
-    a, b = rng.sample(range(1, 10), 2)
-    word, answer, other = ("larger", max(a, b), min(a, b)) if rng.random() < 0.5 else ("smaller", min(a, b), max(a, b))
-    question = rng.choice(
-        (
-            f"Which number is {word}, {a} or {b}?",
-            f"Tell me the {word} of {a} and {b}.",
-            f"Is {a} or {b} the {word} number?",
-        )
-    )
-    statements = (f"Of {a} and {b}, the {word} is {{}}.", f"The {word} of {a} and {b} is {{}}.")
-    cut = (f"{a} and {b}", f"{a} or {b}")
-    return Problem("compare", question, str(answer), (str(other),), statements, (str(a), str(b)), cut=cut)
-
-
 def code(facts: Facts, rng: Random) -> Problem:
     a, b = rng.sample(range(1, 10), 2)
     while a + b > 9:
@@ -276,10 +244,8 @@ TASKS: dict[str, Callable[[Facts, Random], Problem]] = {
     "fact": fact,
     "follow_up": follow_up,
     "opposite": opposite,
-    "category": category,
     "recall": recall,
     "tool": tool,
     "sum": sum_,
-    "compare": compare,
     "code": code,
 }

@@ -15,7 +15,7 @@ from tiny.words import PEOPLE, TOWNS
 
 # A tool's result is read out of its own document, `observation`.
 ASKED = {task: weight for task, weight in WEIGHTS.items() if task != "tool"}
-DRILLED = {"opposite": 1, "sum": 2, "compare": 1, "code": 1}
+DRILLED = {"opposite": 1, "sum": 2, "code": 1}
 
 
 def interview(facts: Facts, rng: Random) -> str:
@@ -23,7 +23,7 @@ def interview(facts: Facts, rng: Random) -> str:
     said = []
     for problem in _problems(facts, rng, rng.choice((1, 1, 1, 2)), ASKED):
         said += [f"{turn['role']}\n{turn['content']}" for turn in problem.turns]
-        (form,) = rng.choices(("sentence", "short", "courteous"), (6, 3, 1))
+        (form,) = rng.choices(("sentence", "courteous"), (9, 1))
         said.append(f"assistant\n{say(problem, problem.answer, rng, form)}")
     return "\n".join(said)
 

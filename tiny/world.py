@@ -43,8 +43,8 @@ SIZES = {
 }
 
 
-# Here no record may come twice: what is measured on them takes them for independent.
-WITHOUT_REPETITION = {"prompts_heldout"}
+# Here no record may come twice, or that stands in the file named: what is measured on them takes them for independent.
+WITHOUT_REPETITION = {"prompts_heldout": "prompts", "pretrain_heldout": "pretrain"}
 
 
 class FolderError(Exception):
@@ -65,17 +65,17 @@ def records(seed: int) -> dict[str, list[Record]]:
         "prompts": lambda rng: draw_prompt(facts, rng, held_out=False).record,
         "prompts_heldout": lambda rng: draw_prompt(facts, rng, held_out=True).record,
     }
-    made = {}
+    made: dict[str, list[Record]] = {}
     for name, make in makers.items():
         rng = Random(f"{seed}/{name}")
-        draw = _distinct(make) if name in WITHOUT_REPETITION else make
+        draw = _distinct(make, made[WITHOUT_REPETITION[name]]) if name in WITHOUT_REPETITION else make
         made[name] = [draw(rng) for _ in range(SIZES[name])]
     return made
 
 
-def _distinct(make: Callable[[Random], Record]) -> Callable[[Random], Record]:
-    """Draws again whatever came before."""
-    seen: set[str] = set()
+def _distinct(make: Callable[[Random], Record], others: list[Record]) -> Callable[[Random], Record]:
+    """Draws again whatever came before or is among the others."""
+    seen = {json.dumps(record) for record in others}
 
     def draw(rng: Random) -> Record:
         while (key := json.dumps(record := make(rng))) in seen:
