@@ -112,10 +112,10 @@ def closing_table(summary: dict[str, Any]) -> Group:
 def by_task(summary: dict[str, Any]) -> Iterator[Table]:
     """A table with a line a task, where the records name tasks."""
     lines = task_lines(summary)
-    cells = task_columns(lines)
+    cells = [cell for cell in task_columns(lines) if cell[1] != "best_of_n"]  # which would not fit; the report has it
     if cells:
         table = Table(title="by task", title_justify="left")
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for header in ("prompts", *(f"{figure}, {COLUMNS[column]}" for figure, column in cells)):
             table.add_column(header, justify="right")
         for line in lines:
