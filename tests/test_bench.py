@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from rich.console import Console
 from transformers import Trainer
 
@@ -18,8 +19,11 @@ from bench.race import alone, race
 from bench.row import compare, table
 from tests.stage_runs import write_base
 
-# What transformers says to TRL's defaults.
-pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+# What is said to TRL's defaults, by transformers and by torch.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning"),
+]
 
 FASTER, SLOWER = [6.0, 9.0, 8.0], [2.0, 4.0, 2.0]
 
@@ -92,12 +96,23 @@ def test_both_sides_train_on_the_same_tokens(given, settings, monkeypatch):
     assert ours == trl
 
 
-def test_a_clock_tells_tokens_time_and_memory(given, monkeypatch):
-    monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)
-    monkeypatch.setattr(bench.sft, "STEPS", 7)
-    figures = bench.sft.ours(**given, settings={})
-    assert figures["tokens_per_second"] > 0
-    assert figures["peak_mib"] >= 0
+def test_a_clock_leaves_out_the_first_steps_and_the_last(monkeypatch):
+    monkeypatch.setattr(Trainer, "training_step", lambda *_: None)
+    seconds = iter(range(100))
+    monkeypatch.setattr(bench.clock.time, "perf_counter", lambda: next(seconds))
+    clock = bench.clock.Clock()
+    for tokens in (99, 99, 99, 99, 10, 20, 30, 99):
+        padded = torch.zeros(1, tokens + 5, dtype=torch.long)
+        mask = torch.arange(tokens + 5)[None] < tokens
+        Trainer.training_step(None, None, {"input_ids": padded, "attention_mask": mask}, None)
+    assert clock.figures()["tokens_per_second"] == (10 + 20 + 30) / 3
+
+
+def test_peak_memory_is_of_what_came_after():
+    before = bench.clock._begin_peak()
+    held = b"x" * 2**26
+    del held
+    assert 2**25 < bench.clock._peak() - before < 2**28
 
 
 def test_both_sides_encode_the_same(given, monkeypatch):
