@@ -342,7 +342,8 @@ def test_without_a_recipe_the_usage_is_told(stage):
 
 
 def test_help_may_be_cut_short():
+    """Whoever reads it has gone before it is written."""
     done = subprocess.run(
-        f"{sys.executable} -m ppo --help | head -n 1", shell=True, capture_output=True, text=True, cwd=ROOT
+        f"{sys.executable} -m ppo --help | true", shell=True, capture_output=True, text=True, cwd=ROOT
     )
-    assert (done.stdout, done.stderr) == ("usage: python -m ppo RECIPE.yaml [--check] [key=value ...]\n", "")
+    assert done.stderr == ""
