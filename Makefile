@@ -31,7 +31,7 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: help setup test check drill world tiny base sft pmp rm ppo eval report show merge chat
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo "show     data as a stage sees it         chat     talk to a model"
 	@echo "merge    adapters into weights"
 	@echo "setup    .venv (others do it too)        test, check"
+	@echo "drill    kill a small PPO run twenty times and compare how it ends"
 
 setup: $(STAMP)
 
@@ -57,6 +58,10 @@ $(STAMP): requirements.txt constraints.txt
 
 test: $(STAMP)
 	$(PYTHON) -m pytest $(ARGS)
+
+# ARGS="KILLS SEED"
+drill: $(STAMP)
+	$(PYTHON) -m tests.drill $(ARGS)
 
 check: $(STAMP)
 	$(PYTHON) -m ruff check .

@@ -79,3 +79,6 @@ class Eval(Recipe):
             if path is not None:
                 yield from model_inputs(path, f"eval.{name}")
         yield from self.data.inputs()
+
+    def memory_advice(self) -> str:
+        return "lower sampling.batch_size (no answer changes by it), or data.max_length"

@@ -77,7 +77,7 @@ class RunFolder:
     def __init__(self, recipe: Any, *, repeatable: bool = False):
         self.path = Path(recipe.run.dir)
         self._data: dict[str, Any] = {}
-        text = resolved_yaml(recipe)
+        self.recipe = text = resolved_yaml(recipe)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
