@@ -84,9 +84,11 @@ def test_first_loss_is_the_plain_bradley_terry_loss(setting, tmp_path):
     "change",
     [
         ["trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=24"],
-        ["trainer.per_device_train_batch_size=24", "model.attention=sdpa"],
+        ["trainer.per_device_train_batch_size=24", "reward.share_prompts=false"],
+        ["trainer.per_device_train_batch_size=24", "reward.share_prompts=false", "model.attention=sdpa"],
+        ["trainer.per_device_train_batch_size=24", "trainer.gradient_checkpointing=true"],
     ],
-    ids=["one pair at a time", "sdpa"],
+    ids=["one pair at a time", "prompts twice", "sdpa", "checkpointing"],
 )
 def test_how_a_batch_is_cut_changes_nothing(setting, tmp_path, change):
     train(recipe_of(setting, tmp_path / "one", "trainer.max_steps=1", "trainer.per_device_train_batch_size=24"))
@@ -170,9 +172,12 @@ def test_killed_it_goes_on_as_if_nothing_had_been(setting, tmp_path):
 
 
 def test_collated_pairs_by_hand():
-    batch = collate([{"chosen_ids": [5, 1], "rejected_ids": [6, 7, 1]}, {"chosen_ids": [8, 1], "rejected_ids": [9, 1]}])
-    assert batch["input_ids"].tolist() == [[5, 1, 8, 1, 6, 7, 1, 9, 1]]
-    assert batch["score_positions"].tolist() == [1, 3, 6, 8]
+    rows = [{"chosen_ids": [5, 1], "rejected_ids": [6, 7, 1]}, {"chosen_ids": [8, 1], "rejected_ids": [8, 9, 1]}]
+    plain, shared = (collate(rows, share) for share in (False, True))
+    assert plain["input_ids"].tolist() == [[5, 1, 8, 1, 6, 7, 1, 8, 9, 1]]
+    assert plain["score_positions"].tolist() == [1, 3, 6, 9]
+    assert shared["input_ids"].tolist() == [[5, 1, 6, 7, 1, 8, 1, 9, 1]]
+    assert shared["score_positions"].tolist() == [1, 6, 4, 8]
 
 
 def test_scores_are_the_same_alone_and_together(setting, tmp_path):
