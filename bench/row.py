@@ -1,4 +1,4 @@
-"""A row of the benchmark: what each side did with the same work, the ratio of their rates, and the bar it has to meet."""
+"""A row of the benchmark: what each side did with the same work, the ratio of their rates, and the bar to meet."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -38,9 +38,7 @@ class Row:
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
 
 
-def compare(
-    name: str, beside: str, rate: str, ours: Sequence[Figures], theirs: Sequence[Figures], bar: float
-) -> Row:
+def compare(name: str, beside: str, rate: str, ours: Sequence[Figures], theirs: Sequence[Figures], bar: float) -> Row:
     """The row of two sides that ran in turn: `ours[i]` and `theirs[i]` are of the same round."""
     ratios = [one[rate] / other[rate] for one, other in zip(ours, theirs, strict=True)]
     return Row(name, beside, rate, _medians(ours), _medians(theirs), ratios, bar)
