@@ -16,14 +16,14 @@ from engine.run import durable, metrics
 from engine.run.folder import RunError
 from eval.conversation import Piece, first_conversation
 from eval.drawing import PALETTE, Plot, style
-from eval.excerpts import by_task, excerpts
+from eval.excerpts import excerpts
 from eval.gold import load_gold
 from eval.headlines import accuracies, headlines, verdict
 from eval.plots import ppo_plots, stage_plots
 from eval.quality_plots import gold_plots, length_plot
 from eval.recipe import Eval
 from eval.stages import Stage, stages
-from eval.table import COLUMNS, columns, lines
+from eval.table import COLUMNS, columns, lines, task_columns, task_lines
 from recipes import RecipeError
 
 # Prompts whose answers are shown.
@@ -51,6 +51,7 @@ def write_report(recipe: Eval) -> None:
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for plot in (plot for drawn in groups.values() for plot in drawn):
         plot.save(folder / "plots")
+    tasks = task_lines(summary)
     page = template().render(
         folder=folder,
         palette=PALETTE,
@@ -59,7 +60,9 @@ def write_report(recipe: Eval) -> None:
         headlines=list(headlines(summary)),
         columns={column: COLUMNS[column] for column in columns(summary)},
         lines=list(lines(summary)),
-        tasks=by_task(samples),
+        tasks=tasks,
+        task_columns=task_columns(tasks),
+        names=COLUMNS,
         accuracies=list(accuracies(summary)),
         groups=groups,
         excerpts=excerpts(samples, SHOWN),

@@ -46,5 +46,6 @@ def test_every_figure_is_defined():
     answer = {"text": "", "tokens": 1, "ended": True, "score": 0.0, "gold": gold, "logprob_ppo": 0, "logprob_sft": 0}
     pairs = [{"data": data, "scores": {"pmp": [1, 0], "rm": [1, 0]}} for data in ("pairs", "correctness_pairs")]
     losses = dict.fromkeys(("base", "sft", "ppo"), (1.0, 1))
-    figures = summarise([{"answers": {"sft": [answer, answer], "ppo": [answer]}}], pairs, losses, seed=0)
+    sample = {"answers": {"sft": [answer, answer], "ppo": [answer]}, "record": {"task": "sum"}}
+    figures = summarise([sample], pairs, losses, seed=0)
     assert figures.keys() | {"seconds"} == documented("Evaluation")
