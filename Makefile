@@ -31,7 +31,8 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check world tiny base sft pmp rm ppo eval report show merge chat prompts candidates pairs annotated
+.PHONY: help setup test check drill world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +45,7 @@ help:
 	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
 	@echo "merge    adapters into weights"
 	@echo "setup    .venv (others do it too)        test, check"
+	@echo "drill    kill a small PPO run twenty times and compare how it ends"
 
 setup: $(STAMP)
 
@@ -58,6 +60,10 @@ $(STAMP): requirements.txt constraints.txt
 
 test: $(STAMP)
 	$(PYTHON) -m pytest $(ARGS)
+
+# ARGS="KILLS SEED"
+drill: $(STAMP)
+	$(PYTHON) -m tests.drill $(ARGS)
 
 check: $(STAMP)
 	$(PYTHON) -m ruff check .

@@ -56,7 +56,7 @@ class Findings:
 
 def evaluate(recipe: Eval) -> None:
     """Run every measure that the recipe names; write summary.json, samples.jsonl and pairs.jsonl; print a table."""
-    began, folder = time.perf_counter(), RunFolder(recipe)
+    began, folder = time.perf_counter(), RunFolder(recipe, repeatable=True)
     gold = load_gold(recipe.eval.gold) if recipe.eval.gold else None
     bench, found = set_up(recipe, folder), Findings()
     reward_models = bench.reward_models()
@@ -84,7 +84,7 @@ def evaluate(recipe: Eval) -> None:
     write_lines(folder.path / "pairs.jsonl", pairs)
     durable.write_json(folder.path / "summary.json", summary)
     Console().print(closing_table(summary))
-    folder.finish(steps.total, seconds)
+    folder.finish(steps.total, seconds, "answers")
 
 
 def ask(bench: Bench, policy: str, count: int, found: Findings, steps: Steps) -> None:

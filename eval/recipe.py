@@ -131,3 +131,6 @@ class Eval(Recipe):
         for key, value in self.eval.reward_models().items():
             yield from value.inputs(key)
         yield from self.data.inputs()
+
+    def memory_advice(self) -> str:
+        return "lower sampling.batch_size (no answer changes by it), or data.max_length"

@@ -118,3 +118,10 @@ class PPO(Recipe):
         yield from model_inputs(self.model.path, "model.path")
         yield from self.reward.inputs("reward.path")
         yield from self.data.inputs()
+
+    def memory_advice(self) -> str:
+        return (
+            f"while answers are written, lower sampling.batch_size (it is {self.sampling.batch_size}), else "
+            f"ppo.micro_batch_tokens (it is {self.ppo.micro_batch_tokens}); neither changes the result. "
+            "Beyond that: a lower sampling.max_new_tokens or data.pretrain_length"
+        )

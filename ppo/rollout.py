@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from engine.data.order import stream
 from engine.models.responses import response_logprobs, response_values
 from engine.models.sampling import Response, sample
+from engine.run.folder import RunError
 from ppo.advantages import Reduce, ScoreNormaliser, gae, penalised_rewards, whiten
 from ppo.models import Models
 from ppo.recipe import PPO
@@ -111,10 +112,14 @@ def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormal
     values = padded(response_values(models.value, prompts, tokens, budget))
     old_logprobs = padded(old.logprobs)
 
+    refuse_not_finite(
+        {"log π_old": old.logprobs, "log π_ref": reference, "the value": values}, "look at that model's checkpoint"
+    )
     ended = rollout.ended.to(device)
     finished = [[*p, *y] for p, y, done in zip(prompts, tokens, ended.tolist(), strict=True) if done]
     records = [json.loads(row["record"]) for row, done in zip(rollout.rows, ended.tolist(), strict=True) if done]
     raw_scores = models.scorer(finished, records, budget)
+    refuse_not_finite({"the reward": raw_scores}, f"look at {recipe.reward.source}")
     normaliser.update(raw_scores, reduce)
     scores = torch.full((len(prompts),), -ppo.missing_end_penalty, device=device)
     scores[ended] = normaliser(raw_scores).to(scores.dtype)
@@ -124,3 +129,10 @@ def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormal
     if ppo.whiten_advantages:
         advantages = whiten(advantages, mask, reduce)
     return Judged(mask, old_logprobs, reference, padded(old.entropy), values, raw_scores, scores, advantages, returns)
+
+
+def refuse_not_finite(measured: dict[str, torch.Tensor], way_out: str) -> None:
+    """RunError, before anything is learnt from it, if one of some tensors holds a NaN or an infinity."""
+    for name, values in measured.items():
+        if not values.isfinite().all():
+            raise RunError(f"{name} of an answer is not finite; {way_out} (the last checkpoint is intact)")

@@ -4,6 +4,7 @@ dataclass defaults <- the file's `extends`, parents first <- the file <- key=val
 """
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def from_command_line(
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     usage = f"usage: python -m {module or schema.__module__.rpartition('.')[0]} RECIPE.yaml [--check] [key=value ...]"
     if "-h" in arguments or "--help" in arguments:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader may have had enough (| head)
         print(usage, *(f"\n{key}={default}\n    {text}" for key, default, text in describe(schema)), sep="\n")
         sys.exit(0)
     only_check = "--check" in arguments

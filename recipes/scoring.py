@@ -80,6 +80,11 @@ class Scoring(Section):
         """The reward models; none where something else scores."""
         return [] if self.path is None else [self.path] if isinstance(self.path, str) else list(self.path)
 
+    @property
+    def source(self) -> Any:
+        """Whatever it is that scores, for messages."""
+        return self.path or self.rule or self.judge.url
+
     def check(self, key: str) -> None:
         given = {f"{key}.path": self.path, f"{key}.rule": self.rule, f"{key}.judge.url": self.judge.url}
         named = [name for name, value in given.items() if value is not None]

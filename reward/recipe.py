@@ -7,7 +7,7 @@ from typing import Any
 from recipes.data import TrainingData
 from recipes.schema import Recipe, RecipeError, Section, number
 from recipes.sections import ChatML, Lora, Model, Run, model_inputs
-from recipes.trainer import check_trainer
+from recipes.trainer import MEMORY_ADVICE, check_trainer
 
 # Fields of trl.RewardConfig that choose the finished model, and those that say when it is evaluated: where the best is
 # kept, at every checkpoint.
@@ -58,3 +58,6 @@ class Reward(Recipe):
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
         yield from self.data.inputs()
+
+    def memory_advice(self) -> str:
+        return MEMORY_ADVICE

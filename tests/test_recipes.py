@@ -341,3 +341,11 @@ def test_without_a_recipe_the_usage_is_told(stage):
     done = run_stage(stage, "run.seed=1")
     usage = f"usage: python -m {stage} RECIPE.yaml [--check] [key=value ...]"
     assert (done.stdout, done.stderr) == ("code 2\nimported []\n", f"error: no recipe given; {usage}\n")
+
+
+def test_help_may_be_cut_short():
+    """Whoever reads it has gone before it is written."""
+    done = subprocess.run(
+        f"{sys.executable} -m ppo --help | true", shell=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stderr == ""

@@ -48,7 +48,7 @@ def write_candidates(recipe: WriteCandidates) -> None:
                 steps.show(len(done))
     finally:
         steps.stop()
-    folder.finish(total, time.perf_counter() - began)
+    folder.finish(total * recipe.candidates.responses, time.perf_counter() - began, "answers")
 
 
 def place(line: dict[str, Any]) -> Place:

@@ -54,7 +54,7 @@ def make_pairs(recipe: MakePairs) -> None:
     report = {"prompts": len(by_prompt), "candidates": len(candidates), **counts}
     durable.write_json(folder.path / "pairs.json", report)
     print(", ".join(f"{name} {count:,}" for name, count in report.items()))
-    folder.finish(sum(map(len, parts.values())), time.perf_counter() - began)
+    folder.finish(sum(map(len, parts.values())), time.perf_counter() - began, "pairs")
 
 
 def read_candidates(recipe: MakePairs, counts: Counter[str]) -> list[Candidate]:

@@ -1,6 +1,7 @@
 """Step 1: prompts chosen by their tags, into prompts.jsonl, and what they cover into coverage.json."""
 
 import json
+import time
 from typing import Any
 
 from chatml import RecordError, read_prompt
@@ -15,7 +16,7 @@ from reward.annotation.tagging import of_fields, of_tagger
 
 def choose_prompts(recipe: SelectPrompts) -> None:
     """Read, tag, choose and write; a record comes out as it was, with its `tags`."""
-    folder, data = RunFolder(recipe), recipe.data
+    began, folder, data = time.perf_counter(), RunFolder(recipe), recipe.data
     records: dict[str, dict[str, Any]] = {}
     conversations, tags, repeated = [], [], 0
     for source in data.sources("prompts"):
@@ -51,4 +52,4 @@ def choose_prompts(recipe: SelectPrompts) -> None:
         f"prompts: {report['chosen']:,} of {report['prompts']:,} chosen ({repeated:,} repetitions left out), "
         f"{report['tags_covered']:,} of {report['tags']:,} tags covered; more in {folder.path / 'coverage.json'}"
     )
-    folder.finish(len(chosen), 0)
+    folder.finish(len(chosen), time.perf_counter() - began, "prompts")

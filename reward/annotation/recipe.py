@@ -131,6 +131,9 @@ class WriteCandidates(Recipe):
             yield from model_inputs(path, f"candidates.models.{name}")
         yield from self.data.inputs()
 
+    def memory_advice(self) -> str:
+        return "lower sampling.batch_size (no answer changes by it)"
+
 
 @dataclass(frozen=True)
 class Pairing(Section):
