@@ -146,4 +146,4 @@ def comparison(better: Candidate, worse: Candidate, margin: float) -> dict[str, 
 
 def is_test(prompt: str, share: float) -> bool:
     """Whether a prompt's comparisons are for testing: always the same ones, wherever the prompt stands."""
-    return xxhash.xxh3_64_intdigest(prompt) < share * 2**64
+    return xxhash.xxh3_64_intdigest(prompt.encode()) < share * 2**64

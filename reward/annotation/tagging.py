@@ -34,8 +34,8 @@ def _in_field(record: Mapping[str, Any], name: str) -> list[str]:
 
 def of_reply(reply: str) -> Tags:
     """Tags that a tagger named, separated by commas or lines, its bullets, numbers and quotes taken off."""
-    parts = (re.sub(r"^[\s\-*•\d.)]+|[\s.;\"'`]+$|^[\"'`]+", "", part) for part in re.split(r"[,\n;]", reply))
-    return frozenset(" ".join(part.lower().split()) for part in parts if part.strip(" \"'`"))
+    parts = (re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", part).strip(" \t.\"'`") for part in re.split(r"[,\n;]", reply))
+    return frozenset(" ".join(part.lower().split()) for part in parts if part)
 
 
 def of_tagger(recipe: SelectPrompts, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[Tags]:
