@@ -3,11 +3,11 @@
 Only evaluation and read-only monitors call it; no loss, reward, sampling or choice of checkpoint sees what it says.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from engine.run.folder import RunError
+from engine.scoring.rule import load_function
 from eval.summary import MEASURED
 
 Gold = Callable[[dict[str, Any], str], dict[str, float]]
@@ -20,17 +20,7 @@ def load_gold(path: str) -> Gold:
     What it returns must be a dict of numbers with the key `gold`, and none of its parts may have the name of another
     figure (RunError at the first answer).
     """
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise RunError(
-            f"eval.gold={path}: {module_name} cannot be imported ({error}); name a module that python finds from here, "
-            "or leave eval.gold out"
-        ) from None
-    function = vars(module).get(name)
-    if not callable(function):
-        raise RunError(f"eval.gold={path}: {module_name} has no function {name}; write module:function")
+    function = load_function(path, "eval.gold")
 
     def checked(record: dict[str, Any], answer: str) -> dict[str, float]:
         parts = function(record, answer)

@@ -24,6 +24,8 @@ from eval.quality_plots import gold_plots, length_plot
 from eval.recipe import Eval
 from eval.stages import Stage, stages
 from eval.table import COLUMNS, columns, lines, task_columns, task_lines
+from eval.trust import warnings
+from eval.trust_plots import trust_plots
 from recipes import RecipeError
 
 # Prompts whose answers are shown.
@@ -45,9 +47,9 @@ def write_report(recipe: Eval) -> None:
     summary = read_json(folder / "summary.json")
     if not summary and not known:
         raise RunError(f"run.dir={folder}: no summary.json, and no model of the recipe has a run folder; run make eval")
-    samples = metrics.read(folder / "samples.jsonl") if summary else []
+    samples, pairs = (metrics.read(folder / f"{name}.jsonl") if summary else [] for name in ("samples", "pairs"))
     with style():
-        groups = {title: drawn for title, drawn in draw(recipe, known, samples, summary).items() if drawn}
+        groups = {title: drawn for title, drawn in draw(recipe, known, samples, pairs, summary).items() if drawn}
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for plot in (plot for drawn in groups.values() for plot in drawn):
         plot.save(folder / "plots")
@@ -64,6 +66,7 @@ def write_report(recipe: Eval) -> None:
         task_columns=task_columns(tasks),
         names=COLUMNS,
         accuracies=list(accuracies(summary)),
+        warnings=list(warnings(summary.get("reward_models", {}))),
         groups=groups,
         excerpts=excerpts(samples, SHOWN),
         conversation=conversation(known["sft"], recipe.eval.sft) if "sft" in known else None,
@@ -80,7 +83,11 @@ def write_report(recipe: Eval) -> None:
 
 
 def draw(
-    recipe: Eval, known: dict[str, Stage], samples: list[dict[str, Any]], summary: dict[str, Any]
+    recipe: Eval,
+    known: dict[str, Stage],
+    samples: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    summary: dict[str, Any],
 ) -> dict[str, list[Plot]]:
     """The plots by section."""
     gold = load_gold(recipe.eval.gold) if recipe.eval.gold else None
@@ -90,6 +97,7 @@ def draw(
             *gold_plots(samples, summary, ppo, gold),
             *length_plot(samples),
         ],
+        "Can the score be trusted?": list(trust_plots(pairs, summary.get("reward_models", {}))),
         "PPO, step by step": list(ppo_plots(ppo)) if ppo else [],
         "Before PPO": list(stage_plots(known)),
     }

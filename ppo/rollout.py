@@ -1,5 +1,6 @@
 """A rollout: responses sampled from the policy, and what the four models say of them before any update."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,8 +117,9 @@ def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormal
     )
     ended = rollout.ended.to(device)
     finished = [[*p, *y] for p, y, done in zip(prompts, tokens, ended.tolist(), strict=True) if done]
-    raw_scores = models.scores(finished, budget)
-    refuse_not_finite({"the reward": raw_scores}, f"look at {recipe.reward.path}")
+    records = [json.loads(row["record"]) for row, done in zip(rollout.rows, ended.tolist(), strict=True) if done]
+    raw_scores = models.scorer(finished, records, budget)
+    refuse_not_finite({"the reward": raw_scores}, f"look at {recipe.reward.source}")
     normaliser.update(raw_scores, reduce)
     scores = torch.full((len(prompts),), -ppo.missing_end_penalty, device=device)
     scores[ended] = normaliser(raw_scores).to(scores.dtype)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipes.data import TrainingData
-from recipes.schema import Recipe, RecipeError, Section
+from recipes.schema import Recipe, RecipeError, Section, number
 from recipes.sections import ChatML, Lora, Model, Run, model_inputs
 from recipes.trainer import MEMORY_ADVICE, check_trainer
 
@@ -19,6 +19,9 @@ EVALUATION = ("eval_strategy", "eval_steps")
 class Comparing(Section):
     keep_best: bool = False
     """the finished model is the checkpoint with the best accuracy on data.eval, not the last one"""
+    margin_coef: float = number(0.0, least=0)
+    """weight of a comparison's `margin`, by which the chosen answer has to score higher (Touvron et al. 2023, eq. 2);
+    the report's loss has none"""
     share_prompts: bool = True
     """what both answers of a comparison begin with goes through the model once; changes memory and speed alone"""
 

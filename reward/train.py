@@ -2,6 +2,9 @@
 
     L = - mean over pairs of log σ(r(x, y_chosen) - r(x, y_rejected))
 
+less a margin where a comparison has one and the recipe asks for it (`reward.margin_coef`); scores are held near 0 by
+`trainer.center_rewards_coefficient` times the mean of (r_chosen + r_rejected)² (Eisenstein et al. 2023), if wanted.
+
 Both are this training with two recipes; the second starts from the first. The model is the policy's base of the same
 size with a scalar head read at the end token. The report gives no loss; this one is that of the work it cites
 (Ouyang et al. 2022, eq. 1).
@@ -25,7 +28,7 @@ from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.packed import PACKED, pack
 from engine.models.pairs import pack_pairs, pair_scores
 from engine.models.tokenizer import load_tokenizer
-from engine.run.folder import RunFolder
+from engine.run.folder import RunError, RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from reward.recipe import Reward
 
@@ -46,7 +49,7 @@ def train(recipe: Reward) -> None:
     trainer = PairTrainer(
         model,
         arguments(RewardConfig, recipe, folder, max_length=None, **best),
-        data_collator=partial(collate, share=recipe.reward.share_prompts),
+        data_collator=partial(collate, share=recipe.reward.share_prompts, margin_coef=recipe.reward.margin_coef),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
@@ -60,7 +63,13 @@ def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
     """The pairs of `data.train` or `data.eval`."""
     data = recipe.data
     read = pair_rows(data.sources(name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
-    return folder.keep_report(name, *read)
+    rows = folder.keep_report(name, *read)
+    if name == "train" and recipe.reward.margin_coef and not any(rows["margin"]):
+        raise RunError(
+            f"reward.margin_coef is {recipe.reward.margin_coef}, but no comparison of data.train has a margin; "
+            "name the field with data.fields={theirs: margin}, or set reward.margin_coef=0"
+        )
+    return rows
 
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -74,12 +83,15 @@ def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrained
     return model
 
 
-def collate(rows: list[dict[str, Any]], share: bool) -> dict[str, Any]:
+def collate(rows: list[dict[str, Any]], share: bool, margin_coef: float) -> dict[str, Any]:
     """Both answers of every pair in one flat row, scored by one forward pass; chosen first, as RewardTrainer has it.
 
-    `share` computes what both begin with once; without it both are written out, to the same scores.
+    `share` computes what both begin with once; without it both are written out, to the same scores. `margin` is what
+    RewardTrainer's loss subtracts from every difference of scores.
     """
     inputs = pack_pairs([sides(row) for row in rows]) if share else pack([row[side] for side in SIDES for row in rows])
+    if margin_coef:
+        inputs["margin"] = margin_coef * torch.tensor([row["margin"] for row in rows])
     # A mask for RewardTrainer's token count only; the model takes a packed row's boundaries from its lengths.
     return {
         "score_positions": inputs["cu_seq_lens_q"][1:].long() - 1,

@@ -14,11 +14,13 @@ from recipes import RecipeError, load, resolved_yaml
 from recipes.data import Source, sources
 from recipes.describe import describe
 from recipes.schema import Recipe
+from reward.annotation.recipe import MakePairs, SelectPrompts, WriteCandidates
 from reward.recipe import Reward
 from sft.recipe import SFT
 
 ROOT = Path(__file__).parent.parent
 STAGES = {"base": SFT, "pretrain": SFT, "sft": SFT, "pmp": Reward, "rm": Reward, "ppo": PPO, "eval": Eval}
+STAGES |= {"prompts": SelectPrompts, "candidates": WriteCandidates, "pairs": MakePairs}
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
 # Heavy packages that must not be imported before the recipe is known to be good.
 HEAVY = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")

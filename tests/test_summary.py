@@ -11,6 +11,7 @@ from engine.run.folder import RunError
 from eval.gold import load_gold
 from eval.summary import summarise
 from eval.table import closing_table
+from eval.trust import of_reward_models
 
 
 def answer(text, gold, score, tokens=4, ended=True, **others):
@@ -38,9 +39,9 @@ SAMPLES = [
     },
 ]
 PAIRS = [
-    {"data": "pairs", "scores": {"pmp": [1.0, 2.0], "rm": [3.0, 2.0]}},
-    {"data": "pairs", "scores": {"pmp": [1.0, 1.0], "rm": [3.0, 2.0]}},
-    {"data": "correctness_pairs", "scores": {"pmp": [5.0, 2.0], "rm": [1.0, 2.0]}},
+    {"data": "pairs", "scores": {"pmp": [1.0, 2.0], "rm": [3.0, 2.0]}, "tokens": [9, 7]},
+    {"data": "pairs", "scores": {"pmp": [1.0, 1.0], "rm": [3.0, 2.0]}, "tokens": [7, 7]},
+    {"data": "correctness_pairs", "scores": {"pmp": [5.0, 2.0], "rm": [1.0, 2.0]}, "tokens": [5, 8]},
 ]
 
 
@@ -78,6 +79,13 @@ def test_figures_of_hand_made_records():
         "gold_ppo_minus_sft_ci95": [0.0, 0.5],
         "win_rate_ppo_vs_sft": 0.75,
         "kl_ppo_ref": 2.0,
+        "reward_models": of_reward_models(PAIRS),
+        "score_length_sft": None,
+        "score_length_best_of_n": None,
+        "score_length_ppo": None,
+        "score_length_given_correct_sft": None,
+        "score_length_given_correct_best_of_n": None,
+        "score_length_given_correct_ppo": None,
         "pairs": 2,
         "rm_accuracy_pmp": 0.25,
         "rm_accuracy_rm": 1.0,
