@@ -22,6 +22,7 @@ from engine.run import devices
 from engine.run.folder import RunFolder
 from engine.run.loop import Loop
 from ppo.advantages import ScoreNormaliser
+from ppo.kl import KLCoefficient
 from ppo.measure import measure, some_samples
 from ppo.models import load_models
 from ppo.pretrain import PretrainStream
@@ -38,25 +39,29 @@ def train(recipe: PPO) -> None:
     prompts, pretrain = load_data(recipe, tokenizer, folder)
     models = load_models(recipe, tokenizer, accelerator)
     normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)
+    kl_coef = KLCoefficient(recipe.ppo.kl_coef, recipe.ppo.kl_target, recipe.ppo.kl_horizon)
     end = control(tokenizer).im_end
 
     def reduce(value: torch.Tensor) -> torch.Tensor:
         return accelerator.reduce(value, "sum")
 
-    run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, *([pretrain] if pretrain else [])])
+    run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, kl_coef, *([pretrain] if pretrain else [])])
     for step in run.steps(recipe.ppo.steps):
         queries = queries_at(recipe, step, len(prompts), accelerator)
         with run.timed("sample_seconds"):
             rollout = roll(models, recipe, prompts, queries, step, end, accelerator)
         with run.timed("score_seconds"):
-            judged = judge(models, recipe, rollout, normaliser, reduce)
+            judged = judge(models, recipe, rollout, normaliser, kl_coef.value, reduce)
         with run.timed("learn_seconds"):
             learnt = update(models, recipe, rollout, judged, pretrain, step, accelerator)
-        run.log(measure(rollout, judged, normaliser, reduce) | learnt, ("score", "kl", "response_tokens", "entropy"))
+        seen = measure(rollout, judged, normaliser, reduce) | {"kl_coef": kl_coef.value}
+        kl_coef.update(seen["kl"], seen["responses"])
+        run.log(seen | learnt, ("score", "kl", "response_tokens", "entropy"))
         run.keep_samples(some_samples(rollout, judged, tokenizer, recipe.ppo.log_samples))
-    policy, value = accelerator.unwrap_model(models.policy), accelerator.unwrap_model(models.value)
-    run.keep_model("model", lambda path: save_model(policy, tokenizer, path))
-    run.keep_model("value", lambda path: save_model(value, tokenizer, path))
+    for name, model in (("model", models.policy), ("value", models.value)):
+        if model is not None:
+            plain = accelerator.unwrap_model(model)
+            run.keep_model(name, lambda path, plain=plain: save_model(plain, tokenizer, path))
     run.finish()
 
 
