@@ -1,6 +1,5 @@
 """What an evaluation is made of: the models that a pipeline left, and what they are measured on."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,10 +7,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from recipes.data import Data, named_sources
-from recipes.schema import Recipe, RecipeError, Section, number
-from recipes.sections import Attention, ChatML, Dtype, Run, Sampling, model_inputs, model_paths
-
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+from recipes.schema import Recipe, Section, number
+from recipes.sections import Attention, ChatML, Dtype, Run, Sampling, check_function, model_inputs, model_paths
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,8 @@ class Subjects(Section):
     def check(self, key: str) -> None:
         if self.reward is not None:
             model_paths(self.reward, f"{key}.reward")
-        if self.gold is not None and not FUNCTION.fullmatch(self.gold):
-            raise RecipeError(f"{key}.gold is {self.gold}; it must be written module:function", key=f"{key}.gold")
+        if self.gold is not None:
+            check_function(self.gold, f"{key}.gold")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from ppo.advantages import Reduce, ScoreNormaliser
 from ppo.kl import kl_estimate
 from ppo.rollout import Judged, Rollout
 
+# Characters of a prompt on the console.
+PROMPT_SHOWN = 300
+
 
 def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduce: Reduce) -> dict[str, float]:
     """Global means over this step's responses or their tokens, from before its updates."""
@@ -45,6 +48,17 @@ def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduc
         "responses": responses,
         "tokens": tokens,
     }
+
+
+def as_text(samples: list[dict[str, Any]]) -> str:
+    """Samples for the console: of a long prompt the end, which the answer follows."""
+    lines = []
+    for sample in samples:
+        prompt = sample["prompt"]
+        shown = prompt if len(prompt) <= PROMPT_SHOWN else f"… {prompt[-PROMPT_SHOWN:]}"
+        lines.append(f"  score {sample['score']:.3g}, kl {sample['kl']:.3g}")
+        lines += [f"  | {line}" for line in f"{shown}{sample['response']}".splitlines()]
+    return "\n".join(lines)
 
 
 def some_samples(

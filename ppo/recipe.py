@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from recipes.data import Data, named_sources
 from recipes.schema import Recipe, RecipeError, Section, number, show
-from recipes.sections import ChatML, Model, Run, Sampling, model_inputs, model_paths
+from recipes.sections import ChatML, Model, Run, Sampling, check_function, model_inputs, model_paths
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,28 @@ class PPOData(Data):
     """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
     pretrain: Any = named_sources()
     """plain text for the pretrained gradient"""
+    heldout: Any = named_sources()
+    """prompts that are never trained on: their answers' score, and gold where watch.gold is given, is measured"""
     max_prompt_tokens: int = number(1024, least=16)
     """tokens in a prompt, the opening of the answer included"""
     pretrain_length: int = number(512, least=16)
     """tokens in a piece of pretraining text"""
+
+
+@dataclass(frozen=True)
+class Watch(Section):
+    gold: str | None = None
+    """function that knows how good an answer is, "module:function"; measured on data.heldout, and never learnt from"""
+    every: int = number(10, least=1)
+    """steps from one measurement on data.heldout to the next"""
+    show_samples_every: int = number(20, least=0)
+    """steps from one look at two answers on the console to the next; 0 shows none"""
+    kl: float = number(30.0, above=0)
+    """nats a response beyond which a warning is given"""
+
+    def check(self, key: str) -> None:
+        if self.gold is not None:
+            check_function(self.gold, f"{key}.gold")
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,9 @@ class Algorithm(Section):
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more time"""
     log_samples: int = number(4, least=0)
-    """answers of each step that go into samples.jsonl"""
+    """answers of a step that go into samples.jsonl"""
+    log_samples_every: int = number(1, least=1)
+    """steps from one look into samples.jsonl to the next"""
 
     def check(self, key: str) -> None:
         if self.value_warmup_steps > self.steps:
@@ -151,6 +171,7 @@ class PPO(Recipe):
     data: PPOData = field(default_factory=PPOData)
     sampling: Sampling = field(default_factory=Sampling)
     ppo: Algorithm = field(default_factory=Algorithm)
+    watch: Watch = field(default_factory=Watch)
     run: Run = field(default_factory=Run)
 
     def check(self, key: str) -> None:
@@ -159,6 +180,12 @@ class PPO(Recipe):
                 f"ppo.pretrain_coef is {self.ppo.pretrain_coef}, but there is no pretraining text; "
                 "give data.pretrain, or set ppo.pretrain_coef=0",
                 key="ppo.pretrain_coef",
+            )
+
+        if self.watch.gold is not None and self.data.heldout is None:
+            raise RecipeError(
+                f"watch.gold is {self.watch.gold}, but there is nothing to measure on; give data.heldout",
+                key="watch.gold",
             )
 
     def inputs(self) -> Iterator[tuple[str, str]]:

@@ -81,21 +81,36 @@ def roll(
     accelerator: Accelerator,
 ) -> Rollout:
     """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`)."""
+    responses = recipe.ppo.responses_per_query
+    answers = answers_to(models, recipe, prompts, queries, step, end, accelerator, responses)
+    rows = [row for q in queries for row in [prompts[q]] * recipe.ppo.responses_per_query]
+    return Rollout(rows, [response for group in answers for response in group])
+
+
+def answers_to(
+    models: Models,
+    recipe: PPO,
+    prompts: Sequence[dict[str, Any]],
+    queries: list[int],
+    step: int,
+    end: int,
+    accelerator: Accelerator,
+    responses: int,
+) -> list[list[Response]]:
+    """The policy's answers, `responses` to each query, in the queries' order."""
     policy = accelerator.unwrap_model(models.policy)
     with accelerator.autocast():
-        answers = sample(
+        return sample(
             policy,
             [prompts[q]["input_ids"] for q in queries],
             recipe.sampling,
-            responses=recipe.ppo.responses_per_query,
+            responses=responses,
             end=end,
             stops=policy.generation_config.eos_token_id,
             seed=recipe.run.seed,
             step=step,
             query_ids=queries,
         )
-    rows = [row for q in queries for row in [prompts[q]] * recipe.ppo.responses_per_query]
-    return Rollout(rows, [response for group in answers for response in group])
 
 
 def judge(

@@ -30,7 +30,7 @@ def start(path, *overrides):
     recipe = recipe_of(path, *overrides)
     accelerator = Accelerator(cpu=True)
     tokenizer = load_tokenizer(recipe.model.path)
-    prompts, pretrain = load_data(recipe, tokenizer, RunFolder(recipe))
+    prompts, pretrain, _ = load_data(recipe, tokenizer, RunFolder(recipe))
     models = load_models(recipe, tokenizer, accelerator)
     rollout = roll(
         models, recipe, prompts, queries_at(recipe, 1, len(prompts), accelerator), 1, control(tokenizer).im_end,
