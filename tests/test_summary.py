@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from engine.run.folder import RunError
-from eval.gold import load_gold
-from eval.summary import summarise
+from engine.run.gold import load_gold
+from eval.summary import MEASURED, summarise
 from eval.table import closing_table
 from eval.trust import of_reward_models
 
@@ -154,7 +154,7 @@ def test_scores_of_answers_that_never_end_are_null():
 )
 def test_a_gold_scorer_that_is_not_there(path, message):
     with pytest.raises(RunError) as error:
-        load_gold(path)
+        load_gold(path, "eval.gold")
     assert str(error.value) == message
 
 
@@ -178,5 +178,5 @@ def bad_gold(record, text):
 )
 def test_a_gold_scorer_that_returns_something_else(returned, message):
     with pytest.raises(RunError) as error:
-        load_gold("tests.test_summary:bad_gold")(returned, "")
+        load_gold("tests.test_summary:bad_gold", "eval.gold", MEASURED)(returned, "")
     assert str(error.value) == message
