@@ -31,7 +31,8 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check bench world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: help setup test check drill bench world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
 help:
@@ -41,8 +42,10 @@ help:
 	@echo "sft      supervised finetuning           pmp, rm  preference model, then reward model"
 	@echo "ppo      PPO                             eval     measure; then report: report.html"
 	@echo "show     data as a stage sees it         chat     talk to a model"
+	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
 	@echo "merge    adapters into weights"
 	@echo "setup    .venv (others do it too)        test, check, bench"
+	@echo "drill    kill a small PPO run twenty times and compare how it ends"
 
 setup: $(STAMP)
 
@@ -57,6 +60,10 @@ $(STAMP): requirements.txt constraints.txt
 
 test: $(STAMP)
 	$(PYTHON) -m pytest $(ARGS)
+
+# ARGS="KILLS SEED"
+drill: $(STAMP)
+	$(PYTHON) -m tests.drill $(ARGS)
 
 check: $(STAMP)
 	$(PYTHON) -m ruff check .
@@ -79,6 +86,7 @@ endif
 
 base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
 eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml
+prompts candidates pairs: RECIPE ?= recipes/tiny-annotated/$@.yaml
 show: RECIPE ?= $(TINY_RECIPES)/sft.yaml
 chat: RECIPE ?= $(TINY_RECIPES)/ppo.yaml
 
@@ -93,6 +101,14 @@ pmp rm: $(STAMP)
 
 ppo: $(STAMP)
 	$(call run,ppo)
+
+prompts candidates pairs: $(STAMP)
+	$(PYTHON) -m reward.$@ $(RECIPE) $(OVERRIDES)
+
+# Comparisons for the tiny world's reward model made the report's way; runs/tiny has to be there as far as pmp.
+annotated: $(STAMP)
+	+@set -e; for stage in base sft prompts candidates pairs rm; do \
+		$(MAKE) --no-print-directory $$stage RECIPE=recipes/tiny-annotated/$$stage.yaml; done
 
 # One process whatever HARDWARE is: these measure, and hold no more than two models at a time.
 eval: $(STAMP)

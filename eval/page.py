@@ -14,16 +14,19 @@ import jinja2
 from engine.models.tokenizer import load_tokenizer
 from engine.run import durable, metrics
 from engine.run.folder import RunError
+from engine.run.gold import load_gold
 from eval.conversation import Piece, first_conversation
 from eval.drawing import PALETTE, Plot, style
 from eval.excerpts import excerpts
-from eval.gold import load_gold
 from eval.headlines import accuracies, headlines, verdict
 from eval.plots import ppo_plots, stage_plots
 from eval.quality_plots import gold_plots, length_plot
 from eval.recipe import Eval
 from eval.stages import Stage, stages
+from eval.summary import MEASURED
 from eval.table import COLUMNS, columns, lines, task_columns, task_lines
+from eval.trust import warnings
+from eval.trust_plots import trust_plots
 from recipes import RecipeError
 
 # Prompts whose answers are shown.
@@ -45,9 +48,9 @@ def write_report(recipe: Eval) -> None:
     summary = read_json(folder / "summary.json")
     if not summary and not known:
         raise RunError(f"run.dir={folder}: no summary.json, and no model of the recipe has a run folder; run make eval")
-    samples = metrics.read(folder / "samples.jsonl") if summary else []
+    samples, pairs = (metrics.read(folder / f"{name}.jsonl") if summary else [] for name in ("samples", "pairs"))
     with style():
-        groups = {title: drawn for title, drawn in draw(recipe, known, samples, summary).items() if drawn}
+        groups = {title: drawn for title, drawn in draw(recipe, known, samples, pairs, summary).items() if drawn}
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for plot in (plot for drawn in groups.values() for plot in drawn):
         plot.save(folder / "plots")
@@ -64,6 +67,7 @@ def write_report(recipe: Eval) -> None:
         task_columns=task_columns(tasks),
         names=COLUMNS,
         accuracies=list(accuracies(summary)),
+        warnings=list(warnings(summary.get("reward_models", {}))),
         groups=groups,
         excerpts=excerpts(samples, SHOWN),
         conversation=conversation(known["sft"], recipe.eval.sft) if "sft" in known else None,
@@ -80,16 +84,21 @@ def write_report(recipe: Eval) -> None:
 
 
 def draw(
-    recipe: Eval, known: dict[str, Stage], samples: list[dict[str, Any]], summary: dict[str, Any]
+    recipe: Eval,
+    known: dict[str, Stage],
+    samples: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    summary: dict[str, Any],
 ) -> dict[str, list[Plot]]:
     """The plots by section."""
-    gold = load_gold(recipe.eval.gold) if recipe.eval.gold else None
+    gold = load_gold(recipe.eval.gold, "eval.gold", MEASURED) if recipe.eval.gold else None
     ppo = known.get("ppo")
     return {
         "Does the reward mean quality?": [
             *gold_plots(samples, summary, ppo, gold),
             *length_plot(samples),
         ],
+        "Can the score be trusted?": list(trust_plots(pairs, summary.get("reward_models", {}))),
         "PPO, step by step": list(ppo_plots(ppo)) if ppo else [],
         "Before PPO": list(stage_plots(known)),
     }

@@ -9,31 +9,42 @@ from typing import Any
 from eval.statistics import (
     best_index,
     commonest_opening_share,
+    correlation,
     distinct_share,
     mean,
-    pair_accuracy,
     paired_bootstrap,
+    partial_correlation,
     perplexity,
     win_rate,
 )
+from eval.trust import of_reward_models
 
 Answer = dict[str, Any]
 """text, tokens, ended; score (null if it never ended); gold (parts by name); of PPO's logprob_ppo and logprob_sft"""
 Sample = dict[str, Any]
 """prompt, messages, record, and answers: policy -> its answers, the first of which is the one that counts"""
 Pair = dict[str, Any]
-"""data (pairs or correctness_pairs) and scores: model -> [chosen, rejected]"""
+"""data (which set), scores: model -> [chosen, rejected], and tokens: [chosen, rejected], each with the prompt"""
 
 # Parts of gold that the summary calls by another name.
 PART_NAMES = {"correct": "accuracy"}
 # What is measured of answers without gold; its parts must be called something else.
-MEASURED = ("score", "response_tokens", "without_end", "distinct", "commonest_opening", "accuracy", "pretrain_ppl")
+MEASURED = (
+    *("score", "score_length", "score_length_given_correct", "response_tokens", "without_end", "distinct"),
+    *("commonest_opening", "accuracy", "pretrain_ppl"),
+)
 
 
 def summarise(
     samples: list[Sample], pairs: list[Pair], text_losses: dict[str, tuple[float, int]], seed: int
 ) -> dict[str, Any]:
     """All figures. `text_losses` is model -> (summed negative log-likelihood in nats, predicted tokens)."""
+    figures = of_samples(samples, seed) if samples else {}
+    return figures | of_pairs(pairs) | of_texts(text_losses)
+
+
+def of_samples(samples: list[Sample], seed: int) -> dict[str, Any]:
+    """Figures of every policy's answers, of PPO against SFT, and by task."""
     figures: dict[str, Any] = {"prompts": len(samples)}
     first = samples[0]["answers"]["sft"]
     if "gold" in first[0]:
@@ -46,7 +57,7 @@ def summarise(
         figures |= of_both_policies(sft, ppo, seed)
     if tasks := by_task(samples):
         figures["tasks"] = {task: {"prompts": len(mine)} | of_each_policy(mine) for task, mine in tasks.items()}
-    return figures | of_pairs(pairs) | of_texts(text_losses)
+    return figures
 
 
 def of_each_policy(samples: list[Sample]) -> dict[str, float | None]:
@@ -83,8 +94,13 @@ def of_answers(answers: list[Answer]) -> dict[str, float | None]:
         for part in answers[0]["gold"]:
             figures[PART_NAMES.get(part, part)] = mean([answer["gold"][part] for answer in answers])
     if "score" in answers[0]:
-        scores = [answer["score"] for answer in answers if answer["score"] is not None]
+        scored = [answer for answer in answers if answer["score"] is not None]
+        scores, tokens = ([answer[name] for answer in scored] for name in ("score", "tokens"))
         figures["score"] = mean(scores) if scores else None
+        figures["score_length"] = correlation(scores, tokens)
+        if "correct" in answers[0].get("gold", {}):
+            correct = [answer["gold"]["correct"] for answer in scored]
+            figures["score_length_given_correct"] = partial_correlation(scores, tokens, correct)
     texts = [answer["text"] for answer in answers]
     return figures | {
         "response_tokens": mean([answer["tokens"] for answer in answers]),
@@ -107,19 +123,17 @@ def of_both_policies(sft: list[Answer], ppo: list[Answer], seed: int) -> dict[st
 
 
 def of_pairs(pairs: list[Pair]) -> dict[str, Any]:
-    """Accuracy of every reward model on each set of comparisons, and how many these are."""
+    """Figures of every reward model on each set of comparisons; accuracies of the pipeline's own by their own names."""
+    models = of_reward_models(pairs)
     figures: dict[str, Any] = {}
     for data, names in (
         ("pairs", {"pmp": "rm_accuracy_pmp", "rm": "rm_accuracy_rm"}),
         ("correctness_pairs", {"pmp": "rm_accuracy_correctness_pmp", "rm": "rm_accuracy_correctness"}),
     ):
-        chosen = [pair["scores"] for pair in pairs if pair["data"] == data]
-        if chosen:
-            figures[data] = len(chosen)
-            for model in chosen[0]:
-                margins = [scores[model][0] - scores[model][1] for scores in chosen]
-                figures[names[model]] = pair_accuracy(margins)
-    return figures
+        for model, name in names.items():
+            if data in models.get(model, {}):
+                figures |= {data: models[model][data]["pairs"], name: models[model][data]["accuracy"]}
+    return figures | ({"reward_models": models} if models else {})
 
 
 def of_texts(losses: dict[str, tuple[float, int]]) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """PPO's four models (report, 3.2.2): policy and value are trained; reference and reward are frozen.
 
 The policy starts as the SFT model and the reference stays it. The value model starts as a copy of the reward model,
-score offset included: against centred rewards an uncentred value would teach the policy never to stop.
+score offset included: against centred rewards an uncentred value would teach the policy never to stop. Where a rule or
+a judge gives the rewards, it starts as the policy's body with a fresh head.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from engine.models.loading import load_causal, load_scalar
-from engine.models.responses import sequence_scores
+from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.run.folder import RunError
+from engine.scoring.scorer import RewardModels, Scorer, without_model
 from ppo.recipe import PPO
+from recipes.sections import Model
 
 
 @dataclass
@@ -23,30 +26,49 @@ class Models:
 
     policy: torch.nn.Module
     policy_optimizer: torch.optim.Optimizer
-    value: torch.nn.Module
-    value_optimizer: torch.optim.Optimizer
+    value: torch.nn.Module | None
+    """None where advantages are measured against a query's other responses"""
+    value_optimizer: torch.optim.Optimizer | None
     reference: PreTrainedModel
-    rewards: list[PreTrainedModel]
-
-    def scores(self, sequences: list[list[int]], budget: int) -> torch.Tensor:
-        """(sequences,) centred scores, the mean over reward models."""
-        return torch.stack([sequence_scores(reward, sequences, budget) for reward in self.rewards]).mean(0)
+    scorer: Scorer
+    """reward models, or what stands in their place"""
 
 
 def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
     """All four on the device, dropout off, ready to train."""
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
-    paths = [recipe.reward.path] if isinstance(recipe.reward.path, str) else recipe.reward.path
+    paths = recipe.reward.paths
     policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
-    value = load_scalar(paths[0], model, tokenizer, trained=True, device=device)
     rewards = [load_scalar(path, model, tokenizer, trained=False, device=device) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
-    prepared_policy = accelerator.prepare(policy, adamw(policy, recipe, recipe.ppo.policy_learning_rate))
-    prepared_value = accelerator.prepare(value, adamw(value, recipe, recipe.ppo.value_learning_rate))
+    prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
+    prepared_value = (None, None)
+    if recipe.ppo.advantage == "gae":
+        value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
+        prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, trained=False, device=device)
-    return Models(*prepared_policy, *prepared_value, reference, rewards)
+    scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
+    if not paths:
+        scorer = without_model(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
+    return Models(*prepared_policy, *prepared_value, reference, scorer)
+
+
+def load_value(paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A copy of the (first) reward model; where there is none, the policy's body with a fresh head."""
+    if paths:
+        return load_scalar(paths[0], model, tokenizer, trained=True)
+    return new_scalar(model.path, model, tokenizer, seed).train()
+
+
+def prepare(
+    model: PreTrainedModel, recipe: PPO, learning_rate: float, accelerator: Accelerator
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A model to be trained, wrapped, with its optimiser."""
+    if recipe.ppo.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return accelerator.prepare(model, adamw(model, recipe, learning_rate))
 
 
 def same_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:

@@ -73,6 +73,10 @@ class Recipe(Section):
         """(key, path) of everything that has to be on this machine before the stage begins; no hub ids."""
         raise NotImplementedError
 
+    def memory_advice(self) -> str:
+        """Which keys to change where memory runs out, in words that follow "out of memory;"."""
+        return "take a smaller model, or a device with more"
+
 
 def join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name

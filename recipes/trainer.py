@@ -50,6 +50,10 @@ OWNED = {
     "completion_only_loss": "chatml.mask",
 }
 
+MEMORY_ADVICE = (
+    "lower trainer.per_device_train_batch_size and raise trainer.gradient_accumulation_steps as much, "
+    "set trainer.gradient_checkpointing=true, or lower data.max_length"
+)
 LAST_STEP = "the finished model is the last one"
 
 # What has no place here at all, and why.

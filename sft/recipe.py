@@ -7,7 +7,7 @@ from typing import Any
 from recipes.data import TrainingData
 from recipes.schema import Recipe
 from recipes.sections import ChatML, Lora, Model, Run, model_inputs
-from recipes.trainer import check_trainer
+from recipes.trainer import MEMORY_ADVICE, check_trainer
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,6 @@ class SFT(Recipe):
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
         yield from self.data.inputs()
+
+    def memory_advice(self) -> str:
+        return MEMORY_ADVICE

@@ -128,7 +128,7 @@ def write_run(folder, stages=("base", "sft", "pmp", "rm", "ppo"), evaluated=True
         ]
         write_jsonl(folder / "ppo" / "samples.jsonl", rows)
     if evaluated:
-        pairs = [{"data": "pairs", "scores": {"pmp": [1.0, 0.0], "rm": [1.0, 0.0]}}] * 40
+        pairs = [{"data": "pairs", "scores": {"pmp": [1.0, 0.0], "rm": [1.0, 0.0]}, "tokens": [6, 4]}] * 40
         losses = dict.fromkeys(("base", "sft", "ppo"), (20.0, 10))
         (folder / "summary.json").write_text(
             json.dumps(summarise(SAMPLES, pairs, losses, 0) | {"seconds": {"sft": 12.5, "eval": 3.0}})

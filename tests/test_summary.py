@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from engine.run.folder import RunError
-from eval.gold import load_gold
-from eval.summary import summarise
+from engine.run.gold import load_gold
+from eval.summary import MEASURED, summarise
 from eval.table import closing_table
+from eval.trust import of_reward_models
 
 
 def answer(text, gold, score, tokens=4, ended=True, **others):
@@ -38,9 +39,9 @@ SAMPLES = [
     },
 ]
 PAIRS = [
-    {"data": "pairs", "scores": {"pmp": [1.0, 2.0], "rm": [3.0, 2.0]}},
-    {"data": "pairs", "scores": {"pmp": [1.0, 1.0], "rm": [3.0, 2.0]}},
-    {"data": "correctness_pairs", "scores": {"pmp": [5.0, 2.0], "rm": [1.0, 2.0]}},
+    {"data": "pairs", "scores": {"pmp": [1.0, 2.0], "rm": [3.0, 2.0]}, "tokens": [9, 7]},
+    {"data": "pairs", "scores": {"pmp": [1.0, 1.0], "rm": [3.0, 2.0]}, "tokens": [7, 7]},
+    {"data": "correctness_pairs", "scores": {"pmp": [5.0, 2.0], "rm": [1.0, 2.0]}, "tokens": [5, 8]},
 ]
 
 
@@ -78,6 +79,13 @@ def test_figures_of_hand_made_records():
         "gold_ppo_minus_sft_ci95": [0.0, 0.5],
         "win_rate_ppo_vs_sft": 0.75,
         "kl_ppo_ref": 2.0,
+        "reward_models": of_reward_models(PAIRS),
+        "score_length_sft": None,
+        "score_length_best_of_n": None,
+        "score_length_ppo": None,
+        "score_length_given_correct_sft": None,
+        "score_length_given_correct_best_of_n": None,
+        "score_length_given_correct_ppo": None,
         "pairs": 2,
         "rm_accuracy_pmp": 0.25,
         "rm_accuracy_rm": 1.0,
@@ -146,7 +154,7 @@ def test_scores_of_answers_that_never_end_are_null():
 )
 def test_a_gold_scorer_that_is_not_there(path, message):
     with pytest.raises(RunError) as error:
-        load_gold(path)
+        load_gold(path, "eval.gold")
     assert str(error.value) == message
 
 
@@ -170,5 +178,5 @@ def bad_gold(record, text):
 )
 def test_a_gold_scorer_that_returns_something_else(returned, message):
     with pytest.raises(RunError) as error:
-        load_gold("tests.test_summary:bad_gold")(returned, "")
+        load_gold("tests.test_summary:bad_gold", "eval.gold", MEASURED)(returned, "")
     assert str(error.value) == message

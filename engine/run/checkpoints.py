@@ -1,12 +1,16 @@
-"""Checkpoints that a kill cannot spoil: checkpoint-N counts once its COMPLETE file, synced last, is there."""
+"""Checkpoints that a kill cannot spoil: checkpoint-N counts once its COMPLETE file, synced last, is there.
+
+Each holds the recipe of the run that wrote it, and only that recipe continues from it.
+"""
 
 import re
 import shutil
 from pathlib import Path
 
 from engine.run import durable
+from engine.run.folder import RunError, RunFolder, differing_keys
 
-MARK = "COMPLETE"
+MARK, RECIPE = "COMPLETE", "recipe.yaml"
 
 
 def step_of(path: Path) -> int:
@@ -21,7 +25,7 @@ def whole(run_dir: Path) -> list[Path]:
 
 
 def newest(run_dir: Path) -> Path | None:
-    """The checkpoint that a resumed run continues from, if there is any."""
+    """The last complete checkpoint, if there is any."""
     return next(reversed(whole(run_dir)), None)
 
 
@@ -33,8 +37,22 @@ def discard_partial(run_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def seal(checkpoint: Path) -> None:
-    """Sync everything in a written checkpoint, then declare it whole."""
+def to_resume(folder: RunFolder) -> Path | None:
+    """The checkpoint that this run continues from, if there is any; RunError if another recipe wrote it."""
+    found = newest(folder.path)
+    if found is not None:
+        keys = differing_keys((found / RECIPE).read_text(encoding="utf-8"), folder.recipe)
+        if keys:
+            raise RunError(
+                f"{found} is of another recipe, which differs in {', '.join(keys)}; "
+                "name another run.dir, or move the checkpoint away"
+            )
+    return found
+
+
+def seal(checkpoint: Path, recipe: str) -> None:
+    """Put the run's recipe into a written checkpoint, sync everything in it, then declare it whole."""
+    (checkpoint / RECIPE).write_text(recipe, encoding="utf-8")
     durable.sync_tree(checkpoint)
     durable.write_text(checkpoint / MARK, "")
 

@@ -5,6 +5,7 @@ handed in. Data needs no state of its own: its order is a function of seed and s
 """
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from engine.run import checkpoints, devices, durable
 from engine.run.console import Steps
-from engine.run.folder import RunFolder
+from engine.run.folder import RunError, RunFolder, first_line
+from engine.run.interruption import Interruption
 from engine.run.metrics import MetricsLog, StepLog
 from recipes.sections import Run
+
+# A full disk is an OSError to Python, an error of their own to safetensors and to torch's writer.
+WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
 
 
 class Loop:
@@ -32,7 +38,7 @@ class Loop:
         if accelerator.is_main_process:
             checkpoints.discard_partial(folder.path)
         accelerator.wait_for_everyone()
-        newest = checkpoints.newest(folder.path)
+        newest = checkpoints.to_resume(folder)
         if newest is not None:
             accelerator.load_state(str(newest))
             self.step = checkpoints.step_of(newest)
@@ -42,21 +48,36 @@ class Loop:
         if accelerator.is_main_process:
             self.metrics = MetricsLog(folder.path / "metrics.jsonl", self.step)
             self.samples = StepLog(folder.path / "samples.jsonl", self.step)
+            self.warnings = StepLog(folder.path / "warnings.jsonl", self.step)
 
     def steps(self, total: int) -> Iterator[int]:
-        """The steps still to do, from 1; each is checkpointed as `run.save_steps` says, the last one always."""
+        """The steps still to do, from 1; each is checkpointed as `run.save_steps` says, the last one always.
+
+        After a signal to stop the step is saved, and the run leaves by SystemExit with 128 + the signal's number.
+        """
         self._console = Steps(self.stage, total, self.step, speaks=self.accelerator.is_main_process)
         self._console.start()
         try:
-            while self.step < total:
-                self.step += 1
-                self._seconds.clear()
-                self._began = time.perf_counter()
-                yield self.step
-                if self.step % self.run.save_steps == 0 or self.step == total:
-                    self._checkpoint()
+            with Interruption(self.accelerator) as interruption:
+                while self.step < total:
+                    self.step += 1
+                    self._seconds.clear()
+                    self._began = time.perf_counter()
+                    yield self.step
+                    stopped_by = interruption.noted()
+                    if stopped_by or self.step % self.run.save_steps == 0 or self.step == total:
+                        self._checkpoint()
+                    if stopped_by:
+                        self._leave(stopped_by)
         finally:
             self._console.stop()
+
+    def _leave(self, signal_number: int) -> None:
+        self.accelerator.print(
+            f"{self.folder.path}: saved checkpoint-{self.step}; the same command continues from there", flush=True
+        )
+        devices.leave(self.accelerator)
+        sys.exit(128 + signal_number)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -66,7 +87,7 @@ class Loop:
         self._seconds[name] = time.perf_counter() - began
 
     def log(self, metrics: dict[str, float], watch: Sequence[str]) -> None:
-        """Write the step's metrics, among them `tokens`, how many it produced; `watch` names those shown live."""
+        """Write the step's metrics, among them `tokens`, how many it produced; `watch` names those that are shown."""
         seconds = time.perf_counter() - self._began
         row = {
             "step": self.step, **metrics, **self._seconds, "step_seconds": seconds,
@@ -74,14 +95,34 @@ class Loop:
         }  # fmt: skip
         self.accelerator.log(row, step=self.step)
         if self.accelerator.is_main_process:
-            self.metrics.append(row)
-            self._console.show(self.step, {name: row[name] for name in watch})
+            with self._writing(self.metrics.path):
+                self.metrics.append(row)
+            self._console.row(self.step, {name: row[name] for name in watch})
+
+    def warn(self, rules: Callable[[list[dict[str, Any]]], dict[str, str]]) -> None:
+        """Say what `rules` find in the metrics so far and did not find before this step; note it in warnings.jsonl."""
+        if self.accelerator.is_main_process:
+            before, rows = rules(self.metrics.rows[:-1]), []
+            for name, text in rules(self.metrics.rows).items():
+                if name not in before:
+                    rows.append({"warning": name, "text": text})
+                    self._console.say(f"warning: {name} at step {self.step}: {text}")
+            self._append(self.warnings, rows)
+
+    def show(self, text: str) -> None:
+        """Put something before the person."""
+        if self.accelerator.is_main_process:
+            self._console.say(text)
 
     def keep_samples(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write some of the step's samples to samples.jsonl."""
         if self.accelerator.is_main_process:
+            self._append(self.samples, rows)
+
+    def _append(self, log: StepLog, rows: Sequence[dict[str, Any]]) -> None:
+        with self._writing(log.path):
             for row in rows:
-                self.samples.append({"step": self.step, **row})
+                log.append({"step": self.step, **row})
 
     def _checkpoint(self) -> None:
         """All processes write into a hidden folder; the first one syncs, marks and renames it when all are done."""
@@ -90,19 +131,39 @@ class Loop:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
+        with self._writing(final):
+            self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            checkpoints.seal(partial)
-            partial.rename(final)
-            durable.sync(final.parent)
+            with self._writing(final):
+                for log in (self.metrics, self.samples, self.warnings):
+                    durable.sync(log.path)  # a checkpoint must not outlast the lines of its steps
+                checkpoints.seal(partial, self.folder.recipe)
+                partial.rename(final)
+                durable.sync(final.parent)
             checkpoints.prune(self.folder.path, self.run.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """What cannot be written stops the run in one line; half a checkpoint is removed, it would hold the room."""
+        try:
+            yield
+        except WRITE_ERRORS as error:
+            if self.accelerator.is_main_process:
+                checkpoints.discard_partial(self.folder.path)
+            newest = checkpoints.newest(self.folder.path)
+            way_on = f"continues from {newest.name}" if newest else "begins again"
+            raise RunError(
+                f"{path} cannot be written ({first_line(error)}); make room or see to the folder's permissions, "
+                f"then the same command {way_on}"
+            ) from None
 
     def keep_model(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write a finished model's folder in one step."""
         if self.accelerator.is_main_process:
-            durable.write_folder(self.folder.path / name, write)
+            with self._writing(self.folder.path / name):
+                durable.write_folder(self.folder.path / name, write)
 
     def finish(self) -> None:
         """Mark the run as finished and leave together."""

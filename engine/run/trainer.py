@@ -65,7 +65,7 @@ class RunCallback(TrainerCallback):
     def __init__(self, stage: str, folder: RunFolder, keep: int):
         self.stage, self.folder, self.keep = stage, folder, keep
         checkpoints.discard_partial(folder.path)
-        self.resume = checkpoints.newest(folder.path)
+        self.resume = checkpoints.to_resume(folder)
         """the checkpoint to continue from"""
         self.metrics = MetricsLog(folder.path / "metrics.jsonl", checkpoints.step_of(self.resume) if self.resume else 0)
 
@@ -92,7 +92,7 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            checkpoints.seal(self.folder.path / f"checkpoint-{state.global_step}")
+            checkpoints.seal(self.folder.path / f"checkpoint-{state.global_step}", self.folder.recipe)
             best = state.best_model_checkpoint
             checkpoints.prune(self.folder.path, self.keep, Path(best) if best else None)
 
