@@ -17,6 +17,7 @@ import ppo.update
 import reward.train
 import sft.train
 from chatml import IGNORE
+from engine.models.pairs import pair_scores
 from engine.models.responses import response_logprobs, response_values, sequence_scores
 from engine.models.sampling import Response
 from engine.models.tokenizer import load_tokenizer
@@ -121,24 +122,31 @@ def test_sft_evaluation(sft_trainer, monkeypatch):
 
 
 def test_reward_loss(tmp_path, monkeypatch, attention):
+    """Of pairs that share a row; where they share their beginning, neither side sees the other either."""
     write_base(tmp_path / "base")
     data = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}])
     (tmp_path / "rm.yaml").write_text("")
-    overrides = [f"model.path={tmp_path}/base", f"data.train={data}", f"run.dir={tmp_path}/run"]
+    common = [f"model.path={tmp_path}/base", f"data.train={data}", f"model.attention={attention}"]
     built = []
     monkeypatch.setattr(reward.train, "fit", lambda trainer, *_: built.append(trainer))
-    reward.train.train(load(Reward, tmp_path / "rm.yaml", [*overrides, f"model.attention={attention}"]))
-    trainer = built[0]
+    for share in ("false", "true") if attention == "packed" else ("false",):
+        overrides = [*common, f"run.dir={tmp_path}/{share}", f"reward.share_prompts={share}"]
+        reward.train.train(load(Reward, tmp_path / "rm.yaml", overrides))
+        trainer = built.pop()
 
-    def scores(*pairs):
-        inputs = reward.train.collate([dict(zip(reward.train.SIDES, pair, strict=True)) for pair in pairs])
-        _, out = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
-        return out.logits.detach()[:, 0].view(2, -1).T  # (pairs, sides)
+        def trained(*pairs, trainer=trainer):
+            inputs = trainer.data_collator([dict(zip(reward.train.SIDES, pair, strict=True)) for pair in pairs])
+            _, out = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
+            return out.logits.detach()[:, 0].view(2, -1).T  # (pairs, sides)
 
-    shared = MINE[:2]
-    other_pair = [[*shared, 11, 12], [*shared, 13]]
-    assert_unmoved(lambda neighbour: scores([[*shared, *neighbour], [*shared, *neighbour[::-1]]], other_pair).flip(0))
-    assert_unmoved(lambda neighbour: scores([[*shared, *MINE], [*shared, *neighbour]])[0])
+        def evaluated(*pairs, trainer=trainer):
+            return pair_scores(trainer.model, pairs, 10**6)
+
+        shared = MINE[:2]
+        mine = [*shared, 11, 12], [*shared, 13]
+        for scores in (trained, evaluated):
+            assert_unmoved(lambda n, scores=scores: scores(([*shared, *n], [*shared, *n[::-1]]), mine).flip(0))
+            assert_unmoved(lambda n, scores=scores: scores(([*shared, *MINE], [*shared, *n]))[0])
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +179,7 @@ def test_logprobs_values_and_scores(four):
     for policy in (models.policy, models.reference):
         assert_unmoved(halves(response_logprobs, policy, 1.0, 10**6))
     assert_unmoved(halves(response_values, models.value, 10**6))
-    for model in (*models.rewards, models.value):
+    for model in (*models.scorer.models, models.value):
         assert_unmoved(lambda neighbour, model=model: sequence_scores(model, [neighbour, MINE], 10**6).flip(0))
 
 
@@ -180,15 +188,15 @@ def test_logprobs_values_and_scores(four):
 
 def rollout(neighbour, end):
     responses = [Response([*tokens, end], ended=True) for tokens in (neighbour[2:], MINE[2:])]
-    return Rollout([{"input_ids": neighbour[:2]}, {"input_ids": MINE[:2]}], responses)
+    return Rollout([{"input_ids": tokens[:2], "record": "{}"} for tokens in (neighbour, MINE)], responses)
 
 
 def test_what_a_rollout_is_judged_by(four):
     recipe, models, _ = four
-    end = models.rewards[0].config.score_token_id
+    end = models.scorer.models[0].config.score_token_id
 
     def judged(neighbour):
-        return judge(models, recipe, rollout(neighbour, end), ScoreNormaliser("none"), lambda x: x)
+        return judge(models, recipe, rollout(neighbour, end), ScoreNormaliser("none"), recipe.ppo.kl_coef, lambda x: x)
 
     for name in ("old_logprobs", "ref_logprobs", "entropy", "old_values", "scores"):
         assert_unmoved(lambda neighbour, name=name: getattr(judged(neighbour), name).flip(0))
@@ -197,7 +205,7 @@ def test_what_a_rollout_is_judged_by(four):
 def test_ppo_updates(four, monkeypatch):
     """What a step's first losses are made of: log-probabilities, values, and the loss on pretraining text."""
     recipe, models, accelerator = four
-    end, seen = models.rewards[0].config.score_token_id, {}
+    end, seen = models.scorer.models[0].config.score_token_id, {}
     for name in ("clipped_policy_loss", "clipped_value_loss"):
         loss = getattr(ppo.update, name)
         monkeypatch.setattr(ppo.update, name, noting(loss, lambda new, *_, name=name: seen.setdefault(name, new)))
@@ -211,7 +219,7 @@ def test_ppo_updates(four, monkeypatch):
             model.load_state_dict(weights)
         seen.clear()
         asked = rollout(neighbour, end)
-        judged = judge(models, recipe, asked, ScoreNormaliser("none"), lambda x: x)
+        judged = judge(models, recipe, asked, ScoreNormaliser("none"), recipe.ppo.kl_coef, lambda x: x)
         texts = PretrainStream([{"input_ids": neighbour}, {"input_ids": MINE}], seed=0, ratio=1.0)
         update(models, recipe, asked, judged, texts, 2, accelerator)
         return {name: values.detach().clone() for name, values in seen.items()}
@@ -258,8 +266,8 @@ def test_evaluation(evaluation, tmp_path, attention):
         read_text(replace(bench, texts=list(texts)), "ppo", policy, found)
         return torch.tensor(found.text_losses["ppo"][0])
 
-    for paths in bench.reward_models().values():
-        assert_unmoved(lambda neighbour, paths=paths: torch.tensor(bench.scores(paths, [MINE, neighbour])))
+    for named in bench.reward_models().values():
+        assert_unmoved(lambda n, named=named: torch.tensor(bench.scores(*named, [MINE, n], [{}, {}])))
     assert_unmoved(logprobs)
     for neighbour in (NEIGHBOUR, OTHER):  # only the sum is told
         together, apart = text_loss(neighbour, MINE), text_loss(neighbour) + text_loss(MINE)
