@@ -12,7 +12,7 @@ from bench.base import made_base, real
 from bench.race import race
 from bench.row import Figures, Row, compare
 
-STEPS, CONVERSATIONS, LONGEST = 14, 8, 2048
+STEPS, CONVERSATIONS, LONGEST = 12, 8, 2048
 DEFAULTS = {"gradient_checkpointing": True}
 # The best that was found for TRL on a CPU: rows of like length share a batch. Slower: the order as it comes, with
 # padding (by half) or with padding_free; packing; each of these with eager attention; torch_compile.
@@ -60,7 +60,7 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
             AutoModelForCausalLM.from_pretrained(base),
             SFTConfig(
                 folder, max_length=LONGEST, max_steps=STEPS, per_device_train_batch_size=CONVERSATIONS,
-                save_strategy="no", bf16=False, **settings,
+                save_strategy="no", bf16=False, seed=same.run.seed, **settings,
             ),
             train_dataset=conversation_rows(records, same, tokenizer, key="data.train", max_length=LONGEST)[0],
             processing_class=tokenizer,
