@@ -4,6 +4,8 @@ The policy starts as the SFT model and the reference stays it. The value model s
 score offset included: against centred rewards an uncentred value would teach the policy never to stop.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,10 +30,26 @@ class Models:
     value_optimizer: torch.optim.Optimizer | None
     reference: PreTrainedModel
     rewards: list[PreTrainedModel]
+    device: torch.device
+    offload: bool = False
+    """whether frozen models wait in the CPU's memory between their uses"""
 
     def scores(self, sequences: list[list[int]], budget: int) -> torch.Tensor:
         """(sequences,) centred scores, the mean over reward models."""
-        return torch.stack([sequence_scores(reward, sequences, budget) for reward in self.rewards]).mean(0)
+        found = []
+        for reward in self.rewards:
+            with self.fetched(reward):
+                found.append(sequence_scores(reward, sequences, budget))
+        return torch.stack(found).mean(0)
+
+    @contextmanager
+    def fetched(self, frozen: PreTrainedModel) -> Iterator[None]:
+        """A frozen model on the device for a while."""
+        if self.offload:
+            frozen.to(self.device)
+        yield
+        if self.offload:
+            frozen.to("cpu")
 
 
 def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
@@ -39,7 +57,8 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = [recipe.reward.path] if isinstance(recipe.reward.path, str) else recipe.reward.path
     policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
-    rewards = [load_scalar(path, model, tokenizer, trained=False, device=device) for path in paths]
+    waiting = torch.device("cpu") if recipe.ppo.offload_frozen else device
+    rewards = [load_scalar(path, model, tokenizer, trained=False, device=waiting) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
@@ -48,8 +67,8 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     if recipe.ppo.advantage == "gae":
         value = load_scalar(paths[0], model, tokenizer, trained=True, device=device)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
-    reference = load_causal(model.path, model, tokenizer, trained=False, device=device)
-    return Models(*prepared_policy, *prepared_value, reference, rewards)
+    reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
+    return Models(*prepared_policy, *prepared_value, reference, rewards, device, recipe.ppo.offload_frozen)
 
 
 def prepare(

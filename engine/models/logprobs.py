@@ -17,19 +17,19 @@ CHUNK = 128
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature):
+    def forward(ctx, hidden, weight, targets, temperature, support):
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
         entropy, logsumexp = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
-            logits = _logits(hidden[chunk], weight, temperature)
+            logits = _within(_logits(hidden[chunk], weight, temperature), support, at)
             logsumexp[chunk] = logits.logsumexp(-1)
             logprobs[chunk] = logits.gather(-1, targets[chunk, None])[:, 0] - logsumexp[chunk]
             # H = logsumexp - E[logit]
             probabilities = (logits - logsumexp[chunk, None]).exp_()
             entropy[chunk] = logsumexp[chunk] - probabilities.mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, logsumexp, entropy)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.support = temperature, support
         ctx.set_materialize_grads(False)  # what is not asked for costs nothing
         return logprobs, entropy
 
@@ -43,7 +43,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
-            logits = _logits(hidden[chunk], weight, ctx.temperature)
+            logits = _within(_logits(hidden[chunk], weight, ctx.temperature), ctx.support, at)
             logits.sub_(logsumexp[chunk, None])
             entropy_part = None
             if grad_entropy is not None:
@@ -59,22 +59,53 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 grad_hidden[chunk] = grad.to(hidden.dtype) @ weight.to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight.addmm_(grad.to(weight.dtype).t(), hidden[chunk].to(weight.dtype))
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
     return (hidden @ weight.to(hidden.dtype).t()).float().div_(temperature)
 
 
+@dataclass(frozen=True)
+class Support:
+    """For each position the token ids that it may have; a distribution is cut to them and made to sum to 1 again."""
+
+    ids: torch.Tensor
+    """(total,) of all positions, one after the other"""
+    counts: torch.Tensor
+    """(positions,) how many of them are each position's"""
+
+    @property
+    def ends(self) -> list[int]:
+        return [0, *self.counts.cumsum(0).tolist()]
+
+
+def _within(logits: torch.Tensor, support: Support | None, at: int) -> torch.Tensor:
+    """Logits of positions from `at` on, those outside their support so low that nothing of them is left."""
+    if support is None:
+        return logits
+    ends, counts = support.ends, support.counts[at : at + len(logits)]
+    allowed = torch.zeros_like(logits, dtype=torch.bool)
+    rows = torch.arange(len(logits), device=logits.device).repeat_interleave(counts)
+    allowed[rows, support.ids[ends[at] : ends[at + len(logits)]]] = True
+    # Finite: 0 · -inf in the entropy would be no number.
+    return logits.masked_fill_(~allowed, -1e30)
+
+
 def chunked_logprobs(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    support: Support | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log softmax(hidden @ weight.T / temperature) at `targets`, and that distribution's entropy.
 
     hidden is (positions, hidden_size), weight (vocabulary, hidden_size), targets (positions,); both results are
-    (positions,) in float32, in nats. Gradients of both reach hidden and weight.
+    (positions,) in float32, in nats; with a `support`, which holds the targets, of the distribution within it.
+    Gradients of both reach hidden and weight.
     """
-    return _ChunkedLogProbs.apply(hidden, weight, targets, temperature)
+    return _ChunkedLogProbs.apply(hidden, weight, targets, temperature, support)
 
 
 @dataclass
@@ -93,6 +124,7 @@ class _WithLogProbs:
         *args: Any,
         logprob_positions: torch.Tensor | None = None,
         logprob_targets: torch.Tensor | None = None,
+        logprob_support: Support | None = None,
         temperature: float = 1.0,
         **kwargs: Any,
     ) -> Any:
@@ -100,12 +132,13 @@ class _WithLogProbs:
             return super().forward(*args, **kwargs)
         hidden = self.base_model(*args, **kwargs).last_hidden_state[0, logprob_positions]
         head = self.get_output_embeddings()
-        return TokenLogProbs(*chunked_logprobs(hidden, head.weight, logprob_targets, temperature))
+        return TokenLogProbs(*chunked_logprobs(hidden, head.weight, logprob_targets, temperature, logprob_support))
 
 
 def with_logprobs(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The same class, same name, whose forward over one packed row also returns TokenLogProbs.
 
-    `logprob_positions` (positions,) index the row, `logprob_targets` (positions,) are the tokens that follow there.
+    `logprob_positions` (positions,) index the row, `logprob_targets` (positions,) are the tokens that follow there;
+    `logprob_support` may cut the distributions.
     """
     return type(model_class.__name__, (_WithLogProbs, model_class), {"__module__": model_class.__module__})
