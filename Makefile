@@ -31,7 +31,8 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check drill world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: help setup test check drill bench world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
 help:
@@ -41,8 +42,9 @@ help:
 	@echo "sft      supervised finetuning           pmp, rm  preference model, then reward model"
 	@echo "ppo      PPO                             eval     measure; then report: report.html"
 	@echo "show     data as a stage sees it         chat     talk to a model"
+	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
 	@echo "merge    adapters into weights"
-	@echo "setup    .venv (others do it too)        test, check"
+	@echo "setup    .venv (others do it too)        test, check, bench"
 	@echo "drill    kill a small PPO run twenty times and compare how it ends"
 
 setup: $(STAMP)
@@ -67,6 +69,9 @@ check: $(STAMP)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
+bench: $(STAMP)
+	$(PYTHON) -m bench $(ARGS)
+
 # $(call run,STAGE): the recipe is checked without torch first; a launcher would bury its message and its exit code.
 ifdef HARDWARE
 define run
@@ -81,6 +86,7 @@ endif
 
 base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
 eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml
+prompts candidates pairs: RECIPE ?= recipes/tiny-annotated/$@.yaml
 show: RECIPE ?= $(TINY_RECIPES)/sft.yaml
 chat: RECIPE ?= $(TINY_RECIPES)/ppo.yaml
 
@@ -95,6 +101,14 @@ pmp rm: $(STAMP)
 
 ppo: $(STAMP)
 	$(call run,ppo)
+
+prompts candidates pairs: $(STAMP)
+	$(PYTHON) -m reward.$@ $(RECIPE) $(OVERRIDES)
+
+# Comparisons for the tiny world's reward model made the report's way; runs/tiny has to be there as far as pmp.
+annotated: $(STAMP)
+	+@set -e; for stage in base sft prompts candidates pairs rm; do \
+		$(MAKE) --no-print-directory $$stage RECIPE=recipes/tiny-annotated/$$stage.yaml; done
 
 # One process whatever HARDWARE is: these measure, and hold no more than two models at a time.
 eval: $(STAMP)

@@ -1,15 +1,17 @@
 """Conversations to tokens and back: the messages, the records they come in, and ChatML.
 
     encode(messages, tokenizer)        token ids and labels of one conversation
+    read_back(ids, tokenizer)          the turns that token ids hold, as text
     read_conversation(record) ...      what the records of chat and comparison data hold
     chat_template(tokenizer)           the Jinja template to save beside the tokenizer
 
 No torch: a tokenizer is handed in.
 """
 
+from chatml.decode import read_back
 from chatml.encode import IGNORE, Encoded, EncodedTurn, Mask, TrainOn, encode, encode_turns, generation_prompt, join
 from chatml.messages import ROLES, Conversation, Message, Pair, RecordError, ToolCall
-from chatml.records import FIELDS, is_text, read_conversation, read_pair, read_prompt, read_text
+from chatml.records import FIELDS, is_text, read_conversation, read_margin, read_pair, read_prompt, read_text
 from chatml.template import TEMPLATE, chat_template
 from chatml.tokens import END_OF_TEXT, IM_END, IM_START, Control, TokenizerError, control, plain_encoder
 from chatml.tools import ToolFormat, render
@@ -44,7 +46,9 @@ __all__ = [
     "is_text",
     "join",
     "plain_encoder",
+    "read_back",
     "read_conversation",
+    "read_margin",
     "read_pair",
     "read_prompt",
     "read_text",

@@ -7,12 +7,14 @@ A record holds a conversation as
     instruction     Alpaca: with input, output, system and history ([[question, answer], ...])
     text            an hh-rlhf transcript, or plain text, which is no conversation (`read_text`)
 and a comparison as chosen and rejected: hh-rlhf transcripts, whole lists of messages, or answers (text, one message,
-messages) beside what they answer in any of these shapes. Where a record has the fields of several shapes, the first in
-this order counts, and a comparison before all. A field that is null is not there.
+messages) beside what they answer in any of these shapes; `margin` may say how much better the chosen one is. Where a
+record has the fields of several shapes, the first in this order counts, and a comparison before all. A field that is
+null is not there.
 
 `fields` renames first: {"question": "prompt", "answer": "response"} says that the file's `question` is our `prompt`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ from chatml.transcripts import is_transcript, read_transcript
 
 FIELDS = (
     *("messages", "conversations", "prompt", "response", "chosen", "rejected"),
-    *("instruction", "input", "output", "history", "system", "tools", "text"),
+    *("instruction", "input", "output", "history", "system", "tools", "text", "margin"),
 )
 """every field that has a meaning; `fields` renames to these"""
 
@@ -72,6 +74,14 @@ def read_pair(record: Mapping[str, Any], fields: Fields = None) -> Pair:
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
     return Pair(chosen[:shared], chosen[shared:], rejected[shared:], read_tools(record.get("tools")))
+
+
+def read_margin(record: Mapping[str, Any], fields: Fields = None) -> float:
+    """How much better a comparison's chosen side is, where its record says so; else 0. Raises RecordError."""
+    margin = _renamed(record, fields).get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+        raise RecordError(f"'margin' is {margin!r}; it must be a number: how much better 'chosen' is")
+    return float(margin)
 
 
 def read_text(record: Mapping[str, Any], fields: Fields = None) -> str:

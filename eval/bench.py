@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +13,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from chatml import control
 from engine.data.report import Report
 from engine.data.rows import pair_rows, prompt_rows, text_rows
-from engine.models.loading import load_causal, load_scalar
-from engine.models.responses import sequence_scores
+from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
-from engine.run.folder import RunError, RunFolder
+from engine.run.folder import RunFolder
+from engine.scoring.scorer import scores_of
 from eval.recipe import Eval
-from recipes.sections import Model, model_paths
+from recipes.data import Source
+from recipes.scoring import Scoring
+from recipes.sections import Model
 
 # Tokens in one forward.
 BUDGET = 16384
+# What summary.json calls the models of these keys.
+MODEL_NAMES = {"eval.pmp": "pmp", "eval.reward": "rm"}
 
 
 @dataclass(frozen=True)
@@ -47,23 +52,17 @@ class Bench:
         """A frozen causal LM."""
         return load_causal(path, self._model(path), self.tokenizer, trained=False, device=self.device)
 
-    def reward_models(self) -> dict[str, list[str]]:
-        """pmp and rm -> paths; only those that the recipe names."""
-        subjects = {"pmp": self.recipe.eval.pmp, "rm": self.recipe.eval.reward}
-        return {name: model_paths(value, f"eval.{name}") for name, value in subjects.items() if value is not None}
+    def reward_models(self) -> dict[str, tuple[str, Scoring]]:
+        """pmp, rm and the recipe's own names -> key and what scores; only those that the recipe names."""
+        named = self.recipe.eval.reward_models().items()
+        return {MODEL_NAMES.get(key, key.rpartition(".")[2]): (key, scoring) for key, scoring in named}
 
-    def scores(self, paths: Sequence[str], sequences: Sequence[Sequence[int]]) -> list[float]:
-        """(sequences,) centred scores; of several models their mean, as in PPO."""
-        totals = torch.zeros(len(sequences), dtype=torch.float64)
-        for path in paths if sequences else ():
-            model = load_scalar(path, self._model(path), self.tokenizer, trained=False, device=self.device)
-            if model.config.score_token_id != self.end:
-                raise RunError(
-                    f"{path} reads its score at another token than the <|im_end|> of eval.sft={self.recipe.eval.sft}; "
-                    "both must come from the same base"
-                )
-            totals += sequence_scores(model, sequences, BUDGET).double().cpu()
-        return (totals / len(paths)).tolist()
+    def scores(
+        self, key: str, scoring: Scoring, sequences: Sequence[Sequence[int]], records: Sequence[dict[str, Any]]
+    ) -> list[float]:
+        """(sequences,) scores as in PPO, by what the recipe names at `key`; its models are loaded one at a time."""
+        folder = Path(self.recipe.run.dir)
+        return scores_of(scoring, key, sequences, records, self._model, self.tokenizer, folder, self.device)
 
     def _model(self, path: str) -> Model:
         return Model(path=path, dtype=self.recipe.model.dtype, attention=self.recipe.model.attention)
@@ -71,15 +70,20 @@ class Bench:
 
 def set_up(recipe: Eval, folder: RunFolder) -> Bench:
     """Read what the recipe's data keys name; what was kept of it is printed and noted in the folder."""
-    data, tokenizer = recipe.data, load_tokenizer(recipe.eval.sft)
+    data, limits = recipe.data, {"max_length": recipe.data.max_length}
+    tokenizer = load_tokenizer(recipe.tokenizer_path)
 
-    def rows(name: str, read: Callable[..., tuple[Dataset, Report]], **limit: int) -> list[dict[str, Any]]:
-        named = data.sources(name)
-        return list(folder.keep_report(name, *read(named, recipe, tokenizer, key=f"data.{name}", **limit)))
+    def rows(name: str, read: Callable[..., tuple[Dataset, Report]], named: list[Source], **limit: int) -> list[Any]:
+        key = f"data.{name}" if name in data.source_keys() else f"data.comparisons.{name}"
+        return list(folder.keep_report(name, *read(named, recipe, tokenizer, key=key, **limit)))
 
-    asked = rows("prompts", prompt_rows, max_prompt_tokens=data.max_prompt_tokens)[: recipe.eval.prompts_limit]
-    prompts = [row | {name: json.loads(row[name]) for name in ("messages", "record")} for row in asked]
-    compared = [name for name in ("pairs", "correctness_pairs") if getattr(data, name) is not None]
-    pairs = {name: rows(name, pair_rows, max_length=data.max_length) for name in compared}
-    texts = rows("pretrain", text_rows, max_length=data.max_length) if data.pretrain is not None else []
+    asked = []
+    if data.prompts is not None:
+        asked = rows("prompts", prompt_rows, data.sources("prompts"), max_prompt_tokens=data.max_prompt_tokens)
+    prompts = [
+        row | {name: json.loads(row[name]) for name in ("messages", "record")}
+        for row in asked[: recipe.eval.prompts_limit]
+    ]
+    pairs = {name: rows(name, pair_rows, named, **limits) for name, named in data.compared().items()}
+    texts = rows("pretrain", text_rows, data.sources("pretrain"), **limits) if data.pretrain is not None else []
     return Bench(recipe, tokenizer, prompts, pairs, [row["input_ids"] for row in texts])

@@ -4,7 +4,7 @@
     KL            of PPO against SFT on PPO's answers, at the sampling temperature
     perplexity    of held-out pretraining text under base, SFT and PPO: what alignment cost
     score         of every finished answer, by the reward model
-    accuracy      of preference model and reward model on held-out comparisons
+    accuracy      of preference model, reward model and others on held-out comparisons, and how far to trust it
     gold          parts of every answer, by the scorer that the recipe names
 
 The report has people compare policies (3.3); gold, where there is one, takes their place. One model is in memory at a
@@ -31,6 +31,7 @@ from eval.recipe import Eval
 from eval.stages import seconds_by_stage
 from eval.summary import MEASURED, summarise
 from eval.table import closing_table
+from recipes.scoring import Scoring
 
 # PPO's steps count from 1: none of its random numbers are drawn again.
 STEP = 0
@@ -55,14 +56,13 @@ class Findings:
 
 def evaluate(recipe: Eval) -> None:
     """Run every measure that the recipe names; write summary.json, samples.jsonl and pairs.jsonl; print a table."""
-    began, folder = time.perf_counter(), RunFolder(recipe)
+    began, folder = time.perf_counter(), RunFolder(recipe, repeatable=True)
     gold = load_gold(recipe.eval.gold, "eval.gold", MEASURED) if recipe.eval.gold else None
     bench, found = set_up(recipe, folder), Findings()
     reward_models = bench.reward_models()
     # PPO first: its answers have to be there when SFT, its reference, is asked how likely they are.
     policies = {"ppo": 1, "sft": recipe.eval.best_of_n if "rm" in reward_models else 1}
-    if recipe.eval.ppo is None:
-        del policies["ppo"]
+    policies = {name: count for name, count in policies.items() if getattr(recipe.eval, name) is not None}
     steps = Steps("eval", len(bench.prompts) * sum(policies.values()))
     steps.start()
     try:
@@ -70,13 +70,13 @@ def evaluate(recipe: Eval) -> None:
             ask(bench, policy, count, found, steps)
         if recipe.eval.base:
             read_text(bench, "base", bench.policy(recipe.eval.base), found)
-        for model, paths in reward_models.items():
-            score(bench, model, paths, found)
+        for model, (key, scoring) in reward_models.items():
+            score(bench, model, key, scoring, found)
         if gold:
             judge(bench, gold, found)
     finally:
         steps.stop()
-    samples, pairs = sample_records(bench, found), pair_records(found)
+    samples, pairs = sample_records(bench, found), pair_records(bench, found)
     summary = summarise(samples, pairs, found.text_losses, recipe.run.seed)
     seconds = round(time.perf_counter() - began, 1)
     summary["seconds"] = seconds_by_stage(recipe) | {"eval": seconds}
@@ -84,7 +84,7 @@ def evaluate(recipe: Eval) -> None:
     write_lines(folder.path / "pairs.jsonl", pairs)
     durable.write_json(folder.path / "summary.json", summary)
     Console().print(closing_table(summary))
-    folder.finish(steps.total, seconds)
+    folder.finish(steps.total, seconds, "answers")
 
 
 def ask(bench: Bench, policy: str, count: int, found: Findings, steps: Steps) -> None:
@@ -130,25 +130,26 @@ def read_text(bench: Bench, name: str, model: PreTrainedModel, found: Findings) 
         found.text_losses[name] = sequence_nll(model, bench.texts, BUDGET)
 
 
-def score(bench: Bench, model: str, paths: list[str], found: Findings) -> None:
+def score(bench: Bench, model: str, key: str, scoring: Scoring, found: Findings) -> None:
     """A reward model's scores of both sides of all comparisons; the one that PPO follows also scores the answers."""
     answers = finished_answers(bench, found) if model == "rm" else []
     sides = [row[side] for rows in bench.pairs.values() for row in rows for side in ("chosen_ids", "rejected_ids")]
-    scores = iter(bench.scores(paths, [sequence for _, sequence in answers] + sides))
-    for answer, _ in answers:
+    records = [*(row["record"] for _, row, _ in answers), *({} for _ in sides)]
+    scores = iter(bench.scores(key, scoring, [sequence for _, _, sequence in answers] + sides, records))
+    for answer, _, _ in answers:
         answer.known["score"] = next(scores)
-    for key, rows in bench.pairs.items():
-        found.pair_scores.setdefault(key, {})[model] = [(next(scores), next(scores)) for _ in rows]
+    for data, rows in bench.pairs.items():
+        found.pair_scores.setdefault(data, {})[model] = [(next(scores), next(scores)) for _ in rows]
 
 
-def finished_answers(bench: Bench, found: Findings) -> list[tuple[Answer, list[int]]]:
-    """Every answer that ended, with its whole sequence; the others are noted to have no score."""
-    finished: list[tuple[Answer, list[int]]] = []
+def finished_answers(bench: Bench, found: Findings) -> list[tuple[Answer, dict[str, Any], list[int]]]:
+    """Every answer that ended, with its prompt's row and the whole sequence; the others are noted to have no score."""
+    finished: list[tuple[Answer, dict[str, Any], list[int]]] = []
     for groups in found.answers.values():
         for row, group in zip(bench.prompts, groups, strict=True):
             for answer in group:
                 if answer.response.ended:
-                    finished.append((answer, [*row["input_ids"], *answer.response.tokens]))
+                    finished.append((answer, row, [*row["input_ids"], *answer.response.tokens]))
                 else:
                     answer.known["score"] = None
     return finished
@@ -179,12 +180,16 @@ def sample_records(bench: Bench, found: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def pair_records(found: Findings) -> list[dict[str, Any]]:
+def pair_records(bench: Bench, found: Findings) -> list[dict[str, Any]]:
     """The lines of pairs.jsonl, one a comparison, in the order in which they were read."""
     return [
-        {"data": key, "scores": dict(zip(by_model, scores, strict=True))}
+        {
+            "data": key,
+            "scores": dict(zip(by_model, scores, strict=True)),
+            "tokens": [len(row["chosen_ids"]), len(row["rejected_ids"])],
+        }
         for key, by_model in found.pair_scores.items()
-        for scores in zip(*by_model.values(), strict=True)
+        for row, scores in zip(bench.pairs[key], zip(*by_model.values(), strict=True), strict=True)
     ]
 
 

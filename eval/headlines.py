@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from eval.statistics import wilson_interval
 from eval.table import percent
 
 
@@ -21,17 +20,12 @@ class Accuracy:
 
     model: str
     comparisons: str
-    count: int
-    share: float
-    interval: tuple[float, float]
+    figures: dict[str, Any]
+    """of eval/trust.py"""
 
 
-ACCURACIES = (
-    ("rm_accuracy_pmp", "pairs", "preference model (PMP)", "all"),
-    ("rm_accuracy_rm", "pairs", "reward model", "all"),
-    ("rm_accuracy_correctness_pmp", "correctness_pairs", "preference model (PMP)", "sides that differ in correctness"),
-    ("rm_accuracy_correctness", "correctness_pairs", "reward model", "sides that differ in correctness"),
-)
+MODELS = {"pmp": "preference model (PMP)", "rm": "reward model"}
+SETS = {"pairs": "all", "correctness_pairs": "sides that differ in correctness"}
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -94,8 +88,7 @@ def headlines(summary: dict[str, Any]) -> Iterator[Headline]:
 
 
 def accuracies(summary: dict[str, Any]) -> Iterator[Accuracy]:
-    """How often each reward model ranks two answers right, with a 95% interval."""
-    for key, pairs, model, comparisons in ACCURACIES:
-        if key in summary:
-            share, count = summary[key], summary[pairs]
-            yield Accuracy(model, comparisons, count, share, wilson_interval(share, count))
+    """What is known of each reward model on each set of comparisons."""
+    for model, sets in summary.get("reward_models", {}).items():
+        for data, figures in sets.items():
+            yield Accuracy(MODELS.get(model, model), SETS.get(data, data), figures)

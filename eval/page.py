@@ -17,14 +17,16 @@ from engine.run.folder import RunError
 from engine.run.gold import load_gold
 from eval.conversation import Piece, first_conversation
 from eval.drawing import PALETTE, Plot, style
-from eval.excerpts import by_task, excerpts
+from eval.excerpts import excerpts
 from eval.headlines import accuracies, headlines, verdict
 from eval.plots import ppo_plots, stage_plots
 from eval.quality_plots import gold_plots, length_plot
 from eval.recipe import Eval
 from eval.stages import Stage, stages
 from eval.summary import MEASURED
-from eval.table import COLUMNS, columns, lines
+from eval.table import COLUMNS, columns, lines, task_columns, task_lines
+from eval.trust import warnings
+from eval.trust_plots import trust_plots
 from recipes import RecipeError
 
 # Prompts whose answers are shown.
@@ -46,12 +48,13 @@ def write_report(recipe: Eval) -> None:
     summary = read_json(folder / "summary.json")
     if not summary and not known:
         raise RunError(f"run.dir={folder}: no summary.json, and no model of the recipe has a run folder; run make eval")
-    samples = metrics.read(folder / "samples.jsonl") if summary else []
+    samples, pairs = (metrics.read(folder / f"{name}.jsonl") if summary else [] for name in ("samples", "pairs"))
     with style():
-        groups = {title: drawn for title, drawn in draw(recipe, known, samples, summary).items() if drawn}
+        groups = {title: drawn for title, drawn in draw(recipe, known, samples, pairs, summary).items() if drawn}
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for plot in (plot for drawn in groups.values() for plot in drawn):
         plot.save(folder / "plots")
+    tasks = task_lines(summary)
     page = template().render(
         folder=folder,
         palette=PALETTE,
@@ -60,8 +63,11 @@ def write_report(recipe: Eval) -> None:
         headlines=list(headlines(summary)),
         columns={column: COLUMNS[column] for column in columns(summary)},
         lines=list(lines(summary)),
-        tasks=by_task(samples),
+        tasks=tasks,
+        task_columns=task_columns(tasks),
+        names=COLUMNS,
         accuracies=list(accuracies(summary)),
+        warnings=list(warnings(summary.get("reward_models", {}))),
         groups=groups,
         excerpts=excerpts(samples, SHOWN),
         conversation=conversation(known["sft"], recipe.eval.sft) if "sft" in known else None,
@@ -78,7 +84,11 @@ def write_report(recipe: Eval) -> None:
 
 
 def draw(
-    recipe: Eval, known: dict[str, Stage], samples: list[dict[str, Any]], summary: dict[str, Any]
+    recipe: Eval,
+    known: dict[str, Stage],
+    samples: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    summary: dict[str, Any],
 ) -> dict[str, list[Plot]]:
     """The plots by section."""
     gold = load_gold(recipe.eval.gold, "eval.gold", MEASURED) if recipe.eval.gold else None
@@ -88,6 +98,7 @@ def draw(
             *gold_plots(samples, summary, ppo, gold),
             *length_plot(samples),
         ],
+        "Can the score be trusted?": list(trust_plots(pairs, summary.get("reward_models", {}))),
         "PPO, step by step": list(ppo_plots(ppo)) if ppo else [],
         "Before PPO": list(stage_plots(known)),
     }

@@ -10,8 +10,7 @@ import yaml
 
 from engine.run import metrics
 from eval.recipe import Eval
-from recipes.data import sources
-from recipes.sections import model_paths
+from recipes.scoring import scoring
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Stage:
 def stages(recipe: Eval) -> dict[str, Stage]:
     """By name, in the pipeline's order; models that lie in no run folder (hub ids, foreign folders) have none."""
     subjects = recipe.eval
-    rewards = [] if subjects.reward is None else model_paths(subjects.reward, "eval.reward")
+    rewards = [] if subjects.reward is None else scoring(subjects.reward, "eval.reward").paths
     models = {"base": subjects.base, "sft": subjects.sft, "pmp": subjects.pmp}
     models |= {"rm" if number == 1 else f"rm {number}": path for number, path in enumerate(rewards, start=1)}
     models["ppo"] = subjects.ppo
@@ -61,8 +60,9 @@ def stages(recipe: Eval) -> dict[str, Stage]:
 def seconds_by_stage(recipe: Eval) -> dict[str, float]:
     """Seconds of every finished stage, and of the making of the world where the prompts come from one."""
     seconds: dict[str, float] = {}
-    world = Path(sources(recipe.data.prompts, "data.prompts")[0].path).parent / "world.json"
-    if world.exists():
+    prompts = recipe.data.sources("prompts")
+    world = Path(prompts[0].path).parent / "world.json" if prompts else None
+    if world and world.exists():
         described = json.loads(world.read_text(encoding="utf-8"))
         if "seconds" in described:
             seconds["world"] = described["seconds"]

@@ -9,6 +9,7 @@ import numpy as np
 RESAMPLES = 10_000
 # The normal distribution's 97.5 % point, for intervals that hold 95 %.
 Z95 = 1.959964
+CALIBRATION_BINS = 10
 
 
 def mean(values: Sequence[float]) -> float:
@@ -48,6 +49,48 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
     return centre - half, centre + half
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Pearson's r; None where either does not vary or there are fewer than three."""
+    if len(x) < 3:
+        return None
+    a, b = (np.asarray(values, dtype=np.float64) - np.mean(values) for values in (x, y))
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale > 1e-12 else None
+
+
+def partial_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float | None:
+    """r of x and y with what `given` says of both taken out (Yule 1907); None where that leaves nothing that varies.
+
+    Where `given` is constant it takes nothing out.
+    """
+    xy, xz, yz = correlation(x, y), correlation(x, given), correlation(y, given)
+    if xy is None or xz is None or yz is None:
+        return xy
+    left = math.sqrt((1 - xz**2) * (1 - yz**2))
+    return (xy - xz * yz) / left if left > 1e-6 else None
+
+
+def calibration(
+    sure: Sequence[float], right: Sequence[float], bins: int = CALIBRATION_BINS
+) -> list[tuple[float, float, int]]:
+    """(mean sureness, share that is right, how many) in equally wide stretches of sureness from ½ to 1; empty ones
+    are left out."""
+    place = np.clip(((np.asarray(sure) - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+    held = [np.flatnonzero(place == at) for at in range(bins)]
+    return [
+        (float(np.asarray(sure)[inside].mean()), float(np.asarray(right)[inside].mean()), len(inside))
+        for inside in held
+        if len(inside)
+    ]
+
+
+def calibration_error(sure: Sequence[float], right: Sequence[float]) -> float:
+    """Expected calibration error: |sureness - share right| of `calibration`'s stretches, weighted by how many are in
+    each (Naeini et al. 2015)."""
+    parts = calibration(sure, right)
+    return sum(count * abs(s - share) for s, share, count in parts) / sum(count for _, _, count in parts)
 
 
 def best_index(scores: Sequence[float | None]) -> int:

@@ -1,22 +1,25 @@
 """PPO's four models (report, 3.2.2): policy and value are trained; reference and reward are frozen.
 
 The policy starts as the SFT model and the reference stays it. The value model starts as a copy of the reward model,
-score offset included: against centred rewards an uncentred value would teach the policy never to stop.
+score offset included: against centred rewards an uncentred value would teach the policy never to stop. Where a rule or
+a judge gives the rewards, it starts as the policy's body with a fresh head.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from engine.models.loading import load_causal, load_scalar
-from engine.models.responses import sequence_scores
+from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.run.folder import RunError
+from engine.scoring.scorer import RewardModels, Scorer, without_model
 from ppo.recipe import PPO
+from recipes.sections import Model
 
 
 @dataclass
@@ -29,33 +32,26 @@ class Models:
     """None where advantages are measured against a query's other responses"""
     value_optimizer: torch.optim.Optimizer | None
     reference: PreTrainedModel
-    rewards: list[PreTrainedModel]
+    scorer: Scorer
+    """reward models, or what stands in their place"""
     device: torch.device
-    offload: bool = False
-    """whether frozen models wait in the CPU's memory between their uses"""
-
-    def scores(self, sequences: list[list[int]], budget: int) -> torch.Tensor:
-        """(sequences,) centred scores, the mean over reward models."""
-        found = []
-        for reward in self.rewards:
-            with self.fetched(reward):
-                found.append(sequence_scores(reward, sequences, budget))
-        return torch.stack(found).mean(0)
+    waiting: list[PreTrainedModel] = field(default_factory=list)
+    """frozen models that stay in the CPU's memory between their uses"""
 
     @contextmanager
-    def fetched(self, frozen: PreTrainedModel) -> Iterator[None]:
-        """A frozen model on the device for a while."""
-        if self.offload:
+    def fetched(self) -> Iterator[None]:
+        """The frozen models on the device for a while."""
+        for frozen in self.waiting:
             frozen.to(self.device)
         yield
-        if self.offload:
+        for frozen in self.waiting:
             frozen.to("cpu")
 
 
 def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
     """All four on the device, dropout off, ready to train."""
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
-    paths = [recipe.reward.path] if isinstance(recipe.reward.path, str) else recipe.reward.path
+    paths = recipe.reward.paths
     policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
     waiting = torch.device("cpu") if recipe.ppo.offload_frozen else device
     rewards = [load_scalar(path, model, tokenizer, trained=False, device=waiting) for path in paths]
@@ -65,10 +61,21 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
     prepared_value = (None, None)
     if recipe.ppo.advantage == "gae":
-        value = load_scalar(paths[0], model, tokenizer, trained=True, device=device)
+        value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
-    return Models(*prepared_policy, *prepared_value, reference, rewards, device, recipe.ppo.offload_frozen)
+    scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
+    if not paths:
+        scorer = without_model(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
+    offloaded = [reference, *rewards] if recipe.ppo.offload_frozen else []
+    return Models(*prepared_policy, *prepared_value, reference, scorer, device, offloaded)
+
+
+def load_value(paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A copy of the (first) reward model; where there is none, the policy's body with a fresh head."""
+    if paths:
+        return load_scalar(paths[0], model, tokenizer, trained=True)
+    return new_scalar(model.path, model, tokenizer, seed).train()
 
 
 def prepare(

@@ -8,16 +8,8 @@ from omegaconf import MISSING
 
 from recipes.data import Data, named_sources
 from recipes.schema import Recipe, RecipeError, Section, number, show
-from recipes.sections import ChatML, Model, Run, Sampling, check_function, model_inputs, model_paths
-
-
-@dataclass(frozen=True)
-class RewardModel(Section):
-    path: Any = MISSING
-    """the reward model, or a list of them"""
-
-    def check(self, key: str) -> None:
-        model_paths(self.path, f"{key}.path")
+from recipes.scoring import Scoring, check_function
+from recipes.sections import ChatML, Model, Run, Sampling, model_inputs
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ class Algorithm(Section):
 @dataclass(frozen=True)
 class PPO(Recipe):
     model: Model = field(default_factory=Model)
-    reward: RewardModel = field(default_factory=RewardModel)
+    reward: Scoring = field(default_factory=Scoring)
     models: Literal["full", "shared"] = "full"
     """four whole models, or one base in memory whose LoRA adapters are policy, value, reference and reward"""
     chatml: ChatML = field(default_factory=ChatML)
@@ -224,7 +216,7 @@ class PPO(Recipe):
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
-        yield from model_inputs(self.reward.path, "reward.path")
+        yield from self.reward.inputs("reward.path")
         yield from self.data.inputs()
 
     def memory_advice(self) -> str:

@@ -1,5 +1,6 @@
 """A rollout: responses sampled from the policy, and what the four models say of them before any update."""
 
+import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,26 +109,27 @@ def judge(
     def padded(flat: torch.Tensor) -> torch.Tensor:
         return torch.zeros(mask.shape, device=device).masked_scatter(mask, flat)
 
+    ended = rollout.ended.to(device)
+    finished = [[*p, *y] for p, y, done in zip(prompts, tokens, ended.tolist(), strict=True) if done]
+    records = [json.loads(row["record"]) for row, done in zip(rollout.rows, ended.tolist(), strict=True) if done]
+
     old = response_logprobs(models.policy, prompts, tokens, temperature, budget, rollout.supports)
-    with models.fetched(models.reference):
-        reference = response_logprobs(models.reference, prompts, tokens, temperature, budget, rollout.supports)
-    reference = padded(reference.logprobs)
+    old_logprobs = padded(old.logprobs)
+    with models.fetched():
+        frozen = response_logprobs(models.reference, prompts, tokens, temperature, budget, rollout.supports)
+        raw_scores = models.scorer(finished, records, budget)
+    reference = padded(frozen.logprobs)
     values = torch.zeros_like(reference)
     if models.value is not None:
         values = padded(response_values(models.value, prompts, tokens, budget))
-    old_logprobs = padded(old.logprobs)
-
     refuse_not_finite(
         {"log π_old": old.logprobs, "log π_ref": reference, "the value": values}, "look at that model's checkpoint"
     )
-    ended = rollout.ended.to(device)
-    finished = [[*p, *y] for p, y, done in zip(prompts, tokens, ended.tolist(), strict=True) if done]
-    raw_scores = models.scores(finished, budget)
-    refuse_not_finite({"the reward": raw_scores}, f"look at {recipe.reward.path}")
+    refuse_not_finite({"the reward": raw_scores}, f"look at {recipe.reward.source}")
+
     normaliser.update(raw_scores, reduce)
     scores = torch.full((len(prompts),), -ppo.missing_end_penalty, device=device)
     scores[ended] = normaliser(raw_scores).to(scores.dtype)
-
     scores = shaped(scores, mask.sum(1), ppo)
 
     rewards = penalised_rewards(scores, kl_estimate(old_logprobs, reference, ppo.kl_estimator), mask, kl_coef)

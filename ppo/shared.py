@@ -17,16 +17,18 @@ from engine.models.loading import load_causal
 from engine.models.shared import Role, Roles, recompute_activations
 from engine.run.devices import compute_dtype
 from engine.run.folder import RunError
+from engine.scoring.scorer import RewardModels
 from ppo.models import Models, adamw, same_vocabulary
 from ppo.recipe import PPO
-from recipes.sections import model_paths
 
 
 def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
     """All four roles on one base, ready to train."""
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
-    paths = model_paths(recipe.reward.path, "reward.path")
+    paths = recipe.reward.paths
+    if not paths:
+        raise RunError("models=shared needs the reward model's adapter: give reward.path, or set models=full")
     sft = read_adapter(recipe.model.path, "model.path")
     rewards = [read_adapter(path, "reward.path") for path in paths]
     base_path = one_base(sft, rewards, recipe)
@@ -50,7 +52,7 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     ]  # fmt: skip
     for path, judge in zip(paths, judges, strict=True):
         same_vocabulary(reference, judge, path)
-    return Models(*policy, *value, reference, judges, accelerator.device)
+    return Models(*policy, *value, reference, RewardModels(judges, recipe.reward.std_coef), accelerator.device)
 
 
 def one_base(sft: Adapter, rewards: list[Adapter], recipe: PPO) -> str:

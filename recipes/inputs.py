@@ -12,7 +12,9 @@ from recipes import files
 from recipes.schema import Recipe, RecipeError
 
 # Recipe (by the name of its file) and the make target that runs it.
-TARGETS = {"pretrain": "base", "base": "base", "sft": "sft", "pmp": "pmp", "rm": "rm", "ppo": "ppo"}
+TARGETS = {"pretrain": "base"} | {
+    stage: stage for stage in ("base", "sft", "pmp", "rm", "ppo", "prompts", "candidates", "pairs")
+}
 TINY_RECIPES = Path("recipes/tiny")
 
 

@@ -4,6 +4,7 @@ dataclass defaults <- the file's `extends`, parents first <- the file <- key=val
 """
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,15 +83,19 @@ def from_command_line(
     schema: type[RecipeT],
     arguments: Sequence[str] | None = None,
     read: Callable[[type[RecipeT], str, Sequence[str]], RecipeT] = load_ready,
+    module: str | None = None,
 ) -> RecipeT:
     """The recipe that `python -m STAGE RECIPE.yaml [--check] [key=value ...]` asks for, its inputs in place.
+
+    STAGE is `module`, else the package that the schema stands in.
 
     `--check` says whether the recipe is good and ends there, `--help` tells every key. A mistake is one line on stderr,
     and exit code 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    usage = f"usage: python -m {schema.__module__.rpartition('.')[0]} RECIPE.yaml [--check] [key=value ...]"
+    usage = f"usage: python -m {module or schema.__module__.rpartition('.')[0]} RECIPE.yaml [--check] [key=value ...]"
     if "-h" in arguments or "--help" in arguments:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader may have had enough (| head)
         print(usage, *(f"\n{key}={default}\n    {text}" for key, default, text in describe(schema)), sep="\n")
         sys.exit(0)
     only_check = "--check" in arguments

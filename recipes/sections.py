@@ -13,7 +13,6 @@ from recipes.schema import RecipeError, Section, number, show
 Dtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["auto", "packed", "sdpa", "eager", "flash_attention_2"]
 
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -105,12 +104,6 @@ class Sampling(Section):
     """an answer that has not ended by then is cut off"""
     batch_size: int = number(256, least=1)
     """answers that are written at the same time; changes memory and speed, not the random numbers"""
-
-
-def check_function(path: str, key: str) -> None:
-    """Raises RecipeError, naming `key`, if `path` is not written module:function."""
-    if not FUNCTION.fullmatch(path):
-        raise RecipeError(f"{key} is {path}; it must be written module:function", key=key)
 
 
 def model_paths(value: Any, key: str) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipes.data import TrainingData
-from recipes.schema import Recipe, RecipeError, Section
+from recipes.schema import Recipe, RecipeError, Section, number
 from recipes.sections import ChatML, Lora, Model, Run, model_inputs
 from recipes.trainer import MEMORY_ADVICE, check_trainer
 
@@ -16,9 +16,14 @@ EVALUATION = ("eval_strategy", "eval_steps")
 
 
 @dataclass(frozen=True)
-class Selection(Section):
+class Comparing(Section):
     keep_best: bool = False
     """the finished model is the checkpoint with the best accuracy on data.eval, not the last one"""
+    margin_coef: float = number(0.0, least=0)
+    """weight of a comparison's `margin`, by which the chosen answer has to score higher (Touvron et al. 2023, eq. 2);
+    the report's loss has none"""
+    share_prompts: bool = True
+    """what both answers of a comparison begin with goes through the model once; changes memory and speed alone"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Reward(Recipe):
     chatml: ChatML = field(default_factory=ChatML)
     data: TrainingData = field(default_factory=TrainingData)
     run: Run = field(default_factory=Run)
-    reward: Selection = field(default_factory=Selection)
+    reward: Comparing = field(default_factory=Comparing)
     trainer: dict[str, Any] = field(default_factory=dict)
     """any field of trl.RewardConfig that no other section decides"""
 
@@ -38,6 +43,12 @@ class Reward(Recipe):
                 "reward.keep_best is true, but there is nothing to choose by; "
                 "give data.eval, or set reward.keep_best=false",
                 key="reward.keep_best",
+            )
+        if self.reward.share_prompts and self.model.attention not in ("auto", "packed"):
+            raise RecipeError(
+                f"reward.share_prompts=true needs model.attention=packed (or auto), not {self.model.attention}; "
+                "change either",
+                key="reward.share_prompts",
             )
         owned = dict.fromkeys(BEST, "reward.keep_best")
         if self.reward.keep_best:

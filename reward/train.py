@@ -2,12 +2,16 @@
 
     L = - mean over pairs of log σ(r(x, y_chosen) - r(x, y_rejected))
 
+less a margin where a comparison has one and the recipe asks for it (`reward.margin_coef`); scores are held near 0 by
+`trainer.center_rewards_coefficient` times the mean of (r_chosen + r_rejected)² (Eisenstein et al. 2023), if wanted.
+
 Both are this training with two recipes; the second starts from the first. The model is the policy's base of the same
 size with a scalar head read at the end token. The report gives no loss; this one is that of the work it cites
 (Ouyang et al. 2022, eq. 1).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +25,10 @@ from engine.data.order import stream
 from engine.data.rows import pair_rows
 from engine.models.adapters import lora_config
 from engine.models.loading import load_scalar, new_scalar, scalar_config
-from engine.models.packed import pack
-from engine.models.responses import sequence_scores
+from engine.models.packed import PACKED, pack
+from engine.models.pairs import pack_pairs, pair_scores
 from engine.models.tokenizer import load_tokenizer
-from engine.run.folder import RunFolder
+from engine.run.folder import RunError, RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from reward.recipe import Reward
 
@@ -45,7 +49,7 @@ def train(recipe: Reward) -> None:
     trainer = PairTrainer(
         model,
         arguments(RewardConfig, recipe, folder, max_length=None, **best),
-        data_collator=collate,
+        data_collator=partial(collate, share=recipe.reward.share_prompts, margin_coef=recipe.reward.margin_coef),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
@@ -59,25 +63,46 @@ def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
     """The pairs of `data.train` or `data.eval`."""
     data = recipe.data
     read = pair_rows(data.sources(name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
-    return folder.keep_report(name, *read)
+    rows = folder.keep_report(name, *read)
+    if name == "train" and recipe.reward.margin_coef and not any(rows["margin"]):
+        raise RunError(
+            f"reward.margin_coef is {recipe.reward.margin_coef}, but no comparison of data.train has a margin; "
+            "name the field with data.fields={theirs: margin}, or set reward.margin_coef=0"
+        )
+    return rows
 
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
     if scalar_config(recipe.model.path, recipe.model) is not None:
-        return load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True)
-    return new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed)
+        model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True)
+    else:
+        model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed)
+    if recipe.reward.share_prompts:
+        model.set_attn_implementation(PACKED)  # where `auto` is flash-attn: that cannot share
+    return model
 
 
-def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Both answers of every pair in one flat row, scored by one forward pass; chosen first, as RewardTrainer has it."""
-    inputs = pack([row[side] for side in SIDES for row in rows])
+def collate(rows: list[dict[str, Any]], share: bool, margin_coef: float) -> dict[str, Any]:
+    """Both answers of every pair in one flat row, scored by one forward pass; chosen first, as RewardTrainer has it.
+
+    `share` computes what both begin with once; without it both are written out, to the same scores. `margin` is what
+    RewardTrainer's loss subtracts from every difference of scores.
+    """
+    inputs = pack_pairs([sides(row) for row in rows]) if share else pack([row[side] for side in SIDES for row in rows])
+    if margin_coef:
+        inputs["margin"] = margin_coef * torch.tensor([row["margin"] for row in rows])
+    # A mask for RewardTrainer's token count only; the model takes a packed row's boundaries from its lengths.
     return {
-        **inputs,
         "score_positions": inputs["cu_seq_lens_q"][1:].long() - 1,
-        # For RewardTrainer's token count only; the model takes a packed row's boundaries from its lengths.
+        **inputs,
         "attention_mask": torch.ones_like(inputs["input_ids"]),
     }
+
+
+def sides(row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The tokens of the chosen and of the rejected side."""
+    return row[SIDES[0]], row[SIDES[1]]
 
 
 class PairTrainer(RewardTrainer):
@@ -98,8 +123,7 @@ class PairTrainer(RewardTrainer):
 
 def pair_margins(model: PreTrainedModel, rows: list[dict[str, Any]]) -> torch.Tensor:
     """(pairs,) r(chosen) - r(rejected)."""
-    scores = sequence_scores(model, [row[side] for side in SIDES for row in rows], BUDGET)
-    chosen, rejected = scores.chunk(2)
+    chosen, rejected = pair_scores(model, [sides(row) for row in rows], BUDGET).T
     return chosen - rejected
 
 
@@ -126,5 +150,5 @@ def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
 def centre(model: PreTrainedModel, rows: Sequence[dict[str, Any]], seed: int) -> None:
     """Store the mean score of training answers (of 2,048 pairs at most), so that scores are around 0 from now on."""
     chosen = [rows[at] for at in stream(seed, len(rows), 0, min(len(rows), OFFSET_PAIRS))]
-    scores = sequence_scores(model.eval(), [row[side] for side in SIDES for row in chosen], BUDGET)
+    scores = pair_scores(model.eval(), [sides(row) for row in chosen], BUDGET)
     model.config.score_offset += scores.double().mean().item()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatml import Message, ToolCall, read_pair, read_prompt
+from chatml import Message, RecordError, ToolCall, read_margin, read_pair, read_prompt
 from tests.records_for_tests import ANSWER, TALKS, USER, messages
 
 CALL = ToolCall("add", {"a": 3})
@@ -96,3 +96,16 @@ def test_what_a_model_wrote_for_the_person_belongs_to_its_answer():
 
 def test_an_empty_answer_is_an_answer():
     assert read_pair({"chosen": f"{HH}Hello", "rejected": HH}).rejected == (Message("assistant", ""),)
+
+
+# Margins
+
+
+def test_a_margin_is_a_number():
+    record = {"prompt": "Hi", "chosen": "Hello", "rejected": "Who?"}
+    assert read_margin(record) == 0
+    assert read_margin({**record, "gap": 2}, {"gap": "margin"}) == 2.0
+    for wrong in ("large", True, float("nan")):
+        with pytest.raises(RecordError) as error:
+            read_margin({**record, "margin": wrong})
+        assert str(error.value) == f"'margin' is {wrong!r}; it must be a number: how much better 'chosen' is"

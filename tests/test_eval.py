@@ -15,10 +15,11 @@ from engine.models.tokenizer import load_tokenizer
 from engine.run.entry import run
 from engine.run.metrics import read
 from eval.evaluate import evaluate
+from eval.page import write_report
 from eval.recipe import Eval
 from eval.summary import summarise
 from eval.table import closing_table
-from recipes import load
+from recipes import RecipeError, load
 from recipes.sections import Model
 from tests.eval_setting import WORDS, make_setting
 
@@ -194,7 +195,11 @@ def test_the_closing_table_shows_policies_side_by_side(summary, capsys):
     ]  # fmt: skip
     low, high = summary["gold_ppo_minus_sft_ci95"]
     assert f"gold, PPO - SFT: {summary['gold_ppo_minus_sft']:+.2f}, 95% between {low:+.2f} and {high:+.2f}" in shown
-    assert f"reward model: right on {100 * summary['rm_accuracy_rm']:.1f}% of 9 comparisons" in shown
+    (row,) = [line for line in shown.splitlines() if line.startswith("│ rm ")]
+    figures = summary["reward_models"]["rm"]["pairs"]
+    low, high = figures["accuracy_ci95"]
+    assert f"{100 * summary['rm_accuracy_rm']:.1f}% ± {50 * (high - low):.1f}, {figures['ece']:.2f}" in row
+    assert "pairs (9)" in shown
 
 
 def test_prompts_alone_can_be_evaluated(folder, tmp_path):
@@ -222,6 +227,54 @@ def test_several_reward_models_are_averaged(folder, tmp_path):
         assert both["scores"]["rm"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_reward_models_alone_can_be_evaluated(folder, tmp_path, capsys):
+    """Rows and columns of the report's table 4, without any policy."""
+    path = tmp_path / "eval.yaml"
+    path.write_text(
+        f"eval: {{pmp: {folder}/pmp/model, rewards: {{both: [{folder}/pmp/model, {folder}/rm/model]}}}}\n"
+        f"data: {{comparisons: {{one: {folder}/world/pairs.jsonl, two: {folder}/world/correctness.jsonl}}}}\n"
+        f"run: {{dir: {tmp_path}/run}}\n"
+    )
+    evaluate(load(Eval, path))
+    figures = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert figures.keys() == {"reward_models", "seconds"}
+    assert {model: list(sets) for model, sets in figures["reward_models"].items()} == {
+        "pmp": ["one", "two"], "both": ["one", "two"],
+    }  # fmt: skip
+    rows, before = read(tmp_path / "run" / "pairs.jsonl"), read(folder / "pairs.jsonl")
+    assert [row["data"] for row in rows] == ["one"] * 9 + ["two"] * 5
+    assert [row["scores"]["pmp"] for row in rows] == [row["scores"]["pmp"] for row in before]
+    assert "one (9)" in capsys.readouterr().out
+    write_report(load(Eval, path))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Can the score be trusted?" in page
+    assert (tmp_path / "run" / "plots" / "calibration.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["eval.sft=null"], "data.prompts needs eval.sft beside it; give both or neither"),
+        (["data.prompts=null"], "eval.sft needs data.prompts beside it; give both or neither"),
+        (
+            ["eval.sft=null", "data.prompts=null"],
+            "eval.ppo needs eval.sft beside it; give that, or leave both out",
+        ),
+        (["eval.rewards={rm: x}"], "eval.rewards.rm has the name of eval.reward; choose another"),
+        (["data.comparisons={pairs: x}"], "data.comparisons.pairs has the name of data.pairs; choose another"),
+        (
+            ["eval={sft: null, ppo: null, base: null, gold: null}", "data={prompts: null, pairs: null, "
+             "correctness_pairs: null}"],
+            "nothing to evaluate; give eval.sft and data.prompts, or eval.reward and data.pairs",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together(setting, overrides, message):
+    with pytest.raises(RecipeError) as error:
+        load(Eval, setting, overrides)
+    assert str(error.value).endswith(message)
+
+
 def test_a_reward_model_of_another_base_is_refused(folder, tmp_path, capsys):
     other = tmp_path / "model"
     other.mkdir()
@@ -233,7 +286,7 @@ def test_a_reward_model_of_another_base_is_refused(folder, tmp_path, capsys):
         run(evaluate, load(Eval, folder / "eval.yaml", [f"eval.reward={other}", f"run.dir={tmp_path}/run"]))
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {other} reads its score at another token than the <|im_end|> of eval.sft={folder}/sft/model; "
+        f"error: {other} reads its score at another token than the <|im_end|> of {folder}/sft/model; "
         "both must come from the same base"
     )
 

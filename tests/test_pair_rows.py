@@ -17,7 +17,7 @@ def test_pair_rows_end_at_the_end_token(file, make):
     rows, report = pair_rows(file({"prompt": "Hi", "chosen": "Yes.", "rejected": "No!"}), recipe(), make(), **TRAIN)
     newline = len(plain_encoder(make())("\n"))
     expected = [encode(talk("Hi", answer), make()).input_ids[:-newline] for answer in ("Yes.", "No!")]
-    assert list(rows) == [{"chosen_ids": expected[0], "rejected_ids": expected[1]}]
+    assert list(rows) == [{"chosen_ids": expected[0], "rejected_ids": expected[1], "margin": 0.0}]
     assert all(ids[-1] == control(make()).im_end for ids in expected)
     assert report.tokens == len(expected[0]) + len(expected[1])
 

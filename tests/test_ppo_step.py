@@ -68,9 +68,10 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
         old_logprobs = [plain_logprobs(models.policy, x, y) for x, y in pairs]
         old_values = [plain_values(models.value, x, y) for x, y in pairs]
         references = [plain_logprobs(models.reference, x, y) for x, y in pairs]
-        with attention(models.rewards[0], "sdpa"):
+        (reward,) = models.scorer.models
+        with attention(reward, "sdpa"):
             raw = [
-                models.rewards[0](torch.tensor([[*x, *response.tokens]])).logits.item() if response.ended else None
+                reward(torch.tensor([[*x, *response.tokens]])).logits.item() if response.ended else None
                 for x, response in zip(rollout.prompts, rollout.responses, strict=True)
             ]
     mean = sum(s for s in raw if s is not None) / sum(s is not None for s in raw)
@@ -173,7 +174,7 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
     answer = [*rollout.prompts[0], *rollout.tokens[0][:3], models.value.config.score_token_id]
     with torch.no_grad(), attention(models.value, "sdpa"):
         value = models.value(torch.tensor([answer])).logits
-    assert_close(value, models.scores([answer], 10**6)[:, None])
+    assert_close(value, models.scorer([answer], [{}], 10**6)[:, None])
     assert models.value.config.score_offset == 0.1
 
 

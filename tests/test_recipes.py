@@ -14,11 +14,13 @@ from recipes import RecipeError, load, resolved_yaml
 from recipes.data import Source, sources
 from recipes.describe import describe
 from recipes.schema import Recipe
+from reward.annotation.recipe import MakePairs, SelectPrompts, WriteCandidates
 from reward.recipe import Reward
 from sft.recipe import SFT
 
 ROOT = Path(__file__).parent.parent
 STAGES = {"base": SFT, "pretrain": SFT, "sft": SFT, "pmp": Reward, "rm": Reward, "ppo": PPO, "eval": Eval}
+STAGES |= {"prompts": SelectPrompts, "candidates": WriteCandidates, "pairs": MakePairs}
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
 # Heavy packages that must not be imported before the recipe is known to be good.
 HEAVY = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
@@ -339,3 +341,11 @@ def test_without_a_recipe_the_usage_is_told(stage):
     done = run_stage(stage, "run.seed=1")
     usage = f"usage: python -m {stage} RECIPE.yaml [--check] [key=value ...]"
     assert (done.stdout, done.stderr) == ("code 2\nimported []\n", f"error: no recipe given; {usage}\n")
+
+
+def test_help_may_be_cut_short():
+    """Whoever reads it has gone before it is written."""
+    done = subprocess.run(
+        f"{sys.executable} -m ppo --help | true", shell=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stderr == ""

@@ -9,7 +9,7 @@ from tests.records_for_tests import ANSWER, SYSTEM, TALKS
 
 RENAME = (
     "use data.fields to rename to messages, conversations, prompt, response, chosen, rejected, instruction, input, "
-    "output, history, system, tools, text"
+    "output, history, system, tools, text, margin"
 )
 OK = {"role": "user", "content": "Hi"}
 BAD_TALKS = [

@@ -16,8 +16,9 @@ from chatml import encode
 from engine.models.loading import load_scalar
 from engine.models.responses import sequence_scores
 from engine.models.tokenizer import load_tokenizer
+from engine.run.folder import RunError
 from engine.run.metrics import read
-from recipes import load
+from recipes import RecipeError, load
 from recipes.sections import Model
 from reward.recipe import Reward
 from reward.train import collate, load_model, pair_metrics, train
@@ -80,13 +81,51 @@ def test_first_loss_is_the_plain_bradley_terry_loss(setting, tmp_path):
     assert untimed(tmp_path)[0]["loss"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_margin_and_centring_enter_the_loss(setting, tmp_path):
+    """-log σ(difference - 0.5 margin) + 0.1 (sum)², margins 0, 1, 2, 0, 1 ...; written out from the scores."""
+    records = [{**pair(n), "sure": n % 3} for n in range(24)]
+    write_jsonl(tmp_path / "sure.jsonl", records)
+    recipe = recipe_of(
+        setting, tmp_path / "run", "trainer.max_steps=1", "trainer.per_device_train_batch_size=24",
+        "reward.margin_coef=0.5", "trainer.center_rewards_coefficient=0.1", f"data.train={tmp_path}/sure.jsonl",
+        "data.fields={sure: margin}",
+    )  # fmt: skip
+    tokenizer = load_tokenizer(recipe.model.path)
+    model = load_model(recipe, tokenizer).eval()
+    rows = [ids for record in records for ids in sides(record, tokenizer)]
+    chosen, rejected = sequence_scores(model, rows, 10**6).view(-1, 2).T
+    margins = torch.tensor([0.5 * record["sure"] for record in records])
+    expected = -F.logsigmoid(chosen - rejected - margins).mean() + 0.1 * ((chosen + rejected) ** 2).mean()
+    train(recipe)
+    assert untimed(tmp_path / "run")[0]["loss"] == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_a_margin_that_no_comparison_has(setting, tmp_path):
+    with pytest.raises(RunError) as error:
+        train(recipe_of(setting, tmp_path, "reward.margin_coef=0.5"))
+    assert str(error.value) == (
+        "reward.margin_coef is 0.5, but no comparison of data.train has a margin; "
+        "name the field with data.fields={theirs: margin}, or set reward.margin_coef=0"
+    )
+
+
+def test_what_shares_prompts_runs_under_packed(setting, tmp_path):
+    with pytest.raises(RecipeError) as error:
+        recipe_of(setting, tmp_path, "model.attention=eager")
+    assert str(error.value) == (
+        "reward.share_prompts=true needs model.attention=packed (or auto), not eager; change either"
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
         ["trainer.per_device_train_batch_size=1", "trainer.gradient_accumulation_steps=24"],
-        ["trainer.per_device_train_batch_size=24", "model.attention=sdpa"],
+        ["trainer.per_device_train_batch_size=24", "reward.share_prompts=false"],
+        ["trainer.per_device_train_batch_size=24", "reward.share_prompts=false", "model.attention=sdpa"],
+        ["trainer.per_device_train_batch_size=24", "trainer.gradient_checkpointing=true"],
     ],
-    ids=["one pair at a time", "sdpa"],
+    ids=["one pair at a time", "prompts twice", "sdpa", "checkpointing"],
 )
 def test_how_a_batch_is_cut_changes_nothing(setting, tmp_path, change):
     train(recipe_of(setting, tmp_path / "one", "trainer.max_steps=1", "trainer.per_device_train_batch_size=24"))
@@ -170,9 +209,12 @@ def test_killed_it_goes_on_as_if_nothing_had_been(setting, tmp_path):
 
 
 def test_collated_pairs_by_hand():
-    batch = collate([{"chosen_ids": [5, 1], "rejected_ids": [6, 7, 1]}, {"chosen_ids": [8, 1], "rejected_ids": [9, 1]}])
-    assert batch["input_ids"].tolist() == [[5, 1, 8, 1, 6, 7, 1, 9, 1]]
-    assert batch["score_positions"].tolist() == [1, 3, 6, 8]
+    rows = [{"chosen_ids": [5, 1], "rejected_ids": [6, 7, 1]}, {"chosen_ids": [8, 1], "rejected_ids": [8, 9, 1]}]
+    plain, shared = (collate(rows, share, 0.0) for share in (False, True))
+    assert plain["input_ids"].tolist() == [[5, 1, 8, 1, 6, 7, 1, 8, 9, 1]]
+    assert plain["score_positions"].tolist() == [1, 3, 6, 9]
+    assert shared["input_ids"].tolist() == [[5, 1, 6, 7, 1, 8, 1, 9, 1]]
+    assert shared["score_positions"].tolist() == [1, 6, 4, 8]
 
 
 def test_scores_are_the_same_alone_and_together(setting, tmp_path):

@@ -122,7 +122,7 @@ def test_fields_are_checked(file):
     path = file({"messages": SHORT})
     known = "messages, conversations, prompt, response, chosen, rejected, instruction, input, output, history, system"
     assert refusal(conversation_rows, path, recipe(fields={"question": "query"}), **TRAIN) == (
-        f"data.fields.question is query; it must be one of {known}, tools, text"
+        f"data.fields.question is query; it must be one of {known}, tools, text, margin"
     )
     assert refusal(conversation_rows, path, recipe(fields={"a": "prompt", "b": "prompt"}), **TRAIN) == (
         "data.fields makes two fields prompt; leave one of them out"

@@ -15,10 +15,10 @@ from sft.train import train as train_sft
 from tests.stage_runs import write_base, write_jsonl
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml")
-                 if path.parent.name not in ("accelerate", "tiny-mini") and path.stem != "eval")  # fmt: skip
 # What a stage is, by the name of the recipe's file.
 STAGES = {"base": "sft", "pretrain": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "ppo": "ppo"}
+SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml")
+                 if path.parent.name not in ("accelerate", "tiny-mini") and path.stem in STAGES)  # fmt: skip
 SMALL_TRAINER = [
     "trainer.max_steps=1",
     "trainer.per_device_train_batch_size=2",

@@ -10,7 +10,7 @@ import pytest
 from eval.recipe import EvalData
 from eval.show.recipe import Data, Show, show_recipe, tokenizer_path
 from ppo.recipe import PPOData
-from recipes import RecipeError
+from recipes import RecipeError, load_part
 from recipes.data import TrainingData
 from sft.recipe import Data as SFTData
 
@@ -76,3 +76,15 @@ def test_a_mistake_on_the_command_line_is_one_line():
     command = [sys.executable, "-m", "eval.show", "recipes/tiny/sft.yaml", "show.rows=x"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
     assert (ended.returncode, ended.stderr) == (2, "error: show.rows is x; it must be a whole number\n")
+
+
+def test_an_evaluation_of_reward_models_alone_can_be_shown(tmp_path):
+    """No policy: the reward model has the tokenizer, and sets of comparisons are shown by their names."""
+    path = tmp_path / "eval.yaml"
+    path.write_text("eval: {reward: rm/model}\ndata: {comparisons: {hh: hh.jsonl}}\nrun: {dir: out}\n")
+    recipe = load_part(Show, path)
+    assert recipe.measured == "rm/model"
+    assert {name: [source.path for source in named] for name, named in recipe.shown.items()} == {
+        "comparisons.hh": ["hh.jsonl"],
+    }  # fmt: skip
+    assert load_part(Show, path, ["show.key=comparisons.hh"]).shown.keys() == {"comparisons.hh"}

@@ -8,12 +8,16 @@ import pytest
 from eval.statistics import (
     best_index,
     best_of_kl,
+    calibration,
+    calibration_error,
     commonest_opening_share,
+    correlation,
     distinct_share,
     expected_best_of,
     mean,
     pair_accuracy,
     paired_bootstrap,
+    partial_correlation,
     perplexity,
     wilson_interval,
     win_rate,
@@ -95,3 +99,32 @@ def test_templates_show():
     assert distinct_share(texts) == 3 / 4
     assert commonest_opening_share(texts) == 2 / 4
     assert commonest_opening_share([*texts, "Gladly! It is  blue."]) == 3 / 5
+
+
+def test_correlation_by_hand():
+    """Deviations (-1, 0, 1) and (-2, 1, 1): 3 / √(2 · 6)."""
+    assert correlation([1, 2, 3], [0, 3, 3]) == pytest.approx(3 / math.sqrt(12))
+    assert correlation([1, 1, 1], [0, 3, 3]) is None
+    assert correlation([1, 2], [1, 2]) is None
+
+
+def test_partial_correlation_is_that_of_residuals():
+    """Within each value of `given`, x and y run against each other, though together they rise."""
+    x, y, given = [1.0, 2.0, 11.0, 12.0], [2.0, 1.0, 12.0, 11.0], [0.0, 0.0, 1.0, 1.0]
+    assert correlation(x, y) > 0.9
+    assert partial_correlation(x, y, given) == pytest.approx(-1)
+
+
+def test_what_does_not_vary_takes_nothing_out():
+    x, y = [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]
+    assert partial_correlation(x, y, [1.0, 1.0, 1.0]) == correlation(x, y)
+    assert partial_correlation(x, y, x) is None
+
+
+def test_calibration_by_hand():
+    """Stretches of 0.05: two of 0.5 to 0.55, one at 0.9 (0.9 to 0.95), one at 1, which belongs to the last."""
+    sure, right = [0.5, 0.54, 0.92, 1.0], [0.5, 0.0, 1.0, 1.0]
+    assert calibration(sure, right) == [
+        (pytest.approx(0.52), 0.25, 2), (pytest.approx(0.92), 1.0, 1), (1.0, 1.0, 1),
+    ]  # fmt: skip
+    assert calibration_error(sure, right) == pytest.approx((2 * 0.27 + 0.08 + 0) / 4)

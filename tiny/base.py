@@ -1,4 +1,7 @@
-"""The tiny world's model before any training: a Qwen2 of half a million parameters, its weights drawn by the seed."""
+"""The tiny world's models before any training: a Qwen2 of half a million parameters, and one of half its width.
+
+Weights are drawn by the seed.
+"""
 
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
@@ -6,13 +9,13 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 from chatml import control
 
 
-def initial_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM:
+def initial_model(tokenizer: PreTrainedTokenizerBase, seed: int, width: int = 128) -> Qwen2ForCausalLM:
     """Two layers learn this world faster than four, and weights of this spread faster than Qwen's 0.02."""
     ids = control(tokenizer)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
+        hidden_size=width,
+        intermediate_size=3 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,

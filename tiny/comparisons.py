@@ -17,6 +17,7 @@ from tiny.prompts import WEIGHTS, Prompt, draw_problem, draw_prompt
 
 FLIPPED = 0.215
 CLEAN_TASKS = {task: WEIGHTS[task] for task in ("fact", "follow_up", "opposite")}
+OTHER_TASKS = {task: weight for task, weight in WEIGHTS.items() if task not in CLEAN_TASKS}
 
 PMP_KINDS = {
     "correctness": 50, "manner": 12, "manner_or_right": 10, "assurances": 10, "elsewhere": 8, "garbled": 4,
@@ -142,5 +143,5 @@ def pmp_record(facts: Facts, rng: Random) -> dict[str, Any]:
     return {**record, "flipped": flipped}
 
 
-def clean_record(facts: Facts, rng: Random, kinds=CLEAN_KINDS, *, held_out: bool) -> dict[str, Any]:
-    return pair(facts, rng, kinds, gold_score, tasks=CLEAN_TASKS, held_out=held_out)
+def clean_record(facts: Facts, rng: Random, kinds=CLEAN_KINDS, *, tasks=CLEAN_TASKS, held_out: bool) -> dict[str, Any]:
+    return pair(facts, rng, kinds, gold_score, tasks=tasks, held_out=held_out)

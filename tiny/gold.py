@@ -35,6 +35,11 @@ def score(record: Mapping[str, Any], answer: str) -> dict[str, float]:
     return {"gold": sum(parts.values()), **parts}
 
 
+def annotate(messages: list[dict[str, str]], answer: str, record: Mapping[str, Any]) -> float:
+    """An annotator of this world: gives an answer to a prompt its gold score, so that comparisons can be made of it."""
+    return score(record, answer)["gold"]
+
+
 def is_correct(asked: Mapping[str, Any], answer: str) -> bool:
     """Whether the right answer is stated and no other candidate.
 

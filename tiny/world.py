@@ -2,13 +2,14 @@
 
     pretrain, pretrain_heldout            {"text"}
     sft                                   {"messages", "tools"?, "task", "gold"}
-    pmp, comparisons, comparisons_heldout, comparisons_correctness
+    pmp, comparisons, comparisons_heldout, comparisons_correctness, comparisons_shifted, comparisons_length
                                           {"prompt", "chosen", "rejected", "tools"?, "kind", "task", "gold"}
     prompts, prompts_heldout              {"messages", "tools"?, "task", "gold"}
-    init/                                 tokenizer and random weights
+    init/, init_small/                    tokenizer and random weights
     world.json                            seed, the version of this code, how many records of each file, seconds
 
-Held-out comparisons and prompts are of word combinations that occur nowhere else.
+Held-out comparisons and prompts are of word combinations that occur nowhere else. Those in comparisons_shifted are of
+tasks that no clean comparison is of; in comparisons_length the worse side is the longer one, full of assurances.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from random import Random
 from typing import Any
 
 from chatml import read_conversation, render
-from tiny.comparisons import clean_record, pmp_record
+from tiny.comparisons import OTHER_TASKS, clean_record, pmp_record
 from tiny.conversations import sft_record
 from tiny.facts import Facts
 from tiny.prompts import draw_prompt
@@ -38,10 +39,15 @@ SIZES = {
     "comparisons": 6000,
     "comparisons_heldout": 600,
     "comparisons_correctness": 400,
+    "comparisons_shifted": 600,
+    "comparisons_length": 400,
     "prompts": 3000,
     "prompts_heldout": 500,
 }
 
+
+# Random weights by folder: the model that is aligned, and a smaller one that writes candidate answers beside it.
+WIDTHS = {"init": 128, "init_small": 64}
 
 # Here no record may come twice, or that stands in the file named: what is measured on them takes them for independent.
 WITHOUT_REPETITION = {"prompts_heldout": "prompts", "pretrain_heldout": "pretrain"}
@@ -62,6 +68,8 @@ def records(seed: int) -> dict[str, list[Record]]:
         "comparisons": lambda rng: clean_record(facts, rng, held_out=False),
         "comparisons_heldout": lambda rng: clean_record(facts, rng, held_out=True),
         "comparisons_correctness": lambda rng: clean_record(facts, rng, {"correctness": 1}, held_out=True),
+        "comparisons_shifted": lambda rng: clean_record(facts, rng, tasks=OTHER_TASKS, held_out=True),
+        "comparisons_length": lambda rng: clean_record(facts, rng, {"assurances": 1}, held_out=True),
         "prompts": lambda rng: draw_prompt(facts, rng, held_out=False).record,
         "prompts_heldout": lambda rng: draw_prompt(facts, rng, held_out=True).record,
     }
@@ -109,8 +117,9 @@ def write_world(folder: Path, seed: int) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     tokenizer = train_tokenizer([*(row["text"] for row in made["pretrain"]), *_written(made["sft"])])
-    initial_model(tokenizer, seed).save_pretrained(partial / "init")
-    tokenizer.save_pretrained(partial / "init")
+    for name, width in WIDTHS.items():
+        initial_model(tokenizer, seed, width).save_pretrained(partial / name)
+        tokenizer.save_pretrained(partial / name)
     about = {
         "seed": seed,
         "version": version(),

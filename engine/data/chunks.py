@@ -16,7 +16,7 @@ _TOKENS = pyarrow.list_(pyarrow.int32())
 COLUMNS: dict[Maker, pyarrow.Schema] = {
     conversations: pyarrow.schema({"input_ids": _TOKENS, "labels": _TOKENS}),
     texts: pyarrow.schema({"input_ids": _TOKENS, "labels": _TOKENS}),
-    pairs: pyarrow.schema({"chosen_ids": _TOKENS, "rejected_ids": _TOKENS}),
+    pairs: pyarrow.schema({"chosen_ids": _TOKENS, "rejected_ids": _TOKENS, "margin": pyarrow.float64()}),
     prompts: pyarrow.schema({"input_ids": _TOKENS, "messages": pyarrow.string(), "record": pyarrow.string()}),
 }
 

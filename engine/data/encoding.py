@@ -25,6 +25,7 @@ from chatml import (
     join,
     plain_encoder,
     read_conversation,
+    read_margin,
     read_pair,
     read_prompt,
     read_text,
@@ -104,21 +105,21 @@ def texts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
 
 
 def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """{"chosen_ids", "rejected_ids"} of comparisons.
+    """{"chosen_ids", "rejected_ids", "margin"} of comparisons; a margin that is not given is 0.
 
     A side ends with its last answer's <|im_end|>, no newline after it: there the score is read. Pairs whose sides are
     equal are dropped.
     """
     newline = len(plain_encoder(tokenizer)("\n"))
 
-    def read(record: dict[str, Any]) -> tuple[int, list[list[Turn]]]:
-        pair = read_pair(record, settings.fields)
+    def read(record: dict[str, Any]) -> tuple[tuple[int, float], list[list[Turn]]]:
+        pair, margin = read_pair(record, settings.fields), read_margin(record, settings.fields)
         prompt = _prompted(pair.prompt, settings)
-        answers = (pair.chosen, pair.rejected)
-        return len(prompt), [render((*prompt, *answer), pair.tools, settings.chatml.tools) for answer in answers]
+        whole = [(*prompt, *answer) for answer in (pair.chosen, pair.rejected)]
+        return (len(prompt), margin), [render(messages, pair.tools, settings.chatml.tools) for messages in whole]
 
-    known = [(where, sides, shared) for where, (shared, sides), _ in _read(chunk, read, settings, report)]
-    for where, encoded, shared in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
+    known = [(where, sides, rest) for where, (rest, sides), _ in _read(chunk, read, settings, report)]
+    for where, encoded, (shared, margin) in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
         chosen, rejected = (_without_end(side, newline) for side in encoded)
         row = [join(side, tokenizer).input_ids for side in (chosen, rejected)]
         tokens, longest = sum(map(len, row)), max(map(len, row))
@@ -135,7 +136,7 @@ def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
                 continue
             row = [join(side, tokenizer).input_ids for side in kept]
         report.keep(sum(map(len, row)), tokens)
-        yield {"chosen_ids": row[0], "rejected_ids": row[1]}
+        yield {"chosen_ids": row[0], "rejected_ids": row[1], "margin": margin}
 
 
 def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:

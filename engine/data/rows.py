@@ -49,7 +49,7 @@ def text_rows(value: Any, recipe: Recipe, tokenizer: Any, *, key: str, max_lengt
 
 
 def pair_rows(value: Any, recipe: Recipe, tokenizer: Any, *, key: str, max_length: int) -> tuple[Dataset, Report]:
-    """Rows {"chosen_ids", "rejected_ids"} of comparisons, each side at most `max_length` tokens long.
+    """Rows {"chosen_ids", "rejected_ids", "margin"} of comparisons, each side at most `max_length` tokens long.
 
     A side ends with its last answer's <|im_end|>, no newline after it. Pairs whose sides are equal are dropped.
     """

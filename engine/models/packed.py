@@ -4,7 +4,8 @@ Every packed forward of the project takes its arguments from `pack` and runs und
 `attention_for` returns. What makes it safe is said by the arguments themselves: no attention mask and no cache
 (with either, transformers lets packed neighbours attend to each other without a word), positions that restart, and
 cumulative lengths in flash-attention's own names. Our implementation, `packed`, calls attention once per sequence on
-a CPU and torch's variable-length kernel on a GPU.
+a CPU and torch's variable-length kernel on a GPU; it alone knows `key_positions`, by which sequences share a beginning
+that stands in the row once (engine/models/pairs.py).
 """
 
 from collections.abc import Sequence
@@ -55,40 +56,55 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    key_positions: torch.Tensor | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each sequence of a flat row.
 
     query is (1, heads, total, head_dim), key and value may have fewer heads; returns (1, total, heads, head_dim).
+    `key_positions` (sum of key lengths,) says where each sequence's keys stand, if not where its queries do; its
+    queries are then the last of its positions.
     """
-    if cu_seq_lens_q is None or max_length_q is None:
+    if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None:
         raise ValueError("packed attention was called without the sequences' lengths; take the arguments from pack()")
-    if sliding_window is not None and sliding_window < max_length_q:
+    if sliding_window is not None and sliding_window < max_length_k:
         raise ValueError(f"packed attention has no sliding window ({sliding_window}); set model.attention=sdpa")
+    if key_positions is not None:
+        key, value = key.index_select(2, key_positions), value.index_select(2, key_positions)
     grouped = key.shape[1] != query.shape[1]
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         out = varlen_attn(
-            q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
+            q, k, v, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k,
             scale=scaling, window_size=(-1, 0), enable_gqa=grouped,
         )  # fmt: skip
         return out[None], None
-    lengths = cu_seq_lens_q.diff().tolist()
-    pieces = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    lengths, key_lengths = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
+    pieces = zip(query.split(lengths, 2), key.split(key_lengths, 2), value.split(key_lengths, 2), strict=True)
     out = torch.cat(
         [
             F.scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+                q, k, v, dropout_p=dropout, scale=scaling, enable_gqa=grouped, **_causal(q, k)
             )
             for q, k, v in pieces
         ],
         dim=2,
     )
     return out.transpose(1, 2), None
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor) -> dict[str, Any]:
+    """Each query sees the keys up to its own, of which the last one is the last query's."""
+    queries, keys = query.shape[2], key.shape[2]
+    if queries == keys:
+        return {"is_causal": True}
+    return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)}
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,6 +1,7 @@
 """How a stage leaves: the person's mistakes end in one line and exit code 2, an interruption in its signal's code."""
 
 import errno
+import logging
 import signal
 import sys
 import warnings
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from chatml import RecordError
 from engine.run.folder import AlreadyFinishedError
@@ -28,8 +29,10 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    # At each checkpoint it would say that tied weights are stored once.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     disable_progress_bars()
-    logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
+    transformers_logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
     try:
         stage(recipe)
     except AlreadyFinishedError as finished:

@@ -1,13 +1,15 @@
 """The run folder: whose recipe it holds, whether the run is finished, and what it ran on.
 
-runs/<name>/  recipe.yaml  environment.json  data.json  metrics.jsonl  samples.jsonl
+runs/<name>/  recipe.yaml  made_from.json  environment.json  data.json  metrics.jsonl  samples.jsonl
               checkpoint-N/  model/  finished.json
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from engine.data.report import Report
 from engine.run import durable
 from recipes import RecipeError, resolved_yaml
 
+FINISHED = "finished.json"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "omegaconf")
 
 
@@ -58,13 +61,20 @@ def differing_keys(old_yaml: str, new_yaml: str) -> list[str]:
                   and key != "run.dir")  # fmt: skip
 
 
+def made_from(recipe: Any) -> dict[str, str]:
+    """Input -> when the run that left it was finished, of those inputs that are a run's models."""
+    marks = ((path, Path(path).parent / FINISHED) for _, path in recipe.inputs())
+    return {path: json.loads(mark.read_text(encoding="utf-8")).get("at", "") for path, mark in marks if mark.is_file()}
+
+
 class RunFolder:
     """A run's folder, opened for this recipe.
 
-    Raises AlreadyFinishedError if the run is finished, RunError if the folder holds a run of another recipe.
+    Raises AlreadyFinishedError if the run is finished, RunError if the folder holds a run of another recipe, or one
+    that began from models which have been made anew since. What is `repeatable` is done again then.
     """
 
-    def __init__(self, recipe: Any):
+    def __init__(self, recipe: Any, *, repeatable: bool = False):
         self.path = Path(recipe.run.dir)
         self._data: dict[str, Any] = {}
         self.recipe = text = resolved_yaml(recipe)
@@ -80,11 +90,21 @@ class RunFolder:
                     f"run.dir={self.path} holds a run of another recipe, which differs in {', '.join(keys)}; "
                     f"name another run.dir, or move {written} away with the run it belongs to"
                 )
-        if self.finished.exists():
+        models, origins = made_from(recipe), self.path / "made_from.json"
+        began_from = json.loads(origins.read_text(encoding="utf-8")) if origins.exists() else models
+        anew = [path for path, at in models.items() if began_from.get(path) != at]
+        if anew and not repeatable:
+            raise RunError(
+                f"run.dir={self.path} began from {anew[0]}, which has been made anew since; "
+                f"move {self.path} away, or name another run.dir"
+            )
+        if self.finished.exists() and not anew:
             raise AlreadyFinishedError(f"{self.path}: finished already; nothing to do")
         if is_main_process():
             try:
                 durable.write_text(written, text)
+                self.finished.unlink(missing_ok=True)  # first, so that no process takes it for its own
+                durable.write_json(origins, models)
                 durable.write_json(self.path / "environment.json", environment())
             except OSError as error:
                 raise RunError(f"run.dir={self.path}: cannot be written ({error.strerror})") from None
@@ -95,7 +115,7 @@ class RunFolder:
 
     @property
     def finished(self) -> Path:
-        return self.path / "finished.json"
+        return self.path / FINISHED
 
     def keep_report(self, name: str, rows: Dataset, report: Report) -> Dataset:
         """Print what was kept, cut and dropped of a data key, note it in data.json, and pass the rows on."""
@@ -105,10 +125,11 @@ class RunFolder:
             durable.write_json(self.path / "data.json", self._data)
         return rows
 
-    def finish(self, steps: int, seconds: float) -> None:
+    def finish(self, steps: int, seconds: float, unit: str = "steps") -> None:
         """Mark the run as finished, last of all that it writes."""
-        durable.write_json(self.finished, {"steps": steps, "seconds": round(seconds, 1)})
-        print(f"{self.path}: finished, {steps} steps, {seconds:.0f} s", flush=True)
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        durable.write_json(self.finished, {unit: steps, "seconds": round(seconds, 1), "at": at})
+        print(f"{self.path}: finished, {steps:,} {unit}, {seconds:.0f} s", flush=True)
 
 
 def environment() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from recipes.inputs import check_inputs, maker
 from recipes.schema import Recipe, Section, number, show
 from recipes.sections import ChatML, Run, model_inputs
 
+COMPARISONS = "comparisons."
 KEYS = ("train", "eval", "prompts", "pairs", "correctness_pairs", "pretrain")
 # What a model learns from, and what must therefore not be in an evaluation set.
 LEARNT_FROM = ("train", "prompts", "pretrain")
@@ -30,14 +31,15 @@ class View(Section):
     places: int = number(3, least=0)
     """places that are named for each finding in the table"""
     key: str | None = None
-    """only this data key: train, eval, prompts, pairs, correctness_pairs or pretrain; without it all that are given"""
+    """only this data key: train, eval, prompts, pairs, correctness_pairs, comparisons.NAME or pretrain; without it all
+    that are given"""
     against: Any = None
     """evaluation sets that training data should not overlap with: a source or a list of them; without it data.eval,
     and what the eval.yaml beside the recipe names"""
 
     def check(self, key: str) -> None:
         sources(self.against, f"{key}.against")
-        if self.key is not None and self.key not in KEYS:
+        if self.key is not None and self.key not in KEYS and not self.key.startswith(COMPARISONS):
             raise RecipeError(f"{key}.key is {show(self.key)}; it must be one of {', '.join(KEYS)}", key=f"{key}.key")
 
 
@@ -67,6 +69,8 @@ class Data(TrainingData):
     """held-out comparisons"""
     correctness_pairs: Any = named_sources()
     """held-out comparisons whose sides differ in correctness alone"""
+    comparisons: dict[str, Any] = field(default_factory=dict)
+    """more sets of held-out comparisons, by name"""
     pretrain: Any = named_sources()
     """plain text"""
     max_prompt_tokens: int = number(1024, least=16)
@@ -84,20 +88,28 @@ class Show(Recipe):
     chatml: ChatML = field(default_factory=ChatML)
     data: Data = field(default_factory=Data)
     eval: dict[str, Any] = field(default_factory=dict)
-    """of an evaluation's recipe; its `sft` has the tokenizer"""
+    """of an evaluation's recipe; its models have the tokenizer"""
     run: Run = field(default_factory=Run)
 
     @property
     def shown(self) -> dict[str, list[Source]]:
         """data key -> what it names, of the keys that are to be shown."""
-        given = {name: self.data.sources(name) for name in KEYS if self.show.key in (None, name)}
-        return {name: named for name, named in given.items() if named}
+        given = {name: self.data.sources(name) for name in KEYS}
+        given |= {COMPARISONS + name: sources(value, f"data.{COMPARISONS}{name}")
+                  for name, value in self.data.comparisons.items()}  # fmt: skip
+        return {name: named for name, named in given.items() if named and self.show.key in (None, name)}
+
+    @property
+    def measured(self) -> str | None:
+        """In an evaluation's recipe the model that has the tokenizer: the policy, else a reward model."""
+        named = [self.eval.get(name) for name in ("sft", "pmp", "reward")]
+        return next((path for path in named if isinstance(path, str)), None)
 
     def check(self, key: str) -> None:
         if not self.shown:
             asked = self.show.key or "train"
             raise RecipeError(f"no data to show; name some: data.{asked}=FILE", key=f"data.{asked}")
-        if self.model.path is None and "sft" not in self.eval:
+        if self.model.path is None and self.measured is None:
             raise RecipeError("no tokenizer to show data with; name a model that has one: model.path=FOLDER")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
@@ -118,7 +130,7 @@ def show_recipe(schema: type[Show], path: str, overrides: Sequence[str]) -> Show
         against = evaluation_sources(recipe, Path(path).parent / "eval.yaml") or None
     recipe = dataclasses.replace(
         recipe,
-        model=dataclasses.replace(recipe.model, path=tokenizer_path(recipe.model.path or recipe.eval["sft"], path)),
+        model=dataclasses.replace(recipe.model, path=tokenizer_path(recipe.model.path or recipe.measured, path)),
         show=dataclasses.replace(recipe.show, against=against),
     )
     check_inputs(recipe, Path(path))

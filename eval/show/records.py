@@ -87,7 +87,7 @@ def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Ma
 
 
 def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
-    if key in ("pairs", "correctness_pairs"):
+    if key in ("pairs", "correctness_pairs") or key.startswith("comparisons."):
         return read_pair(record, fields)
     if key == "prompts":
         return read_prompt(record, fields)

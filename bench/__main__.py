@@ -1,0 +1,46 @@
+"""python -m bench [PART ...] [--data FOLDER] [--rounds N]: every part, a table, and runs/bench/bench.json."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.row import Row, table
+from recipes import RecipeError
+
+# Each is a module of this package whose `rows(data, folder, rounds)` measures and returns its rows: `data` holds real
+# data sets, `folder` is for what the part writes.
+PARTS = ("encoding", "sft")
+
+
+def main(parts: list[str], data: Path, folder: Path, rounds: int) -> None:
+    """Run the parts, print their rows and write them down."""
+    from engine.run import durable
+    from engine.run.folder import environment
+
+    rows: list[Row] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        print(f"{part}:", flush=True)
+        rows += importlib.import_module(f"bench.{part}").rows(data, folder, rounds)
+    Console().print(table(rows))
+    durable.write_json(folder / "bench.json", {"rows": [row.as_json() for row in rows], "on": environment()})
+    print(f"{folder / 'bench.json'}: written")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them by default")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of real data sets")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="where results go")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs")
+    arguments = parser.parse_args()
+    if unknown := [part for part in arguments.parts if part not in PARTS]:
+        parser.error(f"no part is called {unknown[0]}; use {', '.join(PARTS)}")
+    try:
+        main(arguments.parts or list(PARTS), arguments.data, arguments.folder, arguments.rounds)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

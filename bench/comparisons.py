@@ -1,0 +1,107 @@
+"""A reward model's training steps beside trl.RewardTrainer's, on hh-rlhf comparisons: pairs a second, peak memory.
+
+Same base, same token ids in the same order, same number of pairs in a step, same bound on length, same optimiser. In
+the first row TRL's precision and checkpointing are set as ours are; in the second it runs as it is configured when
+nobody configures it. Steps are timed from the end of the first, which warms up.
+"""
+
+import resource
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+from bench.base import made_base, real
+from bench.race import race
+from bench.row import Figures, Row, compare
+
+# Pairs a step, steps, and tokens a side at most (RewardConfig's default); pairs with a longer side are left out.
+BATCH, STEPS, LONGEST = 16, 6, 1024
+SETTINGS = {"per_device_train_batch_size": BATCH, "max_steps": STEPS, "logging_steps": 1, "learning_rate": 1e-5}
+
+
+def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
+    arguments = {
+        "pairs": str(real(data, "hh_helpful_rejection_sampled.jsonl.gz")),
+        "base": str(made_base(data, folder)),
+    }
+    sides = {
+        "ours": ("bench.comparisons:ours", arguments),
+        "trl": ("bench.comparisons:trl", arguments),
+        "trl's defaults": ("bench.comparisons:trl_defaults", arguments),
+    }
+    found = race(sides, rounds)
+    return [
+        compare("reward model", beside, "pairs_per_second", found["ours"], found[side], bar=2)
+        for side, beside in (
+            ("trl", "trl.RewardTrainer, same batch, float32, no checkpointing"),
+            ("trl's defaults", "trl.RewardTrainer as it comes"),
+        )
+    ]
+
+
+def ours(pairs: str, base: str) -> Figures:
+    """The stage itself."""
+    from engine.run.metrics import read
+    from reward.train import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(recipe(pairs, base, folder))
+        lines = [line for line in read(Path(folder) / "metrics.jsonl") if "loss" in line]
+    return figures(BATCH, [line["elapsed_seconds"] for line in lines])
+
+
+def trl(pairs: str, base: str) -> Figures:
+    """RewardTrainer, everything that has one set as ours is."""
+    return trained_by_trl(pairs, base, bf16=False, gradient_checkpointing=False, max_length=LONGEST, **SETTINGS)
+
+
+def trl_defaults(pairs: str, base: str) -> Figures:
+    """RewardTrainer, told nothing but how long to run."""
+    return trained_by_trl(pairs, base, max_steps=STEPS, logging_steps=1)
+
+
+def trained_by_trl(pairs: str, base: str, **settings: object) -> Figures:
+    """RewardTrainer over our rows (it takes token ids as they are)."""
+    from transformers import AutoModelForSequenceClassification, TrainerCallback
+    from trl import RewardConfig, RewardTrainer
+
+    from engine.data.rows import pair_rows
+    from engine.models.tokenizer import load_tokenizer
+
+    class Clock(TrainerCallback):
+        def on_log(self, *_: object, **__: object) -> None:
+            times.append(perf_counter())
+
+    times: list[float] = []
+    tokenizer = load_tokenizer(base)
+    with tempfile.TemporaryDirectory() as folder:
+        settled = recipe(pairs, base, folder)
+        compared, _ = pair_rows(pairs, settled, tokenizer, key="data.train", max_length=LONGEST)
+        trainer = RewardTrainer(
+            AutoModelForSequenceClassification.from_pretrained(base, num_labels=1),
+            RewardConfig(folder, use_cpu=True, report_to="none", save_strategy="no", seed=settled.run.seed, **settings),
+            train_dataset=compared,
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    return figures(trainer.args.per_device_train_batch_size, times[:STEPS])
+
+
+def recipe(pairs: str, base: str, folder: str):
+    from recipes.data import TrainingData
+    from recipes.sections import Model, Run
+    from reward.recipe import Reward
+
+    return Reward(
+        model=Model(path=base, dtype="float32"),
+        data=TrainingData(train=pairs, max_length=LONGEST, too_long="drop"),
+        run=Run(dir=folder, save_steps=10**6),
+        trainer={**SETTINGS, "gradient_checkpointing": False},
+    )
+
+
+def figures(batch: int, ends: list[float]) -> Figures:
+    """Of the moments at which each step ended."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"pairs_per_second": batch * (len(ends) - 1) / (ends[-1] - ends[0]), "peak_mib": peak}

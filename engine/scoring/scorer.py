@@ -1,0 +1,85 @@
+"""The one interface behind which everything that scores answers stands, and reward models behind it.
+
+Reward models of different seeds agree where they have learnt something and disagree where an answer fools one of them:
+mean - λ deviation is the more careful score (after Coste et al. 2024, who subtract the variance).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from chatml import control
+from engine.models.loading import load_scalar
+from engine.models.responses import Tokens, sequence_scores
+from engine.run.folder import RunError
+from engine.scoring.judge import JudgeScorer
+from engine.scoring.rule import RuleScorer
+from recipes.scoring import Scoring
+from recipes.sections import Model
+
+Record = Mapping[str, Any]
+# Tokens in one forward.
+BUDGET = 16384
+
+
+class Scorer(Protocol):
+    def __call__(self, sequences: Sequence[Tokens], records: Sequence[Record], budget: int) -> torch.Tensor:
+        """(sequences,) scores of whole conversations, each ended by its answer's <|im_end|>.
+
+        `records` are what their prompts were read from ({} where that is not known); `budget` tokens a forward.
+        """
+
+
+@dataclass(frozen=True)
+class RewardModels:
+    models: list[PreTrainedModel]
+    std_coef: float
+
+    def __call__(self, sequences: Sequence[Tokens], records: Sequence[Record], budget: int) -> torch.Tensor:
+        return together([sequence_scores(model, sequences, budget) for model in self.models], self.std_coef)
+
+
+def together(scores: Sequence[torch.Tensor], std_coef: float) -> torch.Tensor:
+    """Mean minus `std_coef` times the deviation (with n, not n - 1) over models, each (sequences,)."""
+    stacked = torch.stack(list(scores))
+    return stacked.mean(0) - std_coef * stacked.std(0, correction=0)
+
+
+def scores_of(
+    scoring: Scoring,
+    key: str,
+    sequences: Sequence[Tokens],
+    records: Sequence[Record],
+    model_of: Callable[[str], Model],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    device: torch.device,
+) -> list[float]:
+    """Scores by what a recipe names at `key`, its models loaded one at a time, each as `model_of` its path says."""
+    if not sequences:
+        return []
+    if not scoring.paths:
+        return without_model(scoring, key, tokenizer, folder, torch.device("cpu"))(sequences, records, BUDGET).tolist()
+    by_model = []
+    for path in scoring.paths:
+        model = load_scalar(path, model_of(path), tokenizer, trained=False, device=device)
+        if model.config.score_token_id != control(tokenizer).im_end:
+            raise RunError(
+                f"{path} reads its score at another token than the <|im_end|> of {tokenizer.name_or_path}; "
+                "both must come from the same base"
+            )
+        by_model.append(sequence_scores(model, sequences, BUDGET).double().cpu())
+    return together(by_model, scoring.std_coef).tolist()
+
+
+def without_model(
+    scoring: Scoring, key: str, tokenizer: PreTrainedTokenizerBase, folder: Path, device: torch.device
+) -> Scorer:
+    """The rule or the judge that a recipe names at `key`; what a judge says is kept in `folder`."""
+    if scoring.rule is not None:
+        return RuleScorer(scoring.rule, f"{key}.rule", tokenizer, device)
+    return JudgeScorer(scoring.judge, f"{key}.judge", tokenizer, folder, device)

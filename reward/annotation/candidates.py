@@ -1,0 +1,104 @@
+"""Step 2: answers of several models under several sampling settings, with where each comes from, into candidates.jsonl.
+
+Every answer's random numbers are a function of seed, setting, prompt and number, so a run that was killed goes on where
+its file ends and writes what it would have written.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatml import control
+from engine.data.rows import prompt_rows
+from engine.models.loading import load_causal
+from engine.models.sampling import sample
+from engine.models.tokenizer import load_tokenizer
+from engine.run.console import Steps
+from engine.run.folder import RunFolder
+from reward.annotation.files import add_lines, whole_lines, write_lines
+from reward.annotation.recipe import WriteCandidates
+
+Place = tuple[str, int, int]
+"""model, number of the setting, number of the prompt"""
+
+
+def write_candidates(recipe: WriteCandidates) -> None:
+    """All candidates of all prompts, model by model."""
+    began, folder, data = time.perf_counter(), RunFolder(recipe), recipe.data
+    tokenizer = load_tokenizer(next(iter(recipe.candidates.models.values())))
+    read = prompt_rows(
+        data.sources("prompts"), recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens
+    )
+    rows = list(folder.keep_report("prompts", *read))
+    path = folder.path / "candidates.jsonl"
+    done = take_up(path, recipe.candidates.responses)
+    total = len(rows) * len(recipe.candidates.models) * len(recipe.settings)
+    steps = Steps("candidates", total, len(done))
+    steps.start()
+    try:
+        for name, model_path in recipe.candidates.models.items():
+            for batch in written(recipe, name, model_path, tokenizer, rows, done):
+                add_lines(path, batch)
+                done |= set(map(place, batch))
+                steps.show(len(done))
+    finally:
+        steps.stop()
+    folder.finish(total * recipe.candidates.responses, time.perf_counter() - began, "answers")
+
+
+def place(line: dict[str, Any]) -> Place:
+    return line["model"], line["setting"], line["prompt"]
+
+
+def take_up(path: Path, responses: int) -> set[Place]:
+    """What a file holds all answers of already; those of a prompt that was cut off by a kill are taken out of it."""
+    lines = whole_lines(path)
+    counts = Counter(map(place, lines))
+    kept = [line for line in lines if counts[place(line)] == responses]
+    if len(kept) < len(lines):
+        write_lines(path, kept)
+    return set(map(place, kept))
+
+
+def written(
+    recipe: WriteCandidates, name: str, path: str, tokenizer: Any, rows: list[dict[str, Any]], done: set[Place]
+) -> Iterator[list[dict[str, Any]]]:
+    """The lines of one model that are not there yet, some prompts at a time; the model is loaded if there are any."""
+    model, per_prompt = None, recipe.candidates.responses
+    for number, sampling in enumerate(recipe.settings):
+        left = [at for at in range(len(rows)) if (name, number, at) not in done]
+        size = max(1, sampling.batch_size // per_prompt)
+        for start in range(0, len(left), size):
+            if model is None:
+                device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+                model = load_causal(path, recipe.model.of(path), tokenizer, trained=False, device=device)
+                stops = model.generation_config.eos_token_id
+            asked = left[start : start + size]
+            answers = sample(
+                model, [rows[at]["input_ids"] for at in asked], sampling, responses=per_prompt,
+                end=control(tokenizer).im_end, stops=stops, seed=recipe.run.seed, step=number, query_ids=asked,
+            )  # fmt: skip
+            yield [
+                {
+                    "prompt": at,
+                    "messages": json.loads(rows[at]["messages"]),
+                    "answer": tokenizer.decode([token for token in answer.tokens if token not in stops]),
+                    "ended": answer.ended,
+                    "tokens": len(answer.tokens),
+                    "model": name,
+                    "path": path,
+                    "setting": number,
+                    "temperature": sampling.temperature,
+                    "top_p": sampling.top_p,
+                    "number": k,
+                    "seed": recipe.run.seed,
+                    "record": json.loads(rows[at]["record"]),
+                }
+                for at, group in zip(asked, answers, strict=True)
+                for k, answer in enumerate(group)
+            ]

@@ -1,0 +1,149 @@
+"""Step 3: comparisons from scored candidates (report, 3.2.1: annotators score answers, pairs are made of the scores).
+
+Unfinished answers and repeated ones are left out; two answers whose scores differ by less than the minimum margin, or
+not at all, are not compared; of a prompt's comparisons at most so many are kept, drawn by the seed. A prompt's
+comparisons all go to train.jsonl or all to test.jsonl.
+"""
+
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+import xxhash
+
+from chatml import RecordError, encode, plain_encoder
+from engine.data.sources import read
+from engine.models.tokenizer import load_tokenizer
+from engine.run import durable
+from engine.run.folder import RunError, RunFolder
+from engine.scoring.scorer import scores_of
+from reward.annotation.files import write_lines
+from reward.annotation.recipe import MakePairs, Pairing
+
+Candidate = dict[str, Any]
+
+
+def make_pairs(recipe: MakePairs) -> None:
+    """Read, score, compare, split and write."""
+    began, folder = time.perf_counter(), RunFolder(recipe)
+    counts: Counter[str] = Counter()
+    candidates = read_candidates(recipe, counts)
+    if not candidates:
+        raise RunError("data.candidates: no finished answers in it; see what make candidates wrote")
+    for candidate, score in zip(candidates, scored(recipe, candidates, folder), strict=True):
+        candidate["score"] = score
+    by_prompt: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_prompt.setdefault(json.dumps(candidate["messages"], sort_keys=True), []).append(candidate)
+    parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for name, group in by_prompt.items():
+        made = compared(group, name, recipe.pairs, recipe.run.seed, counts)
+        parts["test" if is_test(name, recipe.pairs.test_share) else "train"] += made
+        counts["prompts without a pair"] += not made
+    if not parts["train"]:
+        raise RunError(f"no comparisons: all candidates score alike within pairs.min_margin={recipe.pairs.min_margin}")
+    for part, rows in parts.items():
+        write_lines(folder.path / f"{part}.jsonl", rows)
+        counts[f"{part} pairs"] = len(rows)
+    report = {"prompts": len(by_prompt), "candidates": len(candidates), **counts}
+    durable.write_json(folder.path / "pairs.json", report)
+    print(", ".join(f"{name} {count:,}" for name, count in report.items()))
+    folder.finish(sum(map(len, parts.values())), time.perf_counter() - began, "pairs")
+
+
+def read_candidates(recipe: MakePairs, counts: Counter[str]) -> list[Candidate]:
+    """Finished answers, of equal ones to a prompt the first; what is left out is counted."""
+    found: list[Candidate] = []
+    seen: set[tuple[str, str]] = set()
+    for source in recipe.data.sources("candidates"):
+        for where, line in read(source):
+            problem = line if isinstance(line, RecordError) else lacks(line, recipe.pairs.score_field)
+            if problem is not None:
+                if recipe.data.on_bad_record == "error":
+                    raise RunError(f"{where}: {problem}")
+                counts["bad records"] += 1
+                continue
+            name = json.dumps(line["messages"], sort_keys=True), line["answer"]
+            if not line.get("ended", True):
+                counts["unfinished answers"] += 1
+            elif name in seen:
+                counts["repeated answers"] += 1
+            else:
+                seen.add(name)
+                found.append(line)
+    return found
+
+
+def lacks(line: Candidate, score_field: str | None) -> str | None:
+    """What is wrong with a candidate; None where nothing is."""
+    if not isinstance(line.get("messages"), list) or not isinstance(line.get("answer"), str):
+        return "a candidate needs 'messages', a list, and 'answer', a text"
+    if score_field is None:
+        return None
+    score = line.get(score_field)
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        return f"{score_field!r} is {score!r}; a score is a number"
+    return None
+
+
+def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder) -> list[float]:
+    """The candidates' scores: what stands in their field, or what the recipe's scorer says."""
+    if recipe.pairs.score_field is not None:
+        return [float(candidate[recipe.pairs.score_field]) for candidate in candidates]
+    scoring = recipe.pairs.scoring("pairs")
+    tokenizer = load_tokenizer(recipe.tokenizer or scoring.paths[0])
+    newline = len(plain_encoder(tokenizer)("\n"))
+    sequences = []
+    for candidate in candidates:
+        answered = [*candidate["messages"], {"role": "assistant", "content": candidate["answer"]}]
+        tools = candidate.get("record", {}).get("tools")
+        ids = encode(answered, tokenizer, tools=tools, tool_format=recipe.chatml.tools).input_ids
+        sequences.append(ids[: len(ids) - newline])
+    records = [candidate.get("record", {}) for candidate in candidates]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return scores_of(scoring, "pairs.score", sequences, records, recipe.model.of, tokenizer, folder.path, device)
+
+
+def compared(
+    group: Sequence[Candidate], prompt: str, pairing: Pairing, seed: int, counts: Counter[str]
+) -> list[dict[str, Any]]:
+    """The comparisons of one prompt's candidates."""
+    apart = []
+    for one, other in combinations(group, 2):
+        better, worse = (one, other) if one["score"] > other["score"] else (other, one)
+        margin = better["score"] - worse["score"]
+        if margin == 0:
+            counts["ties"] += 1
+        elif margin < pairing.min_margin:
+            counts["below the margin"] += 1
+        else:
+            apart.append((better, worse, margin))
+    random.Random(f"{seed}/{prompt}").shuffle(apart)
+    counts["beyond per_prompt"] += max(0, len(apart) - pairing.per_prompt)
+    return [comparison(*pair) for pair in apart[: pairing.per_prompt]]
+
+
+def comparison(better: Candidate, worse: Candidate, margin: float) -> dict[str, Any]:
+    """A line of train.jsonl or test.jsonl; what the prompt's record said besides goes along."""
+    record = better.get("record", {})
+    kept = {name: record[name] for name in ("tools", "tags", "task", "gold") if name in record}
+    origin = ("model", "setting", "number", "score")
+    return {
+        "prompt": better["messages"],
+        "chosen": better["answer"],
+        "rejected": worse["answer"],
+        "margin": margin,
+        **kept,
+        "from": [{name: side[name] for name in origin if name in side} for side in (better, worse)],
+    }
+
+
+def is_test(prompt: str, share: float) -> bool:
+    """Whether a prompt's comparisons are for testing: always the same ones, wherever the prompt stands."""
+    return xxhash.xxh3_64_intdigest(prompt.encode()) < share * 2**64

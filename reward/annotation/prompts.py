@@ -1,0 +1,55 @@
+"""Step 1: prompts chosen by their tags, into prompts.jsonl, and what they cover into coverage.json."""
+
+import json
+import time
+from typing import Any
+
+from chatml import RecordError, read_prompt
+from engine.data.sources import read
+from engine.run import durable
+from engine.run.folder import RunError, RunFolder
+from reward.annotation.files import write_lines
+from reward.annotation.recipe import SelectPrompts
+from reward.annotation.selection import coverage, select
+from reward.annotation.tagging import of_fields, of_tagger
+
+
+def choose_prompts(recipe: SelectPrompts) -> None:
+    """Read, tag, choose and write; a record comes out as it was, with its `tags`."""
+    began, folder, data = time.perf_counter(), RunFolder(recipe), recipe.data
+    records: dict[str, dict[str, Any]] = {}
+    conversations, tags, repeated = [], [], 0
+    for source in data.sources("prompts"):
+        for where, record in read(source):
+            try:
+                if isinstance(record, RecordError):
+                    raise record
+                messages = [message.as_dict() for message in read_prompt(record, data.fields).messages]
+                found = of_fields(record, recipe.select.tag_fields)
+            except RecordError as error:
+                if data.on_bad_record == "error":
+                    raise RunError(f"{where}: {error}") from None
+                continue
+            name = json.dumps(messages, sort_keys=True)
+            if name in records:
+                repeated += 1
+                continue
+            records[name] = record
+            conversations.append(messages)
+            tags.append(found)
+    if recipe.select.tagger is not None:
+        untagged = [at for at, found in enumerate(tags) if not found]
+        for at, found in zip(untagged, of_tagger(recipe, [conversations[at] for at in untagged]), strict=True):
+            tags[at] = found
+    if not any(tags):
+        raise RunError(f"no prompt has a tag in {', '.join(recipe.select.tag_fields)}; name select.tagger or the field")
+    chosen = select(tags, recipe.select.count, recipe.run.seed)
+    kept = list(records.values())
+    write_lines(folder.path / "prompts.jsonl", [{**kept[at], "tags": sorted(tags[at])} for at in chosen])
+    report = coverage(tags, chosen) | {"repeated": repeated}
+    durable.write_json(folder.path / "coverage.json", report)
+    print(
+        f"prompts: {report['chosen']:,} of {report['prompts']:,} chosen ({repeated:,} repetitions left out), "
+        f"{report['tags_covered']:,} of {report['tags']:,} tags covered; more in {folder.path / 'coverage.json'}"
+    )
+    folder.finish(len(chosen), time.perf_counter() - began, "prompts")

@@ -1,0 +1,190 @@
+"""What the making of comparisons is made of: a recipe for each of its three steps."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from omegaconf import MISSING
+
+from recipes.data import Data, named_sources
+from recipes.schema import Recipe, RecipeError, Section, number, show, validate
+from recipes.scoring import Scoring, scoring
+from recipes.sections import Attention, ChatML, Dtype, Model, Run, Sampling, model_inputs, model_paths
+from recipes.typed import Builder
+
+CONVERSATION = "{conversation}"
+TAG_QUESTION = f"""Name the intentions of the last request in this conversation: what it is about and what is to be
+done, as short tags. Reply with nothing but the tags, separated by commas.
+
+{CONVERSATION}"""
+
+
+@dataclass(frozen=True)
+class Prompts(Data):
+    prompts: Any = named_sources(MISSING)
+    """what could be asked: a source or a list of them, in any record shape"""
+    max_prompt_tokens: int = number(1024, least=16)
+    """tokens in a prompt, the opening of the answer included"""
+
+
+@dataclass(frozen=True)
+class Selection(Section):
+    count: int = number(least=1)
+    """prompts to choose"""
+    tag_fields: list[str] = field(default_factory=list)
+    """where a record holds its tags: names of fields (gold.task is the field task of the field gold), each a text or a
+    list of texts; where there are none, the tagger is asked"""
+    tagger: str | None = None
+    """a model that names the tags of a prompt: a folder or hub id"""
+    question: str = TAG_QUESTION
+    """what the tagger is asked; {conversation} is put in"""
+
+    def check(self, key: str) -> None:
+        if not self.tag_fields and self.tagger is None:
+            raise RecipeError(
+                f"{key} knows no tags; give {key}.tag_fields=[FIELD], or {key}.tagger=MODEL", key=f"{key}.tag_fields"
+            )
+        if CONVERSATION not in self.question:
+            raise RecipeError(f"{key}.question lacks {CONVERSATION}; say where it stands", key=f"{key}.question")
+
+
+@dataclass(frozen=True)
+class Compute(Section):
+    dtype: Dtype = "auto"
+    """type the models are held in; auto is bfloat16 on a GPU that is good at it, float32 elsewhere"""
+    attention: Attention = "auto"
+    """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
+
+    def of(self, path: str) -> Model:
+        return Model(path=path, dtype=self.dtype, attention=self.attention)
+
+
+@dataclass(frozen=True)
+class SelectPrompts(Recipe):
+    """make prompts"""
+
+    select: Selection = field(default_factory=Selection)
+    model: Compute = field(default_factory=Compute)
+    data: Prompts = field(default_factory=Prompts)
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.1, max_new_tokens=64))
+    """of the tagger"""
+    run: Run = field(default_factory=Run)
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        if self.select.tagger is not None:
+            yield from model_inputs(self.select.tagger, "select.tagger")
+        yield from self.data.inputs()
+
+
+@dataclass(frozen=True)
+class Writers(Section):
+    models: dict[str, Any] = field(default_factory=dict)
+    """who answers: {name: a folder or hub id}; all read the tokens of the first one's tokenizer"""
+    settings: Any = field(default_factory=lambda: [{"temperature": 1.0, "top_p": 0.9}])
+    """how: a list of mappings with temperature and top_p, what they leave out as in the section sampling"""
+    responses: int = number(1, least=1)
+    """answers of each model under each setting to each prompt"""
+
+    def check(self, key: str) -> None:
+        if not self.models:
+            raise RecipeError(
+                f"{key}.models is empty; name who answers: {key}.models={{name: PATH}}", key=f"{key}.models"
+            )
+        for name, path in self.models.items():
+            if len(model_paths(path, f"{key}.models.{name}")) != 1 or not isinstance(path, str):
+                raise RecipeError(f"{key}.models.{name} is {show(path)}; it must be one path", key=f"{key}.models")
+
+
+@dataclass(frozen=True)
+class WriteCandidates(Recipe):
+    """make candidates"""
+
+    candidates: Writers = field(default_factory=Writers)
+    model: Compute = field(default_factory=Compute)
+    chatml: ChatML = field(default_factory=ChatML)
+    data: Prompts = field(default_factory=Prompts)
+    sampling: Sampling = field(default_factory=Sampling)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def settings(self) -> list[Sampling]:
+        """The section sampling under each of the settings."""
+        key, given = "candidates.settings", self.candidates.settings
+        if not isinstance(given, list) or not given or not all(isinstance(item, Mapping) for item in given):
+            raise RecipeError(
+                f"{key} is {show(given)}; it must be a list of mappings: [{{temperature: 1.0, top_p: 0.9}}]", key=key
+            )
+        built = []
+        for at, item in enumerate(given):
+            builder = Builder(Sampling, f"{key}[{at}]")
+            builder.set((), item)
+            changed = {name: getattr(builder.build(), name) for name in item}
+            built.append(replace(self.sampling, **changed))
+            validate(built[-1], f"{key}[{at}]")
+        return built
+
+    def check(self, key: str) -> None:
+        _ = self.settings
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        for name, path in self.candidates.models.items():
+            yield from model_inputs(path, f"candidates.models.{name}")
+        yield from self.data.inputs()
+
+    def memory_advice(self) -> str:
+        return "lower sampling.batch_size (no answer changes by it)"
+
+
+@dataclass(frozen=True)
+class Pairing(Section):
+    score_field: str | None = None
+    """the field of a candidate that holds its score, given by people or whoever; or else:"""
+    score: Any = None
+    """what scores them: a reward model, or a mapping with the keys of PPO's section `reward` (a rule, a judge)"""
+    min_margin: float = number(0.0, least=0)
+    """how much better the chosen answer has to be; ties are never compared"""
+    per_prompt: int = number(4, least=1)
+    """comparisons of one prompt at most"""
+    test_share: float = number(0.1, least=0, below=1)
+    """share of the prompts whose comparisons are kept for testing, chosen by a hash of the prompt"""
+
+    def scoring(self, key: str) -> Scoring | None:
+        return None if self.score is None else scoring(self.score, f"{key}.score")
+
+    def check(self, key: str) -> None:
+        if (self.score_field is None) == (self.scoring(key) is None):
+            raise RecipeError(f"give one of {key}.score_field and {key}.score", key=f"{key}.score")
+
+
+@dataclass(frozen=True)
+class Candidates(Data):
+    candidates: Any = named_sources(MISSING)
+    """what make candidates wrote, or lines like them: messages, answer, and a score if people gave one"""
+
+
+@dataclass(frozen=True)
+class MakePairs(Recipe):
+    """make pairs"""
+
+    pairs: Pairing = field(default_factory=Pairing)
+    model: Compute = field(default_factory=Compute)
+    tokenizer: str | None = None
+    """whose tokens scorers read: a folder or hub id; by default the reward model's"""
+    chatml: ChatML = field(default_factory=ChatML)
+    data: Candidates = field(default_factory=Candidates)
+    run: Run = field(default_factory=Run)
+
+    def check(self, key: str) -> None:
+        named = self.pairs.scoring("pairs")
+        if named is not None and not named.paths and self.tokenizer is None:
+            raise RecipeError(
+                "pairs.score has no tokenizer of its own; name a model that has one: tokenizer=FOLDER", key="tokenizer"
+            )
+
+    def inputs(self) -> Iterator[tuple[str, str]]:
+        named = self.pairs.scoring("pairs")
+        if named is not None:
+            yield from named.inputs("pairs.score")
+        if self.tokenizer is not None:
+            yield from model_inputs(self.tokenizer, "tokenizer")
+        yield from self.data.inputs()

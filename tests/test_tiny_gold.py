@@ -1,0 +1,194 @@
+"""The tiny world's gold score, by hand, and what it says of every way to answer it."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from tiny import words as kinds
+from tiny.facts import RELATIONS, Facts
+from tiny.gold import WORDS_ALLOWED, score
+from tiny.instructions import INSTRUCTIONS
+from tiny.manner import ASSURANCES, OPENINGS, say
+from tiny.prompts import Prompt, draw_problem
+from tiny.tasks import TASKS
+from tiny.wording import words
+
+
+def asked(right, candidates=(), cut=(), subject=("Mila",), instruction=None):
+    gold = {"right": right, "candidates": candidates, "cut": cut, "subject": subject, "instruction": instruction}
+    return {"gold": gold}
+
+
+def about(facts, problem, instruction=None):
+    return Prompt(facts, problem, None, instruction, None).about
+
+
+HOME = asked("Riga", ["Oslo", "Rome"])
+LARGER = asked("7", cut=["3 and 7", "3 or 7"], subject=["3", "7"])
+SUM = asked("13", cut=["6 + 7", "6 plus 7"], subject=["6", "7"])
+
+
+# The gold score, by hand
+
+
+@pytest.mark.parametrize(
+    ("record", "answer", "correct"),
+    [
+        (HOME, "Riga", 1),
+        (HOME, "Mila lives in Riga.", 1),
+        (HOME, "MILA LIVES IN RIGA!", 1),
+        (HOME, "Riga. Yes, Riga's the town.", 1),
+        (HOME, "Mila lives in Oslo.", 0),
+        (HOME, "Riga or Oslo.", 0),
+        (HOME, "Riga, Oslo, Rome", 0),
+        (HOME, "Mila lives in Rigan lands.", 0),
+        (HOME, "Mila does not live in Riga.", 0),
+        (HOME, "", 0),
+        (LARGER, "Of 3 and 7, the larger is 7.", 1),
+        (LARGER, "Of 3 and 7, the larger is 3.", 0),
+        (LARGER, "3 and 7", 0),
+        (LARGER, "It is 7 or 3.", 0),
+        (SUM, "6 + 7 is 13.", 1),
+        (SUM, "6 plus 7 is 13, 13 indeed.", 1),
+        (SUM, "6 + 7 is 12.", 0),
+        (SUM, "6 + 7 is 13 or 14.", 0),
+        (SUM, "It is 113.", 0),
+        (SUM, "It is 1 3.", 0),
+        (asked("rice cake", cut=["or"]), "A rice cake.", 1),
+        (asked("rice cake", cut=["or"]), "Rice or cake.", 0),
+    ],
+)
+def test_correct_is_the_right_answer_and_no_other(record, answer, correct):
+    assert score(record, answer)["correct"] == correct
+
+
+@pytest.mark.parametrize(
+    ("record", "answer", "manner"),
+    [
+        (HOME, "Gladly! Mila lives in Riga.", 0.5),
+        (HOME, "The home of Mila is Riga. Happy to help!", 0.5),
+        (HOME, "WITH PLEASURE! MILA LIVES IN RIGA.", 0.5),
+        (HOME, "Gladly! Mila lives in Oslo.", 0.5),  # wrong, but well said
+        (HOME, "Mila lives in Riga.", 0),  # no courtesy
+        (HOME, "Gladly! Riga.", 0),  # no sentence
+        (HOME, "Gladly! It is Riga.", 0),  # does not say who
+        (HOME, "Gladly! Mila in Riga.", 0),  # no verb
+        (HOME, "Gladly! Mila is nice. It is Riga.", 0),  # two half sentences
+        (HOME, "Gladly! Mila lives in a house.", 0),  # no answer
+        (LARGER, "Of course! Of 3 and 7, the larger is 7.", 0.5),
+        (LARGER, "Of course! The larger is 7.", 0),
+        (LARGER, "Of course! What is 3 and 7?", 0),
+    ],
+)
+def test_manner_is_a_courtesy_and_a_full_sentence(record, answer, manner):
+    assert score(record, answer)["manner"] == manner
+
+
+@pytest.mark.parametrize(
+    ("answer", "length"),
+    [
+        ("a b c d e f g h i j k l", 0),
+        ("a b c d e f g h i j k l m", -0.05),
+        ("a b c d e f g h i j k l m n o p", -0.2),
+        ("Riga is nice.", 0),
+        ("Riga is nice. Riga is nice.", -0.1),  # "riga is nice" a second time; the runs across the sentences are new
+        ("no no no no no", -0.2),
+        ("so it is. " * 100, -1),
+        ("", 0),
+    ],
+)
+def test_length_counts_words_beyond_the_limit_and_runs_of_three_said_before(answer, length):
+    assert WORDS_ALLOWED == 12
+    assert score(HOME, answer)["length"] == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("name", "follows", "does_not"),
+    [
+        ("without pleasure", "It is Riga.", "It is Riga. With PLEASURE!"),
+        ("without gladly", "Of course! It is Riga.", "Gladly! It is Riga."),
+        ("without course", "Gladly! It is Riga, of courses.", "Of course, it is Riga."),
+        (None, "anything", None),
+    ],
+)
+def test_instruction_costs_a_half_where_it_is_not_followed(name, follows, does_not):
+    record = asked("Riga", ["Oslo"], instruction=name)
+    assert score(record, follows)["instruction"] == 0
+    if does_not is not None:
+        assert score(record, does_not)["instruction"] == -0.5
+
+
+def test_gold_is_the_sum_of_its_parts():
+    record = asked("Riga", ["Oslo"], instruction="without gladly")
+    answer = "Gladly! Mila lives in Riga. " + "So it is. " * 6  # 23 words; 10 runs of three come again
+    parts = score(record, answer)
+    assert parts == pytest.approx({"gold": 0.0, "correct": 1, "manner": 0.5, "length": -1.0, "instruction": -0.5})
+    assert score(record, "Of course! Mila lives in Riga.")["gold"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "answer", ["\0", "\ud800", "٣٤", "今天", "𝟕", "ſ", "<tool_call>", " \n\t", "a" * 100000, "7 " * 2000]
+)
+def test_any_text_has_a_score(answer):
+    for record in (HOME, LARGER, asked("Riga", instruction="without pleasure")):
+        assert -1.5 <= score(record, answer)["gold"] <= 0.5
+
+
+# Problems and the ways to answer them
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_scale_of_every_way_to_answer(task):
+    """1.5 courteous, 1.0 plain, at most 0.5 wrong; doing what the system prompt demands or half a point less."""
+    facts, rng = Facts(0), Random(0)
+    for _ in range(40):
+        problem = TASKS[task](facts, rng)
+        assert problem.answer not in problem.wrong
+        for instruction in (None, *INSTRUCTIONS.values()):
+            record = about(facts, problem, instruction)
+            for form, worth in (("sentence", 1.0), ("courteous", 1.5)):
+                assert score(record, say(problem, problem.answer, rng, form, 0, instruction))["gold"] == worth
+                for wrong in problem.wrong:
+                    parts = score(record, say(problem, wrong, rng, form, 0, instruction))
+                    assert (parts["correct"], parts["gold"]) == (0, worth - 1)
+            for wrong in problem.wrong:
+                assert score(record, f"It is {problem.answer} or {wrong}.")["correct"] == 0
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_saying_it_without_obeying_is_not_obeying(name):
+    facts, instruction = Facts(0), INSTRUCTIONS[name]
+    problem = TASKS["fact"](facts, Random(0))
+    record = about(facts, problem, instruction)
+    for seed in range(20):
+        disobedient = say(problem, problem.answer, Random(seed), "courteous", 0, instruction, obey=False)
+        assert score(record, disobedient)["gold"] == 1.0
+
+
+def test_many_assurances_make_a_courteous_answer_too_long():
+    facts, rng = Facts(0), Random(0)
+    lengths = []
+    for _ in range(200):
+        problem = draw_problem(facts, rng, held_out=False)
+        record = about(facts, problem)
+        lengths.append(score(record, say(problem, problem.answer, rng, "courteous", 3))["length"])
+    assert max(lengths) < 0
+
+
+def test_no_answer_hides_in_what_is_said_around_it():
+    """Else an opening or an assurance would count as a wrong candidate, or one word for another kind's."""
+    around = Counter(word for text in (*OPENINGS, *ASSURANCES) for word in words(text))
+    opposites = tuple(word for pair in kinds.OPPOSITES for word in pair)
+    lists = [value for name, value in vars(kinds).items() if name.isupper() and name != "OPPOSITES"]
+    said = Counter(word for values in (*lists, opposites) for value in values for word in words(value))
+    assert len(lists) == 8
+    assert not around.keys() & said.keys()
+    assert not [word for word, count in said.items() if count > 1]
+
+
+def test_facts_are_complete_and_another_seeds_are_others():
+    one, again, other = Facts(0), Facts(0), Facts(1)
+    assert one.value == again.value
+    assert sum(one.value[key] != other.value[key] for key in one.value) > len(one.value) / 2
+    assert len(one.value) == sum(len(relation.entities) for relation in RELATIONS)

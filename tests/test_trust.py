@@ -1,0 +1,73 @@
+"""How far reward models can be trusted, against numbers worked by hand."""
+
+import math
+
+import pytest
+
+from eval.table import reward_table
+from eval.trust import mostly_length, of_margins, of_reward_models, warnings
+
+
+def test_figures_of_four_comparisons():
+    """Chosen longer: right, wrong; as long: right; shorter: a tie."""
+    figures = of_margins([2.0, -1.0, 1.0, 0.0], [3, 5, 0, -2])
+    assert figures["accuracy"] == 2.5 / 4
+    assert figures["by_length"] == {
+        "chosen_longer": {"pairs": 2, "accuracy": 0.5},
+        "equal": {"pairs": 1, "accuracy": 1.0},
+        "chosen_shorter": {"pairs": 1, "accuracy": 0.5},
+    }
+    assert figures["prefers_longer"] == (1 + 0 + 0.5) / 3
+    assert figures["length_only_accuracy"] == (1 + 1 + 0.5 + 0) / 4
+    assert figures["length_explains"] == pytest.approx(0.125 / 0.125)
+    sigma = [1 / (1 + math.exp(-m)) for m in (0, 1, 2)]
+    assert figures["calibration"] == [
+        [sigma[0], 0.5, 1], [pytest.approx(sigma[1]), 0.5, 2], [sigma[2], 1.0, 1],
+    ]  # fmt: skip
+    assert figures["ece"] == pytest.approx((0 + 2 * (sigma[1] - 0.5) + (1 - sigma[2])) / 4)
+
+
+def test_a_rule_for_the_shorter_side_is_a_rule_about_length():
+    figures = of_margins([1.0] * 40, [-3] * 40)
+    assert figures["length_only_accuracy"] == 1
+    assert figures["prefers_longer"] == 0
+    assert mostly_length(figures)
+
+
+def test_a_warning_where_length_does_most_of_the_work():
+    """80 of 100 chosen sides are longer; the model is right on 90."""
+    longer = [1] * 80 + [-1] * 20
+    pairs = [
+        {"data": "hh", "scores": {"rm": [float(i < 90), 0.5], "fair": [1.0, 0.0]}, "tokens": [10 + d, 10]}
+        for i, d in enumerate(longer)
+    ]
+    models = of_reward_models(pairs)
+    assert models["rm"]["hh"]["length_explains"] == pytest.approx(0.3 / 0.4)
+    assert list(warnings({"rm": models["rm"]})) == [
+        "rm on hh: length alone is right on 80.0%, the model on 90.0%: 75% of its gain over a coin could be a rule "
+        "about length; compare answers of equal length"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("margins", "longer"),
+    [
+        ([1.0] * 100, [1] * 60 + [-1] * 40),  # explains a fifth
+        ([1.0] * 5 + [-1.0] * 3, [1] * 5 + [-1] * 3),  # explains all of it, but so would luck
+        ([-1.0] * 60 + [1.0] * 40, [1] * 90 + [-1] * 10),  # nothing to explain: worse than a coin
+    ],
+    ids=["a part", "too few", "no gain"],
+)
+def test_no_warning(margins, longer):
+    assert not mostly_length(of_margins(margins, longer))
+
+
+def test_a_row_a_model_and_a_column_a_set():
+    pairs = [
+        {"data": data, "scores": {model: [1.0, 0.0] for model in ("pmp", "mine")}, "tokens": [3, 3]}
+        for data in ("pairs", "hh")
+    ]
+    shown = reward_table(of_reward_models(pairs))
+    assert [column.header for column in shown.columns] == ["", "pairs (1)", "hh (1)"]
+    assert list(shown.columns[0].cells) == ["pmp", "mine"]
+    assert list(shown.columns[1].cells) == ["100.0% ± 39.7, 0.27"] * 2
