@@ -171,7 +171,7 @@ def test_logprobs_values_and_scores(four):
     for policy in (models.policy, models.reference):
         assert_unmoved(halves(response_logprobs, policy, 1.0, 10**6))
     assert_unmoved(halves(response_values, models.value, 10**6))
-    for model in (*models.rewards, models.value):
+    for model in (*models.scorer.models, models.value):
         assert_unmoved(lambda neighbour, model=model: sequence_scores(model, [neighbour, MINE], 10**6).flip(0))
 
 
@@ -180,15 +180,15 @@ def test_logprobs_values_and_scores(four):
 
 def rollout(neighbour, end):
     responses = [Response([*tokens, end], ended=True) for tokens in (neighbour[2:], MINE[2:])]
-    return Rollout([{"input_ids": neighbour[:2]}, {"input_ids": MINE[:2]}], responses)
+    return Rollout([{"input_ids": ids[:2], "record": "{}"} for ids in (neighbour, MINE)], responses)
 
 
 def test_what_a_rollout_is_judged_by(four):
     recipe, models, _ = four
-    end = models.rewards[0].config.score_token_id
+    end = models.scorer.models[0].config.score_token_id
 
     def judged(neighbour):
-        return judge(models, recipe, rollout(neighbour, end), ScoreNormaliser("none"), lambda x: x)
+        return judge(models, recipe, rollout(neighbour, end), ScoreNormaliser("none"), 0.04, lambda x: x)
 
     for name in ("old_logprobs", "ref_logprobs", "entropy", "old_values", "scores"):
         assert_unmoved(lambda neighbour, name=name: getattr(judged(neighbour), name).flip(0))
@@ -197,7 +197,7 @@ def test_what_a_rollout_is_judged_by(four):
 def test_ppo_updates(four, monkeypatch):
     """What a step's first losses are made of: log-probabilities, values, and the loss on pretraining text."""
     recipe, models, accelerator = four
-    end, seen = models.rewards[0].config.score_token_id, {}
+    end, seen = models.scorer.models[0].config.score_token_id, {}
     for name in ("clipped_policy_loss", "clipped_value_loss"):
         loss = getattr(ppo.update, name)
         monkeypatch.setattr(ppo.update, name, noting(loss, lambda new, *_, name=name: seen.setdefault(name, new)))
@@ -211,7 +211,7 @@ def test_ppo_updates(four, monkeypatch):
             model.load_state_dict(weights)
         seen.clear()
         asked = rollout(neighbour, end)
-        judged = judge(models, recipe, asked, ScoreNormaliser("none"), lambda x: x)
+        judged = judge(models, recipe, asked, ScoreNormaliser("none"), 0.04, lambda x: x)
         texts = PretrainStream([{"input_ids": neighbour}, {"input_ids": MINE}], seed=0, ratio=1.0)
         update(models, recipe, asked, judged, texts, 2, accelerator)
         return {name: values.detach().clone() for name, values in seen.items()}

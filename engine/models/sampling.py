@@ -28,7 +28,7 @@ class Response:
     tokens: list[int]
     ended: bool
     """whether it ends with the end token; else it ran into the length limit, or stopped otherwise"""
-    logprobs: list[float] | None = field(compare=False)
+    logprobs: list[float] | None = field(default=None, compare=False)
     """the sampler's own of each token, at its temperature and of the whole distribution, or within `supports` where
     there are some; good to rounding, which neighbours change; None where an engine tells something else"""
     supports: list[array] | None = None
