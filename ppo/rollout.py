@@ -116,7 +116,9 @@ def judge(
     old = response_logprobs(models.policy, prompts, tokens, temperature, budget, rollout.supports)
     old_logprobs = padded(old.logprobs)
     with models.fetched():
-        frozen = response_logprobs(models.reference, prompts, tokens, temperature, budget, rollout.supports)
+        frozen = response_logprobs(
+            models.reference, prompts, tokens, temperature, budget, rollout.supports, with_entropy=False
+        )
         raw_scores = models.scorer(finished, records, budget)
     reference = padded(frozen.logprobs)
     values = torch.zeros_like(reference)

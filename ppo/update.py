@@ -156,7 +156,8 @@ def update_policy(
 def policy_terms(models: Models, recipe: PPO, batch: Any, sums: Sums, first: bool) -> torch.Tensor:
     """Summed L_π of a micro-batch, less the entropy's bonus."""
     row, old = batch
-    out = models.policy(**row.logprob_arguments, temperature=recipe.sampling.temperature)
+    with_entropy = recipe.ppo.entropy_coef > 0
+    out = models.policy(**row.logprob_arguments, temperature=recipe.sampling.temperature, with_entropy=with_entropy)
     loss = (
         old["weight"]
         * old["importance"]
@@ -170,14 +171,14 @@ def policy_terms(models: Models, recipe: PPO, batch: Any, sums: Sums, first: boo
     sums.add("policy_clip_fraction", ((ratio - 1).abs() > recipe.ppo.clip).float())
     if first:
         sums.add("first_ratio_error", (ratio - 1).abs())
-    if recipe.ppo.entropy_coef > 0:
+    if with_entropy:
         loss = loss - recipe.ppo.entropy_coef * old["weight"] * out.entropy
     return loss.sum()
 
 
 def pretrain_terms(models: Models, recipe: PPO, sequences: Any, sums: Sums, first: bool) -> torch.Tensor:
     """Summed c_ptx L_ptx of a micro-batch of pretraining text (report: "pretrained gradient", 3.2.2)."""
-    nll = -models.policy(**pack_text(sequences, models.device).logprob_arguments).logprobs
+    nll = -models.policy(**pack_text(sequences, models.device).logprob_arguments, with_entropy=False).logprobs
     sums.add("pretrain_loss", nll)
     return recipe.ppo.pretrain_coef * nll.sum()
 

@@ -17,17 +17,18 @@ CHUNK = 128
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, support):
+    def forward(ctx, hidden, weight, targets, temperature, support, with_entropy):
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
-        entropy, logsumexp = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        logsumexp, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs) if with_entropy else None
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
             logits = _within(_logits(hidden[chunk], weight, temperature), support, at)
             logsumexp[chunk] = logits.logsumexp(-1)
             logprobs[chunk] = logits.gather(-1, targets[chunk, None])[:, 0] - logsumexp[chunk]
-            # H = logsumexp - E[logit]
-            probabilities = (logits - logsumexp[chunk, None]).exp_()
-            entropy[chunk] = logsumexp[chunk] - probabilities.mul_(logits).sum(-1)
+            if entropy is not None:
+                # H = logsumexp - E[logit]
+                probabilities = (logits - logsumexp[chunk, None]).exp_()
+                entropy[chunk] = logsumexp[chunk] - probabilities.mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, logsumexp, entropy)
         ctx.temperature, ctx.support = temperature, support
         ctx.set_materialize_grads(False)  # what is not asked for costs nothing
@@ -38,32 +39,35 @@ class _ChunkedLogProbs(torch.autograd.Function):
     def backward(ctx, grad_logprobs, grad_entropy):
         hidden, weight, targets, logsumexp, entropy = ctx.saved_tensors
         if grad_logprobs is None:
-            grad_logprobs = torch.zeros_like(entropy)
+            grad_logprobs = torch.zeros_like(logsumexp)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
             logits = _within(_logits(hidden[chunk], weight, ctx.temperature), ctx.support, at)
             logits.sub_(logsumexp[chunk, None])
-            entropy_part = None
+            of_entropy = None
             if grad_entropy is not None:
                 # dH/d logit = -p (log p + H)
-                entropy_part = (logits + entropy[chunk, None]).mul_(logits.exp()).mul_(-grad_entropy[chunk, None])
-            grad = logits.exp_().neg_()
-            grad.scatter_add_(1, targets[chunk, None], torch.ones_like(grad[:, :1]))
-            if entropy_part is None:
-                grad.mul_(grad_logprobs[chunk, None] / ctx.temperature)
-            else:
-                grad.mul_(grad_logprobs[chunk, None]).add_(entropy_part).div_(ctx.temperature)
+                of_entropy = (logits + entropy[chunk, None]).mul_(logits.exp())
+                of_entropy.mul_(-grad_entropy[chunk, None] / ctx.temperature)
+            # d log p / d logit = onehot - p, in place: -p everywhere, then 1 - p at the target
+            scale = grad_logprobs[chunk, None] / ctx.temperature
+            grad, target = logits.exp_(), targets[chunk, None]
+            at_target = (1 - grad.gather(1, target)) * scale
+            grad.mul_(-scale).scatter_(1, target, at_target)
+            if of_entropy is not None:
+                grad.add_(of_entropy)
             if grad_hidden is not None:
                 grad_hidden[chunk] = grad.to(hidden.dtype) @ weight.to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight.addmm_(grad.to(weight.dtype).t(), hidden[chunk].to(weight.dtype))
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
-    return (hidden @ weight.to(hidden.dtype).t()).float().div_(temperature)
+    logits = (hidden @ weight.to(hidden.dtype).t()).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 @dataclass(frozen=True)
@@ -98,22 +102,23 @@ def chunked_logprobs(
     targets: torch.Tensor,
     temperature: float = 1.0,
     support: Support | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """log softmax(hidden @ weight.T / temperature) at `targets`, and that distribution's entropy.
+    with_entropy: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """log softmax(hidden @ weight.T / temperature) at `targets`, and that distribution's entropy if it is asked for.
 
     hidden is (positions, hidden_size), weight (vocabulary, hidden_size), targets (positions,); both results are
     (positions,) in float32, in nats; with a `support`, which holds the targets, of the distribution within it.
     Gradients of both reach hidden and weight.
     """
-    return _ChunkedLogProbs.apply(hidden, weight, targets, temperature, support)
+    return _ChunkedLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
 
 
 @dataclass
 class TokenLogProbs:
-    """What a model with log-probabilities returns when it is asked for them: two (positions,) tensors in nats."""
+    """What a model with log-probabilities returns when it is asked for them: (positions,) tensors in nats."""
 
     logprobs: torch.Tensor
-    entropy: torch.Tensor
+    entropy: torch.Tensor | None
 
 
 class _WithLogProbs:
@@ -125,6 +130,7 @@ class _WithLogProbs:
         logprob_positions: torch.Tensor | None = None,
         logprob_targets: torch.Tensor | None = None,
         logprob_support: Support | None = None,
+        with_entropy: bool = True,
         temperature: float = 1.0,
         **kwargs: Any,
     ) -> Any:
@@ -132,7 +138,9 @@ class _WithLogProbs:
             return super().forward(*args, **kwargs)
         hidden = self.base_model(*args, **kwargs).last_hidden_state[0, logprob_positions]
         head = self.get_output_embeddings()
-        return TokenLogProbs(*chunked_logprobs(hidden, head.weight, logprob_targets, temperature, logprob_support))
+        return TokenLogProbs(
+            *chunked_logprobs(hidden, head.weight, logprob_targets, temperature, logprob_support, with_entropy)
+        )
 
 
 def with_logprobs(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:

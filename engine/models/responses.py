@@ -106,13 +106,15 @@ def response_logprobs(
     temperature: float,
     budget: int,
     supports: Sequence[Sequence[array]] | None = None,
+    with_entropy: bool = True,
 ) -> TokenLogProbs:
     """log π(y_t | x, y_<t) of every response token, in order, and the entropies there; `budget` tokens a forward."""
     parts = [
-        model(**row.logprob_arguments, temperature=temperature)
+        model(**row.logprob_arguments, temperature=temperature, with_entropy=with_entropy)
         for row in _packs(prompts, responses, model.device, budget, supports)
     ]
-    return TokenLogProbs(torch.cat([p.logprobs for p in parts]), torch.cat([p.entropy for p in parts]))
+    entropy = torch.cat([p.entropy for p in parts]) if with_entropy else None
+    return TokenLogProbs(torch.cat([p.logprobs for p in parts]), entropy)
 
 
 @torch.no_grad()
@@ -144,7 +146,7 @@ def sequence_nll(model: PreTrainedModel, sequences: Sequence[Tokens], budget: in
     total, tokens = 0.0, 0
     for run in micro_batches([len(s) for s in sequences], budget):
         row = pack_text(sequences[run], model.device)
-        total -= float(model(**row.logprob_arguments).logprobs.sum(dtype=torch.float64))
+        total -= float(model(**row.logprob_arguments, with_entropy=False).logprobs.sum(dtype=torch.float64))
         tokens += len(row.targets)
     return total, tokens
 
