@@ -5,6 +5,7 @@ the gradient (onehot - softmax), and the entropy's beside it where that is asked
 best of those tried for time and memory together.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, temperature, support, with_entropy):
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
         logsumexp, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs) if with_entropy else None
+        logits_of = _projection(hidden, weight, temperature)
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
-            logits = _within(_logits(hidden[chunk], weight, temperature), support, at)
+            logits = _within(logits_of(hidden[chunk]), support, at)
             logsumexp[chunk] = logits.logsumexp(-1)
             logprobs[chunk] = logits.gather(-1, targets[chunk, None])[:, 0] - logsumexp[chunk]
             if entropy is not None:
@@ -42,9 +44,10 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_logprobs = torch.zeros_like(logsumexp)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        logits_of, cast = _projection(hidden, weight, ctx.temperature), weight.to(hidden.dtype)
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
-            logits = _within(_logits(hidden[chunk], weight, ctx.temperature), ctx.support, at)
+            logits = _within(logits_of(hidden[chunk]), ctx.support, at)
             logits.sub_(logsumexp[chunk, None])
             of_entropy = None
             if grad_entropy is not None:
@@ -59,15 +62,25 @@ class _ChunkedLogProbs(torch.autograd.Function):
             if of_entropy is not None:
                 grad.add_(of_entropy)
             if grad_hidden is not None:
-                grad_hidden[chunk] = grad.to(hidden.dtype) @ weight.to(hidden.dtype)
+                grad_hidden[chunk] = grad.to(hidden.dtype) @ cast
             if grad_weight is not None:
                 grad_weight.addmm_(grad.to(weight.dtype).t(), hidden[chunk].to(weight.dtype))
         return grad_hidden, grad_weight, None, None, None, None
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
-    logits = (hidden @ weight.to(hidden.dtype).t()).float()
-    return logits if temperature == 1.0 else logits.div_(temperature)
+def _projection(
+    hidden: torch.Tensor, weight: torch.Tensor, temperature: float
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What makes a chunk's logits, float32, good until it is called again: large blocks of memory are costly to get."""
+    cast, buffer = weight.to(hidden.dtype).t(), None
+    if hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type):
+        buffer = hidden.new_empty(min(CHUNK, len(hidden)), len(weight))
+
+    def logits_of(chunk: torch.Tensor) -> torch.Tensor:
+        logits = (chunk @ cast).float() if buffer is None else torch.mm(chunk, cast, out=buffer[: len(chunk)])
+        return logits if temperature == 1.0 else logits.div_(temperature)
+
+    return logits_of
 
 
 @dataclass(frozen=True)
