@@ -39,8 +39,10 @@ class HeldOut:
         rows = [self.rows[q] for q in mine]
         groups = answers_to(models, recipe, self.rows, mine, STEP, self.end, accelerator, responses=1)
         answers = [answer for (answer,) in groups]
-        ended = [[*row["input_ids"], *a.tokens] for row, a in zip(rows, answers, strict=True) if a.ended]
-        scores = models.scores(ended, recipe.ppo.micro_batch_tokens).double()
+        ended = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer.ended]
+        sequences = [[*row["input_ids"], *answer.tokens] for row, answer in ended]
+        records = [json.loads(row["record"]) for row, _ in ended]
+        scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens).double()
         worth = [self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)] if self.gold else []
         gold = torch.tensor(worth, dtype=torch.float64, device=scores.device)
         count = torch.tensor(float(len(ended)), dtype=torch.float64, device=scores.device)
