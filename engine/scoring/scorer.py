@@ -46,7 +46,8 @@ class RewardModels:
 def together(scores: Sequence[torch.Tensor], std_coef: float) -> torch.Tensor:
     """Mean minus `std_coef` times the deviation (with n, not n - 1) over models, each (sequences,)."""
     stacked = torch.stack(list(scores))
-    return stacked.mean(0) - std_coef * stacked.std(0, correction=0)
+    mean = stacked.mean(0)
+    return mean - std_coef * (stacked - mean).square().mean(0).sqrt()
 
 
 def scores_of(
