@@ -31,7 +31,7 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check drill world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: help setup test check drill bench world tiny base sft pmp rm ppo eval report show merge chat
 .PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
@@ -44,7 +44,7 @@ help:
 	@echo "show     data as a stage sees it         chat     talk to a model"
 	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
 	@echo "merge    adapters into weights"
-	@echo "setup    .venv (others do it too)        test, check"
+	@echo "setup    .venv (others do it too)        test, check, bench"
 	@echo "drill    kill a small PPO run twenty times and compare how it ends"
 
 setup: $(STAMP)
@@ -68,6 +68,9 @@ drill: $(STAMP)
 check: $(STAMP)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+
+bench: $(STAMP)
+	$(PYTHON) -m bench $(ARGS)
 
 # $(call run,STAGE): the recipe is checked without torch first; a launcher would bury its message and its exit code.
 ifdef HARDWARE

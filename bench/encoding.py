@@ -1,21 +1,25 @@
 """Conversations to token ids and labels, beside what trl.SFTTrainer does with the same conversations.
 
-TRL is given them as messages already, its own training chat template of Qwen2.5 and `assistant_only_loss`; it is timed
-from there to a data set with labels, which it keeps on disk, as we do. We read alpaca's records from the file. Both
-work in one process; tokenizers are free to use threads. Neither finds anything prepared earlier.
+TRL is given messages already in memory, its own training chat template of Qwen2.5 and `assistant_only_loss`, and is
+timed from there to a data set with labels; we are timed from the file to rows on disk, the account of them included.
+Both work in one process; tokenizers are free to use threads. Of several times, the first aside, the median counts.
 """
 
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.base import made_base, real
 from bench.race import race
 from bench.row import Figures, Row, compare
 
-NAME, LONGEST = "encoding conversations", 2048
+NAME, LONGEST, TIMES = "encoding conversations", 2048, 5
+# Said in so many words, because the template would put in one of its own.
+SYSTEM = "You are a helpful assistant."
 
 
 def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
@@ -27,7 +31,7 @@ def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
 
 
 def ours(records: str, base: str) -> Figures:
-    """`conversation_rows` of the file."""
+    """`conversation_rows` of the file, nothing of which was prepared before."""
     import datasets
     from transformers import AutoTokenizer
 
@@ -35,47 +39,51 @@ def ours(records: str, base: str) -> Figures:
     from recipes.sections import ChatML, Run
     from sft.recipe import SFT, Data
 
-    recipe = SFT(chatml=ChatML(), data=Data(train=records, max_length=LONGEST), run=Run(dir=""))
+    recipe = SFT(chatml=ChatML(system=SYSTEM), data=Data(train=records, max_length=LONGEST), run=Run(dir=""))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    with tempfile.TemporaryDirectory() as cache:
-        datasets.config.HF_DATASETS_CACHE = cache
-        began = time.perf_counter()
-        made, _ = conversation_rows(records, recipe, tokenizer, key="data.train", max_length=LONGEST)
-        return _rate(made, time.perf_counter() - began)
+
+    def prepare() -> Any:
+        with tempfile.TemporaryDirectory() as cache:
+            datasets.config.HF_DATASETS_CACHE = cache
+            return conversation_rows(records, recipe, tokenizer, key="data.train", max_length=LONGEST)[0]
+
+    return rate(prepare)
 
 
 def trl(records: str, base: str) -> Figures:
     """What the trainer's constructor does with a data set of messages."""
-    from datasets import Dataset
+    import datasets
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
     from trl.chat_template_utils import qwen2_5_chat_template
 
+    datasets.disable_caching()
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = qwen2_5_chat_template
-    messages = Dataset.from_list([{"messages": _messages(record)} for record in json.loads(Path(records).read_text())])
-
-    class Timed(SFTTrainer):
-        def _prepare_dataset(self, *args: Any, **options: Any) -> Dataset:
-            began = time.perf_counter()
-            made = super()._prepare_dataset(*args, **options)
-            self.prepared_in = time.perf_counter() - began
-            return made
-
+    given = [{"messages": messages(record)} for record in json.loads(Path(records).read_text(encoding="utf-8"))]
+    data = datasets.Dataset.from_list(given)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Timed(
+        trainer = SFTTrainer(
             AutoModelForCausalLM.from_pretrained(base),
             SFTConfig(folder, assistant_only_loss=True, max_length=LONGEST, use_cpu=True, bf16=False, report_to="none"),
-            train_dataset=messages,
+            train_dataset=data,
             processing_class=tokenizer,
         )
-    return _rate(trainer.train_dataset, trainer.prepared_in)
+        return rate(lambda: trainer._prepare_dataset(data, tokenizer, trainer.args, False, None, "train"))
 
 
-def _messages(record: dict[str, str]) -> list[dict[str, str]]:
+def messages(record: dict[str, str]) -> list[dict[str, str]]:
+    """An alpaca record as TRL takes it."""
     question = "\n".join(text for text in (record["instruction"], record["input"]) if text)
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": record["output"]}]
+    said = {"system": SYSTEM, "user": question, "assistant": record["output"]}
+    return [{"role": role, "content": text} for role, text in said.items()]
 
 
-def _rate(made: Any, seconds: float) -> Figures:
-    return {"tokens_per_second": sum(map(len, made["input_ids"])) / seconds}
+def rate(prepare: Callable[[], Any]) -> Figures:
+    """Tokens a second of the rows that `prepare` returns."""
+    tokens, seconds = sum(map(len, prepare()["input_ids"])), []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        prepare()
+        seconds.append(time.perf_counter() - began)
+    return {"tokens_per_second": tokens / median(seconds)}

@@ -41,7 +41,7 @@ def alone(function: str, arguments: dict[str, Any]) -> Figures:
 
 
 def _text(figures: Figures) -> str:
-    return ", ".join(f"{value:,.0f} {name.replace('_', ' ')}" for name, value in figures.items())
+    return ", ".join(f"{name} {value:,.0f}" for name, value in figures.items())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A row of the benchmark: what each side did with the same work, the ratio of their rates, and the bar to meet."""
+"""A row of the benchmark: what each side did with the same work, the ratio of their rates, and the bar for it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -46,21 +46,26 @@ def compare(name: str, beside: str, rate: str, ours: Sequence[Figures], theirs: 
 
 def table(rows: Iterable[Row]) -> Table:
     """All rows; a figure besides the rate (`peak_mib`, say) stands on a line of its own."""
-    shown = Table(title="median over the rounds; in brackets the least and the greatest ratio", title_justify="left")
-    for title in ("", "beside", "ours", "theirs", "ratio", "bar"):
-        shown.add_column(title, justify="left" if title in ("", "beside") else "right")
+    shown = Table(title="medians over the rounds; in brackets the least and the greatest ratio", title_justify="left")
+    shown.add_column("")
+    for title in ("ours", "theirs", "ratio", "bar"):
+        shown.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         ratio = f"{row.ratio:.2f} ({min(row.ratios):.2f}..{max(row.ratios):.2f})"
         bar = f"{row.bar:g} {'met' if row.met else 'NOT MET'}"
-        shown.add_row(row.name, row.beside, *_pair(row, row.rate), ratio, bar)
+        shown.add_row(f"{row.name}: {_words(row.rate)}", *_pair(row, row.rate), ratio, bar)
         for name in row.ours.keys() - {row.rate}:
-            shown.add_row("", "", *_pair(row, name), f"{row.ours[name] / row.theirs[name]:.2f}", "")
+            shown.add_row(f"  {_words(name)}", *_pair(row, name), f"{row.ours[name] / row.theirs[name]:.2f}", "")
+        shown.add_row(f"  beside {row.beside}", "", "", "", "", end_section=True)
     return shown
 
 
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _pair(row: Row, name: str) -> tuple[str, str]:
-    words = name.replace("_", " ")
-    return f"{row.ours[name]:,.0f} {words}", f"{row.theirs[name]:,.0f} {words}"
+    return f"{row.ours[name]:,.0f}", f"{row.theirs[name]:,.0f}"
 
 
 def _medians(rounds: Sequence[Figures]) -> Figures:

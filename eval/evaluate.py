@@ -25,11 +25,11 @@ from engine.models.sampling import Response, sample
 from engine.run import durable
 from engine.run.console import Steps
 from engine.run.folder import RunFolder
+from engine.run.gold import Gold, load_gold
 from eval.bench import BUDGET, Bench, set_up
-from eval.gold import Gold, load_gold
 from eval.recipe import Eval
 from eval.stages import seconds_by_stage
-from eval.summary import summarise
+from eval.summary import MEASURED, summarise
 from eval.table import closing_table
 from recipes.scoring import Scoring
 
@@ -57,7 +57,7 @@ class Findings:
 def evaluate(recipe: Eval) -> None:
     """Run every measure that the recipe names; write summary.json, samples.jsonl and pairs.jsonl; print a table."""
     began, folder = time.perf_counter(), RunFolder(recipe, repeatable=True)
-    gold = load_gold(recipe.eval.gold) if recipe.eval.gold else None
+    gold = load_gold(recipe.eval.gold, "eval.gold", MEASURED) if recipe.eval.gold else None
     bench, found = set_up(recipe, folder), Findings()
     reward_models = bench.reward_models()
     # PPO first: its answers have to be there when SFT, its reference, is asked how likely they are.

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from eval.statistics import mean
-from eval.summary import PART_NAMES, Answer, Sample
+from eval.summary import Answer, Sample
 
 
 @dataclass(frozen=True)
@@ -11,16 +10,6 @@ class Excerpts:
     rule: str
     """how they were chosen, for the reader"""
     samples: list[Sample]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Figures of the prompts whose records name one task."""
-
-    name: str
-    prompts: int
-    figures: dict[str, dict[str, float]]
-    """policy -> gold's parts"""
 
 
 def excerpts(samples: list[Sample], count: int) -> Excerpts:
@@ -55,20 +44,3 @@ def value(answer: Answer) -> float:
         return answer["gold"]["gold"]
     # Finite, because differences are taken.
     return -1e9 if answer["score"] is None else answer["score"]
-
-
-def by_task(samples: list[Sample]) -> list[Task]:
-    """Gold's parts by task, the commonest task first; none where the records name no tasks or there is no gold."""
-    if not all("gold" in s["answers"]["sft"][0] and isinstance(s["record"].get("task"), str) for s in samples):
-        return []
-    names = [sample["record"]["task"] for sample in samples]
-    tasks = []
-    for name in sorted(set(names), key=lambda name: (-names.count(name), name)):
-        mine = [sample["answers"] for sample in samples if sample["record"]["task"] == name]
-        tasks.append(Task(name, len(mine), {policy: parts([a[policy][0] for a in mine]) for policy in mine[0]}))
-    return tasks
-
-
-def parts(answers: list[Answer]) -> dict[str, float]:
-    """Means of gold's parts."""
-    return {PART_NAMES.get(part, part): mean([a["gold"][part] for a in answers]) for part in answers[0]["gold"]}

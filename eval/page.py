@@ -14,16 +14,17 @@ import jinja2
 from engine.models.tokenizer import load_tokenizer
 from engine.run import durable, metrics
 from engine.run.folder import RunError
+from engine.run.gold import load_gold
 from eval.conversation import Piece, first_conversation
 from eval.drawing import PALETTE, Plot, style
-from eval.excerpts import by_task, excerpts
-from eval.gold import load_gold
+from eval.excerpts import excerpts
 from eval.headlines import accuracies, headlines, verdict
 from eval.plots import ppo_plots, stage_plots
 from eval.quality_plots import gold_plots, length_plot
 from eval.recipe import Eval
 from eval.stages import Stage, stages
-from eval.table import COLUMNS, columns, lines
+from eval.summary import MEASURED
+from eval.table import COLUMNS, columns, lines, task_columns, task_lines
 from eval.trust import warnings
 from eval.trust_plots import trust_plots
 from recipes import RecipeError
@@ -53,6 +54,7 @@ def write_report(recipe: Eval) -> None:
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for plot in (plot for drawn in groups.values() for plot in drawn):
         plot.save(folder / "plots")
+    tasks = task_lines(summary)
     page = template().render(
         folder=folder,
         palette=PALETTE,
@@ -61,7 +63,9 @@ def write_report(recipe: Eval) -> None:
         headlines=list(headlines(summary)),
         columns={column: COLUMNS[column] for column in columns(summary)},
         lines=list(lines(summary)),
-        tasks=by_task(samples),
+        tasks=tasks,
+        task_columns=task_columns(tasks),
+        names=COLUMNS,
         accuracies=list(accuracies(summary)),
         warnings=list(warnings(summary.get("reward_models", {}))),
         groups=groups,
@@ -87,7 +91,7 @@ def draw(
     summary: dict[str, Any],
 ) -> dict[str, list[Plot]]:
     """The plots by section."""
-    gold = load_gold(recipe.eval.gold) if recipe.eval.gold else None
+    gold = load_gold(recipe.eval.gold, "eval.gold", MEASURED) if recipe.eval.gold else None
     ppo = known.get("ppo")
     return {
         "Does the reward mean quality?": [

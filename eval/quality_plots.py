@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatml import END_OF_TEXT, IM_END
+from engine.run.gold import Gold
 from eval.drawing import BLUE, INK, ORANGE, Plot, binned_mean, canvas, curve, legend
-from eval.gold import Gold
 from eval.plots import series, shade_warmup
 from eval.stages import Stage
 from eval.statistics import best_of_kl, expected_best_of, mean

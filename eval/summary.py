@@ -44,20 +44,42 @@ def summarise(
 
 
 def of_samples(samples: list[Sample], seed: int) -> dict[str, Any]:
-    """Figures of every policy's answers, and of PPO against SFT."""
-    answers = {policy: [sample["answers"][policy][0] for sample in samples] for policy in samples[0]["answers"]}
+    """Figures of every policy's answers, of PPO against SFT, and by task."""
     figures: dict[str, Any] = {"prompts": len(samples)}
-    if "gold" in answers["sft"][0]:
-        figures["gold_parts"] = [PART_NAMES.get(part, part) for part in answers["sft"][0]["gold"]]
-    if len(samples[0]["answers"]["sft"]) > 1:
-        figures["best_of_n"] = len(samples[0]["answers"]["sft"])
-        answers["best_of_n"] = [best_of(sample["answers"]["sft"]) for sample in samples]
-    for policy in ("sft", "best_of_n", "ppo"):
-        if policy in answers:
-            figures |= {f"{name}_{policy}": value for name, value in of_answers(answers[policy]).items()}
-    if "ppo" in answers:
-        figures |= of_policies(answers["sft"], answers["ppo"], seed)
+    first = samples[0]["answers"]["sft"]
+    if "gold" in first[0]:
+        figures["gold_parts"] = [PART_NAMES.get(part, part) for part in first[0]["gold"]]
+    if len(first) > 1:
+        figures["best_of_n"] = len(first)
+    figures |= of_each_policy(samples)
+    if "ppo" in samples[0]["answers"]:
+        sft, ppo = ([sample["answers"][policy][0] for sample in samples] for policy in ("sft", "ppo"))
+        figures |= of_both_policies(sft, ppo, seed)
+    if tasks := by_task(samples):
+        figures["tasks"] = {task: {"prompts": len(mine)} | of_each_policy(mine) for task, mine in tasks.items()}
     return figures
+
+
+def of_each_policy(samples: list[Sample]) -> dict[str, float | None]:
+    """The figures of `of_answers` for SFT, best of n and PPO, each with its policy behind its name."""
+    answers = {policy: [sample["answers"][policy][0] for sample in samples] for policy in samples[0]["answers"]}
+    if len(samples[0]["answers"]["sft"]) > 1:
+        answers["best_of_n"] = [best_of(sample["answers"]["sft"]) for sample in samples]
+    return {
+        f"{name}_{policy}": value
+        for policy in ("sft", "best_of_n", "ppo")
+        if policy in answers
+        for name, value in of_answers(answers[policy]).items()
+    }
+
+
+def by_task(samples: list[Sample]) -> dict[str, list[Sample]]:
+    """Task -> its samples, the commonest task first; nothing unless every record names its task."""
+    names = [sample["record"].get("task") for sample in samples]
+    if not all(isinstance(name, str) for name in names):
+        return {}
+    ordered = sorted(set(names), key=lambda name: (-names.count(name), name))
+    return {task: [sample for sample, name in zip(samples, names, strict=True) if name == task] for task in ordered}
 
 
 def best_of(answers: list[Answer]) -> Answer:
@@ -88,7 +110,7 @@ def of_answers(answers: list[Answer]) -> dict[str, float | None]:
     }
 
 
-def of_policies(sft: list[Answer], ppo: list[Answer], seed: int) -> dict[str, Any]:
+def of_both_policies(sft: list[Answer], ppo: list[Answer], seed: int) -> dict[str, Any]:
     """PPO against SFT on the same prompts: difference in gold with its interval, win rate, KL."""
     figures: dict[str, Any] = {}
     if "gold" in sft[0]:

@@ -37,6 +37,14 @@ class Line:
     """column -> text, in COLUMNS' order; empty where there is none"""
 
 
+@dataclass(frozen=True)
+class TaskLine:
+    task: str
+    prompts: int
+    cells: dict[tuple[str, str], str]
+    """(figure's label, column) -> text"""
+
+
 GOLD = (
     Figure("gold", "gold score", "how good the answers really are, by a scorer that training never sees", decimals(2)),
     Figure("accuracy", "right answers", "gold's part for being correct", percent),
@@ -70,6 +78,29 @@ def columns(summary: dict[str, Any]) -> list[str]:
     return [column for column in COLUMNS if any(line.cells[column] for line in lines(summary))]
 
 
+def task_lines(summary: dict[str, Any]) -> list[TaskLine]:
+    """Every task's gold score and right answers; without gold, the reward model's score."""
+    figures = GOLD[:2] if "gold_sft" in summary else OTHERS[:1]
+    return [
+        TaskLine(
+            task,
+            of_task["prompts"],
+            {
+                (figure.label, column): figure.show(value)
+                for figure in figures
+                for column in COLUMNS
+                if (value := of_task.get(f"{figure.name}_{column}")) is not None
+            },
+        )
+        for task, of_task in summary.get("tasks", {}).items()
+    ]
+
+
+def task_columns(lines: list[TaskLine]) -> list[tuple[str, str]]:
+    """(figure's label, column) of all that any task has, in order."""
+    return list(dict.fromkeys(cell for line in lines for cell in line.cells))
+
+
 def closing_table(summary: dict[str, Any]) -> Group:
     """What a person sees at the end of an evaluation."""
     if "prompts" not in summary:
@@ -82,7 +113,27 @@ def closing_table(summary: dict[str, Any]) -> Group:
     for line in lines(summary):
         table.add_row(line.figure.label, *(line.cells[column] for column in shown))
     models = summary.get("reward_models", {})
-    return Group(table, *([reward_table(models)] if models else []), *remarks(summary), *warnings(models))
+    return Group(
+        table,
+        *by_task(summary),
+        *([reward_table(models)] if models else []),
+        *remarks(summary),
+        *warnings(models),
+    )
+
+
+def by_task(summary: dict[str, Any]) -> Iterator[Table]:
+    """A table with a line a task, where the records name tasks."""
+    lines = task_lines(summary)
+    cells = [cell for cell in task_columns(lines) if cell[1] != "best_of_n"]  # which would not fit; the report has it
+    if cells:
+        table = Table(title="by task", title_justify="left")
+        table.add_column("", no_wrap=True)
+        for header in ("prompts", *(f"{figure}, {COLUMNS[column]}" for figure, column in cells)):
+            table.add_column(header, justify="right")
+        for line in lines:
+            table.add_row(line.task, f"{line.prompts:,}", *(line.cells.get(cell, "") for cell in cells))
+        yield table
 
 
 def reward_table(models: dict[str, dict[str, Any]]) -> Table:

@@ -1,13 +1,15 @@
-"""From scores and log-probabilities to advantages: penalised rewards, GAE, whitening, the running mean of scores.
+"""From scores to advantages: penalised rewards, GAE, baselines of a query's group, whitening, the running mean.
 
 Tensors are (batch, time), a row a response; `mask` is true at response tokens, the end token included, and they stand
 first in their row. What lies outside the mask takes no part in anything and comes out as 0.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
+Advantage = Literal["gae", "rloo", "grpo"]
 # Sums a tensor over all processes; with one process it changes nothing.
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -15,8 +17,8 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 def penalised_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
     """R_t = -kl_coef kl_t, and the (batch,) score on top at the last response token.
 
-    kl is log π_old - log π_ref per token, (batch, time). The report states the coefficient, 0.04 (3.2.2), not where the
-    penalty falls; per token, with this plain estimator, is our choice.
+    kl is an estimate per token, (batch, time). The report states the coefficient, 0.04 (3.2.2), not where the penalty
+    falls; per token, with the plain estimator log π_old - log π_ref, is our choice.
     """
     rewards = torch.where(mask, -kl_coef * kl, 0.0)
     rewards[torch.arange(len(mask)), mask.sum(1) - 1] += scores
@@ -41,6 +43,22 @@ def gae(
         following = values[:, t]
         advantages[:, t] = running
     return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, responses: int, kind: Advantage) -> torch.Tensor:
+    """What a response earned beyond its query's others, the same at each of its tokens; no value model is needed.
+
+    A query's `responses` stand side by side; R is the sum of a response's rewards, KL penalty included. `rloo`: R minus
+    the mean of the others (Ahmadian et al. 2024). `grpo`: (R - mean) / (deviation + 1e-4) of all, the deviation with
+    n - 1 (Shao et al. 2024; there the penalty is a loss of its own, here it is part of R).
+    """
+    total = rewards.sum(1).view(-1, responses)
+    mean = total.mean(1, keepdim=True)
+    if kind == "rloo":
+        gained = (total - mean) * responses / (responses - 1)
+    else:
+        gained = (total - mean) / (total.std(1, keepdim=True) + 1e-4)
+    return torch.where(mask, gained.view(-1, 1), 0.0)
 
 
 def whiten(advantages: torch.Tensor, mask: torch.Tensor, reduce: Reduce) -> torch.Tensor:

@@ -7,12 +7,17 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ppo.advantages import Reduce, ScoreNormaliser
+from ppo.kl import kl_estimate
 from ppo.rollout import Judged, Rollout
+
+# Characters of a prompt on the console.
+PROMPT_SHOWN = 300
 
 
 def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduce: Reduce) -> dict[str, float]:
     """Global means over this step's responses or their tokens, from before its updates."""
     mask, kl = judged.mask, judged.old_logprobs - judged.ref_logprobs
+    k2, k3 = (kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind) for kind in ("k2", "k3"))
     returns = judged.returns[mask]
     error = (judged.returns - judged.old_values)[mask]
     lengths = mask.sum(1).float()
@@ -20,10 +25,10 @@ def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduc
         [torch.as_tensor(value, device=mask.device).float() for value in (
             len(mask), mask.sum(), len(judged.raw_scores), judged.raw_scores.sum(), judged.scores.sum(),
             kl.sum(), judged.entropy.sum(), lengths.sum(), returns.sum(), (returns**2).sum(),
-            error.sum(), (error**2).sum(), judged.old_values.sum(),
+            error.sum(), (error**2).sum(), judged.old_values.sum(), k2.sum(), k3.sum(),
         )]
     )  # fmt: skip
-    (responses, tokens, ended, score, normalised, kl_sum, entropy, length, g, g2, e, e2, v) = reduce(
+    (responses, tokens, ended, score, normalised, kl_sum, entropy, length, g, g2, e, e2, v, k2_sum, k3_sum) = reduce(
         sums.double()
     ).tolist()
     variance = g2 / tokens - (g / tokens) ** 2
@@ -32,6 +37,8 @@ def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduc
         "normalised_score": normalised / responses,
         "running_mean": normaliser.mean,
         "kl": kl_sum / responses,
+        "kl_k2": k2_sum / responses,
+        "kl_k3": k3_sum / responses,
         "entropy": entropy / tokens,
         "response_tokens": length / responses,
         "without_end": 1 - ended / responses,
@@ -41,6 +48,17 @@ def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduc
         "responses": responses,
         "tokens": tokens,
     }
+
+
+def as_text(samples: list[dict[str, Any]]) -> str:
+    """Samples for the console: of a long prompt the end, which the answer follows."""
+    lines = []
+    for sample in samples:
+        prompt = sample["prompt"]
+        shown = prompt if len(prompt) <= PROMPT_SHOWN else f"… {prompt[-PROMPT_SHOWN:]}"
+        lines.append(f"  score {sample['score']:.3g}, kl {sample['kl']:.3g}")
+        lines += [f"  | {line}" for line in f"{shown}{sample['response']}".splitlines()]
+    return "\n".join(lines)
 
 
 def some_samples(

@@ -26,8 +26,9 @@ class Models:
 
     policy: torch.nn.Module
     policy_optimizer: torch.optim.Optimizer
-    value: torch.nn.Module
-    value_optimizer: torch.optim.Optimizer
+    value: torch.nn.Module | None
+    """None where advantages are measured against a query's other responses"""
+    value_optimizer: torch.optim.Optimizer | None
     reference: PreTrainedModel
     scorer: Scorer
     """reward models, or what stands in their place"""
@@ -38,13 +39,15 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = recipe.reward.paths
     policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
-    value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
     rewards = [load_scalar(path, model, tokenizer, trained=False, device=device) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
-    prepared_policy = accelerator.prepare(policy, adamw(policy, recipe, recipe.ppo.policy_learning_rate))
-    prepared_value = accelerator.prepare(value, adamw(value, recipe, recipe.ppo.value_learning_rate))
+    prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
+    prepared_value = (None, None)
+    if recipe.ppo.advantage == "gae":
+        value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
+        prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, trained=False, device=device)
     scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
     if not paths:
@@ -57,6 +60,15 @@ def load_value(paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBas
     if paths:
         return load_scalar(paths[0], model, tokenizer, trained=True)
     return new_scalar(model.path, model, tokenizer, seed).train()
+
+
+def prepare(
+    model: PreTrainedModel, recipe: PPO, learning_rate: float, accelerator: Accelerator
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A model to be trained, wrapped, with its optimiser."""
+    if recipe.ppo.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return accelerator.prepare(model, adamw(model, recipe, learning_rate))
 
 
 def same_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from recipes.data import Data, named_sources
 from recipes.schema import Recipe, RecipeError, Section, number, show
-from recipes.scoring import Scoring
+from recipes.scoring import Scoring, check_function
 from recipes.sections import ChatML, Model, Run, Sampling, model_inputs
 
 
@@ -18,10 +18,28 @@ class PPOData(Data):
     """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
     pretrain: Any = named_sources()
     """plain text for the pretrained gradient"""
+    heldout: Any = named_sources()
+    """prompts that are never trained on: their answers' score, and gold where watch.gold is given, is measured"""
     max_prompt_tokens: int = number(1024, least=16)
     """tokens in a prompt, the opening of the answer included"""
     pretrain_length: int = number(512, least=16)
     """tokens in a piece of pretraining text"""
+
+
+@dataclass(frozen=True)
+class Watch(Section):
+    gold: str | None = None
+    """function that knows how good an answer is, "module:function"; measured on data.heldout, and never learnt from"""
+    every: int = number(10, least=1)
+    """steps from one measurement on data.heldout to the next"""
+    show_samples_every: int = number(20, least=0)
+    """steps from one look at two answers on the console to the next; 0 shows none"""
+    kl: float = number(30.0, above=0)
+    """nats a response beyond which a warning is given"""
+
+    def check(self, key: str) -> None:
+        if self.gold is not None:
+            check_function(self.gold, f"{key}.gold")
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,14 @@ class Algorithm(Section):
     """tokens that go through a model at once; changes memory and speed, not the result"""
     kl_coef: float = number(0.04, least=0)
     """beta: weight of the KL penalty against the reference policy, per token (report, 3.2.2: 0.04)"""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """of the penalty, with d = log π_old - log π_ref: d; d²/2; exp(-d) - 1 + d"""
+    kl_target: float | None = number(None, above=0)
+    """nats a response that kl_coef is made to follow from then on; empty keeps it constant"""
+    kl_horizon: int = number(10000, least=1)
+    """responses in which kl_coef follows: it changes by at most 20 % in this many"""
+    target_approx_kl: float | None = number(None, above=0)
+    """a minibatch whose approx_kl is beyond this ends the policy's updates of the step, its own included"""
     clip: float = number(0.2, above=0)
     """epsilon: how far the probability ratio may move from 1 before its gain is cut"""
     value_clip: float = number(0.15, above=0)
@@ -50,8 +76,16 @@ class Algorithm(Section):
     """discount of later rewards"""
     lam: float = number(0.95, least=0, most=1)
     """lambda of generalised advantage estimation"""
+    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    """gae needs the value model; rloo and grpo measure a response against the others to its query instead"""
     whiten_advantages: bool = True
     """advantages of a rollout batch get mean 0 and variance 1"""
+    advantage_clip: float | None = number(None, above=0)
+    """advantages, whitened or not, are kept within plus and minus this"""
+    loss_mean: Literal["token", "sequence"] = "token"
+    """whether every token of a minibatch counts the same in its losses, or every response"""
+    entropy_coef: float = number(0.0, least=0)
+    """weight of the policy's entropy, which is raised"""
     reward_normalisation: Literal["mean", "mean_std", "none"] = "mean"
     """what the running statistics of scores do to a score (report, 3.2.2: the running mean)"""
     pretrain_coef: float = number(0.1, least=0)
@@ -60,10 +94,20 @@ class Algorithm(Section):
     """pretraining tokens for each PPO token (report, 3.2.2: "much more")"""
     missing_end_penalty: float = number(1.0, least=0)
     """an answer that was cut off scores minus this; the reward model is not asked"""
+    reward_clip: float | None = number(None, above=0)
+    """normalised scores are kept within plus and minus this"""
+    length_penalty: float = number(0.0, least=0)
+    """what each token of an answer beyond `length_free` takes from its score"""
+    length_free: int = number(0, least=0)
+    """tokens of an answer that cost nothing"""
     policy_learning_rate: float = number(1e-6, above=0)
     """report, 3.2.2: 1e-6"""
     value_learning_rate: float = number(5e-6, above=0)
     """report, 3.2.2: 5e-6"""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """how both learning rates go on after the warm-up: stay, or fall to 0 after the last step"""
+    warmup_steps: int = number(0, least=0)
+    """steps over which a learning rate rises; the policy's begin after value_warmup_steps"""
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """of AdamW, as in the report's other stages"""
     adam_epsilon: float = number(1e-8, above=0)
@@ -72,8 +116,12 @@ class Algorithm(Section):
     """of AdamW"""
     max_grad_norm: float = number(1.0, above=0)
     """gradients longer than this are shortened to it"""
+    gradient_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, a third more time"""
     log_samples: int = number(4, least=0)
-    """answers of each step that go into samples.jsonl"""
+    """answers of a step that go into samples.jsonl"""
+    log_samples_every: int = number(1, least=1)
+    """steps from one look into samples.jsonl to the next"""
 
     def check(self, key: str) -> None:
         if self.value_warmup_steps > self.steps:
@@ -88,6 +136,17 @@ class Algorithm(Section):
                 f"{key}.minibatches is {self.minibatches}, which does not divide the {responses} responses of a step; "
                 f"change it, {key}.queries_per_step or {key}.responses_per_query",
                 key=f"{key}.minibatches",
+            )
+        if self.advantage != "gae" and self.responses_per_query < 2:
+            raise RecipeError(
+                f"{key}.advantage={self.advantage} compares the responses to a query, of which there is one; "
+                f"raise {key}.responses_per_query",
+                key=f"{key}.advantage",
+            )
+        if self.advantage != "gae" and self.value_warmup_steps:
+            raise RecipeError(
+                f"{key}.advantage={self.advantage} has no value model to warm up; set {key}.value_warmup_steps=0",
+                key=f"{key}.value_warmup_steps",
             )
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise RecipeError(
@@ -104,6 +163,7 @@ class PPO(Recipe):
     data: PPOData = field(default_factory=PPOData)
     sampling: Sampling = field(default_factory=Sampling)
     ppo: Algorithm = field(default_factory=Algorithm)
+    watch: Watch = field(default_factory=Watch)
     run: Run = field(default_factory=Run)
 
     def check(self, key: str) -> None:
@@ -112,6 +172,12 @@ class PPO(Recipe):
                 f"ppo.pretrain_coef is {self.ppo.pretrain_coef}, but there is no pretraining text; "
                 "give data.pretrain, or set ppo.pretrain_coef=0",
                 key="ppo.pretrain_coef",
+            )
+
+        if self.watch.gold is not None and self.data.heldout is None:
+            raise RecipeError(
+                f"watch.gold is {self.watch.gold}, but there is nothing to measure on; give data.heldout",
+                key="watch.gold",
             )
 
     def inputs(self) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,10 @@ from engine.data.order import stream
 from engine.models.responses import response_logprobs, response_values
 from engine.models.sampling import Response, sample
 from engine.run.folder import RunError
-from ppo.advantages import Reduce, ScoreNormaliser, gae, penalised_rewards, whiten
+from ppo.advantages import Reduce, ScoreNormaliser, gae, group_advantages, penalised_rewards, whiten
+from ppo.kl import kl_estimate
 from ppo.models import Models
-from ppo.recipe import PPO
+from ppo.recipe import PPO, Algorithm
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Judged:
     raw_scores: torch.Tensor
     """(finished responses,) the reward model's, before normalisation"""
     scores: torch.Tensor
-    """(batch,) normalised, the penalty where there is no end token"""
+    """(batch,) normalised, the penalty where there is no end token, clipped, less what length costs"""
     advantages: torch.Tensor
-    """whitened, if the recipe says so"""
+    """whitened and clipped, if the recipe says so"""
     returns: torch.Tensor
 
 
@@ -81,25 +82,45 @@ def roll(
     accelerator: Accelerator,
 ) -> Rollout:
     """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`)."""
+    responses = recipe.ppo.responses_per_query
+    answers = answers_to(models, recipe, prompts, queries, step, end, accelerator, responses)
+    rows = [row for q in queries for row in [prompts[q]] * recipe.ppo.responses_per_query]
+    return Rollout(rows, [response for group in answers for response in group])
+
+
+def answers_to(
+    models: Models,
+    recipe: PPO,
+    prompts: Sequence[dict[str, Any]],
+    queries: list[int],
+    step: int,
+    end: int,
+    accelerator: Accelerator,
+    responses: int,
+) -> list[list[Response]]:
+    """The policy's answers, `responses` to each query, in the queries' order."""
     policy = accelerator.unwrap_model(models.policy)
     with accelerator.autocast():
-        answers = sample(
+        return sample(
             policy,
             [prompts[q]["input_ids"] for q in queries],
             recipe.sampling,
-            responses=recipe.ppo.responses_per_query,
+            responses=responses,
             end=end,
             stops=policy.generation_config.eos_token_id,
             seed=recipe.run.seed,
             step=step,
             query_ids=queries,
         )
-    rows = [row for q in queries for row in [prompts[q]] * recipe.ppo.responses_per_query]
-    return Rollout(rows, [response for group in answers for response in group])
 
 
-def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormaliser, reduce: Reduce) -> Judged:
-    """Old and reference log-probabilities, values and scores; from them rewards, advantages and returns."""
+def judge(
+    models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormaliser, kl_coef: float, reduce: Reduce
+) -> Judged:
+    """Old and reference log-probabilities, values and scores; from them rewards, advantages and returns.
+
+    Without a value model values are 0.
+    """
     ppo, device = recipe.ppo, models.reference.device
     prompts, tokens, mask = rollout.prompts, rollout.tokens, rollout.mask.to(device)
     budget, temperature = ppo.micro_batch_tokens, recipe.sampling.temperature
@@ -109,7 +130,9 @@ def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormal
 
     old = response_logprobs(models.policy, prompts, tokens, temperature, budget)
     reference = padded(response_logprobs(models.reference, prompts, tokens, temperature, budget).logprobs)
-    values = padded(response_values(models.value, prompts, tokens, budget))
+    values = torch.zeros_like(reference)
+    if models.value is not None:
+        values = padded(response_values(models.value, prompts, tokens, budget))
     old_logprobs = padded(old.logprobs)
 
     refuse_not_finite(
@@ -124,11 +147,24 @@ def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormal
     scores = torch.full((len(prompts),), -ppo.missing_end_penalty, device=device)
     scores[ended] = normaliser(raw_scores).to(scores.dtype)
 
-    rewards = penalised_rewards(scores, old_logprobs - reference, mask, ppo.kl_coef)
+    scores = shaped(scores, mask.sum(1), ppo)
+
+    rewards = penalised_rewards(scores, kl_estimate(old_logprobs, reference, ppo.kl_estimator), mask, kl_coef)
     advantages, returns = gae(rewards, values, mask, ppo.gamma, ppo.lam)
+    if ppo.advantage != "gae":
+        advantages = group_advantages(rewards, mask, ppo.responses_per_query, ppo.advantage)
     if ppo.whiten_advantages:
         advantages = whiten(advantages, mask, reduce)
+    if ppo.advantage_clip is not None:
+        advantages = advantages.clamp(-ppo.advantage_clip, ppo.advantage_clip)
     return Judged(mask, old_logprobs, reference, padded(old.entropy), values, raw_scores, scores, advantages, returns)
+
+
+def shaped(scores: torch.Tensor, lengths: torch.Tensor, ppo: Algorithm) -> torch.Tensor:
+    """(batch,) scores, clipped, then less what the response's tokens cost; both are off by default."""
+    if ppo.reward_clip is not None:
+        scores = scores.clamp(-ppo.reward_clip, ppo.reward_clip)
+    return scores - ppo.length_penalty * (lengths - ppo.length_free).clamp(min=0)
 
 
 def refuse_not_finite(measured: dict[str, torch.Tensor], way_out: str) -> None:

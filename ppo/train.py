@@ -20,14 +20,21 @@ from engine.models.loading import save_model
 from engine.models.tokenizer import load_tokenizer
 from engine.run import devices
 from engine.run.folder import RunFolder
+from engine.run.gold import load_gold
 from engine.run.loop import Loop
 from ppo.advantages import ScoreNormaliser
-from ppo.measure import measure, some_samples
+from ppo.heldout import HeldOut
+from ppo.kl import KLCoefficient
+from ppo.measure import as_text, measure, some_samples
 from ppo.models import load_models
 from ppo.pretrain import PretrainStream
 from ppo.recipe import PPO
 from ppo.rollout import judge, queries_at, roll
 from ppo.update import update
+from ppo.watch import warnings_of
+
+# What a person watches, a column each.
+SHOWN = ("score", "kl", "response_tokens", "entropy", "sample_seconds", "score_seconds", "learn_seconds")
 
 
 def train(recipe: PPO) -> None:
@@ -35,42 +42,60 @@ def train(recipe: PPO) -> None:
     folder = RunFolder(recipe)
     accelerator = devices.start(recipe.run.seed, recipe.model, recipe.run.report_to, recipe.run.dir)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-    prompts, pretrain = load_data(recipe, tokenizer, folder)
+    prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
     models = load_models(recipe, tokenizer, accelerator)
     normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)
+    kl_coef = KLCoefficient(recipe.ppo.kl_coef, recipe.ppo.kl_target, recipe.ppo.kl_horizon)
     end = control(tokenizer).im_end
 
     def reduce(value: torch.Tensor) -> torch.Tensor:
         return accelerator.reduce(value, "sum")
 
-    run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, *([pretrain] if pretrain else [])])
+    run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, kl_coef, *([pretrain] if pretrain else [])])
     for step in run.steps(recipe.ppo.steps):
         queries = queries_at(recipe, step, len(prompts), accelerator)
         with run.timed("sample_seconds"):
             rollout = roll(models, recipe, prompts, queries, step, end, accelerator)
         with run.timed("score_seconds"):
-            judged = judge(models, recipe, rollout, normaliser, reduce)
+            judged = judge(models, recipe, rollout, normaliser, kl_coef.value, reduce)
         with run.timed("learn_seconds"):
             learnt = update(models, recipe, rollout, judged, pretrain, step, accelerator)
-        run.log(measure(rollout, judged, normaliser, reduce) | learnt, ("score", "kl", "response_tokens", "entropy"))
-        run.keep_samples(some_samples(rollout, judged, tokenizer, recipe.ppo.log_samples))
-    policy, value = accelerator.unwrap_model(models.policy), accelerator.unwrap_model(models.value)
-    run.keep_model("model", lambda path: save_model(policy, tokenizer, path))
-    run.keep_model("value", lambda path: save_model(value, tokenizer, path))
+        seen = measure(rollout, judged, normaliser, reduce) | {"kl_coef": kl_coef.value}
+        kl_coef.update(seen["kl"], seen["responses"])
+        if heldout is not None and heldout.due(recipe, step):
+            with run.timed("heldout_seconds"):
+                seen |= heldout.measure(models, recipe, accelerator)
+        run.log(seen | learnt, SHOWN)
+        run.warn(lambda rows: warnings_of(rows, recipe))
+        if step % recipe.ppo.log_samples_every == 0:
+            run.keep_samples(some_samples(rollout, judged, tokenizer, recipe.ppo.log_samples))
+        if recipe.watch.show_samples_every and step % recipe.watch.show_samples_every == 0:
+            run.show(f"two answers of step {step}:\n{as_text(some_samples(rollout, judged, tokenizer, 2))}")
+    for name, model in (("model", models.policy), ("value", models.value)):
+        if model is not None:
+            plain = accelerator.unwrap_model(model)
+            run.keep_model(name, lambda path, plain=plain: save_model(plain, tokenizer, path))
     run.finish()
 
 
 def load_data(
     recipe: PPO, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
-) -> tuple[Dataset, PretrainStream | None]:
-    """Prompt rows and, where the recipe names pretraining text, the stream of it."""
+) -> tuple[Dataset, PretrainStream | None, HeldOut | None]:
+    """Prompt rows and, where the recipe names them, the stream of pretraining text and the held-out prompts."""
     data = recipe.data
-    asked = prompt_rows(
-        data.sources("prompts"), recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens
-    )
-    prompts = folder.keep_report("prompts", *asked)
+
+    def asked(name: str) -> Dataset:
+        read = prompt_rows(
+            data.sources(name), recipe, tokenizer, key=f"data.{name}", max_prompt_tokens=data.max_prompt_tokens
+        )
+        return folder.keep_report(name, *read)
+
+    prompts, heldout = asked("prompts"), None
+    if data.heldout is not None:
+        gold = load_gold(recipe.watch.gold, "watch.gold") if recipe.watch.gold else None
+        heldout = HeldOut(list(asked("heldout")), gold, tokenizer, control(tokenizer).im_end)
     if data.pretrain is None:
-        return prompts, None
+        return prompts, None, heldout
     read = text_rows(data.sources("pretrain"), recipe, tokenizer, key="data.pretrain", max_length=data.pretrain_length)
     texts = folder.keep_report("pretrain", *read)
-    return prompts, PretrainStream(texts, recipe.run.seed, recipe.ppo.pretrain_ratio)
+    return prompts, PretrainStream(texts, recipe.run.seed, recipe.ppo.pretrain_ratio), heldout

@@ -18,8 +18,9 @@ from engine.run.folder import RunError
 from ppo.losses import clipped_policy_loss, clipped_value_loss
 from ppo.models import Models
 from ppo.pretrain import PretrainStream
-from ppo.recipe import PPO
+from ppo.recipe import PPO, Algorithm
 from ppo.rollout import Judged, Rollout
+from ppo.schedule import learning_rate_factor
 
 
 class Sums:
@@ -32,6 +33,10 @@ class Sums:
     def add(self, name: str, values: torch.Tensor) -> None:
         self._sums[name] = self._sums[name].to(values.device) + values.detach().double().sum()
         self._counts[name] += values.numel()
+
+    def total(self, name: str) -> torch.Tensor:
+        """What this process has summed up so far."""
+        return self._sums[name]
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Global means by name."""
@@ -63,31 +68,57 @@ def update(
     accelerator: Accelerator,
 ) -> dict[str, float]:
     """All updates of one step; returns the means of what was seen on the way."""
-    sums = Sums()
-    learn_policy = step > recipe.ppo.value_warmup_steps
+    ppo, sums, updates = recipe.ppo, Sums(), 0
+    learn_policy = step > ppo.value_warmup_steps
+    set_learning_rate(models.policy_optimizer, ppo.policy_learning_rate, ppo, step, ppo.value_warmup_steps)
+    set_learning_rate(models.value_optimizer, ppo.value_learning_rate, ppo, step, 0)
     for number, rows in enumerate(minibatches(recipe, len(rollout.responses), step)):
         tokens = int(accelerator.reduce(judged.mask[rows].sum(), "sum"))
-        batches = list(packed_rows(rollout, judged, rows, recipe.ppo.micro_batch_tokens, accelerator.device))
+        batches = list(packed_rows(rollout, judged, rows, tokens, recipe, accelerator))
         if learn_policy:
-            texts = pretrain.take(tokens, recipe.ppo.micro_batch_tokens, accelerator) if pretrain else []
-            update_policy(models, recipe, batches, texts, tokens, sums, number == 0, accelerator)
-        update_value(models, recipe, batches, tokens, sums, accelerator)
-    return sums.means(accelerator)
+            texts = pretrain.take(tokens, ppo.micro_batch_tokens, accelerator) if pretrain else []
+            learn_policy = update_policy(models, recipe, batches, texts, tokens, sums, number == 0, accelerator)
+            updates += learn_policy
+        if models.value is not None:
+            update_value(models, recipe, batches, tokens, sums, accelerator)
+    return sums.means(accelerator) | {"policy_updates": updates}
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer | None, base: float, ppo: Algorithm, step: int, rests: int
+) -> None:
+    """The learning rate of `step`, where the first `rests` steps are none of this model's."""
+    if optimizer is not None and step > rests:
+        factor = learning_rate_factor(ppo.lr_scheduler_type, step - rests, ppo.steps - rests, ppo.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = base * factor
 
 
 def packed_rows(
-    rollout: Rollout, judged: Judged, rows: list[int], budget: int, device: torch.device
+    rollout: Rollout, judged: Judged, rows: list[int], total: int, recipe: PPO, accelerator: Accelerator
 ) -> Iterator[tuple[PackedResponses, dict[str, torch.Tensor]]]:
-    """Micro-batches of some rows: the packed sequences, and the judged quantities of their tokens, each (tokens,)."""
+    """Micro-batches of a minibatch of `total` tokens: the packed sequences, and what is known of their tokens.
+
+    That is what was judged and each token's `weight` in the losses' means, every entry (tokens,).
+    """
+    weights = torch.ones_like(judged.old_values)
+    if recipe.ppo.loss_mean == "sequence":
+        weights = token_weights(judged.mask, total, len(rows) * accelerator.num_processes)
     prompts, tokens = [rollout.rows[r]["input_ids"] for r in rows], [rollout.responses[r].tokens for r in rows]
     lengths = [len(p) + len(y) for p, y in zip(prompts, tokens, strict=True)]
-    for run in micro_batches(lengths, budget):
+    for run in micro_batches(lengths, recipe.ppo.micro_batch_tokens):
         mask = judged.mask[rows[run]]
         flat = {
             name: getattr(judged, name)[rows[run]][mask]
             for name in ("old_logprobs", "old_values", "advantages", "returns")
         }
-        yield pack_responses(prompts[run], tokens[run], device), flat
+        flat["weight"] = weights[rows[run]][mask]
+        yield pack_responses(prompts[run], tokens[run], accelerator.device), flat
+
+
+def token_weights(mask: torch.Tensor, tokens: int, responses: int) -> torch.Tensor:
+    """(batch, time) what makes a mean over `tokens` tokens one over `responses` responses: tokens / (responses · T)."""
+    return (tokens / (responses * mask.sum(1, keepdim=True))).expand(mask.shape)
 
 
 def update_policy(
@@ -99,9 +130,12 @@ def update_policy(
     sums: Sums,
     first: bool,
     accelerator: Accelerator,
-) -> None:
-    """One step on L_π + c_ptx L_ptx; `texts` are micro-batches of sequences with the global count of their tokens."""
-    ppo = recipe.ppo
+) -> bool:
+    """One step on L_π + c_ptx L_ptx; `texts` are micro-batches of sequences with the global count of their tokens.
+
+    Returns whether the step was made: not where the minibatch is further from π_old than the recipe allows.
+    """
+    ppo, drift = recipe.ppo, sums.total("approx_kl")
     losses = [(policy_terms, batch, tokens) for batch in batches]
     losses += [(pretrain_terms, text, count) for text, count in texts]
     for at, (terms, batch, count) in enumerate(losses):
@@ -109,14 +143,20 @@ def update_policy(
             loss = terms(models, recipe, batch, sums, first)
             # DDP averages gradients over processes; the denominators are global already.
             accelerator.backward(loss / count * accelerator.num_processes)
+    if ppo.target_approx_kl is not None:
+        drift = accelerator.reduce(sums.total("approx_kl") - drift, "sum")
+        if float(drift) / tokens > ppo.target_approx_kl:
+            models.policy_optimizer.zero_grad()
+            return False
     step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums, accelerator)
+    return True
 
 
 def policy_terms(models: Models, recipe: PPO, batch: Any, sums: Sums, first: bool) -> torch.Tensor:
-    """Summed L_π of a micro-batch."""
+    """Summed L_π of a micro-batch, less the entropy's bonus."""
     row, old = batch
     out = models.policy(**row.logprob_arguments, temperature=recipe.sampling.temperature)
-    loss = clipped_policy_loss(out.logprobs, old["old_logprobs"], old["advantages"], recipe.ppo.clip)
+    loss = old["weight"] * clipped_policy_loss(out.logprobs, old["old_logprobs"], old["advantages"], recipe.ppo.clip)
     log_ratio = (out.logprobs - old["old_logprobs"]).detach()
     ratio = log_ratio.exp()
     sums.add("policy_loss", loss)
@@ -125,6 +165,8 @@ def policy_terms(models: Models, recipe: PPO, batch: Any, sums: Sums, first: boo
     sums.add("policy_clip_fraction", ((ratio - 1).abs() > recipe.ppo.clip).float())
     if first:
         sums.add("first_ratio_error", (ratio - 1).abs())
+    if recipe.ppo.entropy_coef > 0:
+        loss = loss - recipe.ppo.entropy_coef * old["weight"] * out.entropy
     return loss.sum()
 
 
@@ -148,7 +190,7 @@ def update_value(
     for at, (row, old) in enumerate(batches):
         with synchronised(models.value, at == len(batches) - 1, accelerator):
             values = models.value(**row.inputs, score_positions=row.positions).logits[:, 0]
-            loss = clipped_value_loss(values, old["old_values"], old["returns"], clip)
+            loss = old["weight"] * clipped_value_loss(values, old["old_values"], old["returns"], clip)
             accelerator.backward(loss.sum() / tokens * accelerator.num_processes)
         sums.add("value_loss", loss)
         sums.add("value_clip_fraction", ((values - old["old_values"]).abs() > clip).float())

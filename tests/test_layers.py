@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "tiny": {"chatml"},
     "engine": {"chatml", "recipes"},
     **{stage: {"engine", "chatml", "recipes"} for stage in STAGES},
+    "bench": {*STAGES, "engine", "chatml", "recipes"},
 }
 # Slow to import, and not to be imported before a recipe is known to be good.
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}

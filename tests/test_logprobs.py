@@ -20,16 +20,23 @@ def test_equals_log_softmax_with_gradients(positions, temperature):
 
     plain = (hidden @ weight.t() / temperature).log_softmax(-1)
     expected = plain.gather(1, targets[:, None])[:, 0]
-    gradients = torch.autograd.grad((expected * upstream).sum(), [hidden, weight])
+    gradients = torch.autograd.grad((expected * upstream).sum(), [hidden, weight], retain_graph=True)
 
     logprobs, entropy = chunked_logprobs(hidden, weight, targets, temperature)
     assert_close(logprobs, expected)
-    assert_close(entropy, -(plain.exp() * plain).sum(-1), atol=1e-4, rtol=1e-4)
-    assert not entropy.requires_grad
+    plain_entropy = -(plain.exp() * plain).sum(-1)
+    assert_close(entropy, plain_entropy, atol=1e-4, rtol=1e-4)
     for one, other in zip(
-        torch.autograd.grad((logprobs * upstream).sum(), [hidden, weight]), gradients, strict=True
+        torch.autograd.grad((logprobs * upstream).sum(), [hidden, weight], retain_graph=True), gradients, strict=True
     ):  # fmt: skip
         assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+    # The entropy's gradient, alone and together with the other.
+    for theirs, mine in ((plain_entropy, entropy), (plain_entropy + expected, entropy + logprobs)):
+        wanted = torch.autograd.grad((theirs * upstream).sum(), [hidden, weight], retain_graph=True)
+        got = torch.autograd.grad((mine * upstream).sum(), [hidden, weight], retain_graph=True)
+        for one, other in zip(got, wanted, strict=True):
+            assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 def test_a_frozen_head_gets_no_gradient():

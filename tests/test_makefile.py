@@ -103,6 +103,11 @@ def test_show_takes_any_recipe(make):
     ]
 
 
+def test_bench_takes_parts_and_options(make):
+    _, calls = make("bench", "ARGS=sft --rounds 3")
+    assert commands(calls) == ["-m bench sft --rounds 3"]
+
+
 def test_with_hardware_the_recipe_is_checked_and_then_launched(make):
     _, calls = make("ppo", "HARDWARE=cpu_2", "ARGS=ppo.steps=3")
     assert commands(calls) == [

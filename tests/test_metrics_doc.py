@@ -47,6 +47,7 @@ def test_every_figure_is_defined():
     scores, sets = {"pmp": [1, 0], "rm": [1, 0]}, ("pairs", "correctness_pairs")
     pairs = [{"data": data, "scores": scores, "tokens": [3, 2]} for data in sets]
     losses = dict.fromkeys(("base", "sft", "ppo"), (1.0, 1))
-    figures = summarise([{"answers": {"sft": [answer, answer], "ppo": [answer]}}], pairs, losses, seed=0)
+    sample = {"answers": {"sft": [answer, answer], "ppo": [answer]}, "record": {"task": "sum"}}
+    figures = summarise([sample], pairs, losses, seed=0)
     assert figures.keys() | {"seconds"} == documented("Evaluation")
     assert figures["reward_models"]["rm"]["pairs"].keys() == documented("Trust")

@@ -1,9 +1,12 @@
 """One whole PPO step against a plain rewriting of it: no packing, no chunks, no masks, a loop over responses."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from torch.distributions import Categorical
 from torch.testing import assert_close
 
 from chatml import control
@@ -27,7 +30,7 @@ def start(path, *overrides):
     recipe = recipe_of(path, *overrides)
     accelerator = Accelerator(cpu=True)
     tokenizer = load_tokenizer(recipe.model.path)
-    prompts, pretrain = load_data(recipe, tokenizer, RunFolder(recipe))
+    prompts, pretrain, _ = load_data(recipe, tokenizer, RunFolder(recipe))
     models = load_models(recipe, tokenizer, accelerator)
     rollout = roll(
         models, recipe, prompts, queries_at(recipe, 1, len(prompts), accelerator), 1, control(tokenizer).im_end,
@@ -37,7 +40,9 @@ def start(path, *overrides):
 
 
 def our_step(recipe, models, rollout, pretrain, accelerator, step):
-    judged = judge(models, recipe, rollout, ScoreNormaliser(recipe.ppo.reward_normalisation), lambda x: x)
+    judged = judge(
+        models, recipe, rollout, ScoreNormaliser(recipe.ppo.reward_normalisation), recipe.ppo.kl_coef, lambda x: x
+    )
     return judged, update(models, recipe, rollout, judged, pretrain, step, accelerator)
 
 
@@ -74,7 +79,9 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
     advantages, returns = [], []
     for lp, ref, v, s in zip(old_logprobs, references, old_values, raw, strict=True):
         rewards = [-ppo.kl_coef * float(a - b) for a, b in zip(lp, ref, strict=True)]
-        rewards[-1] += -ppo.missing_end_penalty if s is None else s - mean
+        score = -ppo.missing_end_penalty if s is None else s - mean
+        bound = ppo.reward_clip or math.inf
+        rewards[-1] += min(max(score, -bound), bound) - ppo.length_penalty * max(len(rewards) - ppo.length_free, 0)
         values, gain, mine = [*v.tolist(), 0.0], 0.0, []
         for t in reversed(range(len(rewards))):
             gain = rewards[t] + ppo.gamma * values[t + 1] - values[t] + ppo.gamma * ppo.lam * gain
@@ -82,19 +89,24 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
         advantages.append(torch.tensor(mine))
         returns.append(torch.tensor(mine) + v)
     everything = torch.cat(advantages)
-    white = [(a - everything.mean()) / everything.std(correction=0) for a in advantages]
+    bound = ppo.advantage_clip or math.inf
+    white = [((a - everything.mean()) / everything.std(correction=0)).clamp(-bound, bound) for a in advantages]
 
     for rows in minibatches(recipe, len(pairs), step=2):
         tokens = sum(len(pairs[r][1]) for r in rows)
         policy_loss, value_loss = torch.zeros(()), torch.zeros(())
         for r in rows:
+            count = tokens if ppo.loss_mean == "token" else len(pairs[r][1]) * len(rows)
             ratio = (plain_logprobs(models.policy, *pairs[r]) - old_logprobs[r]).exp()
             gain = torch.min(ratio * white[r], ratio.clamp(1 - ppo.clip, 1 + ppo.clip) * white[r])
-            policy_loss = policy_loss - gain.sum() / tokens
+            policy_loss = policy_loss - gain.sum() / count
+            if ppo.entropy_coef:
+                entropy = Categorical(logits=plain_logits(models.policy, *pairs[r])).entropy()
+                policy_loss = policy_loss - ppo.entropy_coef * entropy.sum() / count
             v = plain_values(models.value, *pairs[r])
             near = old_values[r] + (v - old_values[r]).clamp(-ppo.value_clip, ppo.value_clip)
             worst = torch.max((v - returns[r]) ** 2, (near - returns[r]) ** 2)
-            value_loss = value_loss + 0.5 * worst.sum() / tokens
+            value_loss = value_loss + 0.5 * worst.sum() / count
         if pretrain is not None:
             texts = [s for batch, _ in pretrain.take(tokens, 10**9, accelerator) for s in batch]
             assert sum(len(s) - 1 for s in texts) >= ppo.pretrain_ratio * tokens
@@ -122,12 +134,24 @@ def assert_same_weights(one, other):
         ["ppo.pretrain_coef=0", "data.pretrain=null"],
         ["ppo.kl_coef=0.5", "ppo.gamma=0.9", "ppo.lam=0.7", "ppo.value_clip=0.01", "ppo.clip=0.02"],
         ["ppo.micro_batch_tokens=40", "ppo.minibatches=1"],
+        ["ppo.loss_mean=sequence", "ppo.entropy_coef=0.3", "ppo.micro_batch_tokens=40"],
+        ["ppo.reward_clip=0.2", "ppo.length_penalty=0.1", "ppo.length_free=4", "ppo.advantage_clip=0.8"],
+        ["ppo.gradient_checkpointing=true"],
     ],
-    ids=["the paper's", "no pretraining text", "tight clips", "micro-batches"],
+    ids=[
+        "the paper's",
+        "no pretraining text",
+        "tight clips",
+        "micro-batches",
+        "a mean over responses, and entropy",
+        "clipped, and shorter",
+        "gradient checkpointing",
+    ],
 )
 def test_a_step_is_what_the_equations_say(setting, overrides, tmp_path):
     ours = start(setting, f"run.dir={tmp_path / 'ours'}", *overrides)
-    plain = start(setting, f"run.dir={tmp_path / 'plain'}", *overrides)
+    # The rewriting goes back under another attention than it went forward: nothing may be recomputed there.
+    plain = start(setting, f"run.dir={tmp_path / 'plain'}", *overrides, "ppo.gradient_checkpointing=false")
     assert ours[2].responses == plain[2].responses
     ended = [r.ended for r in ours[2].responses]
     assert any(ended)
@@ -157,7 +181,7 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
 
 def test_an_answer_without_end_costs_the_penalty_and_no_score(setting, tmp_path):
     recipe, models, rollout, *_ = start(setting, f"run.dir={tmp_path}", "ppo.missing_end_penalty=7.0")
-    judged = judge(models, recipe, rollout, ScoreNormaliser("mean"), lambda x: x)
+    judged = judge(models, recipe, rollout, ScoreNormaliser("mean"), recipe.ppo.kl_coef, lambda x: x)
     cut = ~rollout.ended
     assert torch.equal(judged.scores[cut], torch.full((int(cut.sum()),), -7.0))
     assert len(judged.raw_scores) == int(rollout.ended.sum())

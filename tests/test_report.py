@@ -13,7 +13,7 @@ from engine.run.entry import run
 from engine.run.folder import RunError, environment
 from eval.conversation import pieces
 from eval.drawing import PALETTE, binned_mean, running_mean
-from eval.excerpts import by_task, excerpts
+from eval.excerpts import excerpts
 from eval.page import write_report
 from eval.recipe import Eval
 from eval.summary import summarise
@@ -271,11 +271,14 @@ def test_answers_without_gold_are_ordered_by_score():
     assert chosen.rule == "2 of 3 prompts, evenly spaced from least to most score"
 
 
-def test_figures_by_task():
-    fact, other = by_task(SAMPLES)
-    assert (fact.name, fact.prompts, other.name) == ("fact", 15, "sum")
-    assert fact.figures["ppo"] == {"gold": 2.0, "accuracy": 2.0}
-    assert by_task([{**SAMPLES[0], "record": {}}]) == []
+def test_figures_by_task(html):
+    (table,) = re.findall(r"<h3>By task</h3>.*?</table>", html, re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
+    assert cells[0][:5] == ["task", "prompts", "gold score, SFT", "gold score, best of n", "gold score, PPO"]
+    assert [row[:2] + row[4:5] + row[7:] for row in cells[1:]] == [
+        ["fact", "15", "2.00", "200%"],
+        ["sum", "15", "2.00", "200%"],
+    ]
 
 
 def test_a_running_mean_is_shorter_at_the_ends():

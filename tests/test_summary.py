@@ -1,12 +1,16 @@
 """An evaluation's figures from hand-made records, and the gold scorer that a recipe names."""
 
+import io
 import math
+import re
 
 import pytest
+from rich.console import Console
 
 from engine.run.folder import RunError
-from eval.gold import load_gold
-from eval.summary import summarise
+from engine.run.gold import load_gold
+from eval.summary import MEASURED, summarise
+from eval.table import closing_table
 from eval.trust import of_reward_models
 
 
@@ -23,13 +27,15 @@ SAMPLES = [
         "answers": {
             "sft": [answer("It is red.", parts(1.0, 1.0), 0.5), answer("Sure, it is red.", parts(1.5, 1.0), 2.0)],
             "ppo": [answer("Gladly! Red.", parts(1.5, 1.0), 3.0, tokens=6, logprob_ppo=-1.0, logprob_sft=-4.0)],
-        }
+        },
+        "record": {},
     },
     {
         "answers": {
             "sft": [answer("It is blue.", parts(0.0, 0.0), None, 8, ended=False), answer("No.", parts(0.0, 0.0), -1.0)],
             "ppo": [answer("Gladly! Blue.", parts(0.0, 0.0), 1.0, tokens=6, logprob_ppo=-2.0, logprob_sft=-3.0)],
-        }
+        },
+        "record": {},
     },
 ]
 PAIRS = [
@@ -92,15 +98,45 @@ def test_figures_of_hand_made_records():
     }
 
 
+def test_every_task_has_its_own_figures():
+    """Of its prompts alone, as if there had been no others; the commonest task first."""
+    code, tool = SAMPLES[0] | {"record": {"task": "code"}}, SAMPLES[1] | {"record": {"task": "tool"}}
+    tasks = summarise([code, tool, tool], [], {}, seed=0)["tasks"]
+    assert list(tasks) == ["tool", "code"]
+    assert all(tasks[task].items() <= summarise(alone, [], {}, seed=0).items() for task, alone in
+               (("code", [code]), ("tool", [tool, tool])))  # fmt: skip
+    of_code = tasks["code"]
+    assert (of_code["prompts"], of_code["gold_sft"], of_code["gold_best_of_n"], of_code["gold_ppo"]) == (1, 1, 1.5, 1.5)
+    assert (tasks["tool"]["prompts"], tasks["tool"]["accuracy_ppo"], tasks["tool"]["score_sft"]) == (2, 0, None)
+
+
+def test_records_without_a_task_are_not_told_apart():
+    assert "tasks" not in summarise([SAMPLES[0] | {"record": {"task": "code"}}, SAMPLES[1]], [], {}, seed=0)
+
+
+def test_tasks_in_the_closing_table():
+    code, tool = SAMPLES[0] | {"record": {"task": "code"}}, SAMPLES[1] | {"record": {"task": "tool"}}
+    summary = summarise([code, tool], [], {}, seed=0)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(closing_table(summary))
+    (head, first, second) = [re.split(r" *[│┃] *", line)[1:-1] for line in console.export_text().splitlines()
+                             if re.match(r"[│┃] (code|tool)|┃ +┃ prompts", line)]  # fmt: skip
+    assert head == [
+        "", "prompts", "gold score, SFT", "gold score, PPO", "right answers, SFT", "right answers, PPO",
+    ]  # fmt: skip
+    assert first == ["code", "1", "1.00", "1.50", "100%", "100%"]
+    assert second == ["tool", "1", "0.00", "0.00", "0%", "0%"]
+
+
 def test_what_was_not_measured_has_no_key():
-    only = [{"answers": {"sft": [{"text": "It is red.", "tokens": 4, "ended": True}]}}]
+    only = [{"answers": {"sft": [{"text": "It is red.", "tokens": 4, "ended": True}]}, "record": {}}]
     assert summarise(only, [], {}, seed=0) == {
         "prompts": 1, "response_tokens_sft": 4, "without_end_sft": 0, "distinct_sft": 1, "commonest_opening_sft": 1,
     }  # fmt: skip
 
 
 def test_scores_of_answers_that_never_end_are_null():
-    answers = [{"answers": {"sft": [{"text": "", "tokens": 9, "ended": False, "score": None}]}}]
+    answers = [{"answers": {"sft": [{"text": "", "tokens": 9, "ended": False, "score": None}]}, "record": {}}]
     assert summarise(answers, [], {}, seed=0)["score_sft"] is None
 
 
@@ -118,7 +154,7 @@ def test_scores_of_answers_that_never_end_are_null():
 )
 def test_a_gold_scorer_that_is_not_there(path, message):
     with pytest.raises(RunError) as error:
-        load_gold(path)
+        load_gold(path, "eval.gold")
     assert str(error.value) == message
 
 
@@ -142,5 +178,5 @@ def bad_gold(record, text):
 )
 def test_a_gold_scorer_that_returns_something_else(returned, message):
     with pytest.raises(RunError) as error:
-        load_gold("tests.test_summary:bad_gold")(returned, "")
+        load_gold("tests.test_summary:bad_gold", "eval.gold", MEASURED)(returned, "")
     assert str(error.value) == message

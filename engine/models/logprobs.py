@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens at the positions that need them, and nothing of size (positions, vocabulary) kept.
 
 The forward keeps one log-sum-exp a position; the backward makes each chunk's logits again and turns them in place into
-the gradient (onehot - softmax). A chunk of 128 positions was the best of those tried for time and memory together.
+the gradient (onehot - softmax), and the entropy's beside it where that is asked for. A chunk of 128 positions was the
+best of those tried for time and memory together.
 """
 
 from dataclasses import dataclass
@@ -27,23 +28,33 @@ class _ChunkedLogProbs(torch.autograd.Function):
             # H = logsumexp - E[logit]
             probabilities = (logits - logsumexp[chunk, None]).exp_()
             entropy[chunk] = logsumexp[chunk] - probabilities.mul_(logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets, logsumexp)
+        ctx.save_for_backward(hidden, weight, targets, logsumexp, entropy)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)  # what is not asked for costs nothing
         return logprobs, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_logprobs, _):
-        hidden, weight, targets, logsumexp = ctx.saved_tensors
+    def backward(ctx, grad_logprobs, grad_entropy):
+        hidden, weight, targets, logsumexp, entropy = ctx.saved_tensors
+        if grad_logprobs is None:
+            grad_logprobs = torch.zeros_like(entropy)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
             logits = _logits(hidden[chunk], weight, ctx.temperature)
-            grad = logits.sub_(logsumexp[chunk, None]).exp_().neg_()
+            logits.sub_(logsumexp[chunk, None])
+            entropy_part = None
+            if grad_entropy is not None:
+                # dH/d logit = -p (log p + H)
+                entropy_part = (logits + entropy[chunk, None]).mul_(logits.exp()).mul_(-grad_entropy[chunk, None])
+            grad = logits.exp_().neg_()
             grad.scatter_add_(1, targets[chunk, None], torch.ones_like(grad[:, :1]))
-            grad.mul_(grad_logprobs[chunk, None] / ctx.temperature)
+            if entropy_part is None:
+                grad.mul_(grad_logprobs[chunk, None] / ctx.temperature)
+            else:
+                grad.mul_(grad_logprobs[chunk, None]).add_(entropy_part).div_(ctx.temperature)
             if grad_hidden is not None:
                 grad_hidden[chunk] = grad.to(hidden.dtype) @ weight.to(hidden.dtype)
             if grad_weight is not None:
@@ -58,10 +69,10 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> t
 def chunked_logprobs(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log softmax(hidden @ weight.T / temperature) at `targets`, and that distribution's entropy (without gradient).
+    """log softmax(hidden @ weight.T / temperature) at `targets`, and that distribution's entropy.
 
     hidden is (positions, hidden_size), weight (vocabulary, hidden_size), targets (positions,); both results are
-    (positions,) in float32, in nats. Gradients reach hidden and weight.
+    (positions,) in float32, in nats. Gradients of both reach hidden and weight.
     """
     return _ChunkedLogProbs.apply(hidden, weight, targets, temperature)
 

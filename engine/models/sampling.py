@@ -5,7 +5,8 @@ size, order, finished rows and processes change nothing about it. The K response
 prefill, and finished rows leave the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -44,12 +45,12 @@ def sample(
     """`responses` responses to each prompt, in the prompts' order.
 
     `end` is the token that ends a response well, `stops` all tokens that end it. `query_ids` name the queries for the
-    random numbers. The model must not be wrapped; its dropout is expected to be off.
+    random numbers. The model must not be wrapped; while it samples it is in evaluation mode.
     """
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding in each batch
     per_batch = max(1, sampling.batch_size // responses)
     sampled: dict[int, list[Response]] = {}
-    with attention(model, "sdpa"):
+    with attention(model, "sdpa"), evaluating(model):
         for at in range(0, len(prompts), per_batch):
             chosen = by_length[at : at + per_batch]
             ids = torch.tensor([query_ids[i] for i in chosen], device=model.device).repeat_interleave(responses)
@@ -62,6 +63,17 @@ def sample(
                 mine = rows[place * responses : (place + 1) * responses]
                 sampled[i] = [Response(tokens, tokens[-1] == end) for tokens in mine]
     return [sampled[i] for i in range(len(prompts))]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """A model in training mode that recomputes its activations would leave its cache empty, without an error."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _decode(model, prompts, sampling, responses, stops, uniform_at) -> list[list[int]]:

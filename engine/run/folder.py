@@ -64,7 +64,7 @@ def differing_keys(old_yaml: str, new_yaml: str) -> list[str]:
 def made_from(recipe: Any) -> dict[str, str]:
     """Input -> when the run that left it was finished, of those inputs that are a run's models."""
     marks = ((path, Path(path).parent / FINISHED) for _, path in recipe.inputs())
-    return {path: json.loads(mark.read_text(encoding="utf-8"))["at"] for path, mark in marks if mark.is_file()}
+    return {path: json.loads(mark.read_text(encoding="utf-8")).get("at", "") for path, mark in marks if mark.is_file()}
 
 
 class RunFolder:

@@ -48,6 +48,7 @@ class Loop:
         if accelerator.is_main_process:
             self.metrics = MetricsLog(folder.path / "metrics.jsonl", self.step)
             self.samples = StepLog(folder.path / "samples.jsonl", self.step)
+            self.warnings = StepLog(folder.path / "warnings.jsonl", self.step)
 
     def steps(self, total: int) -> Iterator[int]:
         """The steps still to do, from 1; each is checkpointed as `run.save_steps` says, the last one always.
@@ -86,7 +87,7 @@ class Loop:
         self._seconds[name] = time.perf_counter() - began
 
     def log(self, metrics: dict[str, float], watch: Sequence[str]) -> None:
-        """Write the step's metrics, among them `tokens`, how many it produced; `watch` names those shown live."""
+        """Write the step's metrics, among them `tokens`, how many it produced; `watch` names those that are shown."""
         seconds = time.perf_counter() - self._began
         row = {
             "step": self.step, **metrics, **self._seconds, "step_seconds": seconds,
@@ -96,14 +97,32 @@ class Loop:
         if self.accelerator.is_main_process:
             with self._writing(self.metrics.path):
                 self.metrics.append(row)
-            self._console.show(self.step, {name: row[name] for name in watch})
+            self._console.row(self.step, {name: row[name] for name in watch})
+
+    def warn(self, rules: Callable[[list[dict[str, Any]]], dict[str, str]]) -> None:
+        """Say what `rules` find in the metrics so far and did not find before this step; note it in warnings.jsonl."""
+        if self.accelerator.is_main_process:
+            before, rows = rules(self.metrics.rows[:-1]), []
+            for name, text in rules(self.metrics.rows).items():
+                if name not in before:
+                    rows.append({"warning": name, "text": text})
+                    self._console.say(f"warning: {name} at step {self.step}: {text}")
+            self._append(self.warnings, rows)
+
+    def show(self, text: str) -> None:
+        """Put something before the person."""
+        if self.accelerator.is_main_process:
+            self._console.say(text)
 
     def keep_samples(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write some of the step's samples to samples.jsonl."""
         if self.accelerator.is_main_process:
-            with self._writing(self.samples.path):
-                for row in rows:
-                    self.samples.append({"step": self.step, **row})
+            self._append(self.samples, rows)
+
+    def _append(self, log: StepLog, rows: Sequence[dict[str, Any]]) -> None:
+        with self._writing(log.path):
+            for row in rows:
+                log.append({"step": self.step, **row})
 
     def _checkpoint(self) -> None:
         """All processes write into a hidden folder; the first one syncs, marks and renames it when all are done."""
@@ -117,8 +136,8 @@ class Loop:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._writing(final):
-                durable.sync(self.metrics.path)  # a checkpoint must not outlast the lines of its steps
-                durable.sync(self.samples.path)
+                for log in (self.metrics, self.samples, self.warnings):
+                    durable.sync(log.path)  # a checkpoint must not outlast the lines of its steps
                 checkpoints.seal(partial, self.folder.recipe)
                 partial.rename(final)
                 durable.sync(final.parent)

@@ -56,3 +56,4 @@ class MetricsLog(StepLog):
 
     def append(self, row: dict[str, Any]) -> None:
         super().append({**row, "elapsed_seconds": round(self.elapsed_seconds, 3)})
+        self.rows.append(row)

@@ -1,0 +1,20 @@
+"""Learning rates as a function of the step alone, so that a resumed run has nothing to remember."""
+
+import math
+from typing import Literal
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def learning_rate_factor(kind: Schedule, step: int, total: int, warmup: int) -> float:
+    """What the learning rate is multiplied by at `step` of `total`, from 1.
+
+    It rises in equal parts over the first `warmup` steps, then stays, or falls to 0 after the last step, in equal parts
+    or along half a cosine.
+    """
+    if step <= warmup:
+        return step / warmup
+    if kind == "constant":
+        return 1.0
+    gone = (step - 1 - warmup) / (total - warmup)
+    return 1 - gone if kind == "linear" else (1 + math.cos(math.pi * gone)) / 2

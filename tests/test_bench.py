@@ -1,0 +1,121 @@
+"""The benchmark: its arithmetic by hand, its processes, and that both sides of a race do the same work."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+from transformers import Trainer
+
+import bench.clock
+import bench.encoding
+import bench.sft
+from bench.race import alone, race
+from bench.row import compare, table
+from tests.stage_runs import write_base
+
+FASTER, SLOWER = [6.0, 9.0, 8.0], [2.0, 4.0, 2.0]
+
+
+def test_a_rows_ratio_is_the_median_of_its_rounds():
+    ours = [{"rate": rate, "peak_mib": 100.0} for rate in FASTER]
+    row = compare("work", "another", "rate", ours, [{"rate": r, "peak_mib": 400.0} for r in SLOWER], bar=3)
+    assert row.ratios == [3.0, 2.25, 4.0]
+    assert (row.ratio, row.met, row.ours["rate"], row.theirs["rate"]) == (3.0, True, 8.0, 2.0)
+    assert row.as_json()["ratio"] == 3.0
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table([row, compare("work", "another", "rate", ours, ours, bar=3)]))
+    text = console.export_text()
+    assert "work: rate" in text
+    assert "3.00 (2.25..4.00) │   3 met" in text
+    assert "0.25" in text
+    assert "1.00 (1.00..1.00) │ 3 NOT MET" in text
+
+
+def side(folder, name):
+    """Writes down that it ran, and in which process."""
+    with open(f"{folder}/ran", "a") as file:
+        file.write(f"{name} {os.getpid()}\n")
+    print("something else")
+    return {"rate": float(len(name))}
+
+
+def failing():
+    raise OSError("no such thing")
+
+
+def test_sides_run_in_turn_each_in_a_process_of_its_own(tmp_path):
+    sides = {name: ("tests.test_bench:side", {"folder": str(tmp_path), "name": name}) for name in ("a", "bb")}
+    found = race(sides, rounds=2)
+    assert found == {"a": [{"rate": 1.0}] * 2, "bb": [{"rate": 2.0}] * 2}
+    names, processes = zip(*(line.split() for line in (tmp_path / "ran").read_text().splitlines()), strict=True)
+    assert names == ("a", "bb", "bb", "a")
+    assert len({*processes, str(os.getpid())}) == 5
+
+
+def test_a_side_that_fails_says_why():
+    with pytest.raises(RuntimeError, match=r"tests.test_bench:failing \{\} failed:(.|\n)*OSError: no such thing"):
+        alone("tests.test_bench:failing", {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stf"], "no part is called stf; use encoding, sft"),
+        (["sft", "--data", "nowhere"], "error: nowhere/alpaca_en.json: no such file; the benchmark measures on real "
+                                       "data: name its folder with --data"),
+    ],
+)  # fmt: skip
+def test_mistakes_on_the_command_line(arguments, message, tmp_path):
+    command = [sys.executable, "-m", "bench", *arguments, "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"{message}\n")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Records as alpaca has them, and a base."""
+    write_base(tmp_path / "base")
+    said = [(f"Say {n}.", "now" * (n % 2), "fox " * (1 + n % 9)) for n in range(40)]
+    records = [dict(zip(("instruction", "input", "output"), texts, strict=True)) for texts in said]
+    (tmp_path / "alpaca_en.json").write_text(json.dumps(records))
+    return {"records": str(tmp_path / "alpaca_en.json"), "base": str(tmp_path / "base")}
+
+
+def test_both_sides_train_on_the_same_tokens(given, monkeypatch):
+    monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)  # put back afterwards: a clock replaces it
+    monkeypatch.setattr(bench.sft, "STEPS", 7)
+    step, seen = Trainer.training_step, []
+    monkeypatch.setattr(bench.clock.Clock, "figures", lambda clock: seen.append(clock._tokens) or {})
+    for run in (lambda: bench.sft.ours(**given, checkpointing=False), lambda: bench.sft.trl(**given, settings={}),
+                lambda: bench.sft.trl(**given, settings=dict(bench.sft.BEST))):  # fmt: skip
+        run()
+        Trainer.training_step = step
+    ours, trl, best = seen
+    assert len(ours) == 7
+    assert ours == trl
+    assert len(best) == 7
+
+
+def test_a_clock_tells_tokens_time_and_memory(given, monkeypatch):
+    monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)
+    monkeypatch.setattr(bench.sft, "STEPS", 7)
+    figures = bench.sft.ours(**given, checkpointing=True)
+    assert figures["tokens_per_second"] > 0
+    assert figures["peak_mib"] >= 0
+
+
+def test_both_sides_encode_the_same(given, monkeypatch):
+    """But for two newlines a turn, which TRL's template has trained on."""
+    monkeypatch.setattr(bench.encoding, "TIMES", 1)
+    made = []
+    monkeypatch.setattr(bench.encoding, "rate", lambda prepare: made.append(list(prepare())) or {})
+    bench.encoding.ours(**given)
+    bench.encoding.trl(**given)
+    ours, trl = made
+    assert [row["input_ids"] for row in ours] == [row["input_ids"] for row in trl]
