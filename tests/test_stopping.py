@@ -11,12 +11,12 @@ import time
 import pytest
 import torch
 
+import engine.scoring.scorer
 import ppo.rollout
 from engine.run import checkpoints
 from engine.run.entry import run
 from engine.run.folder import RunError
 from engine.run.metrics import read
-from engine.scoring import scorer
 from ppo.train import train
 from sft.recipe import SFT
 from tests.ppo_setting import make_setting, recipe_of
@@ -146,9 +146,9 @@ run(ppo.train.train, recipe_of({str(setting)!r}, "run.dir={tmp_path}", "run.save
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_reward_that_is_not_finite_stops_the_run(setting, tmp_path, monkeypatch, bad):
-    plain, calls = scorer.sequence_scores, iter(range(9))
+    plain, calls = engine.scoring.scorer.sequence_scores, iter(range(9))
     monkeypatch.setattr(
-        scorer, "sequence_scores", lambda *args: plain(*args) + (bad if next(calls) == 1 else 0.0)
+        engine.scoring.scorer, "sequence_scores", lambda *args: plain(*args) + (bad if next(calls) == 1 else 0.0)
     )  # fmt: skip
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}", "run.save_steps=1"))
