@@ -10,6 +10,7 @@ from torch.distributions import Categorical
 from torch.testing import assert_close
 
 from chatml import control
+from engine.models.engines import Own
 from engine.models.packed import attention
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
@@ -32,10 +33,8 @@ def start(path, *overrides):
     tokenizer = load_tokenizer(recipe.model.path)
     prompts, pretrain, _ = load_data(recipe, tokenizer, RunFolder(recipe))
     models = load_models(recipe, tokenizer, accelerator)
-    rollout = roll(
-        models, recipe, prompts, queries_at(recipe, 1, len(prompts), accelerator), 1, control(tokenizer).im_end,
-        accelerator,
-    )  # fmt: skip
+    engine = Own(models.policy, recipe.sampling, control(tokenizer).im_end, recipe.run.seed, accelerator=accelerator)
+    rollout = roll(engine, recipe, prompts, queries_at(recipe, 1, len(prompts), accelerator), 1)
     return recipe, models, rollout, pretrain, accelerator
 
 
