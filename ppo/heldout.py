@@ -39,15 +39,14 @@ class HeldOut:
         asked = [row["input_ids"] for row in rows]
         groups = engine.write(asked, responses=1, step=STEP, query_ids=mine, record=False)
         answers = [answer for (answer,) in groups]
-        done = [(row, a) for row, a in zip(rows, answers, strict=True) if a.ended]
+        ended = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer.ended]
+        sequences = [[*row["input_ids"], *answer.tokens] for row, answer in ended]
+        records = [json.loads(row["record"]) for row, _ in ended]
         with models.fetched():
-            scores = models.scorer(
-                [[*row["input_ids"], *a.tokens] for row, a in done], [json.loads(row["record"]) for row, _ in done],
-                recipe.ppo.micro_batch_tokens,
-            ).double()  # fmt: skip
+            scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens).double()
         worth = [self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)] if self.gold else []
         gold = torch.tensor(worth, dtype=torch.float64, device=scores.device)
-        count = torch.tensor(float(len(done)), dtype=torch.float64, device=scores.device)
+        count = torch.tensor(float(len(ended)), dtype=torch.float64, device=scores.device)
         ended_count, score, total, squares = accelerator.reduce(
             torch.stack([count, scores.sum(), gold.sum(), (gold**2).sum()]), "sum"
         ).tolist()
