@@ -68,7 +68,8 @@ def train(recipe: PPO) -> None:
         with run.timed("learn_seconds"):
             learnt = update(models, recipe, rollout, judged, pretrain, step, accelerator)
         seen = measure(rollout, judged, normaliser, reduce) | {"kl_coef": kl_coef.value}
-        kl_coef.update(seen["kl"], seen["responses"])
+        if step > recipe.ppo.value_warmup_steps:  # before that the policy rests, and its divergence is no news
+            kl_coef.update(seen["kl"], seen["responses"])
         if heldout is not None and heldout.due(recipe, step):
             with run.timed("heldout_seconds"):
                 seen |= heldout.measure(models, engine, recipe, accelerator)

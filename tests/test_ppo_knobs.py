@@ -168,3 +168,12 @@ def test_what_does_not_go_together(setting, overrides, message):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, *overrides)
     assert str(error.value) == message
+
+
+def test_the_kl_coefficient_rests_with_the_policy(setting, tmp_path):
+    """Three value-only steps at a divergence of 0 do not lower it; what the fourth finds, at 0 still, does."""
+    overrides = ["ppo.kl_target=1", "ppo.kl_horizon=80", "ppo.value_warmup_steps=3", "ppo.steps=5"]
+    train(recipe_of(setting, f"run.dir={tmp_path}", *overrides))
+    coefficients = [row["kl_coef"] for row in read(tmp_path / "metrics.jsonl")]
+    # 8 responses a step: 1 - 0.2 · 8 / 80
+    assert coefficients == pytest.approx([0.04, 0.04, 0.04, 0.04, 0.04 * 0.98])
