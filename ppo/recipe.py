@@ -133,6 +133,8 @@ class Algorithm(Section):
     """of AdamW, as in the report's other stages"""
     weight_decay: float = number(0.0, least=0)
     """of AdamW"""
+    fused_adamw: bool = False
+    """AdamW in one pass over the weights: faster where they are many, the same up to rounding"""
     max_grad_norm: float = number(1.0, above=0)
     """gradients longer than this are shortened to it"""
     offload_frozen: bool = False
