@@ -2,9 +2,9 @@
 
 Both sides get the same random weights, prompts, batch, epochs (4, of one minibatch), type and threads, and run in turn.
 TRL runs in a virtual environment that this part makes: our packages, with trl 1.12.0 in front of them. For fairness its
-two gc.collect() calls a step are taken out, and ours has no pretraining text, which TRL does not know, top-p 1 and one
-response a prompt; both use the fused AdamW, TRL's default. With `fixed` lengths nothing ends an answer; else the end token's row is made likely enough for
-answers to end by themselves after some 40 tokens, at 128 at the latest.
+two gc.collect() calls a step are taken out, both use the fused AdamW (TRL's default), and ours has no pretraining text,
+which TRL does not know, top-p 1 and one response a prompt. With `fixed` lengths nothing ends an answer; else the end
+token's row is made likely enough for answers to end by themselves after some 40 tokens, at 128 at the latest.
 
 The floor is what the counted operations of all matrix products would take at the speed that a large one is measured at.
 """
@@ -173,7 +173,8 @@ def ours(case: dict[str, Any], models: str) -> Figures:
         f"model.path={models}/policy", f"reward.path={models}/reward", "data.pretrain=null", "data.heldout=null",
         "watch.gold=null", "ppo.pretrain_coef=0", "ppo.value_warmup_steps=0", f"ppo.epochs={EPOCHS}",
         "ppo.minibatches=1", f"ppo.queries_per_step={work.responses}", "ppo.responses_per_query=1",
-        "ppo.fused_adamw=true", "sampling.top_p=1.0", f"sampling.max_new_tokens={64 if work.fixed else 128}", f"model.dtype={work.dtype}",
+        "ppo.fused_adamw=true",
+        "sampling.top_p=1.0", f"sampling.max_new_tokens={64 if work.fixed else 128}", f"model.dtype={work.dtype}",
     ])  # fmt: skip
     accelerator = devices.start(0, recipe.model, [], models)
     tokenizer = load_tokenizer(recipe.model.path)

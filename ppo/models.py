@@ -107,5 +107,5 @@ def adamw(model: PreTrainedModel, recipe: PPO, learning_rate: float) -> AdamW:
         betas=tuple(ppo.adam_betas),
         eps=ppo.adam_epsilon,
         weight_decay=ppo.weight_decay,
-        fused=ppo.fused_adamw,
+        fused=ppo.fused_adamw or None,  # None: what torch thinks best of the rest
     )

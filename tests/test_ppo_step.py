@@ -136,6 +136,7 @@ def assert_same_weights(one, other):
         ["ppo.loss_mean=sequence", "ppo.entropy_coef=0.3", "ppo.micro_batch_tokens=40"],
         ["ppo.reward_clip=0.2", "ppo.length_penalty=0.1", "ppo.length_free=4", "ppo.advantage_clip=0.8"],
         ["ppo.gradient_checkpointing=true"],
+        ["ppo.fused_adamw=true"],
     ],
     ids=[
         "the paper's",
@@ -145,12 +146,14 @@ def assert_same_weights(one, other):
         "a mean over responses, and entropy",
         "clipped, and shorter",
         "gradient checkpointing",
+        "fused",
     ],
 )
 def test_a_step_is_what_the_equations_say(setting, overrides, tmp_path):
     ours = start(setting, f"run.dir={tmp_path / 'ours'}", *overrides)
     # The rewriting goes back under another attention than it went forward: nothing may be recomputed there.
-    plain = start(setting, f"run.dir={tmp_path / 'plain'}", *overrides, "ppo.gradient_checkpointing=false")
+    plain_overrides = [*overrides, "ppo.gradient_checkpointing=false", "ppo.fused_adamw=false"]
+    plain = start(setting, f"run.dir={tmp_path / 'plain'}", *plain_overrides)
     assert ours[2].responses == plain[2].responses
     ended = [r.ended for r in ours[2].responses]
     assert any(ended)
