@@ -1,1 +1,1 @@
-"""The ground that all stages stand on: data, models, runs. Imports chatml and recipes, no stage."""
+"""The ground that all stages stand on: data, models, scoring, runs. Imports chatml and recipes, no stage."""

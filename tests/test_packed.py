@@ -62,6 +62,24 @@ def test_gradients_equal_those_of_sequences_alone():
         assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
 
 
+def test_sequences_of_one_length_equal_those_alone_with_gradients():
+    """They take one call of attention together."""
+    model, sequences = small_model(), [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
+    with attention(model, "sdpa"):
+        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
+    alone.square().sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with attention(model, "packed"):
+        together = model(**pack(sequences)).logits[0]
+        perturbed = model(**pack([[20, 21, 22], *sequences[1:]])).logits[0]
+    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert torch.equal(together[3:], perturbed[3:])
+    together.square().sum().backward()
+    for one, other in zip(model.parameters(), expected, strict=True):
+        assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
+
+
 def test_packed_attention_needs_lengths():
     model = small_model()
     with attention(model, "packed"), pytest.raises(ValueError, match="called without the sequences' lengths"):

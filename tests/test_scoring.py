@@ -63,6 +63,7 @@ def test_mean_minus_deviation_by_hand():
     assert_close(together(models, 0.5), torch.tensor([1.5, 4.0]))
     assert_close(together(models, 0.0), torch.tensor([2.0, 4.0]))
     assert_close(together(models[:1], 2.0), models[0])
+    assert together([torch.zeros(0)] * 2, 2.0).shape == (0,)  # a step without finished answers
 
 
 @pytest.mark.parametrize("make", [qwen, llama])

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-import ppo.models
+import engine.scoring.scorer
 import ppo.rollout
 from engine.run import checkpoints
 from engine.run.entry import run
@@ -146,9 +146,9 @@ run(ppo.train.train, recipe_of({str(setting)!r}, "run.dir={tmp_path}", "run.save
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_reward_that_is_not_finite_stops_the_run(setting, tmp_path, monkeypatch, bad):
-    plain, calls = ppo.models.sequence_scores, iter(range(9))
+    plain, calls = engine.scoring.scorer.sequence_scores, iter(range(9))
     monkeypatch.setattr(
-        ppo.models, "sequence_scores", lambda *args: plain(*args) + (bad if next(calls) == 1 else 0.0)
+        engine.scoring.scorer, "sequence_scores", lambda *args: plain(*args) + (bad if next(calls) == 1 else 0.0)
     )  # fmt: skip
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}", "run.save_steps=1"))

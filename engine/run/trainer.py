@@ -37,6 +37,7 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
     # transformers has renamed `gradient_checkpointing`; under that name, which TRL's default still goes by, it warns.
     settings = {
         "activation_checkpointing": recipe.trainer.get("gradient_checkpointing", True),
+        "ddp_find_unused_parameters": False,  # every forward uses all that is trained
         **({"eval_strategy": "steps", "eval_steps": recipe.run.save_steps} if recipe.data.eval else {}),
         **ours,
         **recipe.trainer,

@@ -46,6 +46,8 @@ class RewardModels:
 def together(scores: Sequence[torch.Tensor], std_coef: float) -> torch.Tensor:
     """Mean minus `std_coef` times the deviation (with n, not n - 1) over models, each (sequences,)."""
     stacked = torch.stack(list(scores))
+    if not stacked.numel():  # no answer has ended; a deviation of nothing warns
+        return stacked.mean(0)
     return stacked.mean(0) - std_coef * stacked.std(0, correction=0)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.rows import prompt_rows
@@ -19,7 +20,7 @@ from engine.models.loading import load_causal
 from engine.models.sampling import sample
 from engine.models.tokenizer import load_tokenizer
 from engine.run.console import Steps
-from engine.run.folder import RunFolder
+from engine.run.folder import RunError, RunFolder
 from reward.annotation.files import add_lines, whole_lines, write_lines
 from reward.annotation.recipe import WriteCandidates
 
@@ -30,7 +31,7 @@ Place = tuple[str, int, int]
 def write_candidates(recipe: WriteCandidates) -> None:
     """All candidates of all prompts, model by model."""
     began, folder, data = time.perf_counter(), RunFolder(recipe), recipe.data
-    tokenizer = load_tokenizer(next(iter(recipe.candidates.models.values())))
+    tokenizer = shared_tokenizer(recipe.candidates.models)
     read = prompt_rows(
         data.sources("prompts"), recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens
     )
@@ -51,6 +52,19 @@ def write_candidates(recipe: WriteCandidates) -> None:
     folder.finish(total * recipe.candidates.responses, time.perf_counter() - began, "answers")
 
 
+def shared_tokenizer(models: dict[str, str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of all models; RunError where one reads other tokens than the first."""
+    (first, path), *others = models.items()
+    tokenizer = load_tokenizer(path)
+    for name, other in others:
+        if load_tokenizer(other).get_vocab() != tokenizer.get_vocab():
+            raise RunError(
+                f"candidates.models.{name}={other} reads other tokens than candidates.models.{first}; "
+                "let it write candidates in a run of its own, and name both files in data.candidates"
+            )
+    return tokenizer
+
+
 def place(line: dict[str, Any]) -> Place:
     return line["model"], line["setting"], line["prompt"]
 
@@ -66,7 +80,12 @@ def take_up(path: Path, responses: int) -> set[Place]:
 
 
 def written(
-    recipe: WriteCandidates, name: str, path: str, tokenizer: Any, rows: list[dict[str, Any]], done: set[Place]
+    recipe: WriteCandidates,
+    name: str,
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    done: set[Place],
 ) -> Iterator[list[dict[str, Any]]]:
     """The lines of one model that are not there yet, some prompts at a time; the model is loaded if there are any."""
     model, per_prompt = None, recipe.candidates.responses
