@@ -14,8 +14,8 @@ from bench.row import Figures, Row, compare
 
 STEPS, CONVERSATIONS, LONGEST = 12, 8, 2048
 DEFAULTS = {"gradient_checkpointing": True}
-# The best that was found for TRL on a CPU: rows of like length share a batch. Slower: rows as they come, padded (a third
-# of the speed) or with padding_free; packing; each with eager attention. torch_compile, with packing, changed nothing.
+# The best that was found for TRL on a CPU: rows of like length share a batch. Slower: rows as they come, padded (a
+# third of the speed) or with padding_free; packing; each with eager attention. torch_compile changed nothing.
 BEST = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 
 
