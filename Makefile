@@ -31,7 +31,7 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check drill bench world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show merge chat
 .PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
@@ -45,6 +45,7 @@ help:
 	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
 	@echo "merge    adapters into weights"
 	@echo "setup    .venv (others do it too)        test, check, bench"
+	@echo "claims   what the report says of PPO, tried in the tiny world: docs/claims.md"
 	@echo "drill    kill a small PPO run twenty times and compare how it ends"
 
 setup: $(STAMP)
@@ -71,6 +72,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(PYTHON) -m bench $(ARGS)
+
+# Some two hours on two cores; may be stopped and given again.
+claims: $(STAMP)
+	$(PYTHON) -m bench.claims $(ARGS)
 
 # $(call run,STAGE): the recipe is checked without torch first; a launcher would bury its message and its exit code.
 ifdef HARDWARE

@@ -12,7 +12,7 @@ from recipes import RecipeError
 
 # Each is a module of this package whose `rows(data, folder, rounds)` measures and returns its rows: `data` holds real
 # data sets, `folder` is for what the part writes.
-PARTS = ("encoding", "sft")
+PARTS = ("encoding", "sft", "comparisons", "ppo")
 
 
 def main(parts: list[str], data: Path, folder: Path, rounds: int) -> None:

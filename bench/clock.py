@@ -27,7 +27,7 @@ class Clock:
 
         def watched(trainer: Trainer, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
             if not self._starts:
-                self._before = _begin_peak()
+                self._before = begin_peak()
             mask = inputs.get("attention_mask")
             self._tokens.append(inputs["input_ids"].numel() if mask is None else int(mask.sum()))
             self._starts.append(time.perf_counter())
@@ -40,11 +40,11 @@ class Clock:
         seconds = self._starts[-1] - self._starts[UNTIMED]
         return {
             "tokens_per_second": sum(self._tokens[UNTIMED:-1]) / seconds,
-            "peak_mib": (_peak() - self._before) / 2**20,
+            "peak_mib": (peak() - self._before) / 2**20,
         }
 
 
-def _begin_peak() -> int:
+def begin_peak() -> int:
     """Forget the peak so far; bytes in use now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -53,7 +53,7 @@ def _begin_peak() -> int:
     return _status("VmRSS")
 
 
-def _peak() -> int:
+def peak() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
 
 

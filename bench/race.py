@@ -30,9 +30,12 @@ def race(sides: Mapping[str, Side], rounds: int) -> dict[str, list[Figures]]:
     return found
 
 
-def alone(function: str, arguments: dict[str, Any]) -> Figures:
-    """What a side returns in a fresh process. Raises RuntimeError, with the end of what it said, where it fails."""
-    command = [sys.executable, "-m", "bench.race", function, json.dumps(arguments)]
+def alone(function: str, arguments: dict[str, Any], python: str = sys.executable) -> Figures:
+    """What a side returns in a fresh process of `python`.
+
+    Raises RuntimeError, with the end of what it said, where it fails.
+    """
+    command = [python, "-m", "bench.race", function, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not marked:

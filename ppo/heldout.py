@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
+from engine.models.engines import Engine
 from engine.models.sampling import Response
 from engine.run.gold import Gold
 from ppo.models import Models
 from ppo.recipe import PPO
-from ppo.rollout import answers_to
 
 # A step that no update has, so that the same random numbers write the answers every time and those of no rollout.
 STEP = 0
@@ -27,20 +27,23 @@ class HeldOut:
     rows: Sequence[dict[str, Any]]
     gold: Gold | None
     tokenizer: PreTrainedTokenizerBase
-    end: int
 
     def due(self, recipe: PPO, step: int) -> bool:
         """At the first step, at every `watch.every`-th, at the last."""
         return step in (1, recipe.ppo.steps) or step % recipe.watch.every == 0
 
-    def measure(self, models: Models, recipe: PPO, accelerator: Accelerator) -> dict[str, float]:
+    def measure(self, models: Models, engine: Engine, recipe: PPO, accelerator: Accelerator) -> dict[str, float]:
         """Means over all held-out prompts, one answer each; of the score, over answers that have ended."""
         mine = list(range(len(self.rows)))[accelerator.process_index :: accelerator.num_processes]
         rows = [self.rows[q] for q in mine]
-        groups = answers_to(models, recipe, self.rows, mine, STEP, self.end, accelerator, responses=1)
+        asked = [row["input_ids"] for row in rows]
+        groups = engine.write(asked, responses=1, step=STEP, query_ids=mine, record=False)
         answers = [answer for (answer,) in groups]
-        ended = [[*row["input_ids"], *a.tokens] for row, a in zip(rows, answers, strict=True) if a.ended]
-        scores = models.scores(ended, recipe.ppo.micro_batch_tokens).double()
+        ended = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer.ended]
+        sequences = [[*row["input_ids"], *answer.tokens] for row, answer in ended]
+        records = [json.loads(row["record"]) for row, _ in ended]
+        with models.fetched():
+            scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens).double()
         worth = [self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)] if self.gold else []
         gold = torch.tensor(worth, dtype=torch.float64, device=scores.device)
         count = torch.tensor(float(len(ended)), dtype=torch.float64, device=scores.device)

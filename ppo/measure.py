@@ -18,6 +18,8 @@ def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduc
     """Global means over this step's responses or their tokens, from before its updates."""
     mask, kl = judged.mask, judged.old_logprobs - judged.ref_logprobs
     k2, k3 = (kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind) for kind in ("k2", "k3"))
+    difference = judged.engine_difference
+    mismatch = 0.0 if difference is None else difference.abs().sum()
     returns = judged.returns[mask]
     error = (judged.returns - judged.old_values)[mask]
     lengths = mask.sum(1).float()
@@ -25,12 +27,13 @@ def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduc
         [torch.as_tensor(value, device=mask.device).float() for value in (
             len(mask), mask.sum(), len(judged.raw_scores), judged.raw_scores.sum(), judged.scores.sum(),
             kl.sum(), judged.entropy.sum(), lengths.sum(), returns.sum(), (returns**2).sum(),
-            error.sum(), (error**2).sum(), judged.old_values.sum(), k2.sum(), k3.sum(),
+            error.sum(), (error**2).sum(), judged.old_values.sum(), k2.sum(), k3.sum(), mismatch,
         )]
     )  # fmt: skip
-    (responses, tokens, ended, score, normalised, kl_sum, entropy, length, g, g2, e, e2, v, k2_sum, k3_sum) = reduce(
-        sums.double()
-    ).tolist()
+    (
+        responses, tokens, ended, score, normalised, kl_sum, entropy, length, g, g2, e, e2, v, k2_sum, k3_sum,
+        mismatched,
+    ) = reduce(sums.double()).tolist()  # fmt: skip
     variance = g2 / tokens - (g / tokens) ** 2
     return {
         "score": score / ended if ended else float("nan"),
@@ -47,6 +50,7 @@ def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduc
         "explained_variance": 1 - (e2 / tokens - (e / tokens) ** 2) / variance if variance > 0 else float("nan"),
         "responses": responses,
         "tokens": tokens,
+        **({} if difference is None else {"engine_mismatch": mismatched / tokens}),
     }
 
 

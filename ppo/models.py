@@ -5,7 +5,9 @@ score offset included: against centred rewards an uncentred value would teach th
 a judge gives the rewards, it starts as the policy's body with a fresh head.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +34,18 @@ class Models:
     reference: PreTrainedModel
     scorer: Scorer
     """reward models, or what stands in their place"""
+    device: torch.device
+    waiting: list[PreTrainedModel] = field(default_factory=list)
+    """frozen models that stay in the CPU's memory between their uses"""
+
+    @contextmanager
+    def fetched(self) -> Iterator[None]:
+        """The frozen models on the device for a while."""
+        for frozen in self.waiting:
+            frozen.to(self.device)
+        yield
+        for frozen in self.waiting:
+            frozen.to("cpu")
 
 
 def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
@@ -39,7 +53,8 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = recipe.reward.paths
     policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
-    rewards = [load_scalar(path, model, tokenizer, trained=False, device=device) for path in paths]
+    waiting = torch.device("cpu") if recipe.ppo.offload_frozen else device
+    rewards = [load_scalar(path, model, tokenizer, trained=False, device=waiting) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
@@ -48,11 +63,12 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     if recipe.ppo.advantage == "gae":
         value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
-    reference = load_causal(model.path, model, tokenizer, trained=False, device=device)
+    reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
     scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
     if not paths:
         scorer = without_model(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
-    return Models(*prepared_policy, *prepared_value, reference, scorer)
+    offloaded = [reference, *rewards] if recipe.ppo.offload_frozen else []
+    return Models(*prepared_policy, *prepared_value, reference, scorer, device, offloaded)
 
 
 def load_value(paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -91,4 +107,5 @@ def adamw(model: PreTrainedModel, recipe: PPO, learning_rate: float) -> AdamW:
         betas=tuple(ppo.adam_betas),
         eps=ppo.adam_epsilon,
         weight_decay=ppo.weight_decay,
+        fused=ppo.fused_adamw or None,  # None: what torch thinks best of the rest
     )

@@ -27,6 +27,23 @@ class PPOData(Data):
 
 
 @dataclass(frozen=True)
+class PPOSampling(Sampling):
+    logprobs: Literal["full", "truncated"] = "full"
+    """of which distribution log-probabilities are: the model's whole one, or the set that the token was drawn from,
+    recorded with the rollout"""
+    engine: Literal["own", "transformers", "vllm"] = "own"
+    """what writes the answers: our decode loop, transformers' continuous batching, or vLLM"""
+
+    def check(self, key: str) -> None:
+        if self.logprobs == "truncated" and self.top_p == 1:
+            raise RecipeError(
+                f"{key}.logprobs=truncated records the set that {key}.top_p leaves, but that is 1 and leaves all; "
+                f"use {key}.logprobs=full",
+                key=f"{key}.logprobs",
+            )
+
+
+@dataclass(frozen=True)
 class Watch(Section):
     gold: str | None = None
     """function that knows how good an answer is, "module:function"; measured on data.heldout, and never learnt from"""
@@ -86,6 +103,8 @@ class Algorithm(Section):
     """whether every token of a minibatch counts the same in its losses, or every response"""
     entropy_coef: float = number(0.0, least=0)
     """weight of the policy's entropy, which is raised"""
+    importance_cap: float | None = number(None, above=0)
+    """each token's policy gain is weighted by π_old / π_engine, at most this; for engines that compute π otherwise"""
     reward_normalisation: Literal["mean", "mean_std", "none"] = "mean"
     """what the running statistics of scores do to a score (report, 3.2.2: the running mean)"""
     pretrain_coef: float = number(0.1, least=0)
@@ -114,8 +133,12 @@ class Algorithm(Section):
     """of AdamW, as in the report's other stages"""
     weight_decay: float = number(0.0, least=0)
     """of AdamW"""
+    fused_adamw: bool = False
+    """AdamW in one pass over the weights: faster where they are many, the same up to rounding"""
     max_grad_norm: float = number(1.0, above=0)
     """gradients longer than this are shortened to it"""
+    offload_frozen: bool = False
+    """whole reference and reward models wait in the CPU's memory between their uses: less on the GPU, slower"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more time"""
     log_samples: int = number(4, least=0)
@@ -159,9 +182,11 @@ class Algorithm(Section):
 class PPO(Recipe):
     model: Model = field(default_factory=Model)
     reward: Scoring = field(default_factory=Scoring)
+    models: Literal["full", "shared"] = "full"
+    """four whole models, or one base in memory whose LoRA adapters are policy, value, reference and reward"""
     chatml: ChatML = field(default_factory=ChatML)
     data: PPOData = field(default_factory=PPOData)
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: PPOSampling = field(default_factory=PPOSampling)
     ppo: Algorithm = field(default_factory=Algorithm)
     watch: Watch = field(default_factory=Watch)
     run: Run = field(default_factory=Run)
@@ -174,6 +199,17 @@ class PPO(Recipe):
                 key="ppo.pretrain_coef",
             )
 
+        if self.models == "shared" and self.ppo.offload_frozen:
+            raise RecipeError(
+                "ppo.offload_frozen moves whole models away, but under models=shared there are none; set it to false",
+                key="ppo.offload_frozen",
+            )
+        if self.ppo.importance_cap is not None and self.sampling.engine != "own" and self.sampling.top_p < 1:
+            raise RecipeError(
+                f"ppo.importance_cap needs the engine's log-probabilities, and sampling.engine={self.sampling.engine} "
+                "tells those of the whole distribution at top_p 1 only; set sampling.top_p=1",
+                key="ppo.importance_cap",
+            )
         if self.watch.gold is not None and self.data.heldout is None:
             raise RecipeError(
                 f"watch.gold is {self.watch.gold}, but there is nothing to measure on; give data.heldout",

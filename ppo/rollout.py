@@ -1,6 +1,7 @@
 """A rollout: responses sampled from the policy, and what the four models say of them before any update."""
 
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from accelerate import Accelerator
 
 from engine.data.order import stream
+from engine.models.engines import Engine
 from engine.models.responses import response_logprobs, response_values
-from engine.models.sampling import Response, sample
+from engine.models.sampling import Response
 from engine.run.folder import RunError
 from ppo.advantages import Reduce, ScoreNormaliser, gae, group_advantages, penalised_rewards, whiten
 from ppo.kl import kl_estimate
@@ -40,6 +42,12 @@ class Rollout:
         return torch.tensor([response.ended for response in self.responses])
 
     @property
+    def supports(self) -> list[list[array]] | None:
+        """The set that each token of each response was drawn from, where that was recorded."""
+        found = [response.supports for response in self.responses]
+        return None if None in found else found
+
+    @property
     def mask(self) -> torch.Tensor:
         """(batch, longest response) true at response tokens"""
         lengths = torch.tensor([len(response.tokens) for response in self.responses])
@@ -62,6 +70,10 @@ class Judged:
     advantages: torch.Tensor
     """whitened and clipped, if the recipe says so"""
     returns: torch.Tensor
+    engine_difference: torch.Tensor | None
+    """log π_old of the trainer less the engine's; None where the engine does not tell its own"""
+    importance: torch.Tensor
+    """weight of each token's policy gain: π_old / π_engine, capped, or 1"""
 
 
 def queries_at(recipe: PPO, step: int, total: int, accelerator: Accelerator) -> list[int]:
@@ -72,46 +84,15 @@ def queries_at(recipe: PPO, step: int, total: int, accelerator: Accelerator) -> 
     return chosen[accelerator.process_index * share : (accelerator.process_index + 1) * share]
 
 
-def roll(
-    models: Models,
-    recipe: PPO,
-    prompts: Sequence[dict[str, Any]],
-    queries: list[int],
-    step: int,
-    end: int,
-    accelerator: Accelerator,
-) -> Rollout:
+def roll(engine: Engine, recipe: PPO, prompts: Sequence[dict[str, Any]], queries: list[int], step: int) -> Rollout:
     """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`)."""
-    responses = recipe.ppo.responses_per_query
-    answers = answers_to(models, recipe, prompts, queries, step, end, accelerator, responses)
-    rows = [row for q in queries for row in [prompts[q]] * recipe.ppo.responses_per_query]
+    count = recipe.ppo.responses_per_query
+    answers = engine.write(
+        [prompts[q]["input_ids"] for q in queries], responses=count, step=step, query_ids=queries,
+        record=recipe.sampling.logprobs == "truncated",
+    )  # fmt: skip
+    rows = [row for q in queries for row in [prompts[q]] * count]
     return Rollout(rows, [response for group in answers for response in group])
-
-
-def answers_to(
-    models: Models,
-    recipe: PPO,
-    prompts: Sequence[dict[str, Any]],
-    queries: list[int],
-    step: int,
-    end: int,
-    accelerator: Accelerator,
-    responses: int,
-) -> list[list[Response]]:
-    """The policy's answers, `responses` to each query, in the queries' order."""
-    policy = accelerator.unwrap_model(models.policy)
-    with accelerator.autocast():
-        return sample(
-            policy,
-            [prompts[q]["input_ids"] for q in queries],
-            recipe.sampling,
-            responses=responses,
-            end=end,
-            stops=policy.generation_config.eos_token_id,
-            seed=recipe.run.seed,
-            step=step,
-            query_ids=queries,
-        )
 
 
 def judge(
@@ -121,32 +102,36 @@ def judge(
 
     Without a value model values are 0.
     """
-    ppo, device = recipe.ppo, models.reference.device
+    ppo, device = recipe.ppo, models.device
     prompts, tokens, mask = rollout.prompts, rollout.tokens, rollout.mask.to(device)
     budget, temperature = ppo.micro_batch_tokens, recipe.sampling.temperature
 
     def padded(flat: torch.Tensor) -> torch.Tensor:
         return torch.zeros(mask.shape, device=device).masked_scatter(mask, flat)
 
-    old = response_logprobs(models.policy, prompts, tokens, temperature, budget)
-    reference = padded(response_logprobs(models.reference, prompts, tokens, temperature, budget).logprobs)
-    values = torch.zeros_like(reference)
-    if models.value is not None:
-        values = padded(response_values(models.value, prompts, tokens, budget))
-    old_logprobs = padded(old.logprobs)
-
-    refuse_not_finite(
-        {"log π_old": old.logprobs, "log π_ref": reference, "the value": values}, "look at that model's checkpoint"
-    )
     ended = rollout.ended.to(device)
     finished = [[*p, *y] for p, y, done in zip(prompts, tokens, ended.tolist(), strict=True) if done]
     records = [json.loads(row["record"]) for row, done in zip(rollout.rows, ended.tolist(), strict=True) if done]
-    raw_scores = models.scorer(finished, records, budget)
+
+    old = response_logprobs(models.policy, prompts, tokens, temperature, budget, rollout.supports)
+    old_logprobs = padded(old.logprobs)
+    with models.fetched():
+        frozen = response_logprobs(
+            models.reference, prompts, tokens, temperature, budget, rollout.supports, with_entropy=False
+        )
+        raw_scores = models.scorer(finished, records, budget)
+    reference = padded(frozen.logprobs)
+    values = torch.zeros_like(reference)
+    if models.value is not None:
+        values = padded(response_values(models.value, prompts, tokens, budget))
+    refuse_not_finite(
+        {"log π_old": old.logprobs, "log π_ref": reference, "the value": values}, "look at that model's checkpoint"
+    )
     refuse_not_finite({"the reward": raw_scores}, f"look at {recipe.reward.source}")
+
     normaliser.update(raw_scores, reduce)
     scores = torch.full((len(prompts),), -ppo.missing_end_penalty, device=device)
     scores[ended] = normaliser(raw_scores).to(scores.dtype)
-
     scores = shaped(scores, mask.sum(1), ppo)
 
     rewards = penalised_rewards(scores, kl_estimate(old_logprobs, reference, ppo.kl_estimator), mask, kl_coef)
@@ -157,7 +142,23 @@ def judge(
         advantages = whiten(advantages, mask, reduce)
     if ppo.advantage_clip is not None:
         advantages = advantages.clamp(-ppo.advantage_clip, ppo.advantage_clip)
-    return Judged(mask, old_logprobs, reference, padded(old.entropy), values, raw_scores, scores, advantages, returns)
+    difference = engine_difference(rollout, old_logprobs, mask)
+    importance = torch.ones_like(old_logprobs)
+    if ppo.importance_cap is not None:
+        importance = difference.exp().clamp(max=ppo.importance_cap)
+    return Judged(
+        mask, old_logprobs, reference, padded(old.entropy), values, raw_scores, scores, advantages, returns,
+        difference, importance,
+    )  # fmt: skip
+
+
+def engine_difference(rollout: Rollout, old_logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+    """(batch, time) log π_old as the trainer computes it, less as the engine did; None where that did not tell."""
+    told = [response.logprobs for response in rollout.responses]
+    if None in told:
+        return None
+    flat = torch.tensor([logprob for row in told for logprob in row], device=mask.device)
+    return torch.where(mask, old_logprobs - torch.zeros_like(old_logprobs).masked_scatter(mask, flat), 0.0)
 
 
 def shaped(scores: torch.Tensor, lengths: torch.Tensor, ppo: Algorithm) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.rows import prompt_rows, text_rows
+from engine.models.engines import ENGINES, refuse_without_record
 from engine.models.loading import save_model
 from engine.models.tokenizer import load_tokenizer
 from engine.run import devices
@@ -30,6 +31,7 @@ from ppo.models import load_models
 from ppo.pretrain import PretrainStream
 from ppo.recipe import PPO
 from ppo.rollout import judge, queries_at, roll
+from ppo.shared import load_shared, save_role
 from ppo.update import update
 from ppo.watch import warnings_of
 
@@ -39,14 +41,19 @@ SHOWN = ("score", "kl", "response_tokens", "entropy", "sample_seconds", "score_s
 
 def train(recipe: PPO) -> None:
     """Run the stage to its end, from its last checkpoint if there is one."""
+    refuse_without_record(recipe.sampling.engine, recipe.sampling.logprobs)
     folder = RunFolder(recipe)
     accelerator = devices.start(recipe.run.seed, recipe.model, recipe.run.report_to, recipe.run.dir)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
-    models = load_models(recipe, tokenizer, accelerator)
+    shared = recipe.models == "shared"
+    models = (load_shared if shared else load_models)(recipe, tokenizer, accelerator)
     normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)
     kl_coef = KLCoefficient(recipe.ppo.kl_coef, recipe.ppo.kl_target, recipe.ppo.kl_horizon)
-    end = control(tokenizer).im_end
+    engine = ENGINES[recipe.sampling.engine](
+        accelerator.unwrap_model(models.policy), recipe.sampling, control(tokenizer).im_end, recipe.run.seed,
+        accelerator=accelerator, tokenizer=tokenizer,
+    )  # fmt: skip
 
     def reduce(value: torch.Tensor) -> torch.Tensor:
         return accelerator.reduce(value, "sum")
@@ -55,16 +62,17 @@ def train(recipe: PPO) -> None:
     for step in run.steps(recipe.ppo.steps):
         queries = queries_at(recipe, step, len(prompts), accelerator)
         with run.timed("sample_seconds"):
-            rollout = roll(models, recipe, prompts, queries, step, end, accelerator)
+            rollout = roll(engine, recipe, prompts, queries, step)
         with run.timed("score_seconds"):
             judged = judge(models, recipe, rollout, normaliser, kl_coef.value, reduce)
         with run.timed("learn_seconds"):
             learnt = update(models, recipe, rollout, judged, pretrain, step, accelerator)
         seen = measure(rollout, judged, normaliser, reduce) | {"kl_coef": kl_coef.value}
-        kl_coef.update(seen["kl"], seen["responses"])
+        if step > recipe.ppo.value_warmup_steps:  # before that the policy rests, and its divergence is no news
+            kl_coef.update(seen["kl"], seen["responses"])
         if heldout is not None and heldout.due(recipe, step):
             with run.timed("heldout_seconds"):
-                seen |= heldout.measure(models, recipe, accelerator)
+                seen |= heldout.measure(models, engine, recipe, accelerator)
         run.log(seen | learnt, SHOWN)
         run.warn(lambda rows: warnings_of(rows, recipe))
         if step % recipe.ppo.log_samples_every == 0:
@@ -74,7 +82,8 @@ def train(recipe: PPO) -> None:
     for name, model in (("model", models.policy), ("value", models.value)):
         if model is not None:
             plain = accelerator.unwrap_model(model)
-            run.keep_model(name, lambda path, plain=plain: save_model(plain, tokenizer, path))
+            save = save_role if shared else save_model
+            run.keep_model(name, lambda path, plain=plain, save=save: save(plain, tokenizer, path))
     run.finish()
 
 
@@ -93,7 +102,7 @@ def load_data(
     prompts, heldout = asked("prompts"), None
     if data.heldout is not None:
         gold = load_gold(recipe.watch.gold, "watch.gold") if recipe.watch.gold else None
-        heldout = HeldOut(list(asked("heldout")), gold, tokenizer, control(tokenizer).im_end)
+        heldout = HeldOut(list(asked("heldout")), gold, tokenizer)
     if data.pretrain is None:
         return prompts, None, heldout
     read = text_rows(data.sources("pretrain"), recipe, tokenizer, key="data.pretrain", max_length=data.pretrain_length)

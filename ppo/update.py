@@ -105,15 +105,16 @@ def packed_rows(
     if recipe.ppo.loss_mean == "sequence":
         weights = token_weights(judged.mask, total, len(rows) * accelerator.num_processes)
     prompts, tokens = [rollout.rows[r]["input_ids"] for r in rows], [rollout.responses[r].tokens for r in rows]
+    supports = rollout.supports and [rollout.responses[r].supports for r in rows]
     lengths = [len(p) + len(y) for p, y in zip(prompts, tokens, strict=True)]
     for run in micro_batches(lengths, recipe.ppo.micro_batch_tokens):
         mask = judged.mask[rows[run]]
         flat = {
             name: getattr(judged, name)[rows[run]][mask]
-            for name in ("old_logprobs", "old_values", "advantages", "returns")
+            for name in ("old_logprobs", "old_values", "advantages", "returns", "importance")
         }
         flat["weight"] = weights[rows[run]][mask]
-        yield pack_responses(prompts[run], tokens[run], accelerator.device), flat
+        yield pack_responses(prompts[run], tokens[run], accelerator.device, supports and supports[run]), flat
 
 
 def token_weights(mask: torch.Tensor, tokens: int, responses: int) -> torch.Tensor:
@@ -155,8 +156,13 @@ def update_policy(
 def policy_terms(models: Models, recipe: PPO, batch: Any, sums: Sums, first: bool) -> torch.Tensor:
     """Summed L_π of a micro-batch, less the entropy's bonus."""
     row, old = batch
-    out = models.policy(**row.logprob_arguments, temperature=recipe.sampling.temperature)
-    loss = old["weight"] * clipped_policy_loss(out.logprobs, old["old_logprobs"], old["advantages"], recipe.ppo.clip)
+    with_entropy = recipe.ppo.entropy_coef > 0
+    out = models.policy(**row.logprob_arguments, temperature=recipe.sampling.temperature, with_entropy=with_entropy)
+    loss = (
+        old["weight"]
+        * old["importance"]
+        * clipped_policy_loss(out.logprobs, old["old_logprobs"], old["advantages"], recipe.ppo.clip)
+    )
     log_ratio = (out.logprobs - old["old_logprobs"]).detach()
     ratio = log_ratio.exp()
     sums.add("policy_loss", loss)
@@ -165,14 +171,14 @@ def policy_terms(models: Models, recipe: PPO, batch: Any, sums: Sums, first: boo
     sums.add("policy_clip_fraction", ((ratio - 1).abs() > recipe.ppo.clip).float())
     if first:
         sums.add("first_ratio_error", (ratio - 1).abs())
-    if recipe.ppo.entropy_coef > 0:
+    if with_entropy:
         loss = loss - recipe.ppo.entropy_coef * old["weight"] * out.entropy
     return loss.sum()
 
 
 def pretrain_terms(models: Models, recipe: PPO, sequences: Any, sums: Sums, first: bool) -> torch.Tensor:
     """Summed c_ptx L_ptx of a micro-batch of pretraining text (report: "pretrained gradient", 3.2.2)."""
-    nll = -models.policy(**pack_text(sequences, models.reference.device).logprob_arguments).logprobs
+    nll = -models.policy(**pack_text(sequences, models.device).logprob_arguments, with_entropy=False).logprobs
     sums.add("pretrain_loss", nll)
     return recipe.ppo.pretrain_coef * nll.sum()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
@@ -39,6 +40,13 @@ def command(stage: str, recipe: Path | str, *overrides: str) -> list[str]:
 def untimed(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what differs from one run to its repetition."""
     return [{k: v for k, v in row.items() if not TIMING.search(k)} for row in read(run / "metrics.jsonl")]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """The same metrics up to rounding; what the one could not compute (a score without an end) the other could not."""
+    for a, b in zip(untimed(one), untimed(other), strict=True):
+        numbers = [{name: value for name, value in row.items() if value is not None} for row in (a, b)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=2e-4, rel=1e-3)
 
 
 def weights(run: Path, name: str = "model") -> dict[str, torch.Tensor]:

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 from rich.console import Console
 from transformers import Trainer
 
@@ -16,6 +18,12 @@ import bench.sft
 from bench.race import alone, race
 from bench.row import compare, table
 from tests.stage_runs import write_base
+
+# What is said to TRL's defaults, by transformers and by torch.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning"),
+]
 
 FASTER, SLOWER = [6.0, 9.0, 8.0], [2.0, 4.0, 2.0]
 
@@ -29,26 +37,13 @@ def test_a_rows_ratio_is_the_median_of_its_rounds():
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table([row, compare("work", "another", "rate", ours, ours, bar=3)]))
     text = console.export_text()
-    assert "work: rate" in text
-    assert "3.00 (2.25..4.00) │   3 met" in text
-    assert "0.25" in text
-    assert "1.00 (1.00..1.00) │ 3 NOT MET" in text
-
-
-def side(folder, name):
-    """Writes down that it ran, and in which process."""
-    with open(f"{folder}/ran", "a") as file:
-        file.write(f"{name} {os.getpid()}\n")
-    print("something else")
-    return {"rate": float(len(name))}
-
-
-def failing():
-    raise OSError("no such thing")
+    assert re.search(r"work: rate +│ +8 │ +2 │ 3.00 \(2.25..4.00\) │ +3 met", text)
+    assert re.search(r"peak mib +│ +100 │ +400 │ +0.25 │", text)
+    assert re.search(r"1.00 \(1.00..1.00\) │ +3 NOT MET", text)
 
 
 def test_sides_run_in_turn_each_in_a_process_of_its_own(tmp_path):
-    sides = {name: ("tests.test_bench:side", {"folder": str(tmp_path), "name": name}) for name in ("a", "bb")}
+    sides = {name: ("tests.bench_sides:ran", {"folder": str(tmp_path), "name": name}) for name in ("a", "bb")}
     found = race(sides, rounds=2)
     assert found == {"a": [{"rate": 1.0}] * 2, "bb": [{"rate": 2.0}] * 2}
     names, processes = zip(*(line.split() for line in (tmp_path / "ran").read_text().splitlines()), strict=True)
@@ -57,14 +52,14 @@ def test_sides_run_in_turn_each_in_a_process_of_its_own(tmp_path):
 
 
 def test_a_side_that_fails_says_why():
-    with pytest.raises(RuntimeError, match=r"tests.test_bench:failing \{\} failed:(.|\n)*OSError: no such thing"):
-        alone("tests.test_bench:failing", {})
+    with pytest.raises(RuntimeError, match=r"tests.bench_sides:failing \{\} failed:(.|\n)*OSError: no such thing"):
+        alone("tests.bench_sides:failing", {})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stf"], "no part is called stf; use encoding, sft"),
+        (["stf"], "no part is called stf; use encoding, sft, comparisons"),
         (["sft", "--data", "nowhere"], "error: nowhere/alpaca_en.json: no such file; the benchmark measures on real "
                                        "data: name its folder with --data"),
     ],
@@ -87,27 +82,37 @@ def given(tmp_path):
     return {"records": str(tmp_path / "alpaca_en.json"), "base": str(tmp_path / "base")}
 
 
-def test_both_sides_train_on_the_same_tokens(given, monkeypatch):
+@pytest.mark.parametrize("settings", [bench.sft.DEFAULTS, bench.sft.BEST])
+def test_both_sides_train_on_the_same_tokens(given, settings, monkeypatch):
     monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)  # put back afterwards: a clock replaces it
     monkeypatch.setattr(bench.sft, "STEPS", 7)
     step, seen = Trainer.training_step, []
     monkeypatch.setattr(bench.clock.Clock, "figures", lambda clock: seen.append(clock._tokens) or {})
-    for run in (lambda: bench.sft.ours(**given, checkpointing=False), lambda: bench.sft.trl(**given, settings={}),
-                lambda: bench.sft.trl(**given, settings=dict(bench.sft.BEST))):  # fmt: skip
-        run()
+    for run in (bench.sft.ours, bench.sft.trl):
+        run(**given, settings=dict(settings))
         Trainer.training_step = step
-    ours, trl, best = seen
+    ours, trl = seen
     assert len(ours) == 7
     assert ours == trl
-    assert len(best) == 7
 
 
-def test_a_clock_tells_tokens_time_and_memory(given, monkeypatch):
-    monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)
-    monkeypatch.setattr(bench.sft, "STEPS", 7)
-    figures = bench.sft.ours(**given, checkpointing=True)
-    assert figures["tokens_per_second"] > 0
-    assert figures["peak_mib"] >= 0
+def test_a_clock_leaves_out_the_first_steps_and_the_last(monkeypatch):
+    monkeypatch.setattr(Trainer, "training_step", lambda *_: None)
+    seconds = iter(range(100))
+    monkeypatch.setattr(bench.clock.time, "perf_counter", lambda: next(seconds))
+    clock = bench.clock.Clock()
+    for tokens in (99, 99, 99, 99, 10, 20, 30, 99):
+        padded = torch.zeros(1, tokens + 5, dtype=torch.long)
+        mask = torch.arange(tokens + 5)[None] < tokens
+        Trainer.training_step(None, None, {"input_ids": padded, "attention_mask": mask}, None)
+    assert clock.figures()["tokens_per_second"] == (10 + 20 + 30) / 3
+
+
+def test_peak_memory_is_of_what_came_after():
+    before = bench.clock._begin_peak()
+    held = b"x" * 2**26
+    del held
+    assert 2**25 < bench.clock._peak() - before < 2**28
 
 
 def test_both_sides_encode_the_same(given, monkeypatch):

@@ -1,5 +1,8 @@
 """Packed rows: what one sequence gets from the model does not depend on its neighbours."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,6 +10,7 @@ from torch.testing import assert_close
 from engine.models.packed import attention, layout, pack
 from tests.small_models import small_model
 
+ROOT = Path(__file__).parent.parent
 SEQUENCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 IMPLEMENTATIONS = ["packed", "sdpa", "eager"]
 
@@ -58,6 +62,24 @@ def test_gradients_equal_those_of_sequences_alone():
         assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
 
 
+def test_sequences_of_one_length_equal_those_alone_with_gradients():
+    """They take one call of attention together."""
+    model, sequences = small_model(), [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
+    with attention(model, "sdpa"):
+        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
+    alone.square().sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with attention(model, "packed"):
+        together = model(**pack(sequences)).logits[0]
+        perturbed = model(**pack([[20, 21, 22], *sequences[1:]])).logits[0]
+    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert torch.equal(together[3:], perturbed[3:])
+    together.square().sum().backward()
+    for one, other in zip(model.parameters(), expected, strict=True):
+        assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
+
+
 def test_packed_attention_needs_lengths():
     model = small_model()
     with attention(model, "packed"), pytest.raises(ValueError, match="called without the sequences' lengths"):
@@ -76,3 +98,30 @@ def test_attention_is_put_back():
     with attention(model, "packed"):
         assert model.config._attn_implementation == "packed"
     assert model.config._attn_implementation == before
+
+
+def test_whoever_packs_is_known_to_the_tests_of_neighbours():
+    """A new place that lays sequences into one row: perturb a neighbour there (test_neighbours*.py), then list it."""
+    packers = {"pack", "layout", "pack_responses", "pack_text", "pack_pairs"}
+    found = set()
+    for path in (
+        path for folder in ("engine", "sft", "reward", "ppo", "eval") for path in (ROOT / folder).rglob("*.py")
+    ):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                called = {node.func.id for node in ast.walk(function)
+                          if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip
+                found |= {f"{path.relative_to(ROOT)}:{function.name}"} if called & packers else set()
+    assert found == {
+        "engine/models/packed.py:pack",
+        "engine/models/pairs.py:pair_scores",
+        "engine/models/responses.py:_packs",
+        "engine/models/responses.py:pack_responses",
+        "engine/models/responses.py:pack_text",
+        "engine/models/responses.py:sequence_nll",
+        "engine/models/responses.py:sequence_scores",
+        "ppo/update.py:packed_rows",
+        "ppo/update.py:pretrain_terms",
+        "reward/train.py:collate",
+        "sft/train.py:collate",
+    }

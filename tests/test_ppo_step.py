@@ -10,6 +10,7 @@ from torch.distributions import Categorical
 from torch.testing import assert_close
 
 from chatml import control
+from engine.models.engines import Own
 from engine.models.packed import attention
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
@@ -32,10 +33,8 @@ def start(path, *overrides):
     tokenizer = load_tokenizer(recipe.model.path)
     prompts, pretrain, _ = load_data(recipe, tokenizer, RunFolder(recipe))
     models = load_models(recipe, tokenizer, accelerator)
-    rollout = roll(
-        models, recipe, prompts, queries_at(recipe, 1, len(prompts), accelerator), 1, control(tokenizer).im_end,
-        accelerator,
-    )  # fmt: skip
+    engine = Own(models.policy, recipe.sampling, control(tokenizer).im_end, recipe.run.seed, accelerator=accelerator)
+    rollout = roll(engine, recipe, prompts, queries_at(recipe, 1, len(prompts), accelerator), 1)
     return recipe, models, rollout, pretrain, accelerator
 
 
@@ -137,6 +136,7 @@ def assert_same_weights(one, other):
         ["ppo.loss_mean=sequence", "ppo.entropy_coef=0.3", "ppo.micro_batch_tokens=40"],
         ["ppo.reward_clip=0.2", "ppo.length_penalty=0.1", "ppo.length_free=4", "ppo.advantage_clip=0.8"],
         ["ppo.gradient_checkpointing=true"],
+        ["ppo.fused_adamw=true"],
     ],
     ids=[
         "the paper's",
@@ -146,12 +146,14 @@ def assert_same_weights(one, other):
         "a mean over responses, and entropy",
         "clipped, and shorter",
         "gradient checkpointing",
+        "fused",
     ],
 )
 def test_a_step_is_what_the_equations_say(setting, overrides, tmp_path):
     ours = start(setting, f"run.dir={tmp_path / 'ours'}", *overrides)
     # The rewriting goes back under another attention than it went forward: nothing may be recomputed there.
-    plain = start(setting, f"run.dir={tmp_path / 'plain'}", *overrides, "ppo.gradient_checkpointing=false")
+    plain_overrides = [*overrides, "ppo.gradient_checkpointing=false", "ppo.fused_adamw=false"]
+    plain = start(setting, f"run.dir={tmp_path / 'plain'}", *plain_overrides)
     assert ours[2].responses == plain[2].responses
     ended = [r.ended for r in ours[2].responses]
     assert any(ended)

@@ -132,7 +132,7 @@ def from_pretrained(
 def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.device | str) -> PreTrainedModel:
     """Type, mode and device of a model that was just loaded."""
     if trained:
-        return loaded.to(device).train()
+        return loaded.to(device).train().requires_grad_(True)  # merging an adapter leaves all frozen
     return loaded.to(device, compute_dtype(model)).eval().requires_grad_(False)
 
 

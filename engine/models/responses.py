@@ -4,6 +4,7 @@ Position p of a flat row predicts token p + 1, so what belongs to a response tok
 read one position before it.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from engine.models.logprobs import TokenLogProbs
+from engine.models.logprobs import Support, TokenLogProbs
 from engine.models.packed import pack
 
 Tokens = Sequence[int]
@@ -29,14 +30,27 @@ class PackedResponses:
     """(tokens,) the response tokens"""
     ends: torch.Tensor
     """(sequences,) where each sequence's last token stands"""
+    support: Support | None = None
+    """what each response token was drawn from, where that was recorded"""
 
     @property
     def logprob_arguments(self) -> dict[str, Any]:
-        return {**self.inputs, "logprob_positions": self.positions, "logprob_targets": self.targets}
+        return {
+            **self.inputs, "logprob_positions": self.positions, "logprob_targets": self.targets,
+            "logprob_support": self.support,
+        }  # fmt: skip
 
 
-def pack_responses(prompts: Sequence[Tokens], responses: Sequence[Tokens], device: torch.device) -> PackedResponses:
-    """Lay prompt + response pairs end to end; every prompt and every response has a token at least."""
+def pack_responses(
+    prompts: Sequence[Tokens],
+    responses: Sequence[Tokens],
+    device: torch.device,
+    supports: Sequence[Sequence[array]] | None = None,
+) -> PackedResponses:
+    """Lay prompt + response pairs end to end; every prompt and every response has a token at least.
+
+    `supports` holds for each response token the ids that it was drawn from.
+    """
     inputs = pack([[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)], device)
     ends = inputs["cu_seq_lens_q"][1:].long() - 1
     spans = [
@@ -44,7 +58,20 @@ def pack_responses(prompts: Sequence[Tokens], responses: Sequence[Tokens], devic
         for end, response in zip(ends.tolist(), responses, strict=True)
     ]  # fmt: skip
     positions = torch.cat(spans).to(device)
-    return PackedResponses(inputs, positions, inputs["input_ids"][0, positions + 1], ends)
+    return PackedResponses(inputs, positions, inputs["input_ids"][0, positions + 1], ends, _joined(supports, device))
+
+
+def _joined(supports: Sequence[Sequence[array]] | None, device: torch.device) -> Support | None:
+    """The supports of several responses as one."""
+    if supports is None:
+        return None
+    sets = [ids for response in supports for ids in response]
+    flat = array("i")
+    for ids in sets:
+        flat += ids
+    return Support(
+        torch.tensor(flat, dtype=torch.long, device=device), torch.tensor([len(ids) for ids in sets], device=device)
+    )
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> Iterator[slice]:
@@ -60,23 +87,34 @@ def micro_batches(lengths: Sequence[int], budget: int) -> Iterator[slice]:
 
 
 def _packs(
-    prompts: Sequence[Tokens], responses: Sequence[Tokens], device: torch.device, budget: int
+    prompts: Sequence[Tokens],
+    responses: Sequence[Tokens],
+    device: torch.device,
+    budget: int,
+    supports: Sequence[Sequence[array]] | None = None,
 ) -> Iterator[PackedResponses]:
     lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
     for run in micro_batches(lengths, budget):
-        yield pack_responses(prompts[run], responses[run], device)
+        yield pack_responses(prompts[run], responses[run], device, supports and supports[run])
 
 
 @torch.no_grad()
 def response_logprobs(
-    model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens], temperature: float, budget: int
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    responses: Sequence[Tokens],
+    temperature: float,
+    budget: int,
+    supports: Sequence[Sequence[array]] | None = None,
+    with_entropy: bool = True,
 ) -> TokenLogProbs:
     """log π(y_t | x, y_<t) of every response token, in order, and the entropies there; `budget` tokens a forward."""
     parts = [
-        model(**row.logprob_arguments, temperature=temperature)
-        for row in _packs(prompts, responses, model.device, budget)
+        model(**row.logprob_arguments, temperature=temperature, with_entropy=with_entropy)
+        for row in _packs(prompts, responses, model.device, budget, supports)
     ]
-    return TokenLogProbs(torch.cat([p.logprobs for p in parts]), torch.cat([p.entropy for p in parts]))
+    entropy = torch.cat([p.entropy for p in parts]) if with_entropy else None
+    return TokenLogProbs(torch.cat([p.logprobs for p in parts]), entropy)
 
 
 @torch.no_grad()
@@ -108,7 +146,7 @@ def sequence_nll(model: PreTrainedModel, sequences: Sequence[Tokens], budget: in
     total, tokens = 0.0, 0
     for run in micro_batches([len(s) for s in sequences], budget):
         row = pack_text(sequences[run], model.device)
-        total -= float(model(**row.logprob_arguments).logprobs.sum(dtype=torch.float64))
+        total -= float(model(**row.logprob_arguments, with_entropy=False).logprobs.sum(dtype=torch.float64))
         tokens += len(row.targets)
     return total, tokens
 

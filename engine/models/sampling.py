@@ -5,9 +5,10 @@ size, order, finished rows and processes change nothing about it. The K response
 prefill, and finished rows leave the batch.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -27,6 +28,11 @@ class Response:
     tokens: list[int]
     ended: bool
     """whether it ends with the end token; else it ran into the length limit, or stopped otherwise"""
+    logprobs: list[float] | None = field(default=None, compare=False)
+    """the sampler's own of each token, at its temperature and of the whole distribution, or within `supports` where
+    there are some; good to rounding, which neighbours change; None where an engine tells something else"""
+    supports: list[array] | None = None
+    """for each token the ids it was drawn from, where they were asked for"""
 
 
 @torch.no_grad()
@@ -41,11 +47,13 @@ def sample(
     seed: int,
     step: int,
     query_ids: Sequence[int],
+    record: bool = False,
 ) -> list[list[Response]]:
     """`responses` responses to each prompt, in the prompts' order.
 
     `end` is the token that ends a response well, `stops` all tokens that end it. `query_ids` name the queries for the
-    random numbers. The model must not be wrapped; while it samples it is in evaluation mode.
+    random numbers. `record` keeps the set that each token was drawn from. The model must not be wrapped; while it
+    samples it is in evaluation mode.
     """
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding in each batch
     per_batch = max(1, sampling.batch_size // responses)
@@ -57,11 +65,11 @@ def sample(
             turns = torch.arange(responses, device=model.device).repeat(len(chosen))
             rows = _decode(
                 model, [prompts[i] for i in chosen], sampling, responses, stops, lambda rows, t, attempt, ids=ids,
-                turns=turns: uniform(seed, step, ids[rows], turns[rows], t, attempt),
+                turns=turns: uniform(seed, step, ids[rows], turns[rows], t, attempt), record,
             )  # fmt: skip
             for place, i in enumerate(chosen):
                 mine = rows[place * responses : (place + 1) * responses]
-                sampled[i] = [Response(tokens, tokens[-1] == end) for tokens in mine]
+                sampled[i] = [Response(row.tokens, row.tokens[-1] == end, row.logprobs, row.supports) for row in mine]
     return [sampled[i] for i in range(len(prompts))]
 
 
@@ -76,8 +84,17 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _decode(model, prompts, sampling, responses, stops, uniform_at) -> list[list[int]]:
-    """Token lists of one batch, (prompts × responses) of them; each stops after the first of `stops`."""
+@dataclass
+class _Row:
+    """What has been written of one response."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    supports: list[array] | None = None
+
+
+def _decode(model, prompts, sampling, responses, stops, uniform_at, record) -> list[_Row]:
+    """The rows of one batch, (prompts × responses) of them; each stops after the first of `stops`."""
     device, longest = model.device, max(map(len, prompts))
     # Left padding: what is generated is appended, so the last prompt token must stand in the last column.
     tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
@@ -91,13 +108,17 @@ def _decode(model, prompts, sampling, responses, stops, uniform_at) -> list[list
     stop_ids = torch.tensor(list(stops), device=device)
     active = torch.arange(len(mask), device=device)  # which response each row of the batch is
     running = torch.ones(len(mask), dtype=torch.bool, device=device)
-    columns: list[tuple[torch.Tensor, torch.Tensor]] = []
+    columns: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    rows = [_Row(supports=[] if record else None) for _ in range(len(prompts) * responses)]
     for t in range(sampling.max_new_tokens):
-        drawn = draw_token(
+        draw = draw_token(
             logits, sampling.top_p, sampling.temperature,
-            lambda rows, attempt, t=t, active=active: uniform_at(active[rows], t, attempt),
+            lambda rows, attempt, t=t, active=active: uniform_at(active[rows], t, attempt), record=record,
         )  # fmt: skip
-        columns.append((active[running], drawn[running]))
+        drawn = draw.tokens
+        columns.append((active[running], drawn[running], draw.logprobs[running]))
+        if draw.nucleus is not None:
+            _keep_supports(rows, active[running], draw.nucleus[running])
         running = running & ~torch.isin(drawn, stop_ids)
         left = int(running.sum())
         if left == 0 or t + 1 == sampling.max_new_tokens:
@@ -111,11 +132,19 @@ def _decode(model, prompts, sampling, responses, stops, uniform_at) -> list[list
         position = position + 1
         logits = _last_logits(model, drawn[:, None], mask, position, cache)
 
-    rows: list[list[int]] = [[] for _ in range(len(prompts) * responses)]
-    for who, what in columns:
-        for row, token in zip(who.tolist(), what.tolist(), strict=True):
-            rows[row].append(token)
+    for column in columns:
+        for row, token, logprob in zip(*(values.tolist() for values in column), strict=True):
+            rows[row].tokens.append(token)
+            rows[row].logprobs.append(logprob)
     return rows
+
+
+def _keep_supports(rows: list[_Row], who: torch.Tensor, inside: torch.Tensor) -> None:
+    """Note the ids that some rows' next tokens come from; `inside` is (rows, vocabulary)."""
+    ids = array("i", inside.nonzero()[:, 1].tolist())
+    ends = inside.sum(1).cumsum(0).tolist()
+    for row, start, end in zip(who.tolist(), [0, *ends[:-1]], ends, strict=True):
+        rows[row].supports.append(ids[start:end])
 
 
 def _last_logits(model, tokens, mask, positions, cache) -> torch.Tensor:

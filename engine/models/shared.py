@@ -1,0 +1,159 @@
+"""One base in memory, several roles: each is the base with a LoRA adapter of its own, some with a scalar head.
+
+A role is called like a model and is that model merged, up to rounding. Its parameters are its adapter's alone, so an
+optimiser, a wrapper or a checkpoint of it holds nothing of the base. Which role a layer computes for is said by `Roles`
+while the role's forward runs; where activations are recomputed in the backward pass, it is said there again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+from engine.models.adapter_files import Adapter
+
+
+class Roles:
+    """Which role is computed at the moment; one object for all layers of a base."""
+
+    active: str | None = None
+
+    @contextmanager
+    def playing(self, name: str | None) -> Iterator[None]:
+        before, self.active = self.active, name
+        try:
+            yield
+        finally:
+            self.active = before
+
+
+@dataclass(frozen=True)
+class LowRank:
+    down: torch.Tensor
+    """(rank, in)"""
+    up: torch.Tensor
+    """(out, rank)"""
+    scale: float
+
+
+class RoleLinear(torch.nn.Module):
+    """A linear layer, and what each role adds: scale · up down x."""
+
+    def __init__(self, base: torch.nn.Linear, roles: Roles):
+        super().__init__()
+        self.base, self.roles = base, roles
+        self.added: dict[str, LowRank] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, added = self.base(x), self.added.get(self.roles.active)
+        if added is None:
+            return y
+        more = F.linear(F.linear(x.to(added.down.dtype), added.down), added.up)
+        return y + (more * added.scale).to(y.dtype)
+
+
+class RoleTable(torch.nn.Module):
+    """An embedding table or an output head, some of whose rows are each role's own."""
+
+    def __init__(self, base: torch.nn.Embedding | torch.nn.Linear, roles: Roles):
+        super().__init__()
+        self.base, self.roles = base, roles
+        self.rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        """role -> (ids, values): (n,) and (n, hidden)"""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(vocabulary, hidden) of the active role."""
+        plain, rows = self.base.weight, self.rows.get(self.roles.active)
+        return plain if rows is None else plain.index_copy(0, rows[0], rows[1].to(plain.dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.base, torch.nn.Linear):
+            return F.linear(x, self.weight)
+        y, rows = self.base(x), self.rows.get(self.roles.active)
+        if rows is None:
+            return y
+        own = x[..., None] == rows[0]
+        return torch.where(own.any(-1, keepdim=True), rows[1].to(y.dtype)[own.int().argmax(-1)], y)
+
+
+class Role(torch.nn.Module):
+    """The base with one adapter: a causal LM, or with a score in the adapter a scalar model."""
+
+    def __init__(
+        self, base: PreTrainedModel, roles: Roles, name: str, adapter: Adapter, dtype: torch.dtype, *, trained: bool
+    ):
+        super().__init__()
+        self._shared = (base,)  # in a tuple: the base's parameters are not this role's
+        self.roles, self.name, self.adapter = roles, name, adapter
+        self.config = adapter.scalar_config(base.config) if adapter.is_scalar else base.config
+        self.own = torch.nn.ParameterDict(
+            {
+                key.replace(".", "/"): torch.nn.Parameter(value.detach().to(base.device, dtype, copy=True), trained)
+                for key, value in adapter.tensors.items()
+            }
+        )
+        for path, down, up in adapter.low_rank():
+            layer = _replaced(base, path, RoleLinear, roles)
+            layer.added[name] = LowRank(self._own(down), self._own(up), adapter.scale)
+        for path, key, ids in adapter.token_rows(base):
+            table = _replaced(base, path, RoleTable, roles)
+            table.rows[name] = (torch.tensor(ids, device=base.device), self._own(key))
+        self.train(trained)
+
+    def _own(self, key: str) -> torch.nn.Parameter:
+        return self.own[key.replace(".", "/")]
+
+    @property
+    def base(self) -> PreTrainedModel:
+        return self._shared[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    @property
+    def generation_config(self) -> Any:
+        return self.base.generation_config
+
+    def set_attn_implementation(self, implementation: str) -> None:
+        self.base.set_attn_implementation(implementation)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The adapter as it is now, under the names it was read by."""
+        return {key.replace("/", "."): value.detach() for key, value in self.own.items()}
+
+    def forward(self, *args: Any, score_positions: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """As the merged model's; a scalar role reads its scores at `score_positions` (n,) of a packed row: (n, 1)."""
+        if self.base.training != self.training:
+            self.base.train(self.training)
+        with self.roles.playing(self.name):
+            if not self.adapter.is_scalar:
+                return self.base(*args, **kwargs)
+            hidden = self.base.base_model(*args, **kwargs).last_hidden_state[0, score_positions]
+        with torch.autocast(hidden.device.type, enabled=False):
+            score = self._own(self.adapter.score_key)
+            logits = F.linear(hidden.to(score.dtype), score).float() - self.config.score_offset
+        return SequenceClassifierOutputWithPast(logits=logits)
+
+
+def _replaced(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any:
+    """The layer at `path`, wrapped once for all roles."""
+    layer = base.get_submodule(path)
+    if not isinstance(layer, kind):
+        parent, _, name = path.rpartition(".")
+        layer = kind(layer, roles)
+        setattr(base.get_submodule(parent) if parent else base, name, layer)
+    return layer
+
+
+def recompute_activations(base: PreTrainedModel, roles: Roles) -> None:
+    """Gradient checkpointing that recomputes under the role that the forward ran under."""
+    base.activation_checkpointing_enable(
+        {"use_reentrant": False, "context_fn": lambda: (nullcontext(), roles.playing(roles.active))}
+    )
