@@ -31,8 +31,8 @@ class View(Section):
     places: int = number(3, least=0)
     """places that are named for each finding in the table"""
     key: str | None = None
-    """only this data key: train, eval, prompts, heldout, pairs, correctness_pairs, comparisons.NAME or pretrain; without it all
-    that are given"""
+    """only this data key: train, eval, prompts, heldout, pairs, correctness_pairs, comparisons.NAME or pretrain;
+    without it all that are given"""
     against: Any = None
     """evaluation sets that training data should not overlap with: a source or a list of them; without it data.eval,
     and what the eval.yaml beside the recipe names"""
