@@ -98,7 +98,7 @@ def test_a_misspelt_key_is_answered_within_two_seconds_and_without_torch():
     [
         ("kl_coef=0.1", "unknown key kl_coef; did you mean ppo.kl_coef?"),
         ("ppo.top_p=0.9", "unknown key ppo.top_p; did you mean sampling.top_p?"),
-        ("zzz=1", "unknown key zzz; the recipe has model, reward, chatml, data, sampling, ppo, run"),
+        ("zzz=1", "unknown key zzz; the recipe has model, reward, models, chatml, data, sampling, ppo, watch, run"),
         ("run.zzz=1", "unknown key run.zzz; run has dir, seed, save_steps, keep_checkpoints, report_to"),
         ("model={pth: a}", "unknown key model.pth; did you mean model.path?"),
         ("ppo.steps=1.5", "ppo.steps is 1.5; it must be a whole number"),
