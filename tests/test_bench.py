@@ -59,7 +59,7 @@ def test_a_side_that_fails_says_why():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stf"], "no part is called stf; use encoding, sft, comparisons"),
+        (["stf"], "no part is called stf; use encoding, sft, comparisons, ppo"),
         (["sft", "--data", "nowhere"], "error: nowhere/alpaca_en.json: no such file; the benchmark measures on real "
                                        "data: name its folder with --data"),
     ],

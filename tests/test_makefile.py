@@ -65,6 +65,18 @@ def test_tiny_runs_every_stage_in_turn(make):
     ]
 
 
+def test_annotated_makes_comparisons_and_a_reward_model_of_them(make):
+    done, calls = make("annotated", "SEED=1")
+    assert done.returncode == 0
+    assert {call[0] for call in calls} == {"runs/tiny-1"}
+    modules = ("sft", "sft", "reward.prompts", "reward.candidates", "reward.pairs", "reward")
+    stages = ("base", "sft", "prompts", "candidates", "pairs", "rm")
+    assert commands(calls) == [
+        f"-m {module} recipes/tiny-annotated/{stage}.yaml run.seed=1"
+        for module, stage in zip(modules, stages, strict=True)
+    ]
+
+
 def test_tiny_ends_with_the_first_stage_that_fails(make):
     done, calls = make("tiny", fails="reward")
     assert done.returncode == 2

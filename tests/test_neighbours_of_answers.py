@@ -18,10 +18,12 @@ from ppo.advantages import ScoreNormaliser
 from ppo.models import load_models
 from ppo.pretrain import PretrainStream
 from ppo.rollout import Rollout, judge
+from ppo.shared import load_shared
 from ppo.update import update
 from recipes import load
 from tests import eval_setting, ppo_setting
 from tests.neighbours import ATTENTIONS, MINE, NEIGHBOUR, OTHER, assert_unmoved
+from tests.test_shared import paths, setting  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.parametrize("attention", ATTENTIONS)
 
@@ -117,6 +119,17 @@ def noting(function, note):
         return function(*arguments)
 
     return noted
+
+
+def test_roles_of_one_base(setting, attention, tmp_path, monkeypatch):  # noqa: F811 - the fixture
+    """The same where policy, value, reference and reward are adapters of one base."""
+    overrides = [f"run.dir={tmp_path}/run", f"model.attention={attention}", "ppo.epochs=1", "ppo.minibatches=1"]
+    recipe = ppo_setting.recipe_of(setting, *paths(setting), "models=shared", *overrides)
+    accelerator = Accelerator()
+    roles = recipe, load_shared(recipe, load_tokenizer(recipe.model.path), accelerator), accelerator
+    test_logprobs_values_and_scores(roles)
+    test_what_a_rollout_is_judged_by(roles)
+    test_ppo_updates(roles, monkeypatch)
 
 
 # Evaluation

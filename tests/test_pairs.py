@@ -56,6 +56,13 @@ def test_scores_equal_those_of_sides_alone(family):
         assert_close(pair_scores(model, PAIRS, 10**6), alone(model, PAIRS), atol=1e-5, rtol=1e-5)
 
 
+def test_runs_of_queries_of_one_length_with_keys_of_several():
+    """Four queries a side, four and six keys: together they may not be taken for two sequences of five."""
+    model, pairs = reward_model(), [([5, 6, 7, END], [5, 6, 8, 9, 10, END])]
+    with torch.no_grad():
+        assert_close(pair_scores(model, pairs, 10**6), alone(model, pairs), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 def test_gradients_equal_those_of_sides_alone(family):
     """Of the loss that is trained on, with weights as small as real ones so that 1e-5 means something."""

@@ -55,7 +55,7 @@ def test_a_model_that_is_on_the_hub_in_the_end():
         (["show.row=5"], "unknown key show.row; did you mean show.rows?"),
         (["show.rows=-1"], "show.rows is -1; it must be at least 0"),
         (["show.key=pairz"],
-         "show.key is pairz; it must be one of train, eval, prompts, pairs, correctness_pairs, pretrain"),
+         "show.key is pairz; it must be one of train, eval, prompts, heldout, pairs, correctness_pairs, pretrain"),
         (["show.key=prompts"], "no data to show; name some: data.prompts=FILE"),
         (["data.train=none.jsonl"],
          "data.train: none.jsonl does not exist; name a file or folder that does, or the id of one on the hub "

@@ -86,7 +86,7 @@ def packed_attention(
         )  # fmt: skip
         return out[None], None
     lengths, key_lengths = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
-    if len(lengths) > 1 and len(set(lengths)) == 1:  # one call for all of them
+    if len(lengths) > 1 and len({*lengths, *key_lengths}) == 1:  # one call for all of them
         q, k, v = (tensor[0].unflatten(1, (len(lengths), -1)).transpose(0, 1) for tensor in (query, key, value))
         out = F.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped

@@ -21,7 +21,7 @@ from chatml import (
 )
 from eval.conversation import runs
 from eval.show.look import Look
-from eval.show.records import Record
+from eval.show.records import ASKED, Record
 
 TRAINED, CHOSEN, REJECTED, CONTROL = "green", "green", "red", "dim"
 OPEN, CLOSE = "⟦", "⟧"
@@ -78,7 +78,7 @@ def _conversation(held: Conversation | str, seen: Look, colour: bool) -> tuple[s
         return "plain text", Text(held.translate(VISIBLE))
     turns = render(_prompted(held.messages, seen), held.tools, seen.recipe.chatml.tools)
     (encoded_turns,) = encode_turns([turns], seen.tokenizer, seen.recipe.chatml.mask, seen.recipe.chatml.train_on)
-    asked = seen.key == "prompts"
+    asked = seen.key in ASKED
     encoded = join(encoded_turns, seen.tokenizer, add_generation_prompt=asked)
     labels = [IGNORE] * len(encoded.labels) if asked else encoded.labels
     trained = "" if asked else f", {len(labels) - labels.count(IGNORE):,} trained on"

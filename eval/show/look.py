@@ -16,7 +16,7 @@ from engine.data.sources import read
 from eval.show.duplicates import Near, near_repeats, repeats
 from eval.show.overlap import EvaluationSet, evaluation_set
 from eval.show.recipe import LEARNT_FROM, Show
-from eval.show.records import Record, read_records
+from eval.show.records import ASKED, Record, read_records
 from recipes import RecipeError
 from recipes.data import Source, sources
 
@@ -78,7 +78,7 @@ class Look:
         data = self.recipe.data
         if self.key == "pretrain" and not self.recipe.eval:
             return "data.pretrain_length", data.pretrain_length
-        if self.key == "prompts":
+        if self.key in ASKED:
             return "data.max_prompt_tokens", data.max_prompt_tokens
         return "data.max_length", data.max_length
 

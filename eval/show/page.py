@@ -10,6 +10,7 @@ from engine.models.tokenizer import load_tokenizer
 from eval.show.examples import CLOSE, OPEN, examples
 from eval.show.look import Look, look
 from eval.show.recipe import Show
+from eval.show.records import ASKED
 from eval.show.table import Line, table
 
 WIDTH = 20  # of the table's labels
@@ -47,7 +48,7 @@ def _legend(seen: Look, colour: bool) -> str:
     if seen.of_pairs:
         alone = "; make sft would train on the chosen one" if seen.key == "train" else ""
         return f"a comparison: what is shared, then both sides, each scored at its last <|im_end|>{alone}"
-    if seen.key == "prompts":
+    if seen.key in ASKED:
         return "prompts as the model gets them; its answer begins where they end"
     chatml = seen.recipe.chatml
     mask = "" if seen.of_texts else f" (chatml.mask={chatml.mask} train_on={chatml.train_on})"

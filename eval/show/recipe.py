@@ -19,7 +19,7 @@ from recipes.schema import Recipe, Section, number, show
 from recipes.sections import ChatML, Run, model_inputs
 
 COMPARISONS = "comparisons."
-KEYS = ("train", "eval", "prompts", "pairs", "correctness_pairs", "pretrain")
+KEYS = ("train", "eval", "prompts", "heldout", "pairs", "correctness_pairs", "pretrain")
 # What a model learns from, and what must therefore not be in an evaluation set.
 LEARNT_FROM = ("train", "prompts", "pretrain")
 
@@ -31,8 +31,8 @@ class View(Section):
     places: int = number(3, least=0)
     """places that are named for each finding in the table"""
     key: str | None = None
-    """only this data key: train, eval, prompts, pairs, correctness_pairs, comparisons.NAME or pretrain; without it all
-    that are given"""
+    """only this data key: train, eval, prompts, heldout, pairs, correctness_pairs, comparisons.NAME or pretrain;
+    without it all that are given"""
     against: Any = None
     """evaluation sets that training data should not overlap with: a source or a list of them; without it data.eval,
     and what the eval.yaml beside the recipe names"""
@@ -65,6 +65,8 @@ class Data(TrainingData):
     """conversations, plain text or comparisons"""
     prompts: Any = named_sources()
     """what is asked"""
+    heldout: Any = named_sources()
+    """what is asked and never trained on"""
     pairs: Any = named_sources()
     """held-out comparisons"""
     correctness_pairs: Any = named_sources()
@@ -152,7 +154,7 @@ def tokenizer_path(model: str, recipe_path: str | Path) -> str:
 
 def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Source]:
     """What the recipe evaluates on, and what the evaluation of the whole pipeline reads, if that is on this machine."""
-    found = recipe.data.sources("eval")
+    found = [*recipe.data.sources("eval"), *recipe.data.sources("heldout")]
     if eval_recipe.exists():
         data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read(eval_recipe))), "data")
         held_out = OmegaConf.to_container(data, resolve=True) if data is not None else {}

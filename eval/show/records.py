@@ -17,6 +17,8 @@ from chatml import (
     read_text,
 )
 
+ASKED = ("prompts", "heldout")
+"""data keys of what is to be answered"""
 Held = Conversation | Pair | str
 """a conversation or a prompt, a comparison, or plain text"""
 
@@ -89,7 +91,7 @@ def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Ma
 def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
     if key in ("pairs", "correctness_pairs") or key.startswith("comparisons."):
         return read_pair(record, fields)
-    if key == "prompts":
+    if key in ASKED:
         return read_prompt(record, fields)
     if key == "pretrain" or is_text(record, fields):
         return read_text(record, fields)

@@ -20,7 +20,7 @@ from eval.show.figures import (
 )
 from eval.show.look import Look, Portion
 from eval.show.overlap import RUN, EvaluationSet, shared
-from eval.show.records import Record, unread_fields
+from eval.show.records import ASKED, Record, unread_fields
 
 # Reasons why records cannot be read that are told one by one; a message's number makes many of one kind.
 REASONS = 5
@@ -46,7 +46,7 @@ def table(seen: Look) -> Iterator[Line]:
 def _read(seen: Look) -> Iterator[Line]:
     kinds = Counter(type(record.held) for record in seen.readable)
     names = {Pair: "comparisons", str: "plain texts"}
-    said = "prompts" if seen.key == "prompts" else "conversations"
+    said = "prompts" if seen.key in ASKED else "conversations"
     held = ", ".join(f"{count:,} {names.get(kind, said)}" for kind, count in kinds.items())
     yield Line("records", f"{len(seen.records):,} read{f': {held}' if held else ''}")
     problems = Counter(record.problem for record in seen.records if record.held is None)
@@ -73,7 +73,7 @@ def _fed(seen: Look, report: Report) -> Iterator[Line]:
     trained = f"; {report.trained_tokens:,} trained on ({_share(report.trained_tokens, report.tokens)})"
     lost = report.cut_tokens + report.dropped_tokens.total()
     lost = f"; {lost:,} lost to cutting and dropping" if lost else ""
-    learns = not seen.of_pairs and seen.key != "prompts"
+    learns = not seen.of_pairs and seen.key not in ASKED
     yield Line("tokens", f"{report.tokens:,} in {report.rows:,} rows{trained if learns else ''}{lost}")
     drawn = sum(portion.tokens_drawn for portion in seen.portions)
     for portion in seen.portions:
@@ -111,7 +111,7 @@ def _found(seen: Look) -> Iterator[Line]:
         yield _overlap(seen, evaluation)
     if seen.of_pairs:
         yield line("equal sides", equal_sides(records))
-    if any(record.messages for record in records) and seen.key != "prompts":
+    if any(record.messages for record in records) and seen.key not in ASKED:
         broken = [i for i, record in enumerate(records) if any(map(breaks_off, record.answers))]
         endless = without_end_token(seen.rows, control(seen.tokenizer))
         trained = "" if seen.of_pairs or not seen.rows else f"{endless:,} trained on without {IM_END}; "
