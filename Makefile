@@ -59,8 +59,9 @@ $(STAMP): requirements.txt constraints.txt
 	$(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt -r requirements.txt
 	@touch $@
 
+# A test keeps hardly more than one core busy, so several run at a time, of one thread each.
 test: $(STAMP)
-	$(PYTHON) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 $(ARGS)
 
 # ARGS="KILLS SEED"
 drill: $(STAMP)
