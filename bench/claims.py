@@ -115,6 +115,11 @@ def figures(arm: Path, warmup: int) -> Figures:
     }  # fmt: skip
 
 
+def watched(tiny: Path) -> list[str]:
+    """What every arm measures besides, on held-out prompts and without learning from it."""
+    return [f"data.heldout={{path: {tiny}/world/prompts_heldout.jsonl, take: 100}}", "watch.gold=tiny.gold:score"]
+
+
 def seed_figures(seed: int, folder: Path, recipes: Path) -> dict[str, Figures]:
     """Arm -> figures of one seed, everything that is missing run first."""
     tiny = folder / str(seed)
@@ -125,7 +130,7 @@ def seed_figures(seed: int, folder: Path, recipes: Path) -> dict[str, Figures]:
     found = {}
     for at, (name, changes) in enumerate(ARMS.items()):
         arm = tiny / f"ppo-{at}"
-        run(["ppo", str(recipes / "ppo.yaml"), f"run.seed={seed}", f"run.dir={arm}", *changes], tiny)
+        run(["ppo", str(recipes / "ppo.yaml"), f"run.seed={seed}", f"run.dir={arm}", *watched(tiny), *changes], tiny)
         if not (arm / "eval" / "summary.json").exists():
             run(["eval", str(recipes / "eval.yaml"), f"run.seed={seed}", f"run.dir={arm / 'eval'}", "eval.best_of_n=1",
                  f"eval.ppo={arm / 'model'}", "eval.prompts_limit=50"], tiny)  # fmt: skip

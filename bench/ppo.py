@@ -170,8 +170,8 @@ def ours(case: dict[str, Any], models: str) -> Figures:
 
     work = Case(**case)
     recipe = load(PPO, Path("recipes/tiny/ppo.yaml"), [
-        f"model.path={models}/policy", f"reward.path={models}/reward", "data.pretrain=null", "data.heldout=null",
-        "watch.gold=null", "ppo.pretrain_coef=0", "ppo.value_warmup_steps=0", f"ppo.epochs={EPOCHS}",
+        f"model.path={models}/policy", f"reward.path={models}/reward", "data.pretrain=null",
+        "ppo.pretrain_coef=0", "ppo.value_warmup_steps=0", f"ppo.epochs={EPOCHS}",
         "ppo.minibatches=1", f"ppo.queries_per_step={work.responses}", "ppo.responses_per_query=1",
         "ppo.fused_adamw=true",
         "sampling.top_p=1.0", f"sampling.max_new_tokens={64 if work.fixed else 128}", f"model.dtype={work.dtype}",

@@ -64,7 +64,8 @@ def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
     assert len(calls) == len(SEEDS) * per_seed
     assert calls[1] == ["sft", "recipes/tiny/base.yaml", "run.seed=11"]
     assert calls[6] == [
-        "ppo", "recipes/tiny/ppo.yaml", "run.seed=11", "run.dir=claims/11/ppo-1", "ppo.value_warmup_steps=0",
-        "ppo.steps=50",
+        "ppo", "recipes/tiny/ppo.yaml", "run.seed=11", "run.dir=claims/11/ppo-1",
+        "data.heldout={path: claims/11/world/prompts_heldout.jsonl, take: 100}", "watch.gold=tiny.gold:score",
+        "ppo.value_warmup_steps=0", "ppo.steps=50",
     ]  # fmt: skip
     assert (tmp_path / "claims.md").read_text().startswith("# The report's claims about PPO, in the tiny world\n")

@@ -60,7 +60,7 @@ def test_a_step(path, small, tmp_path):
         overrides += [
             f"reward.path={base}-reward/model", f"data.prompts={small / 'chat.jsonl'}",
             f"data.pretrain={small / 'text.jsonl'}", "ppo.steps=1", "ppo.value_warmup_steps=0",
-            "ppo.queries_per_step=4", "sampling.max_new_tokens=4", "data.heldout=null", "watch.gold=null",
+            "ppo.queries_per_step=4", "sampling.max_new_tokens=4",
         ]  # fmt: skip
         train_ppo(load(PPO, path, overrides))
     (step, *_) = read(tmp_path / "metrics.jsonl")
