@@ -74,17 +74,15 @@ def test_packed_and_shared(trained, rows, alone):
     same(pair_scores(model, list(zip(rows[::2], rows[1::2], strict=True)), 10**6).flatten(), alone)
 
 
+@pytest.mark.parametrize("trained", ["adapter"], indirect=True)
 def test_an_adapter_merged_afterwards(trained, rows, alone, tmp_path):
-    if not (trained / "adapter_config.json").exists():
-        pytest.skip("nothing to merge")
     merge([str(trained), str(tmp_path / "merged")])
     same(sequence_scores(scored(tmp_path / "merged"), rows, 10**6), alone)
 
 
+@pytest.mark.parametrize("trained", ["all weights", "merged adapter"], indirect=True)
 def test_transformers_own_class_gives_it_but_for_the_offset(trained, rows, alone):
     """Where padding is no end token; what others load reads the same place."""
-    if (trained / "adapter_config.json").exists():
-        pytest.skip("an adapter needs its base beside it")
     tokenizer = AutoTokenizer.from_pretrained(trained)
     plain = AutoModelForSequenceClassification.from_pretrained(trained).eval()
     plain.config.pad_token_id = control(tokenizer).endoftext
