@@ -36,10 +36,6 @@ class Adapter:
         return self.scalar is not None
 
     @property
-    def score_key(self) -> str:
-        return SCORE
-
-    @property
     def scale(self) -> float:
         rank = self.config["r"] ** 0.5 if self.config.get("use_rslora") else self.config["r"]
         return self.config["lora_alpha"] / rank

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
-from engine.models.adapter_files import Adapter
+from engine.models.adapter_files import SCORE, Adapter
 
 
 class Roles:
@@ -137,7 +137,7 @@ class Role(torch.nn.Module):
                 return self.base(*args, **kwargs)
             hidden = self.base.base_model(*args, **kwargs).last_hidden_state[0, score_positions]
         with torch.autocast(hidden.device.type, enabled=False):
-            score = self._own(self.adapter.score_key)
+            score = self._own(SCORE)
             logits = F.linear(hidden.to(score.dtype), score).float() - self.config.score_offset
         return SequenceClassifierOutputWithPast(logits=logits)
 
