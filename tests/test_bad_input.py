@@ -77,9 +77,9 @@ FILES = [
     ("a.txt", b"one\ntwo \xff\n", "FILE:2: not UTF-8 (byte 0xff); save the file as UTF-8"),
     ("a.parquet", "PAR2", "FILE: not a whole parquet file (Parquet file size is 4 bytes, smaller than the minimum file "
                           "footer (8 bytes)); make or download it again"),
-    ("a.parquet.gz", gzip.compress(b"PAR1"), "FILE: parquet is compressed in itself; unpack the file"),
+    ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), "FILE: parquet is compressed in itself; unpack the file"),
     ("a.docx", "x", f"FILE: not a kind of file that can be read; {KNOWN}"),
-    ("a.jsonl.gz", gzip.compress(LINE.encode() * 99)[:-20],
+    ("a.jsonl.gz", gzip.compress(LINE.encode() * 99, mtime=0)[:-20],
      DAMAGED.format("Compressed file ended before the end-of-stream marker was reached")),
     ("a.jsonl.gz", LINE, DAMAGED.format("Not a gzipped file (b'{\"')")),
     ("a.jsonl.zst", zst(LINE * 99)[:-10], DAMAGED.format("Truncated compressed stream")),
