@@ -95,6 +95,34 @@ class Run(Section):
 
 
 @dataclass(frozen=True)
+class TrainingRun(Run):
+    max_hours: float | None = number(None, above=0)
+    """hours after its start by which the run has saved and left; the same command goes on. May be changed on the way"""
+    local_dir: str | None = None
+    """a folder on a fast local disk: checkpoints are written there, and copied to `dir` while the run goes on"""
+    push_to_hub: str | None = None
+    """owner/name of the hub's repository that gets the finished model, with a card made from the run folder"""
+    hub_private: bool = True
+    """the repository is private if the push has to make it"""
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.local_dir is not None:
+            local, folder = Path(self.local_dir.strip() or ".").resolve(), Path(self.dir).resolve()
+            if not self.local_dir.strip() or folder in (local, *local.parents):
+                raise RecipeError(
+                    f"{key}.local_dir is {show(self.local_dir)}; name a folder on another disk than {key}.dir, "
+                    "or leave it out",
+                    key=f"{key}.local_dir",
+                )
+        if self.push_to_hub is not None and not HUB_ID.fullmatch(self.push_to_hub):
+            raise RecipeError(
+                f"{key}.push_to_hub is {show(self.push_to_hub)}; name a repository of the hub as owner/name",
+                key=f"{key}.push_to_hub",
+            )
+
+
+@dataclass(frozen=True)
 class Sampling(Section):
     top_p: float = number(0.9, above=0, most=1)
     """tokens are drawn from the smallest set that holds this much probability (report, 3.2.2: 0.9)"""

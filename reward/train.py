@@ -44,7 +44,7 @@ def train(recipe: Reward) -> None:
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     model = load_model(recipe, tokenizer)
-    callback = RunCallback("rm", folder, recipe.run.keep_checkpoints)
+    callback = RunCallback("rm", folder, recipe.run)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
         model,

@@ -34,7 +34,7 @@ def train(recipe: SFT) -> None:
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True)
-    callback = RunCallback("sft", folder, recipe.run.keep_checkpoints)
+    callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,
         arguments(SFTConfig, recipe, folder, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),

@@ -5,7 +5,6 @@ handed in. Data needs no state of its own: its order is a function of seed and s
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,10 @@ from engine.run import checkpoints, devices, durable
 from engine.run.console import Steps
 from engine.run.folder import RunError, RunFolder, first_line
 from engine.run.interruption import Interruption
+from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog, StepLog
-from recipes.sections import Run
+from engine.run.store import Store
+from recipes.sections import TrainingRun
 
 # A full disk is an OSError to Python, an error of their own to safetensors and to torch's writer.
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
@@ -29,16 +30,17 @@ WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
 class Loop:
     """One run: `for step in loop.steps(n)`, with metrics, samples, checkpoints and the finish beside it."""
 
-    def __init__(self, stage: str, folder: RunFolder, run: Run, accelerator: Accelerator, state: Sequence[Any]):
+    def __init__(self, stage: str, folder: RunFolder, run: TrainingRun, accelerator: Accelerator, state: Sequence[Any]):
         self.stage, self.folder, self.run, self.accelerator = stage, folder, run, accelerator
+        self.store = Store(folder, run)
         self.step = 0
         self._seconds: dict[str, float] = {}
         for item in state:
             accelerator.register_for_checkpointing(item)
         if accelerator.is_main_process:
-            checkpoints.discard_partial(folder.path)
+            self.store.open()
         accelerator.wait_for_everyone()
-        newest = checkpoints.to_resume(folder)
+        newest = checkpoints.to_resume(folder.recipe, *self.store.places)
         if newest is not None:
             accelerator.load_state(str(newest))
             self.step = checkpoints.step_of(newest)
@@ -53,31 +55,34 @@ class Loop:
     def steps(self, total: int) -> Iterator[int]:
         """The steps still to do, from 1; each is checkpointed as `run.save_steps` says, the last one always.
 
-        After a signal to stop the step is saved, and the run leaves by SystemExit with 128 + the signal's number.
+        After a signal to stop, and when `run.max_hours` are nearly over, the step is saved and the run leaves by
+        SystemExit (engine/run/interruption.py).
         """
         self._console = Steps(self.stage, total, self.step, speaks=self.accelerator.is_main_process)
         self._console.start()
+        limit = TimeLimit(self.run.max_hours)
         try:
-            with Interruption(self.accelerator) as interruption:
+            with Interruption(self.accelerator, limit) as interruption:
+                limit.begin()
                 while self.step < total:
                     self.step += 1
                     self._seconds.clear()
                     self._began = time.perf_counter()
                     yield self.step
-                    stopped_by = interruption.noted()
-                    if stopped_by or self.step % self.run.save_steps == 0 or self.step == total:
+                    limit.lap("step")
+                    limit.took("copy", self.store.copy_seconds)
+                    stop = interruption.noted()
+                    if stop == OUT_OF_TIME and self.step == total:
+                        stop = 0  # nothing is left to be continued
+                    if stop or self.step % self.run.save_steps == 0 or self.step == total:
                         self._checkpoint()
-                    if stopped_by:
-                        self._leave(stopped_by)
+                        limit.lap("save")
+                    if stop:
+                        if self.accelerator.is_main_process:
+                            self.store.wait()
+                        interruption.leave(self.folder.path / f"checkpoint-{self.step}", stop)
         finally:
             self._console.stop()
-
-    def _leave(self, signal_number: int) -> None:
-        self.accelerator.print(
-            f"{self.folder.path}: saved checkpoint-{self.step}; the same command continues from there", flush=True
-        )
-        devices.leave(self.accelerator)
-        sys.exit(128 + signal_number)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -126,8 +131,8 @@ class Loop:
 
     def _checkpoint(self) -> None:
         """All processes write into a hidden folder; the first one syncs, marks and renames it when all are done."""
-        partial = self.folder.path / f".checkpoint-{self.step}.partial"
-        final = self.folder.path / f"checkpoint-{self.step}"
+        partial = self.store.here / f".checkpoint-{self.step}.partial"
+        final = self.store.here / f"checkpoint-{self.step}"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -141,7 +146,7 @@ class Loop:
                 checkpoints.seal(partial, self.folder.recipe)
                 partial.rename(final)
                 durable.sync(final.parent)
-            checkpoints.prune(self.folder.path, self.run.keep_checkpoints)
+                self.store.keep(final)
         self.accelerator.wait_for_everyone()
 
     @contextmanager
@@ -151,8 +156,8 @@ class Loop:
             yield
         except WRITE_ERRORS as error:
             if self.accelerator.is_main_process:
-                checkpoints.discard_partial(self.folder.path)
-            newest = checkpoints.newest(self.folder.path)
+                checkpoints.discard_partial(self.store.here)
+            newest = checkpoints.newest(*self.store.places)
             way_on = f"continues from {newest.name}" if newest else "begins again"
             raise RunError(
                 f"{path} cannot be written ({first_line(error)}); make room or see to the folder's permissions, "
@@ -168,5 +173,7 @@ class Loop:
     def finish(self) -> None:
         """Mark the run as finished and leave together."""
         if self.accelerator.is_main_process:
+            self.store.wait()
             self.folder.finish(self.step, self.metrics.elapsed_seconds)
+            self.store.clear()
         devices.leave(self.accelerator)

@@ -1,5 +1,6 @@
 """TRL's trainers inside a run folder: arguments from a recipe, the one callback, resume, and the finished model."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from engine.models.loading import save_model
 from engine.run import checkpoints, durable
 from engine.run.console import Steps
 from engine.run.devices import compute_dtype
-from engine.run.folder import RunError, RunFolder
+from engine.run.folder import RunError, RunFolder, is_main_process
+from engine.run.interruption import Interruption
+from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog
+from engine.run.store import Store
+from recipes.sections import TrainingRun
 
 # What transformers names otherwise: our timings hold `seconds`.
 SECONDS = {"train_runtime": "train_seconds", "eval_runtime": "eval_seconds"}
@@ -42,9 +47,12 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         **ours,
         **recipe.trainer,
     }
+    store = Store(folder, recipe.run)
+    if store.here != folder.path:  # else it would follow the checkpoints
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.path / "runs"))
     try:
         return config_class(
-            output_dir=str(folder.path),
+            output_dir=str(store.here),
             seed=recipe.run.seed,
             save_strategy="steps",
             save_steps=recipe.run.save_steps,
@@ -61,25 +69,50 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
 
 
 class RunCallback(TrainerCallback):
-    """Metrics into the run folder, checkpoints sealed and pruned, progress shown, what is not finite refused."""
+    """Metrics into the run folder, checkpoints sealed and kept, progress shown, a stop in time, nothing not finite."""
 
-    def __init__(self, stage: str, folder: RunFolder, keep: int):
-        self.stage, self.folder, self.keep = stage, folder, keep
-        checkpoints.discard_partial(folder.path)
-        self.resume = checkpoints.to_resume(folder)
+    interruption: Interruption
+    """set by `fit`, which has the processes"""
+
+    def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
+        self.stage, self.folder = stage, folder
+        self.store, self.limit = Store(folder, run), TimeLimit(run.max_hours)
+        if is_main_process():
+            self.store.open()
+        self.resume = checkpoints.to_resume(folder.recipe, *self.store.places)
         """the checkpoint to continue from"""
         self.metrics = MetricsLog(folder.path / "metrics.jsonl", checkpoints.step_of(self.resume) if self.resume else 0)
+        self.stop = 0
+        """the exit code of a run that has to leave before its end"""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.best_global_step:  # where it lies may have changed since
+            best = self.store.find(state.best_global_step)
+            if best is None:
+                raise RunError(
+                    f"{self.folder.path}: checkpoint-{state.best_global_step}, the best so far, is gone; put it back, "
+                    "or name another run.dir"
+                )
+            state.best_model_checkpoint = str(best)
         self.steps = Steps(self.stage, state.max_steps, state.global_step, speaks=state.is_world_process_zero)
         self.steps.start()
+        self.limit.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps.show(state.global_step)
+        self.limit.lap("step")
+        self.limit.took("copy", self.store.copy_seconds)
+        self.stop = self.interruption.noted()
+        if self.stop == OUT_OF_TIME and state.global_step >= state.max_steps:
+            self.stop = 0  # nothing is left to be continued
+        if self.stop:
+            control.should_log = control.should_save = control.should_training_stop = True
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
+        if self.stop and "train_loss" in logs:
+            return  # the summary of a run that is not at its end
         for name in ("loss", "grad_norm", "eval_loss"):
             if name in logs and not torch.tensor(float(logs[name])).isfinite():
                 raise RunError(
@@ -93,9 +126,10 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            checkpoints.seal(self.folder.path / f"checkpoint-{state.global_step}", self.folder.recipe)
-            best = state.best_model_checkpoint
-            checkpoints.prune(self.folder.path, self.keep, Path(best) if best else None)
+            checkpoint, best = self.store.here / f"checkpoint-{state.global_step}", state.best_model_checkpoint
+            checkpoints.seal(checkpoint, self.folder.recipe)
+            self.store.keep(checkpoint, Path(best) if best else None)
+        self.limit.lap("save")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps.stop()
@@ -116,9 +150,16 @@ def fit(
     if callback.resume:
         print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
+    with Interruption(trainer.accelerator, callback.limit) as interruption:
+        callback.interruption = interruption
+        trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
+    if trainer.is_world_process_zero():
+        callback.store.wait()
+    if callback.stop:
+        interruption.leave(folder.path / f"checkpoint-{trainer.state.global_step}", callback.stop)
     model = trainer.accelerator.unwrap_model(trainer.model)
     before_saving(model)
     if trainer.is_world_process_zero():
         durable.write_folder(folder.model, lambda partial: save_model(model, tokenizer, partial, merge=merge))
         folder.finish(trainer.state.global_step, callback.metrics.elapsed_seconds)
+        callback.store.clear()
