@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from engine.run import checkpoints, devices, durable
+from engine.run import checkpoints, devices, durable, hub
 from engine.run.console import Steps
 from engine.run.folder import RunError, RunFolder, first_line
 from engine.run.interruption import Interruption
@@ -32,6 +32,7 @@ class Loop:
 
     def __init__(self, stage: str, folder: RunFolder, run: TrainingRun, accelerator: Accelerator, state: Sequence[Any]):
         self.stage, self.folder, self.run, self.accelerator = stage, folder, run, accelerator
+        hub.refuse_without_token(run)
         self.store = Store(folder, run)
         self.step = 0
         self._seconds: dict[str, float] = {}
@@ -171,9 +172,12 @@ class Loop:
                 durable.write_folder(self.folder.path / name, write)
 
     def finish(self) -> None:
-        """Mark the run as finished and leave together."""
+        """Mark the run as finished and leave together; the push takes as long as it takes, and keeps nobody waiting."""
         if self.accelerator.is_main_process:
             self.store.wait()
             self.folder.finish(self.step, self.metrics.elapsed_seconds)
             self.store.clear()
+        pushes = self.accelerator.is_main_process
         devices.leave(self.accelerator)
+        if pushes:
+            hub.push_after(self.folder, self.run)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from engine.models.loading import save_model
-from engine.run import checkpoints, durable
+from engine.run import checkpoints, durable, hub
 from engine.run.console import Steps
 from engine.run.devices import compute_dtype
 from engine.run.folder import RunError, RunFolder, is_main_process
@@ -75,7 +75,8 @@ class RunCallback(TrainerCallback):
     """set by `fit`, which has the processes"""
 
     def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
-        self.stage, self.folder = stage, folder
+        hub.refuse_without_token(run)
+        self.stage, self.folder, self.run = stage, folder, run
         self.store, self.limit = Store(folder, run), TimeLimit(run.max_hours)
         if is_main_process():
             self.store.open()
@@ -163,3 +164,4 @@ def fit(
         durable.write_folder(folder.model, lambda partial: save_model(model, tokenizer, partial, merge=merge))
         folder.finish(trainer.state.global_step, callback.metrics.elapsed_seconds)
         callback.store.clear()
+        hub.push_after(folder, callback.run)
