@@ -6,6 +6,7 @@
 # ARGS      what differs from it
 # SEED      run.seed, and for the tiny recipes the folder: runs/tiny, or runs/tiny-SEED
 # HARDWARE  a file of recipes/accelerate/ without its .yaml; one process on what is there by default
+# RESTARTS  with HARDWARE: how often all processes are started again when one dies, from the last checkpoint; 0 by default
 
 PYTHON3 ?= python3
 PYTHON := .venv/bin/python
@@ -82,7 +83,8 @@ claims: $(STAMP)
 ifdef HARDWARE
 define run
 	@$(PYTHON) -m $(1) $(RECIPE) --check $(OVERRIDES)
-	$(PYTHON) -m accelerate.commands.launch --config_file recipes/accelerate/$(HARDWARE).yaml -m $(1) $(RECIPE) $(OVERRIDES)
+	$(PYTHON) -m accelerate.commands.launch --config_file recipes/accelerate/$(HARDWARE).yaml $(if $(RESTARTS),--max_restarts $(RESTARTS)) -m $(1) $(RECIPE) $(OVERRIDES)
+	@$(PYTHON) -m engine.run.finished $(RECIPE) $(OVERRIDES)
 endef
 else
 define run

@@ -46,8 +46,22 @@ class Lora(Section):
     """which layers get adapters: a name, a pattern, or a list of names, as peft takes them"""
     merge: bool = True
     """the finished model is merged with its adapters; false keeps the adapters alone, beside the name of their base"""
+    load_in_4bit: bool = False
+    """the frozen base is held in 4 bits by bitsandbytes (QLoRA: Dettmers et al. 2023): NF4, its scales in 8 bits"""
 
     def check(self, key: str) -> None:
+        if self.load_in_4bit and self.r == 0:
+            raise RecipeError(
+                f"{key}.load_in_4bit=true holds weights that cannot be trained, and {key}.r=0 trains them all; "
+                f"set {key}.r, or {key}.load_in_4bit=false",
+                key=f"{key}.load_in_4bit",
+            )
+        if self.load_in_4bit and self.merge:
+            raise RecipeError(
+                f"{key}.load_in_4bit=true and {key}.merge=true would merge into weights of 4 bits; set "
+                f"{key}.merge=false, and merge the finished adapters into the whole base with make merge",
+                key=f"{key}.merge",
+            )
         names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules]
         if not names or not all(isinstance(name, str) and name for name in names):
             raise RecipeError(

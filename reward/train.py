@@ -74,10 +74,11 @@ def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
+    in_4bit = recipe.lora.load_in_4bit
     if scalar_config(recipe.model.path, recipe.model) is not None:
-        model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True)
+        model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit)
     else:
-        model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed)
+        model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
     if recipe.reward.share_prompts:
         model.set_attn_implementation(PACKED)  # where `auto` is flash-attn: that cannot share
     return model

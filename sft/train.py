@@ -33,7 +33,8 @@ def train(recipe: SFT) -> None:
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True)
+    in_4bit = recipe.lora.load_in_4bit
+    model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit)
     callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,

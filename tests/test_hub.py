@@ -44,7 +44,7 @@ def test_a_finished_run_is_pushed_privately_with_its_card(setting, tmp_path):
         for name, content in mine["files"].items():
             assert content == (run / "model" / name).read_bytes()
         # The person chooses a licence, and pushes again.
-        card = run / "README.md"
+        card = run / "model_card.md"
         assert mine["files"]["README.md"] == card.read_bytes()
         card.write_text(card.read_text().replace("# license: yours", "license: mit # yours"))
         push = [sys.executable, "-m", "engine.run.hub", str(run)]

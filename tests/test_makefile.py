@@ -126,7 +126,10 @@ def test_with_hardware_the_recipe_is_checked_and_then_launched(make):
         "-m ppo recipes/tiny/ppo.yaml --check ppo.steps=3",
         "-m accelerate.commands.launch --config_file recipes/accelerate/cpu_2.yaml "
         "-m ppo recipes/tiny/ppo.yaml ppo.steps=3",
+        "-m engine.run.finished recipes/tiny/ppo.yaml ppo.steps=3",
     ]
+    _, calls = make("rm", "HARDWARE=cpu_2", "RESTARTS=3")
+    assert "recipes/accelerate/cpu_2.yaml --max_restarts 3 -m reward recipes/tiny/rm.yaml" in commands(calls)[-2]
     done, calls = make("rm", "HARDWARE=cpu_2", fails="reward")
     assert done.returncode == 2
     assert commands(calls)[-1] == "-m reward recipes/tiny/rm.yaml --check"
@@ -159,7 +162,15 @@ def test_without_a_fitting_python_one_line_says_so(make, tmp_path, lacks, expect
     assert calls == []
 
 
-@pytest.mark.parametrize(("target", "module"), [("drill", "tests.drill"), ("claims", "bench.claims")])
-def test_drill_and_claims_take_arguments(make, target, module):
+@pytest.mark.parametrize(
+    ("target", "module"),
+    [
+        ("drill", "tests.drill"),
+        ("claims", "bench.claims"),
+        ("push", "engine.run.hub"),
+        ("merge", "engine.models.merge"),
+    ],
+)
+def test_what_takes_arguments_gets_them(make, target, module):
     _, calls = make(target, "ARGS=5 1")
     assert commands(calls) == [f"-m {module} 5 1"]

@@ -2,10 +2,13 @@
 
 import errno
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from chatml import RecordError
+from engine.run import logs
 from engine.run.folder import AlreadyFinishedError
 from recipes import RecipeError
 from recipes.schema import Recipe
@@ -25,7 +29,14 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2.
 
     SIGTERM leaves with 143, SIGINT with 130; a loop that can save first does so (engine/run/interruption.py).
+    Of several processes each has its log in the run folder.
     """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    with logs.kept(Path(recipe.run.dir)) if several else nullcontext():
+        _run(stage, recipe)
+
+
+def _run(stage: Callable[[Any], None], recipe: Any) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -1,7 +1,7 @@
 """A finished run's model on the hub, with a card: after the run (`run.push_to_hub`), or by `make push`.
 
-The card is README.md of the run folder, written once: a person may complete it (the licence is theirs to choose) and
-push again.
+The card is model_card.md of the run folder, written once: a person may complete it (the licence is theirs to choose)
+and push again.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from engine.run.card import model_card
 from engine.run.folder import FINISHED, RunError, RunFolder, first_line
 from recipes.sections import HUB_ID, TrainingRun
 
-CARD = "README.md"
+CARD = "model_card.md"
 
 
 def refuse_without_token(run: TrainingRun) -> None:
@@ -46,7 +46,7 @@ def push(run: Path, repository: str, private: bool) -> None:
     card = run / CARD
     if not card.exists():
         durable.write_text(card, model_card(run, repository))
-    shutil.copyfile(card, run / "model" / CARD)  # instead of the empty one that peft leaves there
+    shutil.copyfile(card, run / "model" / "README.md")  # in place of the empty one that peft leaves
     try:
         api = HfApi()
         url = api.create_repo(repository, private=private, exist_ok=True)

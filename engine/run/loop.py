@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
@@ -36,6 +37,7 @@ class Loop:
         self.store = Store(folder, run)
         self.step = 0
         self._seconds: dict[str, float] = {}
+        self._own_seconds: dict[str, float] = {}
         for item in state:
             accelerator.register_for_checkpointing(item)
         if accelerator.is_main_process:
@@ -68,6 +70,7 @@ class Loop:
                 while self.step < total:
                     self.step += 1
                     self._seconds.clear()
+                    self._own_seconds.clear()
                     self._began = time.perf_counter()
                     yield self.step
                     limit.lap("step")
@@ -87,16 +90,18 @@ class Loop:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time a phase of the current step under a metric's name."""
+        """Time a phase of the current step under a metric's name; it ends for all processes together."""
         began = time.perf_counter()
         yield
+        self._own_seconds[name] = time.perf_counter() - began
+        self.accelerator.wait_for_everyone()
         self._seconds[name] = time.perf_counter() - began
 
     def log(self, metrics: dict[str, float], watch: Sequence[str]) -> None:
         """Write the step's metrics, among them `tokens`, how many it produced; `watch` names those that are shown."""
         seconds = time.perf_counter() - self._began
         row = {
-            "step": self.step, **metrics, **self._seconds, "step_seconds": seconds,
+            "step": self.step, **metrics, **self._seconds, **self._stragglers(), "step_seconds": seconds,
             "tokens_per_second": metrics["tokens"] / seconds, "peak_memory": devices.peak_memory(),
         }  # fmt: skip
         self.accelerator.log(row, step=self.step)
@@ -104,6 +109,21 @@ class Loop:
             with self._writing(self.metrics.path):
                 self.metrics.append(row)
             self._console.row(self.step, {name: row[name] for name in watch})
+
+    def _stragglers(self) -> dict[str, float]:
+        """Of several processes: how long each phase took the mean one, and how long that waited in the whole step."""
+        if self.accelerator.num_processes == 1:
+            return {}
+        if not self.accelerator.is_main_process:  # for its log: which process is the slow one
+            told = ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._own_seconds.items())
+            print(f"step {self.step}: {told}", flush=True)
+        own = torch.tensor(list(self._own_seconds.values()), device=self.accelerator.device)
+        each = self.accelerator.gather(own).view(self.accelerator.num_processes, -1)  # (processes, phases)
+        means = {
+            name.replace("_seconds", "_mean_seconds"): seconds
+            for name, seconds in zip(self._own_seconds, each.mean(0).tolist(), strict=True)
+        }
+        return {**means, "straggler_seconds": float((each.amax(0) - each.mean(0)).sum())}
 
     def warn(self, rules: Callable[[list[dict[str, Any]]], dict[str, str]]) -> None:
         """Say what `rules` find in the metrics so far and did not find before this step; note it in warnings.jsonl."""

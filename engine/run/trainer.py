@@ -26,6 +26,7 @@ from engine.run.interruption import Interruption
 from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog
 from engine.run.store import Store
+from engine.run.throughput import Throughput
 from recipes.sections import TrainingRun
 
 # What transformers names otherwise: our timings hold `seconds`.
@@ -72,7 +73,8 @@ class RunCallback(TrainerCallback):
     """Metrics into the run folder, checkpoints sealed and kept, progress shown, a stop in time, nothing not finite."""
 
     interruption: Interruption
-    """set by `fit`, which has the processes"""
+    throughput: Throughput
+    """both set by `fit`, which has the processes and the model"""
 
     def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
         hub.refuse_without_token(run)
@@ -98,9 +100,11 @@ class RunCallback(TrainerCallback):
         self.steps = Steps(self.stage, state.max_steps, state.global_step, speaks=state.is_world_process_zero)
         self.steps.start()
         self.limit.begin()
+        self.throughput.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps.show(state.global_step)
+        self.throughput.end()
         self.limit.lap("step")
         self.limit.took("copy", self.store.copy_seconds)
         self.stop = self.interruption.noted()
@@ -120,6 +124,8 @@ class RunCallback(TrainerCallback):
                     f"{self.folder.path}: {name} is {logs[name]} at step {state.global_step}; lower "
                     "trainer.learning_rate or look at the data of that step (checkpoints from before it are intact)"
                 )
+        if "loss" in logs:
+            logs |= self.throughput.figures(self.interruption.accelerator)
         if state.is_world_process_zero:
             logs.pop("num_tokens", None)  # TRL's count, which starts at 0 again when a run resumes
             self.metrics.append({"step": state.global_step, **{SECONDS.get(k, k): v for k, v in logs.items()}})
@@ -131,6 +137,10 @@ class RunCallback(TrainerCallback):
             checkpoints.seal(checkpoint, self.folder.recipe)
             self.store.keep(checkpoint, Path(best) if best else None)
         self.limit.lap("save")
+        self.throughput.begin()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.throughput.begin()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps.stop()
@@ -151,8 +161,11 @@ def fit(
     if callback.resume:
         print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
+    for weights in trainer.model.parameters():
+        if weights.requires_grad:
+            weights.data = weights.data.float()  # TRL makes bfloat16 of adapters on a base in 4 bits
     with Interruption(trainer.accelerator, callback.limit) as interruption:
-        callback.interruption = interruption
+        callback.interruption, callback.throughput = interruption, Throughput(trainer.model)
         trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
     if trainer.is_world_process_zero():
         callback.store.wait()
