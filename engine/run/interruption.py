@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from engine.run import devices
-from engine.run.limit import OUT_OF_TIME, TimeLimit, launched
+from engine.run.limit import OUT_OF_TIME, TimeLimit, under_launcher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -60,4 +60,4 @@ class Interruption:
             f"{saved.parent}: {why}saved {saved.name}; the same command continues from there", flush=True
         )
         devices.leave(self.accelerator)
-        sys.exit(0 if code == OUT_OF_TIME and launched() else code)
+        sys.exit(0 if code == OUT_OF_TIME and under_launcher() else code)

@@ -19,7 +19,7 @@ UNKNOWN = 0.1
 LEAVING = 10.0
 
 
-def launched() -> bool:
+def under_launcher() -> bool:
     """Whether a launcher watches this process; it takes every exit code but 0 for a failure, and may start it again."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
@@ -30,7 +30,7 @@ class TimeLimit:
     def __init__(self, max_hours: float | None):
         self.hours, self.ends = max_hours, math.inf
         if max_hours is not None:
-            began = psutil.Process(os.getppid() if launched() else os.getpid()).create_time()
+            began = psutil.Process(os.getppid() if under_launcher() else os.getpid()).create_time()
             self.ends = began + 3600 * max_hours
         self._longest: dict[str, float] = {}
 

@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -18,9 +16,10 @@ from transformers import (
 )
 
 from engine.models.loading import save_model
-from engine.run import checkpoints, durable, hub
+from engine.run import checkpoints, durable, hub, sharding
+from engine.run.batches import DealtBatches, batch_of, parts_a_step
 from engine.run.console import Steps
-from engine.run.devices import compute_dtype
+from engine.run.devices import check_processes, compute_dtype, launched, leave
 from engine.run.folder import RunError, RunFolder, is_main_process
 from engine.run.interruption import Interruption
 from engine.run.limit import OUT_OF_TIME, TimeLimit
@@ -38,7 +37,9 @@ WATCHED = ("loss", "accuracy", "eval_loss", "eval_accuracy")
 def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFolder, **ours: Any) -> TrainingArguments:
     """The trainer's configuration: the recipe's `trainer` section, and what our own sections decide.
 
-    Where there is data to evaluate on, that happens at every checkpoint unless the recipe says otherwise.
+    Where there is data to evaluate on, that happens at every checkpoint unless the recipe says otherwise. The batch is
+    the recipe's; how many parts each process takes of it follows from their number. Raises RunError, also if not all
+    processes that were launched are there.
     """
     # transformers has renamed `gradient_checkpointing`; under that name, which TRL's default still goes by, it warns.
     settings = {
@@ -47,12 +48,13 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         **({"eval_strategy": "steps", "eval_steps": recipe.run.save_steps} if recipe.data.eval else {}),
         **ours,
         **recipe.trainer,
+        "gradient_accumulation_steps": parts_a_step(*batch_of(config_class, recipe.trainer), launched()),
     }
     store = Store(folder, recipe.run)
     if store.here != folder.path:  # else it would follow the checkpoints
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.path / "runs"))
     try:
-        return config_class(
+        made = config_class(
             output_dir=str(store.here),
             seed=recipe.run.seed,
             save_strategy="steps",
@@ -67,6 +69,9 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         )
     except ValueError as error:
         raise RunError(f"trainer: {str(error).splitlines()[0]}") from None
+    check_processes(made.world_size)
+    made._n_gpu = min(made.n_gpu, 1)  # a process takes one GPU, whatever it sees; else several would be DataParallel's
+    return made
 
 
 class RunCallback(TrainerCallback):
@@ -74,19 +79,21 @@ class RunCallback(TrainerCallback):
 
     interruption: Interruption
     throughput: Throughput
-    """both set by `fit`, which has the processes and the model"""
+    sharding: sharding.Sharding
+    """all set by `fit`, which has the processes and the model"""
 
     def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
         hub.refuse_without_token(run)
         self.stage, self.folder, self.run = stage, folder, run
         self.store, self.limit = Store(folder, run), TimeLimit(run.max_hours)
-        if is_main_process():
-            self.store.open()
         self.resume = checkpoints.to_resume(folder.recipe, *self.store.places)
         """the checkpoint to continue from"""
-        self.metrics = MetricsLog(folder.path / "metrics.jsonl", checkpoints.step_of(self.resume) if self.resume else 0)
         self.stop = 0
         """the exit code of a run that has to leave before its end"""
+        if is_main_process():
+            self.store.open()
+            at = checkpoints.step_of(self.resume) if self.resume else 0
+            self.metrics = MetricsLog(folder.path / "metrics.jsonl", at)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.best_global_step:  # where it lies may have changed since
@@ -111,7 +118,9 @@ class RunCallback(TrainerCallback):
         if self.stop == OUT_OF_TIME and state.global_step >= state.max_steps:
             self.stop = 0  # nothing is left to be continued
         if self.stop:
-            control.should_log = control.should_save = control.should_training_stop = True
+            control.should_save = control.should_training_stop = True
+        if self.stop or state.global_step == state.max_steps:
+            control.should_log = True  # what has not been logged yet is in no mean else
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
@@ -133,9 +142,10 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            checkpoint, best = self.store.here / f"checkpoint-{state.global_step}", state.best_model_checkpoint
-            checkpoints.seal(checkpoint, self.folder.recipe)
-            self.store.keep(checkpoint, Path(best) if best else None)
+            written, best = self.store.here / f"checkpoint-{state.global_step}", state.best_model_checkpoint
+            sharding.note(written, self.sharding)
+            checkpoints.seal(written, self.folder.recipe)
+            self.store.keep(written, Path(best) if best else None)
         self.limit.lap("save")
         self.throughput.begin()
 
@@ -147,34 +157,43 @@ class RunCallback(TrainerCallback):
 
 
 def fit(
-    trainer: Trainer,
+    trainer: DealtBatches,
     callback: RunCallback,
+    recipe: Any,
     tokenizer: PreTrainedTokenizerBase,
-    merge: bool,
-    before_saving: Callable[[PreTrainedModel], None] = lambda model: None,
+    before_saving: Callable[[], None] = lambda: None,
 ) -> None:
     """Train to the end, from the last checkpoint if there is one; write `model/` and mark the run as finished.
 
-    `merge` says whether adapters are merged into the model that is written.
+    Raises RunError where the checkpoint was written under a sharding that this run does not have.
     """
-    folder = callback.folder
+    folder, accelerator = callback.folder, trainer.accelerator
+    trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
+    callback.sharding = sharding.of(accelerator)
     if callback.resume:
-        print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
+        sharding.check(callback.resume, callback.sharding)
+        accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
     for weights in trainer.model.parameters():
         if weights.requires_grad:
             weights.data = weights.data.float()  # TRL makes bfloat16 of adapters on a base in 4 bits
-    with Interruption(trainer.accelerator, callback.limit) as interruption:
+    with Interruption(accelerator, callback.limit) as interruption:
         callback.interruption, callback.throughput = interruption, Throughput(trainer.model)
         trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
     if trainer.is_world_process_zero():
         callback.store.wait()
     if callback.stop:
         interruption.leave(folder.path / f"checkpoint-{trainer.state.global_step}", callback.stop)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    before_saving(model)
+    before_saving()
+    weights = sharding.whole_weights(trainer)
     if trainer.is_world_process_zero():
-        durable.write_folder(folder.model, lambda partial: save_model(model, tokenizer, partial, merge=merge))
+        model = accelerator.unwrap_model(trainer.model)
+        durable.write_folder(
+            folder.model,
+            lambda partial: save_model(model, tokenizer, partial, merge=recipe.lora.merge, weights=weights),
+        )
         folder.finish(trainer.state.global_step, callback.metrics.elapsed_seconds)
         callback.store.clear()
+    leave(accelerator)
+    if is_main_process():
         hub.push_after(folder, callback.run)
