@@ -76,7 +76,9 @@ def test_the_base_computes_with_what_its_4_bits_stand_for(setting):
     from bitsandbytes.functional import dequantize_4bit
 
     tokenizer = load_tokenizer(str(setting / "base"))
-    four = load_causal(str(setting / "base"), Model(path=""), tokenizer, trained=True, in_4bit=True).eval()
+    four = load_causal(
+        str(setting / "base"), Model(path="", attention="sdpa"), tokenizer, trained=True, in_4bit=True
+    ).eval()
     plain = AutoModelForCausalLM.from_pretrained(setting / "base", dtype=torch.float32).eval()
     whole = {name: weights.clone() for name, weights in plain.named_parameters()}
     decoded = 0
