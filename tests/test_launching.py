@@ -75,7 +75,7 @@ def test_the_memory_of_a_recipes_models(tmp_path, stage, overrides, bytes_a_para
 def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    told = launch.settings(name, 4, {"MACHINE_RANK": "1"})
+    told = launch.settings(name, 4, {"MACHINE_RANK": "1", "RESTARTS": "3"})
     if name in ("cpu", "one_gpu"):
         assert told == []
         return
@@ -83,7 +83,7 @@ def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
     assert arguments.num_processes == {"cpu_2": 2, "multi_node": 8}.get(name, 4)
     assert (arguments.machine_rank, arguments.num_machines) == ((1, 2) if name == "multi_node" else (0, 1))
     assert arguments.use_cpu == (name == "cpu_2")
-    assert arguments.mixed_precision == "no"
+    assert (arguments.mixed_precision, arguments.max_restarts) == ("no", 3)
     assert arguments.use_fsdp == (name in ("fsdp2", "multi_node"))
     assert arguments.use_deepspeed == name.startswith("zero")
 

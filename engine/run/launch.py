@@ -79,6 +79,9 @@ def chosen(stage: str, recipe: str, overrides: list[str], gpus: int) -> str:
 def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[str]:
     """accelerate's arguments for a configuration, none where that is one plain process.
 
+    Of the environment it takes MACHINE_RANK, which of several machines this one is, and RESTARTS, how often all
+    processes are started again when one dies.
+
     Raises RecipeError where it asks for GPUs that are not there.
     """
     from accelerate.commands.config.config_args import load_config_from_file
@@ -89,7 +92,7 @@ def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[s
         names = " ".join(sorted(path.stem for path in CONFIGURATIONS.glob("*.yaml")))
         raise RecipeError(f"HARDWARE={hardware} is none of: auto {names}")
     asked = load_config_from_file(str(file))
-    arguments = ["--config_file", str(file)]
+    arguments = ["--config_file", str(file), "--max_restarts", environment.get("RESTARTS") or "0"]
     if asked.num_machines > 1:
         if "MACHINE_RANK" in environment:
             arguments += ["--machine_rank", environment["MACHINE_RANK"]]
