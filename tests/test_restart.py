@@ -22,12 +22,12 @@ def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("setting"))
 
 
-def launch(*arguments, options=()):
-    """What make runs with HARDWARE=cpu_2, on a port of its own."""
+def launch(*arguments, restarts=0, stage="ppo", path=""):
+    """What make runs with HARDWARE=cpu_2."""
+    environment = {"OMP_NUM_THREADS": "1", "RESTARTS": str(restarts), "PYTHONPATH": str(path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu_2.yaml",
-         "--main_process_port", "0", *options, "-m", "ppo", *map(str, arguments)],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "engine.run.launch", "cpu_2", stage, *map(str, arguments)],
+        cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(setting, 
     out, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
 
-    process = launch(setting, f"run.dir={killed}", *steps, options=["--max_restarts", "1"])
+    process = launch(setting, f"run.dir={killed}", *steps, restarts=1)
     deadline = time.monotonic() + 120
     while not any(row["step"] >= 4 for row in read(killed / "metrics.jsonl")):
         assert time.monotonic() < deadline
@@ -75,11 +75,28 @@ def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(setting, 
 
 
 @pytest.mark.timeout(200)
-def test_a_mistake_that_only_one_process_makes_reaches_the_console(setting, tmp_path):
-    """The second process finds no prompts: the launcher ends the other, and the line is there."""
-    script = tmp_path / "spoilt.py"
-    script.write_text(f"""
-import os
+def test_a_launch_whose_time_is_over_ends_with_75(setting, tmp_path):
+    process = launch(setting, f"run.dir={tmp_path}/run", "run.max_hours=1e-6", restarts=2)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 75, err
+    assert out.endswith(
+        f"{tmp_path}/run: run.max_hours=1e-06 is nearly over; saved checkpoint-1; "
+        "the same command continues from there\n"
+    )
+    assert (tmp_path / "run" / "logs" / "process-1.log").read_text().count("---") == 1  # not started again
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("flaw", "told"),
+    [
+        ('RunError("no reward here; look for it")', "error: no reward here; look for it\n"),
+        ('ZeroDivisionError("nobody expected this")', "ZeroDivisionError: nobody expected this\n"),
+    ],
+)
+def test_what_ends_the_second_process_reaches_log_and_console(setting, tmp_path, flaw, told):
+    (tmp_path / "spoilt.py").write_text(f"""
+import os, sys
 import ppo.train
 from engine.run.entry import run
 from engine.run.folder import RunError
@@ -88,24 +105,13 @@ from tests.ppo_setting import recipe_of
 plain = ppo.train.judge
 def judge(*arguments):
     if os.environ["RANK"] == "1":
-        if {{kind}}: raise RunError("no reward here; look for it")
-        raise ZeroDivisionError("nobody expected this")
+        raise {flaw}
     return plain(*arguments)
 ppo.train.judge = judge
-run(ppo.train.train, recipe_of({str(setting)!r}, "run.dir={tmp_path}/run"))
+run(ppo.train.train, recipe_of(sys.argv[1], *sys.argv[2:]))
 """)
-    text = script.read_text()
-    log = tmp_path / "run" / "logs" / "process-1.log"
-    for mistake, told in ((True, "process 1: error: no reward here; look for it\n"),
-                          (False, f"process 1 of 2, whose log is {log}, ends by\n")):  # fmt: skip
-        script.write_text(text.replace("{kind}", str(mistake)))
-        done = subprocess.run(
-            [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu_2.yaml",
-             "--main_process_port", "0", script],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True,
-            text=True, timeout=100,
-        )  # fmt: skip
-        assert done.returncode != 0
-        assert told in done.stderr
-        assert ("error: no reward here" if mistake else "ZeroDivisionError: nobody expected this") in log.read_text()
-        assert mistake or "ZeroDivisionError: nobody expected this" in done.stderr
+    process = launch(setting, f"run.dir={tmp_path}/run", stage="spoilt", path=tmp_path)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == (2 if "RunError" in flaw else 1)
+    assert told in err
+    assert told in (tmp_path / "run" / "logs" / "process-1.log").read_text()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 CHUNK = 128
 
@@ -127,11 +128,14 @@ def chunked_logprobs(
 
 
 @dataclass
-class TokenLogProbs:
-    """What a model with log-probabilities returns when it is asked for them: (positions,) tensors in nats."""
+class TokenLogProbs(ModelOutput):
+    """What a model with log-probabilities returns when it is asked for them: (positions,) tensors in nats.
+
+    A ModelOutput, because FSDP2 and ZeRO-3 have to find the tensors in it.
+    """
 
     logprobs: torch.Tensor
-    entropy: torch.Tensor | None
+    entropy: torch.Tensor | None = None
 
 
 class _WithLogProbs:

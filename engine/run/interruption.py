@@ -1,7 +1,8 @@
 """SIGTERM, SIGINT and `run.max_hours`: the step that is running is finished and saved, then the run leaves.
 
-It leaves with 128 + the signal's number, or with 75 when its time is used up; under a launcher then with 0. A second
-signal leaves at once; the run then continues from the checkpoint before, as after any kill.
+It leaves with 128 + the signal's number, or with 75 when its time is used up; under a launcher then with 0, and the
+launch ends with 75 (engine/run/launch.py). A second signal leaves at once; the run then continues from the checkpoint
+before, as after any kill.
 """
 
 import signal
