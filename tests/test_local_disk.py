@@ -8,8 +8,8 @@ import pytest
 
 import ppo.train
 from engine.run import checkpoints, durable
-from engine.run.folder import RunError
-from engine.run.store import OWNER, local_place
+from engine.run.folder import RunError, RunFolder
+from engine.run.store import OWNER, Store, local_place
 from ppo.train import train
 from recipes import RecipeError, load
 from reward.recipe import Reward
@@ -220,3 +220,12 @@ def test_a_local_disk_that_cannot_be_written_is_said_at_once(setting, tmp_path):
         f"run.local_dir: {local_place(f'{tmp_path}/disk', tmp_path / 'run')} cannot be written (Not a directory); "
         "name another folder"
     )
+
+
+def test_it_is_for_one_machine(setting, tmp_path, monkeypatch):
+    recipe = recipe_of(setting, f"run.dir={tmp_path}/run", f"run.local_dir={tmp_path}/disk")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(RunError) as error:
+        Store(RunFolder(recipe), recipe.run)
+    assert str(error.value) == "run.local_dir is for one machine, and the processes are on several; leave it out"

@@ -103,6 +103,8 @@ def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[s
     asked = load_config_from_file(str(file))
     arguments = ["--config_file", str(file), "--max_restarts", environment.get("RESTARTS") or "0"]
     if asked.num_machines > 1:
+        if environment.get("RESTARTS", "0") not in ("", "0"):
+            raise RecipeError(f"RESTARTS={environment['RESTARTS']} is for one machine; leave it out with {hardware}")
         if "MACHINE_RANK" in environment:
             arguments += ["--machine_rank", environment["MACHINE_RANK"]]
     else:

@@ -5,6 +5,7 @@ and marked COMPLETE last, so a kill in the middle of it costs nothing. A local d
 the run wrote to last: where the run has gone on from another machine since, what is still there is of no use.
 """
 
+import os
 import re
 import shutil
 import threading
@@ -24,6 +25,9 @@ class Store:
     """The checkpoints of one run. All processes ask for them; only the first one `open`s, `keep`s and `clear`s."""
 
     def __init__(self, folder: RunFolder, run: TrainingRun):
+        processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        if run.local_dir is not None and processes != here:
+            raise RunError("run.local_dir is for one machine, and the processes are on several; leave it out")
         self.folder, self.count = folder, run.keep_checkpoints
         self.here = folder.path if run.local_dir is None else local_place(run.local_dir, folder.path)
         """where checkpoints are written"""
