@@ -1,6 +1,7 @@
 """run.max_hours: a run saves and leaves in time, with a code of its own, and the same command goes on."""
 
 import os
+import signal
 import subprocess
 import time
 
@@ -11,6 +12,7 @@ from engine.run.limit import OUT_OF_TIME, TimeLimit
 from ppo.train import train as train_ppo
 from recipes import RecipeError, load
 from sft.recipe import SFT
+from sft.train import PackedTrainer
 from sft.train import train as train_sft
 from tests.ppo_setting import make_setting, recipe_of
 from tests.stage_runs import command, same, untimed, weights, write_base, write_jsonl
@@ -117,6 +119,22 @@ def test_under_a_launcher_the_time_is_the_launchers_and_the_code_is_0(ppo, tmp_p
     assert done.returncode == 0, done.stderr
     assert checkpoints.newest(tmp_path).name == "checkpoint-1"
     assert not (tmp_path / "finished.json").exists()
+
+
+def test_a_signal_stops_sft_in_the_same_way(sft, tmp_path, monkeypatch, capsys):
+    plain = PackedTrainer.compute_loss
+    monkeypatch.setattr(
+        PackedTrainer,
+        "compute_loss",
+        lambda *args, **more: (os.kill(os.getpid(), signal.SIGTERM), plain(*args, **more))[1],
+    )
+    with pytest.raises(SystemExit) as left:
+        run_sft(sft, f"run.dir={tmp_path}")
+    assert left.value.code == 143
+    assert capsys.readouterr().out.endswith(f"{tmp_path}: saved checkpoint-1; the same command continues from there\n")
+    monkeypatch.undo()
+    run_sft(sft, f"run.dir={tmp_path}")
+    assert [row["step"] for row in untimed(tmp_path)] == [1, 2, 3, 3]
 
 
 def test_a_limit_of_nothing_is_refused(ppo):
