@@ -140,8 +140,9 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
 
     arguments = launch_command_parser().parse_args([*how, *command])
     arguments.shutdown_timeout = PATIENCE
-    # The launcher's usual rendezvous shows processes that are started again the addresses of those before.
-    arguments.standalone = "--main_process_port" in how
+    if "--main_process_port" in how:  # one machine
+        # Else processes that are started again find the addresses of those before, and wait for them.
+        arguments.standalone, os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = True, "1"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         launch_command(arguments)
