@@ -10,7 +10,6 @@ The report states β, K, top-p, both learning rates, the value clip, the value-o
 their running mean, and that pretrained gradients are added. All else is our choice, and marked so in the recipes.
 """
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -55,24 +54,21 @@ def train(recipe: PPO) -> None:
         accelerator=accelerator, tokenizer=tokenizer,
     )  # fmt: skip
 
-    def reduce(value: torch.Tensor) -> torch.Tensor:
-        return accelerator.reduce(value, "sum")
-
     run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, kl_coef, *([pretrain] if pretrain else [])])
     for step in run.steps(recipe.ppo.steps):
-        queries = queries_at(recipe, step, len(prompts), accelerator)
+        queries = queries_at(recipe, step, len(prompts))
         with run.timed("sample_seconds"):
             rollout = roll(engine, recipe, prompts, queries, step)
         with run.timed("score_seconds"):
-            judged = judge(models, recipe, rollout, normaliser, kl_coef.value, reduce)
+            judged = judge(models, recipe, rollout, normaliser, kl_coef.value)
         with run.timed("learn_seconds"):
             learnt = update(models, recipe, rollout, judged, pretrain, step, accelerator)
-        seen = measure(rollout, judged, normaliser, reduce) | {"kl_coef": kl_coef.value}
+        seen = measure(judged, normaliser) | {"kl_coef": kl_coef.value}
         if step > recipe.ppo.value_warmup_steps:  # before that the policy rests, and its divergence is no news
             kl_coef.update(seen["kl"], seen["responses"])
         if heldout is not None and heldout.due(recipe, step):
             with run.timed("heldout_seconds"):
-                seen |= heldout.measure(models, engine, recipe, accelerator)
+                seen |= heldout.measure(models, engine, recipe)
         run.log(seen | learnt, SHOWN)
         run.warn(lambda rows: warnings_of(rows, recipe))
         if step % recipe.ppo.log_samples_every == 0:
