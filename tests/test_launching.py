@@ -29,7 +29,7 @@ def test_the_launcher_takes_every_configuration(path):
     from accelerate.commands.config.config_args import load_config_from_file
 
     configuration = load_config_from_file(str(path))
-    assert configuration.num_processes == {"cpu": 1, "cpu_2": 2, "one_gpu": 1, "ddp": 8, "fsdp2": 8}[path.stem]
+    assert configuration.num_processes == {"cpu": 1, "cpu_2": 2, "one_gpu": 1}.get(path.stem, 8)
     assert configuration.use_cpu == path.stem.startswith("cpu")
     assert configuration.mixed_precision == "no"
 
