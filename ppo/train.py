@@ -17,6 +17,7 @@ from chatml import control
 from engine.data.rows import prompt_rows, text_rows
 from engine.models.engines import ENGINES, refuse_without_record
 from engine.models.loading import save_model
+from engine.models.sharded import whole_weights
 from engine.models.tokenizer import load_tokenizer
 from engine.run import devices
 from engine.run.folder import RunFolder
@@ -54,7 +55,8 @@ def train(recipe: PPO) -> None:
         accelerator=accelerator, tokenizer=tokenizer,
     )  # fmt: skip
 
-    run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, kl_coef, *([pretrain] if pretrain else [])])
+    state = [normaliser, kl_coef, *([pretrain] if pretrain else [])]
+    run = Loop("ppo", folder, recipe.run, accelerator, models.trained, state)
     for step in run.steps(recipe.ppo.steps):
         queries = queries_at(recipe, step, len(prompts))
         with run.timed("sample_seconds"):
@@ -75,11 +77,12 @@ def train(recipe: PPO) -> None:
             run.keep_samples(some_samples(rollout, judged, tokenizer, recipe.ppo.log_samples))
         if recipe.watch.show_samples_every and step % recipe.watch.show_samples_every == 0:
             run.show(f"two answers of step {step}:\n{as_text(some_samples(rollout, judged, tokenizer, 2))}")
+    save = save_role if shared else save_model
     for name, model in (("model", models.policy), ("value", models.value)):
         if model is not None:
             plain = accelerator.unwrap_model(model)
-            save = save_role if shared else save_model
-            run.keep_model(name, lambda path, plain=plain, save=save: save(plain, tokenizer, path))
+            whole = {} if shared else {"weights": whole_weights(plain)}
+            run.keep_model(name, lambda path, plain=plain, whole=whole: save(plain, tokenizer, path, **whole))
     run.finish()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
 from engine.models.responses import PackedResponses, micro_batches, pack_responses, pack_text
 from engine.run.folder import RunError
@@ -151,7 +152,7 @@ def update_policy(
         if float(drift) / tokens > ppo.target_approx_kl:
             models.policy_optimizer.zero_grad()
             return False
-    step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums, accelerator)
+    step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums)
     return True
 
 
@@ -202,7 +203,7 @@ def update_value(
             accelerator.backward(loss.sum() / tokens * accelerator.num_processes)
         sums.add("value_loss", loss)
         sums.add("value_clip_fraction", ((values - old["old_values"]).abs() > clip).float())
-    step_optimizer(models.value, models.value_optimizer, recipe.ppo.max_grad_norm, "value", sums, accelerator)
+    step_optimizer(models.value, models.value_optimizer, recipe.ppo.max_grad_norm, "value", sums)
 
 
 def synchronised(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
@@ -216,10 +217,10 @@ def step_optimizer(
     max_grad_norm: float,
     name: str,
     sums: Sums,
-    accelerator: Accelerator,
 ) -> None:
     """Clip, refuse what is not finite before it reaches the weights, step."""
-    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if not math.isfinite(float(norm)):
         raise RunError(
             f"the {name}'s gradient norm is {float(norm)}; lower ppo.{name}_learning_rate or look at the last "

@@ -137,18 +137,24 @@ def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.d
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merge: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    merge: bool = False,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write what plain `from_pretrained` loads: weights, configuration, tokenizer, template, generation config.
 
     LoRA is saved as an adapter, or merged: if `merge` says so, or where the base lacks rows that the tokenizer needs.
+    `weights` are those of a model that is sharded itself.
     """
     if model.can_generate():
         stop_at_end_of_turn(model, tokenizer)  # trainers put the tokenizer's own end there
     model.config.use_cache = True  # trainers switch it off, and the switch would go into config.json
     if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
         model = model.merge_and_unload()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     if isinstance(model, PeftModel):
         # A config.json beside an adapter would make transformers take the folder for a whole model.
         if model.can_generate():

@@ -7,7 +7,7 @@ best of those tried for time and memory together.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -126,9 +126,11 @@ def chunked_logprobs(
     return _ChunkedLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
 
 
-@dataclass
-class TokenLogProbs:
-    """What a model with log-probabilities returns when it is asked for them: (positions,) tensors in nats."""
+class TokenLogProbs(NamedTuple):
+    """What a model with log-probabilities returns when it is asked for them: (positions,) tensors in nats.
+
+    A tuple, for FSDP finds the tensors of a model's output in plain containers only.
+    """
 
     logprobs: torch.Tensor
     entropy: torch.Tensor | None
