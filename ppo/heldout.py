@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from engine.models.engines import Engine
 from engine.models.sampling import Response
 from engine.run.gold import Gold
-from engine.run.processes import everyones, everyones_rows, share
+from engine.run.processes import everyones, share
 from ppo.models import Models
 from ppo.recipe import PPO
 
@@ -44,8 +44,10 @@ class HeldOut:
         records = [json.loads(row["record"]) for row, _ in ended]
         with models.fetched():
             scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens)
-        scores = everyones_rows(scores, [1] * len(scores)).double()
-        seen = {"heldout_score": float(scores.mean())}  # not a number where no answer has ended
+        told = iter(scores.tolist())
+        known = everyones([next(told) if answer.ended else None for answer in answers])
+        found = [score for score in known if score is not None]
+        seen = {"heldout_score": fmean(found) if found else float("nan")}
         if self.gold is not None:
             worth = everyones([self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)])
             seen |= {"heldout_gold": fmean(worth), "heldout_gold_error": pstdev(worth) / len(worth) ** 0.5}

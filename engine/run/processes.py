@@ -35,7 +35,9 @@ def everyones_rows(mine: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
     """The same of (…, total) values that belong to rows of these lengths, end to end."""
     if not together():
         return mine
-    return torch.cat(everyones(list(mine.cpu().split(list(lengths), -1))), -1).to(mine.device)
+    here = mine.cpu()
+    rows = list(here.split(list(lengths), -1)) if lengths else []
+    return torch.cat([here[..., :0], *everyones(rows)], -1).to(mine.device)
 
 
 def most(count: int) -> int:
