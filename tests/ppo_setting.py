@@ -28,10 +28,10 @@ run: {{dir: {folder}/run, save_steps: 3}}
 """
 
 
-def make_setting(folder: Path) -> Path:
+def make_setting(folder: Path, **shape: int) -> Path:
     """Write models, data and `ppo.yaml` into `folder`; returns the recipe's path."""
     tokenizer = qwen()
-    model = small_model(vocab_size=len(tokenizer))
+    model = small_model(vocab_size=len(tokenizer), **shape)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     with torch.no_grad():
         mean = model.get_output_embeddings().weight.abs().mean()
