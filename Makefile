@@ -5,7 +5,7 @@
 # RECIPE    which recipe; the tiny world's by default
 # ARGS      what differs from it
 # SEED      run.seed, and for the tiny recipes the folder: runs/tiny, or runs/tiny-SEED
-# HARDWARE  a file of recipes/accelerate/ without its .yaml; one process on what is there by default
+# HARDWARE  a file of recipes/accelerate/ without its .yaml, or auto; one process on what is there by default
 
 PYTHON3 ?= python3
 PYTHON := .venv/bin/python
@@ -20,12 +20,6 @@ export TINY ?= runs/tiny$(if $(MINI),-mini)
 endif
 # Before ARGS, so that ARGS has the last word.
 OVERRIDES = $(if $(SEED),run.seed=$(SEED)) $(ARGS)
-
-ifdef HARDWARE
-ifeq ($(wildcard recipes/accelerate/$(HARDWARE).yaml),)
-$(error HARDWARE=$(HARDWARE) is none of: $(basename $(notdir $(wildcard recipes/accelerate/*.yaml))))
-endif
-endif
 
 ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
@@ -78,17 +72,11 @@ bench: $(STAMP)
 claims: $(STAMP)
 	$(PYTHON) -m bench.claims $(ARGS)
 
-# $(call run,STAGE): the recipe is checked without torch first; a launcher would bury its message and its exit code.
-ifdef HARDWARE
+# $(call run,STAGE): before processes are launched the recipe is checked, without torch.
 define run
-	@$(PYTHON) -m $(1) $(RECIPE) --check $(OVERRIDES)
-	$(PYTHON) -m accelerate.commands.launch --config_file recipes/accelerate/$(HARDWARE).yaml -m $(1) $(RECIPE) $(OVERRIDES)
+	$(if $(HARDWARE),@$(PYTHON) -m $(1) $(RECIPE) --check $(OVERRIDES))
+	$(PYTHON) -m $(if $(HARDWARE),engine.run.launch $(HARDWARE) )$(1) $(RECIPE) $(OVERRIDES)
 endef
-else
-define run
-	$(PYTHON) -m $(1) $(RECIPE) $(OVERRIDES)
-endef
-endif
 
 base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
 eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml

@@ -17,12 +17,12 @@ from chatml import control
 from engine.data.rows import prompt_rows, text_rows
 from engine.models.engines import ENGINES, refuse_without_record
 from engine.models.loading import save_model
-from engine.models.sharded import whole_weights
 from engine.models.tokenizer import load_tokenizer
 from engine.run import devices
 from engine.run.folder import RunFolder
 from engine.run.gold import load_gold
 from engine.run.loop import Loop
+from engine.run.sharding import whole_weights
 from ppo.advantages import ScoreNormaliser
 from ppo.heldout import HeldOut
 from ppo.kl import KLCoefficient
@@ -81,7 +81,7 @@ def train(recipe: PPO) -> None:
     for name, model in (("model", models.policy), ("value", models.value)):
         if model is not None:
             plain = accelerator.unwrap_model(model)
-            whole = {} if shared else {"weights": whole_weights(plain)}
+            whole = {} if shared else {"weights": whole_weights(model, accelerator)}
             run.keep_model(name, lambda path, plain=plain, whole=whole: save(plain, tokenizer, path, **whole))
     run.finish()
 

@@ -54,6 +54,7 @@ MEMORY_ADVICE = (
     "lower trainer.per_device_train_batch_size and raise trainer.gradient_accumulation_steps as much, "
     "set trainer.gradient_checkpointing=true, or lower data.max_length"
 )
+SHARED = "HARDWARE decides what processes share (recipes/accelerate)"
 LAST_STEP = "the finished model is the last one"
 
 # What has no place here at all, and why.
@@ -71,10 +72,19 @@ REFUSED = {
     "eos_token": "conversations are ChatML",
     "pad_token": "conversations are ChatML",
     "trust_remote_code": "models are those that transformers knows",
+    "average_tokens_across_devices": "the loss is a mean over the tokens of all processes",
+    "fsdp": SHARED,
+    "fsdp_config": SHARED,
+    "deepspeed": SHARED,
+    "accelerator_config": SHARED,
+    "parallelism_config": SHARED,
     "load_best_model_at_end": LAST_STEP,
     "metric_for_best_model": LAST_STEP,
     "greater_is_better": LAST_STEP,
 }
+
+# Values that do not go with what is done here.
+REFUSED_VALUES = {("train_sampling_strategy", "batch_rebalance"): "batches are the same on any number of processes"}
 
 BOUNDS = {
     "learning_rate": Range(above=0),
@@ -119,6 +129,8 @@ def check_trainer(
         if not PLAIN.get(type(value), {"dict", "list"}) & set(_type_names(fields[name])):
             quoted = "; put it in quotes if it is meant as text" if isinstance(value, bool) else ""
             raise RecipeError(f"{key} is {show(value)}; it must be of the type {fields[name]}{quoted}", key=key)
+        if reason := REFUSED_VALUES.get((name, value) if isinstance(value, str) else None):
+            raise RecipeError(f"{key} is {value}, which is not done here: {reason}; leave it out", key=key)
         if name in BOUNDS and value is not None and value not in BOUNDS[name]:
             raise RecipeError(f"{key} is {show(value)}; it must be {BOUNDS[name]}", key=key)
     if not evaluates and section.get("eval_strategy", "no") != "no":

@@ -10,8 +10,8 @@ size with a scalar head read at the end token. The report gives no loss; this on
 (Ouyang et al. 2022, eq. 1).
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ from engine.models.adapters import lora_config
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.packed import PACKED, pack
 from engine.models.pairs import pack_pairs, pair_scores
+from engine.models.responses import micro_batches
 from engine.models.tokenizer import load_tokenizer
+from engine.run.batches import DealtBatches, dealt
 from engine.run.folder import RunError, RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from reward.recipe import Reward
@@ -56,7 +58,7 @@ def train(recipe: Reward) -> None:
         peft_config=lora_config(recipe.lora, model, tokenizer),
         callbacks=[callback],
     )
-    fit(trainer, callback, tokenizer, recipe.lora.merge, lambda trained: centre(trained, train_rows, recipe.run.seed))
+    fit(trainer, callback, recipe, tokenizer, before_saving=lambda: centre(trainer, train_rows, recipe.run.seed))
 
 
 def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
@@ -87,17 +89,14 @@ def collate(rows: list[dict[str, Any]], share: bool, margin_coef: float) -> dict
     """Both answers of every pair in one flat row, scored by one forward pass; chosen first, as RewardTrainer has it.
 
     `share` computes what both begin with once; without it both are written out, to the same scores. `margin` is what
-    RewardTrainer's loss subtracts from every difference of scores.
+    the loss subtracts from every difference of scores. No rows become one token at which nothing is read.
     """
+    if not rows:
+        return {**pack([[0]]), "score_positions": torch.zeros(0, dtype=torch.long)}
     inputs = pack_pairs([sides(row) for row in rows]) if share else pack([row[side] for side in SIDES for row in rows])
     if margin_coef:
         inputs["margin"] = margin_coef * torch.tensor([row["margin"] for row in rows])
-    # A mask for RewardTrainer's token count only; the model takes a packed row's boundaries from its lengths.
-    return {
-        "score_positions": inputs["cu_seq_lens_q"][1:].long() - 1,
-        **inputs,
-        "attention_mask": torch.ones_like(inputs["input_ids"]),
-    }
+    return {"score_positions": inputs["cu_seq_lens_q"][1:].long() - 1, **inputs}
 
 
 def sides(row: dict[str, Any]) -> tuple[list[int], list[int]]:
@@ -105,26 +104,86 @@ def sides(row: dict[str, Any]) -> tuple[list[int], list[int]]:
     return row[SIDES[0]], row[SIDES[1]]
 
 
-class PairTrainer(RewardTrainer):
-    """RewardTrainer whose evaluation is a mean over pairs; TRL's is one over batches, and moves with their size."""
+class PairTrainer(DealtBatches, RewardTrainer):
+    """RewardTrainer whose loss and metrics are means over all pairs of a step, its evaluation one over all pairs.
+
+    TRL's are means over what a process has in one forward, and move with its size.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """The parts of a step that are this process's, and how many pairs all processes have of it."""
+        self.step_scores.append([])
+        parts, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        pairs = sum(len(part["score_positions"]) for part in parts) // 2
+        return parts, self.accelerator.reduce(torch.tensor(pairs, device=device))
+
+    @cached_property
+    def step_scores(self) -> list[list[torch.Tensor]]:
+        """(2, pairs) scores of this process, chosen first, by step since the last log and part."""
+        return []
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        margin = inputs.pop("margin", 0.0)
+        chosen, rejected = scores = model(**inputs).logits.view(2, -1)
+        self.step_scores[-1].append(scores.detach())
+        losses = -F.logsigmoid(chosen - rejected - margin)
+        if self.args.center_rewards_coefficient is not None:
+            losses = losses + self.args.center_rewards_coefficient * (chosen + rejected) ** 2
+        # DDP averages the gradient over the processes.
+        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            own = [torch.cat(parts, 1).T.tolist() for parts in self.step_scores]
+            steps = zip(*gather_object([own]), strict=True)  # by step, of all processes
+            each = [score_metrics(torch.tensor([pair for part in step for pair in part])) for step in steps]
+            logs.update({name: sum(step[name] for step in each) / len(each) for name in each[0]})
+            self.step_scores.clear()
+        super().log(logs, start_time)
 
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        self.model.eval()
-        mine = rows.shard(self.accelerator.num_processes, self.accelerator.process_index, contiguous=False)
-        margins = torch.tensor(gather_object(pair_margins(self.model, list(mine)).tolist()))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in pair_metrics(margins).items()}
+        chosen, rejected = self.scores(self.eval_dataset if eval_dataset is None else eval_dataset).T
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in pair_metrics(chosen - rejected).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    @torch.no_grad()
+    def scores(self, rows: Any) -> torch.Tensor:
+        """(pairs, 2) scores of rows, chosen first, on every process; in no particular order where there are several."""
+        self.model.eval()
+        lengths = [sum(map(len, sides(row))) for row in rows]
+        own = []
+        for run in dealt(list(micro_batches(lengths, BUDGET)), self.args.world_size, self.args.process_index):
+            if run is None:
+                self.model(**self._prepare_inputs(self.data_collator([])))
+            else:
+                own += pair_scores(self.model, [sides(rows[at]) for at in range(run.start, run.stop)]).tolist()
+        return torch.tensor(gather_object(own))
 
-def pair_margins(model: PreTrainedModel, rows: list[dict[str, Any]]) -> torch.Tensor:
-    """(pairs,) r(chosen) - r(rejected)."""
-    chosen, rejected = pair_scores(model, [sides(row) for row in rows], BUDGET).T
-    return chosen - rejected
+
+def score_metrics(scores: torch.Tensor) -> dict[str, float]:
+    """What is watched in training, of a step's (pairs, 2) scores."""
+    chosen, rejected = scores.T
+    return {
+        "min_reward": scores.min().item(),
+        "mean_reward": scores.mean().item(),
+        "max_reward": scores.max().item(),
+        "accuracy": (chosen > rejected).float().mean().item(),
+        "margin": (chosen - rejected).mean().item(),
+    }
 
 
 def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
@@ -146,9 +205,7 @@ def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def centre(model: PreTrainedModel, rows: Sequence[dict[str, Any]], seed: int) -> None:
+def centre(trainer: PairTrainer, rows: Sequence[dict[str, Any]], seed: int) -> None:
     """Store the mean score of training answers (of 2,048 pairs at most), so that scores are around 0 from now on."""
     chosen = [rows[at] for at in stream(seed, len(rows), 0, min(len(rows), OFFSET_PAIRS))]
-    scores = pair_scores(model.eval(), [sides(row) for row in chosen], BUDGET)
-    model.config.score_offset += scores.double().mean().item()
+    trainer.accelerator.unwrap_model(trainer.model).config.score_offset += trainer.scores(chosen).double().mean().item()

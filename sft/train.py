@@ -22,6 +22,7 @@ from engine.models.loading import load_causal
 from engine.models.logprobs import TokenLogProbs
 from engine.models.packed import pack
 from engine.models.tokenizer import load_tokenizer
+from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from sft.recipe import SFT
@@ -45,7 +46,7 @@ def train(recipe: SFT) -> None:
         peft_config=lora_config(recipe.lora, model, tokenizer),
         callbacks=[callback],
     )
-    fit(trainer, callback, tokenizer, recipe.lora.merge)
+    fit(trainer, callback, recipe, tokenizer)
 
 
 def load_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
@@ -56,7 +57,7 @@ def load_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder
     return packed(rows, data.max_length) if data.packing else rows
 
 
-class PackedTrainer(SFTTrainer):
+class PackedTrainer(DealtBatches, SFTTrainer):
     """SFTTrainer on our log-probabilities: projected at trained positions only, and right where peft trains rows."""
 
     def compute_loss(
@@ -90,9 +91,11 @@ class PackedTrainer(SFTTrainer):
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The mean loss over trained tokens; the Trainer's is one over batches, and moves with their size."""
+        rows, size = self.eval_dataset if eval_dataset is None else eval_dataset, self.args.eval_batch_size
+        runs = [slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for inputs in self.get_eval_dataloader(eval_dataset):
+        for inputs in self.evaluation_inputs(rows, runs):
             logprobs = self.trained_tokens(self.model, inputs).logprobs
             total += torch.stack([-logprobs.double().sum(), total.new_tensor(len(logprobs))])
         nll, tokens = self.accelerator.reduce(total).tolist()
@@ -103,7 +106,12 @@ class PackedTrainer(SFTTrainer):
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows become one flat row, the labels beside it: (1, total). A packed row holds several sequences."""
+    """Rows become one flat row, the labels beside it: (1, total). A packed row holds several sequences.
+
+    No rows become one token without a label.
+    """
+    if not rows:
+        return collate([{"input_ids": [0], "labels": [IGNORE]}])
     sequences = []
     for row in rows:
         lengths = row.get("seq_lengths", [len(row["input_ids"])])

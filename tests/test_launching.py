@@ -1,47 +1,149 @@
-"""recipes/accelerate: every file is one that the launcher takes, and starts as many processes as it says."""
+"""Launching: the files of recipes/accelerate, what HARDWARE=auto picks, how a launch ends whose process fails."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from engine.run import launch
+from recipes import RecipeError
+from tests.ppo_setting import make_setting as make_ppo_setting
+from tests.small_models import small_model
+from tests.uneven_setting import alone, assert_same_run, make_setting
+
 ROOT = Path(__file__).parent.parent
-CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
-# Each process leaves a file: two that print at once may share a line.
-WHO = """
-from pathlib import Path
-
-import torch
+CONFIGURATIONS = sorted(path.stem for path in launch.CONFIGURATIONS.glob("*.yaml"))
+# A stage of two processes in which something goes wrong, and the other one waits.
+FLAWED = """
+import os, signal, sys
 from accelerate import Accelerator
+from engine.run.entry import run
+from recipes import RecipeError
 
-accelerator = Accelerator(cpu=True)
-Path(__file__).with_name(f"{accelerator.process_index} of {accelerator.num_processes}").touch()
-accelerator.wait_for_everyone()
-if torch.distributed.is_initialized():
-    torch.distributed.destroy_process_group()
+def stage(flaw):
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    if flaw == "both":
+        raise RecipeError("a.jsonl:3: no such role")
+    accelerator.wait_for_everyone()
+    if accelerator.process_index == 1:
+        if flaw == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {"one": RecipeError("only here"), "bug": KeyError("only here")}[flaw]
+    accelerator.wait_for_everyone()
+
+run(stage, sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
-def test_the_launcher_takes_every_configuration(path):
-    from accelerate.commands.config.config_args import load_config_from_file
+def launched(*arguments: str, path: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
+    """`python -m engine.run.launch ...`, and how many seconds it took."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.run.launch", *arguments],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    return done, time.perf_counter() - began
 
-    configuration = load_config_from_file(str(path))
-    assert configuration.num_processes == {"cpu": 1, "cpu_2": 2, "one_gpu": 1}.get(path.stem, 8)
-    assert configuration.use_cpu == path.stem.startswith("cpu")
-    assert configuration.mixed_precision == "no"
+
+def test_what_is_picked():
+    gpu = 80_000_000_000
+    assert launch.pick(0, 0, 0) == "cpu"
+    assert launch.pick(1, gpu, 10**12) == "one_gpu"
+    assert launch.pick(8, gpu, 16 * 1_800_000_000) == "ddp"
+    assert launch.pick(8, gpu, 16 * 7_000_000_000) == "fsdp2"
+    assert launch.pick(2, gpu, 4 * 7_000_000_000) == "ddp"
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "bytes_a_parameter"),
+    [("sft", [], 16), ("sft", ["lora.r=8"], 4), ("ppo", [], 36), ("ppo", ["models=shared"], 4)],
+)
+def test_the_memory_of_a_recipes_models(tmp_path, stage, overrides, bytes_a_parameter):
+    recipe = make_ppo_setting(tmp_path) if stage == "ppo" else make_setting(tmp_path) / "sft.yaml"
+    vocabulary = json.loads(next(tmp_path.glob("*/config.json")).read_text())["vocab_size"]
+    parameters = small_model(vocab_size=vocabulary).num_parameters()
+    assert launch.bytes_needed(stage, str(recipe), overrides) == bytes_a_parameter * parameters
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    told = launch.settings(name, 4, {"MACHINE_RANK": "1", "RESTARTS": "3"})
+    if name in ("cpu", "one_gpu"):
+        assert told == []
+        return
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args([*told, "-m", "sft"]))
+    assert arguments.num_processes == {"cpu_2": 2, "multi_node": 8}.get(name, 4)
+    assert (arguments.machine_rank, arguments.num_machines) == ((1, 2) if name == "multi_node" else (0, 1))
+    assert arguments.use_cpu == (name == "cpu_2")
+    assert (arguments.mixed_precision, arguments.max_restarts) == ("no", 3)
+    assert arguments.use_fsdp == (name in ("fsdp2", "multi_node"))
+    assert arguments.use_deepspeed == name.startswith("zero")
+
+
+def test_gpus_that_are_not_there(monkeypatch, tmp_path):
+    with pytest.raises(RecipeError) as error:
+        launch.settings("zero3", 0, {})
+    assert str(error.value) == "HARDWARE=zero3 needs a GPU, and none is there; use HARDWARE=cpu or cpu_2"
+    with pytest.raises(RecipeError) as error:
+        launch.settings("none", 0, {})
+    assert str(error.value) == f"HARDWARE=none is none of: auto {' '.join(CONFIGURATIONS)}"
+    (tmp_path / "mine.yaml").write_text(
+        (launch.CONFIGURATIONS / "ddp.yaml").read_text() + "num_processes: 8\n"
+    )  # fmt: skip
+    monkeypatch.setattr(launch, "CONFIGURATIONS", tmp_path)
+    with pytest.raises(RecipeError) as error:
+        launch.settings("mine", 2, {})
+    assert str(error.value) == f"HARDWARE=mine needs 8 GPUs, and 2 are there; see {tmp_path / 'mine.yaml'}"
+
+
+def test_exit_codes(capsys):
+    assert launch.exit_code({0: 2, 1: 2}) == 2
+    assert launch.exit_code({0: 1, 1: 2}) == 2
+    assert launch.exit_code({1: 1}) == 1
+    assert launch.exit_code({0: 1, 1: -signal.SIGTERM, 2: 143}) == 1
+    assert launch.exit_code({0: 143, 1: -signal.SIGTERM}) == 143
+    assert capsys.readouterr().err == ""
+    assert launch.exit_code({0: 1, 3: -signal.SIGKILL}) == 137
+    assert capsys.readouterr().err == (
+        "error: process 3 was ended by SIGKILL; the same command continues from the last checkpoint\n"
+    )
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("name", "expected"), [("cpu", ["0 of 1"]), ("cpu_2", ["0 of 2", "1 of 2"])])
-def test_the_processes_know_of_each_other(tmp_path, name, expected):
-    (tmp_path / "who.py").write_text(WHO)
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"recipes/accelerate/{name}.yaml",
-         "-m", "who"],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+def test_a_launched_run_is_that_of_one_process(tmp_path):
+    setting = make_setting(tmp_path)
+    done, _ = launched("cpu_2", "sft", str(setting / "sft.yaml"), f"run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.glob("* of *")) == expected
+    note = json.loads((tmp_path / "run" / "checkpoint-6" / "processes.json").read_text())
+    assert note == {"kind": "none", "processes": 2}  # as many as have met, not as were launched
+    assert_same_run(alone(setting, "sft"), tmp_path / "run")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("flaw", "code", "said"),
+    [
+        ("both", 2, "error: a.jsonl:3: no such role\n"),
+        ("one", 2, "error: only here\n"),
+        ("killed", 137, "error: process 1 was ended by SIGKILL; the same command continues from the last checkpoint\n"),
+        ("bug", 1, "KeyError: 'only here'\n"),
+    ],
+)
+def test_how_a_launch_ends_whose_process_fails(tmp_path, flaw, code, said):
+    (tmp_path / "flawed.py").write_text(FLAWED)
+    done, seconds = launched("cpu_2", "flawed", flaw, path=str(tmp_path))
+    assert done.returncode == code, done.stderr
+    assert done.stderr.endswith(said)
+    if flaw != "bug":
+        assert done.stderr == said
+    else:
+        assert done.stderr.count("Traceback") == 1
+    assert seconds < 60

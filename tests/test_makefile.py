@@ -20,7 +20,6 @@ def make(tmp_path):
     """Runs make in a project that is set up; returns its result and the stand-in's calls, the folder TINY first."""
     for name in ("Makefile", "requirements.txt", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "recipes" / "accelerate", tmp_path / "recipes" / "accelerate")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".installed").touch()
     (tmp_path / "python").write_text(STAND_IN)
@@ -120,18 +119,16 @@ def test_bench_takes_parts_and_options(make):
     assert commands(calls) == ["-m bench sft --rounds 3"]
 
 
-def test_with_hardware_the_recipe_is_checked_and_then_launched(make):
-    _, calls = make("ppo", "HARDWARE=cpu_2", "ARGS=ppo.steps=3")
+@pytest.mark.parametrize("hardware", ["cpu_2", "auto"])
+def test_with_hardware_the_recipe_is_checked_and_then_launched(make, hardware):
+    _, calls = make("ppo", f"HARDWARE={hardware}", "ARGS=ppo.steps=3")
     assert commands(calls) == [
         "-m ppo recipes/tiny/ppo.yaml --check ppo.steps=3",
-        "-m accelerate.commands.launch --config_file recipes/accelerate/cpu_2.yaml "
-        "-m ppo recipes/tiny/ppo.yaml ppo.steps=3",
+        f"-m engine.run.launch {hardware} ppo recipes/tiny/ppo.yaml ppo.steps=3",
     ]
-    done, calls = make("rm", "HARDWARE=cpu_2", fails="reward")
+    done, calls = make("rm", f"HARDWARE={hardware}", fails="reward")
     assert done.returncode == 2
     assert commands(calls)[-1] == "-m reward recipes/tiny/rm.yaml --check"
-    done, _ = make("ppo", "HARDWARE=none")
-    assert done.stderr.endswith("*** HARDWARE=none is none of: cpu cpu_2 ddp fsdp2 one_gpu.  Stop.\n")
 
 
 def test_a_second_setup_installs_nothing(make):

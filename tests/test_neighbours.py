@@ -104,7 +104,7 @@ def test_reward_loss(tmp_path, monkeypatch, attention):
             return out.logits.detach()[:, 0].view(2, -1).T  # (pairs, sides)
 
         def evaluated(*pairs, trainer=trainer):
-            return pair_scores(trainer.model, pairs, 10**6)
+            return pair_scores(trainer.model, pairs)
 
         for scores in (trained, evaluated):
             assert_unmoved(lambda n, scores=scores: scores(([*shared, *n], [*shared, *n[::-1]]), mine).flip(0))

@@ -53,14 +53,14 @@ def test_every_side_keeps_a_token_of_its_own():
 def test_scores_equal_those_of_sides_alone(family):
     model = reward_model(family)
     with torch.no_grad():
-        assert_close(pair_scores(model, PAIRS, 10**6), alone(model, PAIRS), atol=1e-5, rtol=1e-5)
+        assert_close(pair_scores(model, PAIRS), alone(model, PAIRS), atol=1e-5, rtol=1e-5)
 
 
 def test_runs_of_queries_of_one_length_with_keys_of_several():
     """Four queries a side, four and six keys: together they may not be taken for two sequences of five."""
     model, pairs = reward_model(), [([5, 6, 7, END], [5, 6, 8, 9, 10, END])]
     with torch.no_grad():
-        assert_close(pair_scores(model, pairs, 10**6), alone(model, pairs), atol=1e-5, rtol=1e-5)
+        assert_close(pair_scores(model, pairs), alone(model, pairs), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
@@ -87,22 +87,23 @@ def test_neither_answer_sees_the_other_nor_a_neighbour(changed, moved):
     others = [list(PAIRS[0][0]), list(PAIRS[0][1])]
     others[side][at] = 99
     model = reward_model()
-    before, after = (pair_scores(model, [pair, *PAIRS[1:]], 10**6) for pair in (PAIRS[0], others))
+    before, after = (pair_scores(model, [pair, *PAIRS[1:]]) for pair in (PAIRS[0], others))
     assert torch.equal(before[1:], after[1:])
     assert before[0, moved] == after[0, moved]
     assert before[0, side] != after[0, side]
 
 
-def test_budget_changes_nothing():
+def test_pairs_one_by_one_score_as_together():
     model = reward_model()
-    assert_close(pair_scores(model, PAIRS, 1), pair_scores(model, PAIRS, 10**6), atol=1e-5, rtol=1e-5)
+    one_by_one = torch.cat([pair_scores(model, [pair]) for pair in PAIRS])
+    assert_close(pair_scores(model, PAIRS), one_by_one, atol=1e-5, rtol=1e-5)
 
 
 def test_other_implementations_score_both_sides_whole():
     model = reward_model()
     expected = sequence_scores(model, [side for pair in PAIRS for side in pair], 10**6).view(-1, 2)
     with attention(model, "sdpa"):
-        assert_close(pair_scores(model, PAIRS, 10**6), expected, atol=1e-5, rtol=1e-5)
+        assert_close(pair_scores(model, PAIRS), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_sliding_window_is_refused_by_the_longest_keys():

@@ -61,7 +61,7 @@ def test_processes_that_each_believe_to_be_alone_are_found_out():
 
 @pytest.mark.timeout(60)
 def test_what_becomes_of_a_process_that_fails():
-    with pytest.raises(RecipeError, match="a.jsonl:3: no such role"):
+    with pytest.raises(RecipeError, match=r"a\.jsonl:3: no such role"):
         together(mistaken, 0)
     with pytest.raises(MemberError, match="process 1 died"):
         together(killed)

@@ -69,14 +69,14 @@ def test_the_reports_figures_stand_in_the_recipes():
     assert (trainer["weight_decay"], sft.model.attention_dropout, trainer["max_grad_norm"]) == (0.1, 0.1, 1.0)
     assert (trainer["adam_beta1"], trainer["adam_beta2"], trainer["adam_epsilon"]) == (0.9, 0.95, 1e-8)
     assert (sft.data.max_length, pmp.data.max_length) == (2048, 2048)
-    assert trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * 8 == 128
+    assert trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] == 128
     trainer = pmp.trainer
     assert (trainer["learning_rate"], trainer["lr_scheduler_type"], trainer["num_train_epochs"]) == (
         3e-6,
         "constant",
         1,
     )
-    assert trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * 8 == 64
+    assert trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] == 64
     assert (ppo.ppo.value_warmup_steps, ppo.ppo.responses_per_query, ppo.ppo.kl_coef) == (50, 2, 0.04)
     assert (ppo.ppo.value_clip, ppo.sampling.top_p, ppo.ppo.reward_normalisation) == (0.15, 0.9, "mean")
     assert (ppo.ppo.policy_learning_rate, ppo.ppo.value_learning_rate) == (1e-6, 5e-6)

@@ -42,8 +42,8 @@ def test_figures_are_the_reports(name):
     made = recipe(name, "data.train=x.jsonl")
     assert STATED[name].items() <= made.trainer.items()
     assert (made.data.max_length, made.chatml.mask, made.data.packing) == (LENGTH[name], MASK[name], True)
-    per_step = made.trainer["per_device_train_batch_size"] * made.trainer["gradient_accumulation_steps"] * 8
-    assert per_step == (64 if name == PRETRAIN else 128)  # rows, on the eight processes that the recipes speak of
+    per_step = made.trainer["per_device_train_batch_size"] * made.trainer["gradient_accumulation_steps"]
+    assert per_step == (64 if name == PRETRAIN else 128)  # rows
     assert made.model.attention_dropout == (0.1 if name == MATH else 0.0)
 
 

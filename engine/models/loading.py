@@ -6,6 +6,7 @@ frozen models are held in the compute type. A reward model's head and score offs
 
 import copy
 import json
+import tempfile
 from pathlib import Path
 
 import torch
@@ -147,18 +148,37 @@ def save_model(
     """Write what plain `from_pretrained` loads: weights, configuration, tokenizer, template, generation config.
 
     LoRA is saved as an adapter, or merged: if `merge` says so, or where the base lacks rows that the tokenizer needs.
-    `weights` are those of a model that is sharded itself.
+    `weights` are the model's own, whole, where it holds only a share of them.
     """
     if model.can_generate():
         stop_at_end_of_turn(model, tokenizer)  # trainers put the tokenizer's own end there
     model.config.use_cache = True  # trainers switch it off, and the switch would go into config.json
     if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
-        model = model.merge_and_unload()
+        model, weights = merged(model, tokenizer, weights, folder), None
     model.save_pretrained(folder, state_dict=weights)
     if isinstance(model, PeftModel):
         # A config.json beside an adapter would make transformers take the folder for a whole model.
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         else:
-            durable.write_json(folder / SCALAR_HEAD, {key: getattr(model.config, key) for key in SCALAR_KEYS})
+            write_scalar_head(model, folder)
     tokenizer.save_pretrained(folder)
+
+
+def merged(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, torch.Tensor] | None, near: Path
+) -> PreTrainedModel:
+    """The model with its adapter merged; where it is sharded, a base loaded anew with the adapter in `weights`."""
+    if weights is None:
+        return model.merge_and_unload()
+    with tempfile.TemporaryDirectory(dir=near.parent) as adapter:
+        model.save_pretrained(adapter, state_dict=weights)
+        load = load_causal if model.can_generate() else load_scalar
+        if load is load_scalar:
+            write_scalar_head(model, Path(adapter))
+        return load(adapter, Model(path=adapter, dtype="float32"), tokenizer, trained=False)
+
+
+def write_scalar_head(model: PeftModel, folder: Path) -> None:
+    """What makes an adapter one of a reward model."""
+    durable.write_json(folder / SCALAR_HEAD, {key: getattr(model.config, key) for key in SCALAR_KEYS})

@@ -7,11 +7,12 @@ best of those tried for time and memory together.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 CHUNK = 128
 
@@ -126,14 +127,15 @@ def chunked_logprobs(
     return _ChunkedLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
 
 
-class TokenLogProbs(NamedTuple):
+@dataclass
+class TokenLogProbs(ModelOutput):
     """What a model with log-probabilities returns when it is asked for them: (positions,) tensors in nats.
 
-    A tuple, for FSDP finds the tensors of a model's output in plain containers only.
+    A ModelOutput, because FSDP2 and ZeRO-3 have to find the tensors in it.
     """
 
     logprobs: torch.Tensor
-    entropy: torch.Tensor | None
+    entropy: torch.Tensor | None = None
 
 
 class _WithLogProbs:

@@ -5,6 +5,7 @@ the keys of the shared beginning as well (`key_positions`, see engine/models/pac
 there. Scores and gradients are those of both sides written out, up to rounding.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from engine.models.packed import PACKED
-from engine.models.responses import Tokens, micro_batches, sequence_scores
+from engine.models.responses import Tokens, sequence_scores
 
 Pair = tuple[Tokens, Tokens]
 """chosen and rejected, each with the prompt before it"""
@@ -57,11 +58,8 @@ def pack_pairs(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> dic
 
 
 @torch.no_grad()
-def pair_scores(model: PreTrainedModel, pairs: Sequence[Pair], budget: int) -> torch.Tensor:
-    """(pairs, 2) scores of both sides, `budget` tokens a forward; under other implementations than `packed` plainly."""
-    if model.config._attn_implementation != PACKED:
-        return sequence_scores(model, [side for pair in pairs for side in pair], budget).view(-1, 2)
-    parts = [torch.zeros(0, 2, device=model.device)]
-    for run in micro_batches([len(chosen) + len(rejected) for chosen, rejected in pairs], budget):
-        parts.append(model(**pack_pairs(pairs[run], model.device)).logits.view(2, -1).T)
-    return torch.cat(parts)
+def pair_scores(model: PreTrainedModel, pairs: Sequence[Pair]) -> torch.Tensor:
+    """(pairs, 2) scores of both sides, by one forward; under other implementations than `packed` plainly."""
+    if model.config._attn_implementation == PACKED:
+        return model(**pack_pairs(pairs, model.device)).logits.view(2, -1).T
+    return sequence_scores(model, [side for pair in pairs for side in pair], budget=sys.maxsize).view(-1, 2)

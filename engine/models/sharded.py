@@ -1,4 +1,4 @@
-"""Models whose weights lie in pieces over the processes (FSDP2): gathered for a rollout, whole for a file.
+"""Models whose weights lie in pieces over the processes (FSDP2): gathered for a rollout.
 
 A forward pass of a sharded model is one of all processes together. Processes whose answers differ in length could not
 decode so; they have all weights at hand while a rollout is written, gathered once, and nothing is exchanged meanwhile.
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
@@ -37,13 +36,3 @@ def gathered(model: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]
 def shard_frozen(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
     """A model that is not trained, in pieces like those that are, where these are."""
     return fsdp2_prepare_model(accelerator, model) if accelerator.is_fsdp2 else model
-
-
-def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-    """A sharded model's state dict, whole and on the CPU in the first process; None of a model that is whole anyway.
-
-    All processes must ask.
-    """
-    if not isinstance(model, FSDPModule):
-        return None
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

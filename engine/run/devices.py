@@ -34,22 +34,30 @@ def start(seed: int, model: Model, report_to: list[str], run_dir: str) -> Accele
         log_with=report_to or None,
         project_dir=run_dir,
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
-        raise RunError(
-            f"{launched} processes were launched but {accelerator.num_processes} found each other; "
-            "use one of recipes/accelerate/*.yaml"
-        )
+    check_processes(accelerator.num_processes)
     set_seed(seed)
     return accelerator
+
+
+def launched() -> int:
+    """How many processes the launcher says it has started; known before any of them has met another."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_processes(found: int) -> None:
+    """Raises RunError if not all launched processes are in one group: each would do the whole work by itself."""
+    if found != launched():
+        raise RunError(
+            f"{launched()} processes were launched but {found} found each other; use one of recipes/accelerate/*.yaml"
+        )
 
 
 def leave(accelerator: Accelerator) -> None:
     """End a run of several processes together: without this, gloo now and then aborts or hangs after the work."""
     accelerator.wait_for_everyone()
-    accelerator.end_training()
-    accelerator.free_memory()
+    accelerator.free_memory()  # before the group ends: DeepSpeed asks for its rank here
     gc.collect()
+    accelerator.end_training()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

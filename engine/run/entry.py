@@ -2,60 +2,102 @@
 
 import errno
 import logging
+import os
+import re
 import signal
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from chatml import RecordError
-from engine.run.folder import AlreadyFinishedError
+from engine.run.devices import launched
+from engine.run.folder import AlreadyFinishedError, is_main_process
 from recipes import RecipeError
 from recipes.schema import Recipe
 
 # What a disk says when it takes no more: full, quota reached, read-only, not permitted, too large, broken.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+# What gloo and NCCL say when a process they wait for is gone.
+LOST = re.compile("Connection (closed|reset) by peer|Broken pipe|remote process exited|NCCL communicator was aborted")
+# Seconds that a process other than the first waits before it speaks.
+PATIENCE = 2.0
 
 
 def run(stage: Callable[[Any], None], recipe: Any) -> None:
     """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2.
 
-    SIGTERM leaves with 143, SIGINT with 130; a loop that can save first does so (engine/run/interruption.py).
+    SIGTERM leaves with 143, SIGINT with 130; a loop that can save first does so (engine/run/interruption.py). Of
+    several processes that fail alike the first one speaks, and one that fails alone does.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, lambda number, _: leave(128 + number))
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     # At each checkpoint it would say that tied weights are stored once.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+    # DeepSpeed, where it is installed, says on standard output that there is no GPU, unless told.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     disable_progress_bars()
     transformers_logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
     try:
         stage(recipe)
     except AlreadyFinishedError as finished:
-        print(finished)
+        if is_main_process():
+            print(finished)
     except (RecipeError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        if is_main_process():
+            print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        leave(130)
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        advice = recipe.memory_advice() if isinstance(recipe, Recipe) else "free some"
-        print(f"error: out of memory; {advice}. The last checkpoint is intact", file=sys.stderr)
-        sys.exit(2)
+        if out_of_memory(error):
+            advice = recipe.memory_advice() if isinstance(recipe, Recipe) else "free some"
+            fail(f"out of memory; {advice}. The last checkpoint is intact")
+        if launched() > 1 and LOST.search(str(error)):
+            time.sleep(PATIENCE)  # most often the launcher ends this process within it
+            fail("another process of this run has ended; the same command continues from the last checkpoint", code=1)
+        crash()
     except OSError as error:
         if error.errno not in DISK_ERRORS:
-            raise
+            crash()
         where = error.filename or "a file of the run"
-        print(f"error: {where} cannot be written ({error.strerror}); make room or see to its permissions, then the "
-              "same command continues from the last checkpoint", file=sys.stderr)  # fmt: skip
-        sys.exit(2)
+        fail(f"{where} cannot be written ({error.strerror}); make room or see to its permissions, then the "
+             "same command continues from the last checkpoint")  # fmt: skip
+    except Exception:
+        crash()
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Say what was wrong and leave; the first process at once, another only if the launcher lets it live."""
+    if not is_main_process():
+        time.sleep(PATIENCE)
+    print(f"error: {message}", file=sys.stderr)
+    leave(code)
+
+
+def crash() -> None:
+    """What nobody foresaw, within an `except`: Python's own traceback."""
+    if launched() == 1:
+        raise
+    traceback.print_exc()
+    leave(1)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit; one process of several without more ado, since the threads of its group may wait for the others forever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if launched() > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -17,10 +15,11 @@ from transformers import (
 )
 
 from engine.models.loading import save_model
-from engine.run import checkpoints, durable
+from engine.run import checkpoints, durable, sharding
+from engine.run.batches import DealtBatches, batch_of, parts_a_step
 from engine.run.console import Steps
-from engine.run.devices import compute_dtype
-from engine.run.folder import RunError, RunFolder
+from engine.run.devices import check_processes, compute_dtype, launched, leave
+from engine.run.folder import RunError, RunFolder, is_main_process
 from engine.run.metrics import MetricsLog
 
 # What transformers names otherwise: our timings hold `seconds`.
@@ -32,7 +31,9 @@ WATCHED = ("loss", "accuracy", "eval_loss", "eval_accuracy")
 def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFolder, **ours: Any) -> TrainingArguments:
     """The trainer's configuration: the recipe's `trainer` section, and what our own sections decide.
 
-    Where there is data to evaluate on, that happens at every checkpoint unless the recipe says otherwise.
+    Where there is data to evaluate on, that happens at every checkpoint unless the recipe says otherwise. The batch is
+    the recipe's; how many parts each process takes of it follows from their number. Raises RunError, also if not all
+    processes that were launched are there.
     """
     # transformers has renamed `gradient_checkpointing`; under that name, which TRL's default still goes by, it warns.
     settings = {
@@ -41,9 +42,10 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         **({"eval_strategy": "steps", "eval_steps": recipe.run.save_steps} if recipe.data.eval else {}),
         **ours,
         **recipe.trainer,
+        "gradient_accumulation_steps": parts_a_step(*batch_of(config_class, recipe.trainer), launched()),
     }
     try:
-        return config_class(
+        made = config_class(
             output_dir=str(folder.path),
             seed=recipe.run.seed,
             save_strategy="steps",
@@ -58,6 +60,9 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         )
     except ValueError as error:
         raise RunError(f"trainer: {str(error).splitlines()[0]}") from None
+    check_processes(made.world_size)
+    made._n_gpu = min(made.n_gpu, 1)  # a process takes one GPU, whatever it sees; else several would be DataParallel's
+    return made
 
 
 class RunCallback(TrainerCallback):
@@ -65,10 +70,12 @@ class RunCallback(TrainerCallback):
 
     def __init__(self, stage: str, folder: RunFolder, keep: int):
         self.stage, self.folder, self.keep = stage, folder, keep
-        checkpoints.discard_partial(folder.path)
         self.resume = checkpoints.to_resume(folder)
         """the checkpoint to continue from"""
-        self.metrics = MetricsLog(folder.path / "metrics.jsonl", checkpoints.step_of(self.resume) if self.resume else 0)
+        if is_main_process():
+            checkpoints.discard_partial(folder.path)
+            at = checkpoints.step_of(self.resume) if self.resume else 0
+            self.metrics = MetricsLog(folder.path / "metrics.jsonl", at)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps = Steps(self.stage, state.max_steps, state.global_step, speaks=state.is_world_process_zero)
@@ -76,6 +83,7 @@ class RunCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps.show(state.global_step)
+        control.should_log |= state.global_step == state.max_steps  # what has not been logged yet is in no mean else
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
@@ -93,7 +101,9 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            checkpoints.seal(self.folder.path / f"checkpoint-{state.global_step}", self.folder.recipe)
+            written = self.folder.path / f"checkpoint-{state.global_step}"
+            sharding.note(written, self.sharding)
+            checkpoints.seal(written, self.folder.recipe)
             best = state.best_model_checkpoint
             checkpoints.prune(self.folder.path, self.keep, Path(best) if best else None)
 
@@ -102,23 +112,31 @@ class RunCallback(TrainerCallback):
 
 
 def fit(
-    trainer: Trainer,
+    trainer: DealtBatches,
     callback: RunCallback,
+    recipe: Any,
     tokenizer: PreTrainedTokenizerBase,
-    merge: bool,
-    before_saving: Callable[[PreTrainedModel], None] = lambda model: None,
+    before_saving: Callable[[], None] = lambda: None,
 ) -> None:
     """Train to the end, from the last checkpoint if there is one; write `model/` and mark the run as finished.
 
-    `merge` says whether adapters are merged into the model that is written.
+    Raises RunError where the checkpoint was written under a sharding that this run does not have.
     """
-    folder = callback.folder
+    folder, accelerator = callback.folder, trainer.accelerator
+    trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
+    callback.sharding = sharding.of(accelerator)
     if callback.resume:
-        print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
+        sharding.check(callback.resume, callback.sharding)
+        accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    before_saving(model)
+    before_saving()
+    weights = sharding.whole_weights(trainer.model_wrapped, accelerator)
     if trainer.is_world_process_zero():
-        durable.write_folder(folder.model, lambda partial: save_model(model, tokenizer, partial, merge=merge))
+        model = accelerator.unwrap_model(trainer.model)
+        durable.write_folder(
+            folder.model,
+            lambda partial: save_model(model, tokenizer, partial, merge=recipe.lora.merge, weights=weights),
+        )
         folder.finish(trainer.state.global_step, callback.metrics.elapsed_seconds)
+    leave(accelerator)

@@ -1,0 +1,167 @@
+"""`python -m engine.run.launch HARDWARE STAGE RECIPE [key=value ...]`: a stage under a file of recipes/accelerate.
+
+`auto` goes by what is there. Files that name no number of processes get one for every GPU. What the launcher itself
+has to say when a process fails is left out: the process has said it, and its exit code is that of the launch.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from recipes import RecipeError, load_part
+from recipes.schema import Recipe
+from recipes.sections import Lora, Model
+
+CONFIGURATIONS = Path(__file__).parents[2] / "recipes" / "accelerate"
+# Seconds that processes have after SIGTERM or Ctrl-C: PPO finishes its step and saves.
+PATIENCE = 300
+# Bytes a parameter of the model in `model.path`, before activations: float32 weights, gradients and AdamW's two
+# moments; PPO has two such models and two frozen ones in bfloat16. Adapters leave the weights alone.
+BYTES = {"sft": 16, "reward": 16, "ppo": 2 * 16 + 2 * 2}
+BYTES_WITH_LORA = {"sft": 4, "reward": 4, "ppo": 4}
+# How much of a GPU these may take; the rest is for activations.
+SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Size(Recipe):
+    """What of a recipe tells how much memory its models take."""
+
+    model: Model = field(default_factory=Model)
+    lora: Lora = field(default_factory=Lora)
+    models: str = "full"
+
+
+def pick(gpus: int, gpu_bytes: int, needed: int) -> str:
+    """The configuration for a machine: `needed` bytes are what one process would hold of the models."""
+    if gpus < 2:
+        return "one_gpu" if gpus else "cpu"
+    return "ddp" if needed <= SHARE * gpu_bytes else "fsdp2"
+
+
+def bytes_needed(stage: str, recipe: str, overrides: list[str]) -> int:
+    """What one process holds if nothing is shared out; the model's configuration is read, its weights are not."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from engine.models.adapters import base_of
+    from engine.models.loading import load_config
+
+    size = load_part(Size, recipe, overrides)
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(
+            load_config(base_of(size.model.path), size.model)
+        ).num_parameters()
+    adapters = size.models == "shared" if stage == "ppo" else size.lora.r > 0
+    return parameters * (BYTES_WITH_LORA if adapters else BYTES)[stage]
+
+
+def chosen(stage: str, recipe: str, overrides: list[str], gpus: int) -> str:
+    """What HARDWARE=auto means here, said in a line."""
+    gpu_bytes, needed, why = 0, 0, "no GPU"
+    if gpus:
+        import torch
+
+        gpu_bytes, why = torch.cuda.get_device_properties(0).total_memory, f"{gpus} GPU{'s' if gpus > 1 else ''}"
+    if gpus > 1:
+        needed = bytes_needed(stage, recipe, overrides)
+        why += f" of {gpu_bytes / 1e9:.0f} GB, models of {needed / 1e9:.0f} GB"
+    hardware = pick(gpus, gpu_bytes, needed)
+    print(f"HARDWARE=auto: {hardware}, {max(gpus, 1)} process{'es' if gpus > 1 else ''} ({why})", flush=True)
+    return hardware
+
+
+def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[str]:
+    """accelerate's arguments for a configuration, none where that is one plain process.
+
+    Of the environment it takes MACHINE_RANK, which of several machines this one is, and RESTARTS, how often all
+    processes are started again when one dies.
+
+    Raises RecipeError where it asks for GPUs that are not there.
+    """
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DistributedType
+
+    file = CONFIGURATIONS / f"{hardware}.yaml"
+    if not file.exists():
+        names = " ".join(sorted(path.stem for path in CONFIGURATIONS.glob("*.yaml")))
+        raise RecipeError(f"HARDWARE={hardware} is none of: auto {names}")
+    asked = load_config_from_file(str(file))
+    arguments = ["--config_file", str(file), "--max_restarts", environment.get("RESTARTS") or "0"]
+    if asked.num_machines > 1:
+        if "MACHINE_RANK" in environment:
+            arguments += ["--machine_rank", environment["MACHINE_RANK"]]
+    else:
+        arguments += ["--main_process_port", "0"]  # any that is free
+    if asked.use_cpu:
+        return [] if asked.distributed_type == DistributedType.NO else arguments
+    here = gpus if asked.num_processes < 1 else asked.num_processes // asked.num_machines
+    if not gpus or here > gpus:
+        raise RecipeError(
+            f"HARDWARE={hardware} needs {here if gpus else 'a'} GPU{'s' if here > 1 else ''}, and {gpus or 'none'} "
+            f"{'are' if gpus > 1 else 'is'} there; " + (f"see {file}" if gpus else "use HARDWARE=cpu or cpu_2")
+        )
+    if asked.distributed_type == DistributedType.NO:
+        return []
+    return [*arguments, "--num_processes", str(here * asked.num_machines)]
+
+
+def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
+    """Become the stage where that is one process, else start its processes; ends with their exit code."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if hardware == "auto":
+        hardware = chosen(stage, recipe, list(overrides), gpus)
+    if hardware.startswith("cpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    command, how = ["-m", stage, recipe, *overrides], settings(hardware, gpus, os.environ)
+    if not how:
+        os.execv(sys.executable, [sys.executable, *command])
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    arguments = launch_command_parser().parse_args([*how, *command])
+    arguments.shutdown_timeout = PATIENCE
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        launch_command(arguments)
+    except ChildFailedError as error:
+        sys.exit(exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}))
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    sys.exit(0)
+
+
+def exit_code(codes: Mapping[int, int]) -> int:
+    """The launch's, of those of the processes that failed; a process that a signal ended is named, it could not speak.
+
+    A signal comes first (what others say then is that they lost it), then the person's mistakes; SIGTERM is what the
+    launcher ends the others with.
+    """
+    ended = (-signal.SIGTERM, 128 + signal.SIGTERM)
+    codes = {rank: code for rank, code in codes.items() if code not in ended} or dict.fromkeys(codes, ended[1])
+    killed = {rank: -code for rank, code in codes.items() if code < 0}
+    for rank, number in killed.items():
+        print(
+            f"error: process {rank} was ended by {signal.Signals(number).name}; "
+            "the same command continues from the last checkpoint",
+            file=sys.stderr,
+        )
+    if killed:
+        return 128 + min(killed.values())
+    return 2 if 2 in codes.values() else max(codes.values())
+
+
+if __name__ == "__main__":
+    try:
+        launch(*sys.argv[1:])
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,60 @@
+"""What processes hold of a model: all of it, or a share (FSDP2, DeepSpeed's ZeRO), and what follows for its files."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from engine.run.folder import RunError
+
+NOTE = "processes.json"
+# How the person asks for each.
+HARDWARE = {"none": "ddp, one_gpu, cpu_2 or no HARDWARE", "fsdp2": "fsdp2", "zero2": "zero2", "zero3": "zero3"}
+
+
+class Sharding(NamedTuple):
+    kind: str
+    """none, fsdp2, zero2 or zero3"""
+    processes: int
+
+
+def of(accelerator: Accelerator) -> Sharding:
+    """What this run has."""
+    kind = "none"
+    if accelerator.distributed_type == DistributedType.FSDP:
+        kind = "fsdp2"
+    elif accelerator.distributed_type == DistributedType.DEEPSPEED:
+        kind = f"zero{accelerator.state.deepspeed_plugin.zero_stage}"
+    return Sharding(kind, accelerator.num_processes)
+
+
+def note(checkpoint: Path, sharding: Sharding) -> None:
+    """Keep beside a checkpoint who wrote it."""
+    (checkpoint / NOTE).write_text(json.dumps(sharding._asdict()) + "\n", encoding="utf-8")
+
+
+def check(checkpoint: Path, now: Sharding) -> None:
+    """Raises RunError where `now` cannot read what is there: another kind, under ZeRO also another number."""
+    before = Sharding(**json.loads((checkpoint / NOTE).read_text(encoding="utf-8")))
+    if before.kind == now.kind and (before == now or not now.kind.startswith("zero")):
+        return
+    number = f" and {before.processes} processes" if before.kind.startswith("zero") else ""
+    raise RunError(
+        f"{checkpoint} was written with {described(before)} and cannot be continued with {described(now)}; "
+        f"use HARDWARE={HARDWARE[before.kind]}{number}, or name another run.dir"
+    )
+
+
+def described(sharding: Sharding) -> str:
+    processes = "one process" if sharding.processes == 1 else f"{sharding.processes} processes"
+    return f"{processes} under {sharding.kind}" if sharding.kind != "none" else f"{processes}, unsharded"
+
+
+def whole_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
+    """A prepared model's weights on process 0, where no process holds all of them; asked by all processes."""
+    if of(accelerator).kind in ("none", "zero2"):
+        return None
+    return accelerator.get_state_dict(model)
