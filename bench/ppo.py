@@ -204,7 +204,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
         at = [time.perf_counter()]
         rollout = roll(engine, recipe, rows, queries, step)
         at.append(time.perf_counter())
-        judged = judge(held, recipe, rollout, normaliser, 0.04, lambda value: value)
+        judged = judge(held, recipe, rollout, normaliser, 0.04)
         at.append(time.perf_counter())
         update(held, recipe, rollout, judged, None, step, accelerator)
         at.append(time.perf_counter())

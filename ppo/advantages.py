@@ -4,14 +4,11 @@ Tensors are (batch, time), a row a response; `mask` is true at response tokens, 
 first in their row. What lies outside the mask takes no part in anything and comes out as 0.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 
 Advantage = Literal["gae", "rloo", "grpo"]
-# Sums a tensor over all processes; with one process it changes nothing.
-Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 def penalised_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
@@ -61,12 +58,10 @@ def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, responses: int, 
     return torch.where(mask, gained.view(-1, 1), 0.0)
 
 
-def whiten(advantages: torch.Tensor, mask: torch.Tensor, reduce: Reduce) -> torch.Tensor:
-    """Zero mean and unit variance over all response tokens of all processes."""
+def whiten(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Zero mean and unit variance over all response tokens."""
     inside = advantages[mask].double()
-    count, total = reduce(torch.stack([torch.tensor(float(len(inside)), device=inside.device).double(), inside.sum()]))
-    mean = total / count
-    variance = reduce(((inside - mean) ** 2).sum()) / count
+    mean, variance = inside.mean(), inside.var(correction=0)
     whitened = (advantages - mean) * torch.rsqrt(variance + 1e-8)
     return torch.where(mask, whitened, 0.0).to(advantages.dtype)
 
@@ -82,15 +77,14 @@ class ScoreNormaliser:
         self.kind = kind
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
 
-    def update(self, scores: torch.Tensor, reduce: Reduce) -> None:
+    def update(self, scores: torch.Tensor) -> None:
         """Take in a batch of scores, (n,), merging means and squared deviations (Chan et al. 1983, eq. 2.1)."""
-        scores = scores.double()
-        count, total = reduce(torch.stack([torch.full_like(scores.sum(), len(scores)), scores.sum()])).tolist()
+        count, scores = len(scores), scores.double()
         if count == 0:
             return
-        squares = float(reduce(((scores - total / count) ** 2).sum()))
-        difference, together = total / count - self.mean, self.count + count
-        self.squares += squares + difference**2 * self.count * count / together
+        mean = float(scores.mean())
+        difference, together = mean - self.mean, self.count + count
+        self.squares += float(((scores - mean) ** 2).sum()) + difference**2 * self.count * count / together
         self.mean += difference * count / together
         self.count = together
 

@@ -6,15 +6,15 @@ Read-only: the numbers go into metrics.jsonl and into warnings, and nowhere else
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import Any
 
-import torch
-from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from engine.models.engines import Engine
 from engine.models.sampling import Response
 from engine.run.gold import Gold
+from engine.run.processes import everyones, share
 from ppo.models import Models
 from ppo.recipe import PPO
 
@@ -32,9 +32,9 @@ class HeldOut:
         """At the first step, at every `watch.every`-th, at the last."""
         return step in (1, recipe.ppo.steps) or step % recipe.watch.every == 0
 
-    def measure(self, models: Models, engine: Engine, recipe: PPO, accelerator: Accelerator) -> dict[str, float]:
+    def measure(self, models: Models, engine: Engine, recipe: PPO) -> dict[str, float]:
         """Means over all held-out prompts, one answer each; of the score, over answers that have ended."""
-        mine = list(range(len(self.rows)))[accelerator.process_index :: accelerator.num_processes]
+        mine = share(range(len(self.rows)))
         rows = [self.rows[q] for q in mine]
         asked = [row["input_ids"] for row in rows]
         groups = engine.write(asked, responses=1, step=STEP, query_ids=mine, record=False)
@@ -43,18 +43,14 @@ class HeldOut:
         sequences = [[*row["input_ids"], *answer.tokens] for row, answer in ended]
         records = [json.loads(row["record"]) for row, _ in ended]
         with models.fetched():
-            scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens).double()
-        worth = [self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)] if self.gold else []
-        gold = torch.tensor(worth, dtype=torch.float64, device=scores.device)
-        count = torch.tensor(float(len(ended)), dtype=torch.float64, device=scores.device)
-        ended_count, score, total, squares = accelerator.reduce(
-            torch.stack([count, scores.sum(), gold.sum(), (gold**2).sum()]), "sum"
-        ).tolist()
-        seen = {"heldout_score": score / ended_count if ended_count else float("nan")}
+            scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens)
+        told = iter(scores.tolist())
+        known = everyones([next(told) if answer.ended else None for answer in answers])
+        found = [score for score in known if score is not None]
+        seen = {"heldout_score": fmean(found) if found else float("nan")}
         if self.gold is not None:
-            mean = total / len(self.rows)
-            variance = max(squares / len(self.rows) - mean**2, 0.0)
-            seen |= {"heldout_gold": mean, "heldout_gold_error": (variance / len(self.rows)) ** 0.5}
+            worth = everyones([self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)])
+            seen |= {"heldout_gold": fmean(worth), "heldout_gold_error": pstdev(worth) / len(worth) ** 0.5}
         return seen
 
     def worth(self, row: dict[str, Any], answer: Response) -> float:

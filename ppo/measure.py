@@ -3,10 +3,9 @@
 import json
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from ppo.advantages import Reduce, ScoreNormaliser
+from ppo.advantages import ScoreNormaliser
 from ppo.kl import kl_estimate
 from ppo.rollout import Judged, Rollout
 
@@ -14,44 +13,32 @@ from ppo.rollout import Judged, Rollout
 PROMPT_SHOWN = 300
 
 
-def measure(rollout: Rollout, judged: Judged, normaliser: ScoreNormaliser, reduce: Reduce) -> dict[str, float]:
-    """Global means over this step's responses or their tokens, from before its updates."""
-    mask, kl = judged.mask, judged.old_logprobs - judged.ref_logprobs
-    k2, k3 = (kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind) for kind in ("k2", "k3"))
-    difference = judged.engine_difference
-    mismatch = 0.0 if difference is None else difference.abs().sum()
-    returns = judged.returns[mask]
-    error = (judged.returns - judged.old_values)[mask]
-    lengths = mask.sum(1).float()
-    sums = torch.stack(
-        [torch.as_tensor(value, device=mask.device).float() for value in (
-            len(mask), mask.sum(), len(judged.raw_scores), judged.raw_scores.sum(), judged.scores.sum(),
-            kl.sum(), judged.entropy.sum(), lengths.sum(), returns.sum(), (returns**2).sum(),
-            error.sum(), (error**2).sum(), judged.old_values.sum(), k2.sum(), k3.sum(), mismatch,
-        )]
-    )  # fmt: skip
-    (
-        responses, tokens, ended, score, normalised, kl_sum, entropy, length, g, g2, e, e2, v, k2_sum, k3_sum,
-        mismatched,
-    ) = reduce(sums.double()).tolist()  # fmt: skip
-    variance = g2 / tokens - (g / tokens) ** 2
-    return {
-        "score": score / ended if ended else float("nan"),
-        "normalised_score": normalised / responses,
+def measure(judged: Judged, normaliser: ScoreNormaliser) -> dict[str, float]:
+    """Means over this step's responses or their tokens, from before its updates."""
+    mask, responses = judged.mask, len(judged.mask)
+    kl = (judged.old_logprobs - judged.ref_logprobs).double()
+    k2, k3 = (kl_estimate(judged.old_logprobs, judged.ref_logprobs, kind).double() for kind in ("k2", "k3"))
+    returns, values = judged.returns[mask].double(), judged.old_values[mask].double()
+    variance, difference = returns.var(correction=0), judged.engine_difference
+    measured = {
+        "score": judged.raw_scores.double().mean(),  # not a number where no answer has ended
+        "normalised_score": judged.scores.double().mean(),
         "running_mean": normaliser.mean,
-        "kl": kl_sum / responses,
-        "kl_k2": k2_sum / responses,
-        "kl_k3": k3_sum / responses,
-        "entropy": entropy / tokens,
-        "response_tokens": length / responses,
-        "without_end": 1 - ended / responses,
-        "returns": g / tokens,
-        "values": v / tokens,
-        "explained_variance": 1 - (e2 / tokens - (e / tokens) ** 2) / variance if variance > 0 else float("nan"),
+        "kl": kl.sum() / responses,
+        "kl_k2": k2.sum() / responses,
+        "kl_k3": k3.sum() / responses,
+        "entropy": judged.entropy[mask].double().mean(),
+        "response_tokens": mask.sum() / responses,
+        "without_end": 1 - len(judged.raw_scores) / responses,
+        "returns": returns.mean(),
+        "values": values.mean(),
+        "explained_variance": 1 - (returns - values).var(correction=0) / variance if variance > 0 else float("nan"),
         "responses": responses,
-        "tokens": tokens,
-        **({} if difference is None else {"engine_mismatch": mismatched / tokens}),
+        "tokens": mask.sum(),
     }
+    if difference is not None:
+        measured["engine_mismatch"] = difference[mask].double().abs().mean()
+    return {name: float(value) for name, value in measured.items()}
 
 
 def as_text(samples: list[dict[str, Any]]) -> str:

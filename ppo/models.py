@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from engine.models.loading import load_causal, load_scalar, new_scalar
+from engine.models.sharded import shard_frozen
 from engine.run.folder import RunError
 from engine.scoring.scorer import RewardModels, Scorer, without_model
 from ppo.recipe import PPO
@@ -38,6 +39,12 @@ class Models:
     waiting: list[PreTrainedModel] = field(default_factory=list)
     """frozen models that stay in the CPU's memory between their uses"""
 
+    @property
+    def trained(self) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]]:
+        """Models that learn, with their optimisers, by name."""
+        found = {"policy": (self.policy, self.policy_optimizer), "value": (self.value, self.value_optimizer)}
+        return {name: pair for name, pair in found.items() if pair[0] is not None}
+
     @contextmanager
     def fetched(self) -> Iterator[None]:
         """The frozen models on the device for a while."""
@@ -57,6 +64,7 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     rewards = [load_scalar(path, model, tokenizer, trained=False, device=waiting) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
+        shard_frozen(reward, accelerator)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
     prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
     prepared_value = (None, None)
@@ -64,6 +72,7 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
+    shard_frozen(reference, accelerator)
     scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
     if not paths:
         scorer = without_model(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)

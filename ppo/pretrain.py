@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from engine.data.order import stream
 from engine.models.responses import micro_batches
+from engine.run.processes import share
 
 
 class PretrainStream:
@@ -20,19 +20,19 @@ class PretrainStream:
     def __init__(self, rows: Sequence[dict[str, Any]], seed: int, ratio: float):
         self.rows, self.seed, self.ratio, self.position = rows, seed, ratio, 0
 
-    def take(self, tokens: int, budget: int, accelerator: Accelerator) -> list[tuple[list[list[int]], int]]:
+    def take(self, tokens: int, budget: int) -> list[tuple[list[list[int]], int]]:
         """This process's next micro-batches, each with the global number of predicted tokens.
 
         All processes together take rows until they hold `ratio` times the `tokens` of a PPO minibatch.
         """
         rows: list[list[int]] = []
         predicted = 0
-        while predicted < self.ratio * tokens or len(rows) < accelerator.num_processes:
+        while predicted < self.ratio * tokens:
             (index,) = stream(self.seed, len(self.rows), self.position, 1)
             rows.append(self.rows[index]["input_ids"])
             predicted += len(rows[-1]) - 1
             self.position += 1
-        mine = rows[accelerator.process_index :: accelerator.num_processes]
+        mine = share(rows)
         return [(mine[run], predicted) for run in micro_batches([len(row) for row in mine], budget)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from engine.data.order import stream
 from engine.models.engines import Engine
 from engine.models.responses import response_logprobs, response_values
 from engine.models.sampling import Response
 from engine.run.folder import RunError
-from ppo.advantages import Reduce, ScoreNormaliser, gae, group_advantages, penalised_rewards, whiten
+from engine.run.processes import everyones, everyones_rows, share
+from ppo.advantages import ScoreNormaliser, gae, group_advantages, penalised_rewards, whiten
 from ppo.kl import kl_estimate
 from ppo.models import Models
 from ppo.recipe import PPO, Algorithm
@@ -22,7 +22,7 @@ from ppo.recipe import PPO, Algorithm
 
 @dataclass(frozen=True)
 class Rollout:
-    """This process's responses, one row each: K rows a query, side by side."""
+    """The responses of all processes, known to each of them, one row each: K rows a query, side by side."""
 
     rows: list[dict[str, Any]]
     """the prompt rows, repeated for each response"""
@@ -76,61 +76,41 @@ class Judged:
     """weight of each token's policy gain: π_old / π_engine, capped, or 1"""
 
 
-def queries_at(recipe: PPO, step: int, total: int, accelerator: Accelerator) -> list[int]:
-    """Which prompts step `step` (from 1) asks this process to answer: a pure function of seed and step."""
+def queries_at(recipe: PPO, step: int, total: int) -> list[int]:
+    """Which prompts step `step` (from 1) asks: a pure function of seed and step."""
     per_step = recipe.ppo.queries_per_step
-    chosen = stream(recipe.run.seed, total, (step - 1) * per_step, per_step)
-    share = per_step // accelerator.num_processes
-    return chosen[accelerator.process_index * share : (accelerator.process_index + 1) * share]
+    return stream(recipe.run.seed, total, (step - 1) * per_step, per_step)
 
 
 def roll(engine: Engine, recipe: PPO, prompts: Sequence[dict[str, Any]], queries: list[int], step: int) -> Rollout:
-    """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`)."""
-    count = recipe.ppo.responses_per_query
+    """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`); each process writes its share of them."""
+    count, mine = recipe.ppo.responses_per_query, share(queries)
     answers = engine.write(
-        [prompts[q]["input_ids"] for q in queries], responses=count, step=step, query_ids=queries,
+        [prompts[q]["input_ids"] for q in mine], responses=count, step=step, query_ids=mine,
         record=recipe.sampling.logprobs == "truncated",
     )  # fmt: skip
     rows = [row for q in queries for row in [prompts[q]] * count]
-    return Rollout(rows, [response for group in answers for response in group])
+    return Rollout(rows, [response for group in everyones(answers) for response in group])
 
 
-def judge(
-    models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormaliser, kl_coef: float, reduce: Reduce
-) -> Judged:
+def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormaliser, kl_coef: float) -> Judged:
     """Old and reference log-probabilities, values and scores; from them rewards, advantages and returns.
 
-    Without a value model values are 0.
+    Each process puts its share through the models, and all know what came of it. Without a value model values are 0.
     """
     ppo, device = recipe.ppo, models.device
-    prompts, tokens, mask = rollout.prompts, rollout.tokens, rollout.mask.to(device)
-    budget, temperature = ppo.micro_batch_tokens, recipe.sampling.temperature
-
-    def padded(flat: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(mask.shape, device=device).masked_scatter(mask, flat)
-
-    ended = rollout.ended.to(device)
-    finished = [[*p, *y] for p, y, done in zip(prompts, tokens, ended.tolist(), strict=True) if done]
-    records = [json.loads(row["record"]) for row, done in zip(rollout.rows, ended.tolist(), strict=True) if done]
-
-    old = response_logprobs(models.policy, prompts, tokens, temperature, budget, rollout.supports)
-    old_logprobs = padded(old.logprobs)
-    with models.fetched():
-        frozen = response_logprobs(
-            models.reference, prompts, tokens, temperature, budget, rollout.supports, with_entropy=False
-        )
-        raw_scores = models.scorer(finished, records, budget)
-    reference = padded(frozen.logprobs)
-    values = torch.zeros_like(reference)
-    if models.value is not None:
-        values = padded(response_values(models.value, prompts, tokens, budget))
+    ended, mask = rollout.ended.to(device), rollout.mask.to(device)
+    per_token, raw_scores = through_models(models, recipe, rollout)
+    old_logprobs, entropy, reference, values = (
+        torch.zeros(mask.shape, device=device).masked_scatter(mask, flat) for flat in per_token
+    )
     refuse_not_finite(
-        {"log π_old": old.logprobs, "log π_ref": reference, "the value": values}, "look at that model's checkpoint"
+        {"log π_old": old_logprobs, "log π_ref": reference, "the value": values}, "look at that model's checkpoint"
     )
     refuse_not_finite({"the reward": raw_scores}, f"look at {recipe.reward.source}")
 
-    normaliser.update(raw_scores, reduce)
-    scores = torch.full((len(prompts),), -ppo.missing_end_penalty, device=device)
+    normaliser.update(raw_scores)
+    scores = torch.full((len(mask),), -ppo.missing_end_penalty, device=device)
     scores[ended] = normaliser(raw_scores).to(scores.dtype)
     scores = shaped(scores, mask.sum(1), ppo)
 
@@ -139,7 +119,7 @@ def judge(
     if ppo.advantage != "gae":
         advantages = group_advantages(rewards, mask, ppo.responses_per_query, ppo.advantage)
     if ppo.whiten_advantages:
-        advantages = whiten(advantages, mask, reduce)
+        advantages = whiten(advantages, mask)
     if ppo.advantage_clip is not None:
         advantages = advantages.clamp(-ppo.advantage_clip, ppo.advantage_clip)
     difference = engine_difference(rollout, old_logprobs, mask)
@@ -147,9 +127,35 @@ def judge(
     if ppo.importance_cap is not None:
         importance = difference.exp().clamp(max=ppo.importance_cap)
     return Judged(
-        mask, old_logprobs, reference, padded(old.entropy), values, raw_scores, scores, advantages, returns,
+        mask, old_logprobs, reference, entropy, values, raw_scores, scores, advantages, returns,
         difference, importance,
     )  # fmt: skip
+
+
+def through_models(models: Models, recipe: PPO, rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+    """(4, tokens): log π_old, π_old's entropy, log π_ref and V of every response token; (finished responses,): scores.
+
+    This process computes those of its share.
+    """
+    mine = share(range(len(rollout.responses)))
+    prompts, tokens = [rollout.prompts[r] for r in mine], [rollout.tokens[r] for r in mine]
+    supports = rollout.supports and [rollout.responses[r].supports for r in mine]
+    finished = share([at for at, response in enumerate(rollout.responses) if response.ended])
+    conversations = [[*rollout.prompts[r], *rollout.tokens[r]] for r in finished]
+    records = [json.loads(rollout.rows[r]["record"]) for r in finished]
+    budget, temperature = recipe.ppo.micro_batch_tokens, recipe.sampling.temperature
+
+    old = response_logprobs(models.policy, prompts, tokens, temperature, budget, supports)
+    with models.fetched():
+        reference = response_logprobs(
+            models.reference, prompts, tokens, temperature, budget, supports, with_entropy=False
+        )
+        scores = models.scorer(conversations, records, budget)
+    values = torch.zeros_like(old.logprobs)
+    if models.value is not None:
+        values = response_values(models.value, prompts, tokens, budget)
+    per_token = torch.stack([old.logprobs, old.entropy, reference.logprobs, values.to(old.logprobs.dtype)])
+    return everyones_rows(per_token, [len(row) for row in tokens]), everyones_rows(scores, [1] * len(scores))
 
 
 def engine_difference(rollout: Rollout, old_logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:

@@ -10,7 +10,6 @@ The report states β, K, top-p, both learning rates, the value clip, the value-o
 their running mean, and that pretrained gradients are added. All else is our choice, and marked so in the recipes.
 """
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +22,7 @@ from engine.run import devices
 from engine.run.folder import RunFolder
 from engine.run.gold import load_gold
 from engine.run.loop import Loop
+from engine.run.sharding import whole_weights
 from ppo.advantages import ScoreNormaliser
 from ppo.heldout import HeldOut
 from ppo.kl import KLCoefficient
@@ -55,35 +55,34 @@ def train(recipe: PPO) -> None:
         accelerator=accelerator, tokenizer=tokenizer,
     )  # fmt: skip
 
-    def reduce(value: torch.Tensor) -> torch.Tensor:
-        return accelerator.reduce(value, "sum")
-
-    run = Loop("ppo", folder, recipe.run, accelerator, [normaliser, kl_coef, *([pretrain] if pretrain else [])])
+    state = [normaliser, kl_coef, *([pretrain] if pretrain else [])]
+    run = Loop("ppo", folder, recipe.run, accelerator, models.trained, state)
     for step in run.steps(recipe.ppo.steps):
-        queries = queries_at(recipe, step, len(prompts), accelerator)
+        queries = queries_at(recipe, step, len(prompts))
         with run.timed("sample_seconds"):
             rollout = roll(engine, recipe, prompts, queries, step)
         with run.timed("score_seconds"):
-            judged = judge(models, recipe, rollout, normaliser, kl_coef.value, reduce)
+            judged = judge(models, recipe, rollout, normaliser, kl_coef.value)
         with run.timed("learn_seconds"):
             learnt = update(models, recipe, rollout, judged, pretrain, step, accelerator)
-        seen = measure(rollout, judged, normaliser, reduce) | {"kl_coef": kl_coef.value}
+        seen = measure(judged, normaliser) | {"kl_coef": kl_coef.value}
         if step > recipe.ppo.value_warmup_steps:  # before that the policy rests, and its divergence is no news
             kl_coef.update(seen["kl"], seen["responses"])
         if heldout is not None and heldout.due(recipe, step):
             with run.timed("heldout_seconds"):
-                seen |= heldout.measure(models, engine, recipe, accelerator)
+                seen |= heldout.measure(models, engine, recipe)
         run.log(seen | learnt, SHOWN)
         run.warn(lambda rows: warnings_of(rows, recipe))
         if step % recipe.ppo.log_samples_every == 0:
             run.keep_samples(some_samples(rollout, judged, tokenizer, recipe.ppo.log_samples))
         if recipe.watch.show_samples_every and step % recipe.watch.show_samples_every == 0:
             run.show(f"two answers of step {step}:\n{as_text(some_samples(rollout, judged, tokenizer, 2))}")
+    save = save_role if shared else save_model
     for name, model in (("model", models.policy), ("value", models.value)):
         if model is not None:
             plain = accelerator.unwrap_model(model)
-            save = save_role if shared else save_model
-            run.keep_model(name, lambda path, plain=plain, save=save: save(plain, tokenizer, path))
+            whole = {} if shared else {"weights": whole_weights(model, accelerator)}
+            run.keep_model(name, lambda path, plain=plain, whole=whole: save(plain, tokenizer, path, **whole))
     run.finish()
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
 from engine.models.responses import PackedResponses, micro_batches, pack_responses, pack_text
 from engine.run.folder import RunError
+from engine.run.processes import share
 from ppo.losses import clipped_policy_loss, clipped_value_loss
 from ppo.models import Models
 from ppo.pretrain import PretrainStream
@@ -73,10 +75,10 @@ def update(
     set_learning_rate(models.policy_optimizer, ppo.policy_learning_rate, ppo, step, ppo.value_warmup_steps)
     set_learning_rate(models.value_optimizer, ppo.value_learning_rate, ppo, step, 0)
     for number, rows in enumerate(minibatches(recipe, len(rollout.responses), step)):
-        tokens = int(accelerator.reduce(judged.mask[rows].sum(), "sum"))
+        tokens = int(judged.mask[rows].sum())
         batches = list(packed_rows(rollout, judged, rows, tokens, recipe, accelerator))
         if learn_policy:
-            texts = pretrain.take(tokens, ppo.micro_batch_tokens, accelerator) if pretrain else []
+            texts = pretrain.take(tokens, ppo.micro_batch_tokens) if pretrain else []
             learn_policy = update_policy(models, recipe, batches, texts, tokens, sums, number == 0, accelerator)
             updates += learn_policy
         if models.value is not None:
@@ -97,13 +99,14 @@ def set_learning_rate(
 def packed_rows(
     rollout: Rollout, judged: Judged, rows: list[int], total: int, recipe: PPO, accelerator: Accelerator
 ) -> Iterator[tuple[PackedResponses, dict[str, torch.Tensor]]]:
-    """Micro-batches of a minibatch of `total` tokens: the packed sequences, and what is known of their tokens.
+    """This process's micro-batches of a minibatch of `total` tokens: the packed sequences, and their tokens' facts.
 
-    That is what was judged and each token's `weight` in the losses' means, every entry (tokens,).
+    These are what was judged and each token's `weight` in the losses' means, every entry (tokens,).
     """
     weights = torch.ones_like(judged.old_values)
     if recipe.ppo.loss_mean == "sequence":
-        weights = token_weights(judged.mask, total, len(rows) * accelerator.num_processes)
+        weights = token_weights(judged.mask, total, len(rows))
+    rows = share(rows)
     prompts, tokens = [rollout.rows[r]["input_ids"] for r in rows], [rollout.responses[r].tokens for r in rows]
     supports = rollout.supports and [rollout.responses[r].supports for r in rows]
     lengths = [len(p) + len(y) for p, y in zip(prompts, tokens, strict=True)]
@@ -149,7 +152,7 @@ def update_policy(
         if float(drift) / tokens > ppo.target_approx_kl:
             models.policy_optimizer.zero_grad()
             return False
-    step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums, accelerator)
+    step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums)
     return True
 
 
@@ -200,7 +203,7 @@ def update_value(
             accelerator.backward(loss.sum() / tokens * accelerator.num_processes)
         sums.add("value_loss", loss)
         sums.add("value_clip_fraction", ((values - old["old_values"]).abs() > clip).float())
-    step_optimizer(models.value, models.value_optimizer, recipe.ppo.max_grad_norm, "value", sums, accelerator)
+    step_optimizer(models.value, models.value_optimizer, recipe.ppo.max_grad_norm, "value", sums)
 
 
 def synchronised(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
@@ -214,10 +217,10 @@ def step_optimizer(
     max_grad_norm: float,
     name: str,
     sums: Sums,
-    accelerator: Accelerator,
 ) -> None:
     """Clip, refuse what is not finite before it reaches the weights, step."""
-    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if not math.isfinite(float(norm)):
         raise RunError(
             f"the {name}'s gradient norm is {float(norm)}; lower ppo.{name}_learning_rate or look at the last "

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import torch
+from peft import get_peft_model
 
-from engine.models.loading import new_scalar, save_model
+from engine.models.adapters import lora_config
+from engine.models.loading import load_causal, new_scalar, save_model
 from engine.models.tokenizer import load_tokenizer
 from ppo.recipe import PPO
 from recipes import load
-from recipes.sections import Model
+from recipes.sections import Lora, Model
 from tests.small_models import small_model
 from tests.tokenizers_for_tests import qwen
 
@@ -26,10 +28,10 @@ run: {{dir: {folder}/run, save_steps: 3}}
 """
 
 
-def make_setting(folder: Path) -> Path:
+def make_setting(folder: Path, **shape: int) -> Path:
     """Write models, data and `ppo.yaml` into `folder`; returns the recipe's path."""
     tokenizer = qwen()
-    model = small_model(vocab_size=len(tokenizer))
+    model = small_model(vocab_size=len(tokenizer), **shape)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     with torch.no_grad():
         mean = model.get_output_embeddings().weight.abs().mean()
@@ -49,6 +51,25 @@ def make_setting(folder: Path) -> Path:
     recipe = folder / "ppo.yaml"
     recipe.write_text(RECIPE.format(folder=folder))
     return recipe
+
+
+def make_adapters(folder: Path) -> list[str]:
+    """Write `sft` and `rm`, adapters of the policy there, none of their weights at rest; returns the overrides."""
+    base = str(folder / "policy")
+    tokenizer = load_tokenizer(base)
+    section = Model(path=base)
+    causal = load_causal(base, section, tokenizer, trained=True)
+    scalar = new_scalar(base, section, tokenizer, seed=5)
+    scalar.config.score_offset = 0.1
+    for name, plain in (("sft", causal), ("rm", scalar)):
+        model = get_peft_model(plain, lora_config(Lora(r=4), plain, tokenizer))
+        torch.manual_seed(len(name))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn_like(parameter)
+        save_model(model, tokenizer, folder / name)
+    return [f"model.path={folder}/sft", f"reward.path={folder}/rm"]
 
 
 def recipe_of(path: Path, *overrides: str) -> PPO:

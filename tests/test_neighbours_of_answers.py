@@ -75,7 +75,7 @@ def test_what_a_rollout_is_judged_by(four):
     end = models.scorer.models[0].config.score_token_id
 
     def judged(neighbour):
-        return judge(models, recipe, rollout(neighbour, end), ScoreNormaliser("none"), recipe.ppo.kl_coef, lambda x: x)
+        return judge(models, recipe, rollout(neighbour, end), ScoreNormaliser("none"), recipe.ppo.kl_coef)
 
     for name in ("old_logprobs", "ref_logprobs", "entropy", "old_values", "scores"):
         assert_unmoved(lambda neighbour, name=name: getattr(judged(neighbour), name).flip(0))
@@ -98,7 +98,7 @@ def test_ppo_updates(four, monkeypatch):
             model.load_state_dict(weights)
         seen.clear()
         asked = rollout(neighbour, end)
-        judged = judge(models, recipe, asked, ScoreNormaliser("none"), recipe.ppo.kl_coef, lambda x: x)
+        judged = judge(models, recipe, asked, ScoreNormaliser("none"), recipe.ppo.kl_coef)
         texts = PretrainStream([{"input_ids": neighbour}, {"input_ids": MINE}], seed=0, ratio=1.0)
         update(models, recipe, asked, judged, texts, 2, accelerator)
         return {name: values.detach().clone() for name, values in seen.items()}

@@ -9,11 +9,6 @@ from ppo.advantages import ScoreNormaliser, gae, penalised_rewards, whiten
 from ppo.losses import clipped_policy_loss, clipped_value_loss
 
 
-def alone(value):
-    """What a sum over one process is."""
-    return value
-
-
 def test_score_lands_on_the_last_response_token():
     kl, mask = tensor([[0.1, 0.2, 0.3]]), tensor([[True, True, False]])
     assert_close(penalised_rewards(tensor([2.0]), kl, mask, kl_coef=0.5), tensor([[-0.05, 1.90, 0.0]]))
@@ -42,7 +37,7 @@ def test_returns_are_unwhitened():
     rewards, mask = tensor([[0.0, 10.0]]), tensor([[True, True]])
     advantages, returns = gae(rewards, torch.zeros(1, 2), mask, gamma=1.0, lam=1.0)
     assert_close(returns, tensor([[10.0, 10.0]]))
-    assert_close(whiten(advantages, mask, alone), tensor([[0.0, 0.0]]))
+    assert_close(whiten(advantages, mask), tensor([[0.0, 0.0]]))
 
 
 def test_whitening_counts_response_tokens_only():
@@ -50,7 +45,7 @@ def test_whitening_counts_response_tokens_only():
     mask = tensor([[True, True], [True, False]])
     # mean 3, variance (4 + 0 + 4) / 3
     expected = tensor([[-1.2247449, 0.0], [1.2247449, 0.0]])
-    assert_close(whiten(advantages, mask, alone), expected)
+    assert_close(whiten(advantages, mask), expected)
 
 
 @pytest.mark.parametrize(
@@ -86,36 +81,36 @@ def test_value_clip_by_hand(value, expected):
 
 def test_running_mean_includes_the_current_batch():
     normaliser = ScoreNormaliser("mean")
-    normaliser.update(tensor([1.0, 3.0]), alone)
+    normaliser.update(tensor([1.0, 3.0]))
     assert_close(normaliser(tensor([1.0, 3.0])), tensor([-1.0, 1.0]))
-    normaliser.update(tensor([5.0]), alone)
+    normaliser.update(tensor([5.0]))
     assert normaliser.mean == pytest.approx(3.0)
     assert_close(normaliser(tensor([5.0])), tensor([2.0]))
 
 
 def test_mean_std_equals_the_statistics_of_everything_seen():
     normaliser, everything = ScoreNormaliser("mean_std"), tensor([1.0, 3.0, 5.0, 11.0, -2.0])
-    normaliser.update(everything[:2], alone)
-    normaliser.update(everything[2:], alone)
+    normaliser.update(everything[:2])
+    normaliser.update(everything[2:])
     expected = (everything - everything.mean()) / everything.std(correction=0)
     assert_close(normaliser(everything), expected)
 
 
 def test_an_empty_batch_leaves_the_running_mean():
     normaliser = ScoreNormaliser("mean")
-    normaliser.update(tensor([2.0]), alone)
-    normaliser.update(tensor([]), alone)
+    normaliser.update(tensor([2.0]))
+    normaliser.update(tensor([]))
     assert (normaliser.count, normaliser.mean) == (1, 2.0)
 
 
 def test_the_running_mean_survives_saving():
     normaliser, other = ScoreNormaliser("mean_std"), ScoreNormaliser("mean_std")
-    normaliser.update(tensor([1.0, 2.0, 4.0]), alone)
+    normaliser.update(tensor([1.0, 2.0, 4.0]))
     other.load_state_dict(normaliser.state_dict())
     assert torch.equal(normaliser(tensor([7.0])), other(tensor([7.0])))
 
 
 def test_none_leaves_scores_alone():
     normaliser = ScoreNormaliser("none")
-    normaliser.update(tensor([1.0, 2.0]), alone)
+    normaliser.update(tensor([1.0, 2.0]))
     assert_close(normaliser(tensor([7.0])), tensor([7.0]))

@@ -34,14 +34,13 @@ def start(path, *overrides):
     prompts, pretrain, _ = load_data(recipe, tokenizer, RunFolder(recipe))
     models = load_models(recipe, tokenizer, accelerator)
     engine = Own(models.policy, recipe.sampling, control(tokenizer).im_end, recipe.run.seed, accelerator=accelerator)
-    rollout = roll(engine, recipe, prompts, queries_at(recipe, 1, len(prompts), accelerator), 1)
+    rollout = roll(engine, recipe, prompts, queries_at(recipe, 1, len(prompts)), 1)
     return recipe, models, rollout, pretrain, accelerator
 
 
 def our_step(recipe, models, rollout, pretrain, accelerator, step):
-    judged = judge(
-        models, recipe, rollout, ScoreNormaliser(recipe.ppo.reward_normalisation), recipe.ppo.kl_coef, lambda x: x
-    )
+    normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)
+    judged = judge(models, recipe, rollout, normaliser, recipe.ppo.kl_coef)
     return judged, update(models, recipe, rollout, judged, pretrain, step, accelerator)
 
 
@@ -107,7 +106,7 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
             worst = torch.max((v - returns[r]) ** 2, (near - returns[r]) ** 2)
             value_loss = value_loss + 0.5 * worst.sum() / count
         if pretrain is not None:
-            texts = [s for batch, _ in pretrain.take(tokens, 10**9, accelerator) for s in batch]
+            texts = [s for batch, _ in pretrain.take(tokens, 10**9) for s in batch]
             assert sum(len(s) - 1 for s in texts) >= ppo.pretrain_ratio * tokens
             nll = torch.cat([-plain_logprobs(models.policy, s[:1], s[1:]) for s in texts])
             policy_loss = policy_loss + ppo.pretrain_coef * nll.mean()
@@ -183,7 +182,7 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
 
 def test_an_answer_without_end_costs_the_penalty_and_no_score(setting, tmp_path):
     recipe, models, rollout, *_ = start(setting, f"run.dir={tmp_path}", "ppo.missing_end_penalty=7.0")
-    judged = judge(models, recipe, rollout, ScoreNormaliser("mean"), recipe.ppo.kl_coef, lambda x: x)
+    judged = judge(models, recipe, rollout, ScoreNormaliser("mean"), recipe.ppo.kl_coef)
     cut = ~rollout.ended
     assert torch.equal(judged.scores[cut], torch.full((int(cut.sum()),), -7.0))
     assert len(judged.raw_scores) == int(rollout.ended.sum())

@@ -3,13 +3,12 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from engine.models.adapter_files import DOWN, UP, Adapter
-from engine.models.adapters import lora_config
-from engine.models.loading import load_causal, load_scalar, new_scalar, save_model
+from engine.models.loading import load_causal, load_scalar
 from engine.models.responses import response_logprobs, response_values, sequence_scores
 from engine.models.shared import Role, Roles
 from engine.models.tokenizer import load_tokenizer
@@ -18,8 +17,8 @@ from engine.run.metrics import read
 from ppo.shared import load_shared
 from ppo.train import train
 from recipes import RecipeError
-from recipes.sections import Lora, Model
-from tests.ppo_setting import make_setting, recipe_of
+from recipes.sections import Model
+from tests.ppo_setting import make_adapters, make_setting, recipe_of
 from tests.stage_runs import assert_alike, untimed
 
 PROMPTS, ANSWERS = [[5, 6, 7], [8, 9, 10, 11]], [[12, 13], [14, 15, 16]]
@@ -36,19 +35,7 @@ def setting(request, tmp_path_factory):
         model.config.tie_word_embeddings = True
         model.tie_weights()
         model.save_pretrained(base)
-    tokenizer = load_tokenizer(str(base))
-    section = Model(path=str(base))
-    causal = load_causal(str(base), section, tokenizer, trained=True)
-    scalar = new_scalar(str(base), section, tokenizer, seed=5)
-    scalar.config.score_offset = 0.1
-    for name, plain in (("sft", causal), ("rm", scalar)):
-        model = get_peft_model(plain, lora_config(Lora(r=4), plain, tokenizer))
-        torch.manual_seed(len(name))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter += 0.05 * torch.randn_like(parameter)
-        save_model(model, tokenizer, folder / name)
+    make_adapters(folder)
     return recipe
 
 

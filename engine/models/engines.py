@@ -16,6 +16,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from engine.models.draws import uniform
 from engine.models.packed import attention
 from engine.models.sampling import Response, evaluating, sample
+from engine.models.sharded import gathered
 from engine.run.folder import RunError
 from recipes.sections import Sampling
 
@@ -44,7 +45,7 @@ class Own:
     def write(
         self, prompts: Sequence[Sequence[int]], *, responses: int, step: int, query_ids: Sequence[int], record: bool
     ) -> list[list[Response]]:
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), gathered(self.policy, self.accelerator):
             return sample(
                 self.policy, prompts, self.sampling, responses=responses, end=self.end,
                 stops=self.policy.generation_config.eos_token_id, seed=self.seed, step=step, query_ids=query_ids,
@@ -55,8 +56,10 @@ class Own:
 class ContinuousBatching:
     records = False
 
-    def __init__(self, policy: PreTrainedModel, sampling: Sampling, end: int, seed: int, **_: Any):
-        self.policy, self.end, self.seed = policy, end, seed
+    def __init__(
+        self, policy: PreTrainedModel, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
+    ):
+        self.policy, self.end, self.seed, self.accelerator = policy, end, seed, accelerator
         self.whole = sampling.top_p >= 1  # else its log-probabilities are of the nucleus
         self.config = GenerationConfig(
             do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0,
@@ -69,7 +72,12 @@ class ContinuousBatching:
     ) -> list[list[Response]]:
         repeated = [list(prompt) for prompt in prompts for _ in range(responses)]
         first = query_ids[0] if query_ids else 0
-        with attention(self.policy, "sdpa"), evaluating(self.policy), torch.random.fork_rng():
+        with (
+            attention(self.policy, "sdpa"),
+            evaluating(self.policy),
+            gathered(self.policy, self.accelerator),
+            torch.random.fork_rng(),
+        ):
             torch.manual_seed(int(float(uniform(self.seed, step, first)) * 2**62))
             found = self.policy.generate_batch(
                 repeated, generation_config=self.config,

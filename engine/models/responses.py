@@ -7,6 +7,7 @@ read one position before it.
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from transformers import PreTrainedModel
 
 from engine.models.logprobs import Support, TokenLogProbs
 from engine.models.packed import pack
+from engine.run.processes import most
 
 Tokens = Sequence[int]
+# Sequences for a forward pass that has none of its own.
+NOTHING = [[0]]
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,17 @@ def pack_responses(
 ) -> PackedResponses:
     """Lay prompt + response pairs end to end; every prompt and every response has a token at least.
 
-    `supports` holds for each response token the ids that it was drawn from.
+    `supports` holds for each response token the ids that it was drawn from. No pairs make a row of one token of which
+    nothing is asked.
     """
-    inputs = pack([[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)], device)
-    ends = inputs["cu_seq_lens_q"][1:].long() - 1
+    sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    inputs = pack(sequences or NOTHING, device)
+    ends = inputs["cu_seq_lens_q"][1:].long()[: len(sequences)] - 1
     spans = [
         torch.arange(end - len(response), end)
         for end, response in zip(ends.tolist(), responses, strict=True)
     ]  # fmt: skip
-    positions = torch.cat(spans).to(device)
+    positions = torch.cat([torch.arange(0), *spans]).to(device)
     return PackedResponses(inputs, positions, inputs["input_ids"][0, positions + 1], ends, _joined(supports, device))
 
 
@@ -74,16 +80,19 @@ def _joined(supports: Sequence[Sequence[array]] | None, device: torch.device) ->
     )
 
 
-def micro_batches(lengths: Sequence[int], budget: int) -> Iterator[slice]:
-    """Consecutive runs of sequences of at most `budget` tokens together (a longer one stands alone)."""
-    start, tokens = 0, 0
+def micro_batches(lengths: Sequence[int], budget: int) -> list[slice]:
+    """Consecutive runs of sequences of at most `budget` tokens together (a longer one stands alone).
+
+    A sharded model goes forward in all processes at once: where others have more runs, empty ones make up for them.
+    """
+    starts, tokens = [], budget + 1
     for at, length in enumerate(lengths):
-        if at > start and tokens + length > budget:
-            yield slice(start, at)
-            start, tokens = at, 0
+        if tokens + length > budget:
+            starts.append(at)
+            tokens = 0
         tokens += length
-    if start < len(lengths):
-        yield slice(start, len(lengths))
+    runs = [slice(start, end) for start, end in pairwise([*starts, len(lengths)])]
+    return runs + [slice(0, 0)] * (most(len(runs)) - len(runs))
 
 
 def _packs(
@@ -135,8 +144,9 @@ def sequence_scores(model: PreTrainedModel, sequences: Sequence[Tokens], budget:
     """(sequences,) scores of a scalar model, read at each sequence's last token (which must be its <|im_end|>)."""
     parts = [torch.zeros(0, device=model.device)]
     for run in micro_batches([len(s) for s in sequences], budget):
-        inputs = pack(sequences[run], model.device)
-        parts.append(model(**inputs, score_positions=inputs["cu_seq_lens_q"][1:].long() - 1).logits[:, 0])
+        inputs = pack(sequences[run] or NOTHING, model.device)
+        ends = inputs["cu_seq_lens_q"][1:].long()[: len(sequences[run])] - 1
+        parts.append(model(**inputs, score_positions=ends).logits[:, 0])
     return torch.cat(parts)
 
 

@@ -1,7 +1,7 @@
 """The loop of a stage that is not a Trainer's: steps that can be killed at any moment and go on as if nothing had been.
 
-What a checkpoint holds: everything accelerate prepared (weights, optimisers, random generators) and the `state` objects
-handed in. Data needs no state of its own: its order is a function of seed and step (engine/data/order.py).
+A checkpoint holds what is trained and the `state` objects handed in (engine/run/training_state.py). Data needs no state
+of its own: its order is a function of seed and step (engine/data/order.py).
 """
 
 import shutil
@@ -15,13 +15,14 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from engine.run import checkpoints, devices, durable, hub
+from engine.run import checkpoints, devices, durable, hub, training_state
 from engine.run.console import Steps
 from engine.run.folder import RunError, RunFolder, first_line
 from engine.run.interruption import Interruption
 from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog, StepLog
 from engine.run.store import Store
+from engine.run.training_state import Trained
 from recipes.sections import TrainingRun
 
 # A full disk is an OSError to Python, an error of their own to safetensors and to torch's writer.
@@ -31,21 +32,27 @@ WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
 class Loop:
     """One run: `for step in loop.steps(n)`, with metrics, samples, checkpoints and the finish beside it."""
 
-    def __init__(self, stage: str, folder: RunFolder, run: TrainingRun, accelerator: Accelerator, state: Sequence[Any]):
+    def __init__(
+        self,
+        stage: str,
+        folder: RunFolder,
+        run: TrainingRun,
+        accelerator: Accelerator,
+        trained: Trained,
+        state: Sequence[Any],
+    ):
         self.stage, self.folder, self.run, self.accelerator = stage, folder, run, accelerator
+        self.trained, self.state, self.step = trained, state, 0
         hub.refuse_without_token(run)
         self.store = Store(folder, run)
-        self.step = 0
         self._seconds: dict[str, float] = {}
         self._own_seconds: dict[str, float] = {}
-        for item in state:
-            accelerator.register_for_checkpointing(item)
         if accelerator.is_main_process:
             self.store.open()
         accelerator.wait_for_everyone()
         newest = checkpoints.to_resume(folder.recipe, *self.store.places)
         if newest is not None:
-            accelerator.load_state(str(newest))
+            training_state.load(newest, trained, state)
             self.step = checkpoints.step_of(newest)
             accelerator.print(f"{folder.path}: continuing from {newest.name}")
         if run.report_to:
@@ -158,7 +165,8 @@ class Loop:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         with self._writing(final):
-            self.accelerator.save_state(str(partial))
+            partial.mkdir(exist_ok=True)
+            training_state.save(partial, self.trained, self.state)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._writing(final):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers import Trainer
 
 from engine.run.folder import RunError
 
@@ -54,9 +53,8 @@ def described(sharding: Sharding) -> str:
     return f"{processes} under {sharding.kind}" if sharding.kind != "none" else f"{processes}, unsharded"
 
 
-def whole_weights(trainer: Trainer) -> dict[str, torch.Tensor] | None:
-    """The trained model's weights on process 0, where no process holds all of them; asked by all processes."""
-    kind = of(trainer.accelerator).kind
-    if kind in ("none", "zero2"):
+def whole_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
+    """A prepared model's weights on process 0, where no process holds all of them; asked by all processes."""
+    if of(accelerator).kind in ("none", "zero2"):
         return None
-    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return accelerator.get_state_dict(model)

@@ -185,7 +185,7 @@ def fit(
     if callback.stop:
         interruption.leave(folder.path / f"checkpoint-{trainer.state.global_step}", callback.stop)
     before_saving()
-    weights = sharding.whole_weights(trainer)
+    weights = sharding.whole_weights(trainer.model_wrapped, accelerator)
     if trainer.is_world_process_zero():
         model = accelerator.unwrap_model(trainer.model)
         durable.write_folder(

@@ -1,0 +1,49 @@
+"""What the processes of a run do together: each takes its share of some items, and all learn what came of the whole.
+
+What is computed from the whole is then the same in every process, and the same as in a run of one process.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+Item = TypeVar("Item")
+
+
+def together() -> bool:
+    """Whether there is more than one process."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def share(items: Sequence[Item]) -> list[Item]:
+    """This process's part, dealt out in turn."""
+    return list(items[dist.get_rank() :: dist.get_world_size()]) if together() else list(items)
+
+
+def everyones(mine: list[Item]) -> list[Item]:
+    """What all processes made of their shares, an item each, in the order of the whole. Tensors must be the CPU's."""
+    if not together():
+        return mine
+    parts: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, mine)
+    return [parts[at % len(parts)][at // len(parts)] for at in range(sum(map(len, parts)))]
+
+
+def everyones_rows(mine: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """The same of (…, total) values that belong to rows of these lengths, end to end."""
+    if not together():
+        return mine
+    here = mine.cpu()
+    rows = list(here.split(list(lengths), -1)) if lengths else []
+    return torch.cat([here[..., :0], *everyones(rows)], -1).to(mine.device)
+
+
+def most(count: int) -> int:
+    """The largest of all processes' counts; all of them must ask."""
+    if not together():
+        return count
+    counts: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(counts, count)
+    return max(counts)

@@ -1,0 +1,90 @@
+"""What training needs to go on where it was, written so that any number of processes reads it, however models lie.
+
+torch's distributed checkpoint holds models and optimisers by parameter name: a process writes the pieces that it has
+and reads those that it needs. Beside it stand small things that all processes share, and each one's random generators.
+"""
+
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
+
+# Name -> a model and its optimiser.
+Trained = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
+WEIGHTS, SMALL = "weights", "state.pt"
+
+
+def save(folder: Path, trained: Trained, state: Sequence[Any]) -> None:
+    """Write all of it, by all processes together. Raises what the first failing writer raised."""
+    held = {name: _held(*pair, new=False) for name, pair in trained.items()}
+    with _checkpointing():
+        dcp.save(held, checkpoint_id=folder / WEIGHTS)
+    torch.save(_generators(), folder / f"random-{_rank()}.pt")
+    if _rank() == 0:
+        torch.save([item.state_dict() for item in state], folder / SMALL)
+
+
+def load(folder: Path, trained: Trained, state: Sequence[Any]) -> None:
+    """Read it back, in place. A process that was not there when it was written keeps its own random generators."""
+    written = dcp.FileSystemReader(folder / WEIGHTS).read_metadata().state_dict_metadata
+    for name, (model, optimizer) in trained.items():
+        stepped = any(key.startswith(f"{name}.optimizer.state.") for key in written)
+        held = {name: _held(model, optimizer, new=stepped)}
+        with _checkpointing():
+            dcp.load(held, checkpoint_id=folder / WEIGHTS)
+        if stepped:
+            parts = held[name]
+            set_state_dict(model, optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"])
+    for item, saved in zip(state, torch.load(folder / SMALL), strict=True):
+        item.load_state_dict(saved)
+    generators = folder / f"random-{_rank()}.pt"
+    if generators.exists():
+        _set_generators(torch.load(generators, weights_only=False))
+
+
+@contextmanager
+def _checkpointing() -> Iterator[None]:
+    """What a writer or reader raised, as it was raised; and no warning that there is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        try:
+            yield
+        except CheckpointException as failed:
+            raise next(iter(failed.failures.values()))[0] from None
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _held(model: torch.nn.Module, optimizer: torch.optim.Optimizer, new: bool) -> dict[str, Any]:
+    """A model's and its optimiser's tensors by parameter name; of an optimiser that has not stepped nothing.
+
+    `new` makes room for what a step would leave. (torch's function does that by a step: a saving run must not take it.)
+    """
+    if not new and not optimizer.state:
+        return {"model": get_model_state_dict(model)}
+    parameters, moments = get_state_dict(model, optimizer)
+    return {"model": parameters, "optimizer": moments}
+
+
+def _generators() -> dict[str, Any]:
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": numpy.random.get_state(), "torch": torch.get_rng_state(), "gpu": gpu}
+
+
+def _set_generators(saved: dict[str, Any]) -> None:
+    random.setstate(saved["python"])
+    numpy.random.set_state(saved["numpy"])
+    torch.set_rng_state(saved["torch"])
+    if len(saved["gpu"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(saved["gpu"])
