@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.run import checkpoints, durable
@@ -62,7 +63,7 @@ class Store:
         checkpoints.discard_partial(self.here)
         newest = checkpoints.newest(*self.places)
         if newest is not None and newest.parent == self.here:
-            self._begin_copy(newest, None)
+            self._begin_copy(newest, lambda: None)  # which of the others has to stay is not known yet
 
     def find(self, step: int) -> Path | None:
         """The whole checkpoint of a step, if there is one."""
@@ -76,7 +77,7 @@ class Store:
         """
         self.wait()
         if self.here != self.folder.path:
-            self._begin_copy(checkpoint, spare)
+            self._begin_copy(checkpoint, lambda: checkpoints.prune(self.folder.path, self.count, spare))
         checkpoints.prune(self.here, self.count, spare)
 
     def wait(self) -> None:
@@ -97,12 +98,12 @@ class Store:
             shutil.rmtree(self.here, ignore_errors=True)
             (self.folder.path / OWNER).unlink(missing_ok=True)
 
-    def _begin_copy(self, checkpoint: Path, spare: Path | None) -> None:
+    def _begin_copy(self, checkpoint: Path, then: Callable[[], None]) -> None:
         # Not waited for where the run ends by an error: the next one copies again.
-        self._copying = threading.Thread(target=self._copy, args=(checkpoint, spare), name="copy", daemon=True)
+        self._copying = threading.Thread(target=self._copy, args=(checkpoint, then), name="copy", daemon=True)
         self._copying.start()
 
-    def _copy(self, checkpoint: Path, spare: Path | None) -> None:
+    def _copy(self, checkpoint: Path, then: Callable[[], None]) -> None:
         began, target = time.perf_counter(), self.folder.path
         partial = target / f".{checkpoint.name}.partial"
         try:
@@ -112,7 +113,7 @@ class Store:
             checkpoints.seal(partial, self.folder.recipe)
             partial.rename(target / checkpoint.name)
             durable.sync(target)
-            checkpoints.prune(target, self.count, spare)
+            then()
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint would hold the room
             self._error = f"{target / checkpoint.name} cannot be copied from run.local_dir ({first_line(error)})"

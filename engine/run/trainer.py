@@ -141,6 +141,7 @@ class RunCallback(TrainerCallback):
         self.steps.show(state.global_step, {name: logs[name] for name in WATCHED if name in logs})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.interruption.accelerator.wait_for_everyone()  # each writes its part
         if state.is_world_process_zero:
             written, best = self.store.here / f"checkpoint-{state.global_step}", state.best_model_checkpoint
             sharding.note(written, self.sharding)
