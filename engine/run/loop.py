@@ -46,7 +46,6 @@ class Loop:
         hub.refuse_without_token(run)
         self.store = Store(folder, run)
         self._seconds: dict[str, float] = {}
-        self._own_seconds: dict[str, float] = {}
         if accelerator.is_main_process:
             self.store.open()
         accelerator.wait_for_everyone()
@@ -77,7 +76,6 @@ class Loop:
                 while self.step < total:
                     self.step += 1
                     self._seconds.clear()
-                    self._own_seconds.clear()
                     self._began = time.perf_counter()
                     yield self.step
                     limit.lap("step")
@@ -97,18 +95,17 @@ class Loop:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time a phase of the current step under a metric's name; it ends for all processes together."""
+        """Time a phase of the current step under a metric's name; the next begins for all processes together."""
         began = time.perf_counter()
         yield
-        self._own_seconds[name] = time.perf_counter() - began
-        self.accelerator.wait_for_everyone()
         self._seconds[name] = time.perf_counter() - began
+        self.accelerator.wait_for_everyone()  # else the next phase's time would hold the waiting for this one
 
     def log(self, metrics: dict[str, float], watch: Sequence[str]) -> None:
         """Write the step's metrics, among them `tokens`, how many it produced; `watch` names those that are shown."""
         seconds = time.perf_counter() - self._began
         row = {
-            "step": self.step, **metrics, **self._seconds, **self._stragglers(), "step_seconds": seconds,
+            "step": self.step, **metrics, **self._phases(), "step_seconds": seconds,
             "tokens_per_second": metrics["tokens"] / seconds, "peak_memory": devices.peak_memory(),
         }  # fmt: skip
         self.accelerator.log(row, step=self.step)
@@ -117,20 +114,22 @@ class Loop:
                 self.metrics.append(row)
             self._console.row(self.step, {name: row[name] for name in watch})
 
-    def _stragglers(self) -> dict[str, float]:
-        """Of several processes: how long each phase took the mean one, and how long that waited in the whole step."""
+    def _phases(self) -> dict[str, float]:
+        """Seconds of each phase; of several processes the slowest one's, the mean, and what that waits in the step."""
         if self.accelerator.num_processes == 1:
-            return {}
+            return self._seconds
         if not self.accelerator.is_main_process:  # for its log: which process is the slow one
-            told = ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._own_seconds.items())
+            told = ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._seconds.items())
             print(f"step {self.step}: {told}", flush=True)
-        own = torch.tensor(list(self._own_seconds.values()), device=self.accelerator.device)
+        own = torch.tensor(list(self._seconds.values()), device=self.accelerator.device)
         each = self.accelerator.gather(own).view(self.accelerator.num_processes, -1)  # (processes, phases)
-        means = {
-            name.replace("_seconds", "_mean_seconds"): seconds
-            for name, seconds in zip(self._own_seconds, each.mean(0).tolist(), strict=True)
+        slowest, mean = each.amax(0), each.mean(0)
+        means = [name.replace("_seconds", "_mean_seconds") for name in self._seconds]
+        return {
+            **dict(zip(self._seconds, slowest.tolist(), strict=True)),
+            **dict(zip(means, mean.tolist(), strict=True)),
+            "straggler_seconds": float((slowest - mean).sum()),
         }
-        return {**means, "straggler_seconds": float((each.amax(0) - each.mean(0)).sum())}
 
     def warn(self, rules: Callable[[list[dict[str, Any]]], dict[str, str]]) -> None:
         """Say what `rules` find in the metrics so far and did not find before this step; note it in warnings.jsonl."""
