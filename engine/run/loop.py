@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from engine.run import checkpoints, devices, durable, training_state
+from engine.run import checkpoints, devices, durable, sharding, training_state
 from engine.run.console import Steps
 from engine.run.folder import RunError, RunFolder, first_line
 from engine.run.interruption import Interruption
@@ -41,7 +41,7 @@ class Loop:
         accelerator.wait_for_everyone()
         newest = checkpoints.to_resume(folder)
         if newest is not None:
-            training_state.load(newest, trained, state)
+            training_state.load(newest, trained, state, sharding.of(accelerator))
             self.step = checkpoints.step_of(newest)
             accelerator.print(f"{folder.path}: continuing from {newest.name}")
         if run.report_to:
@@ -134,7 +134,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
         with self._writing(final):
             partial.mkdir(exist_ok=True)
-            training_state.save(partial, self.trained, self.state)
+            training_state.save(partial, self.trained, self.state, sharding.of(self.accelerator))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._writing(final):
