@@ -40,14 +40,19 @@ def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware):
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
-    ("stage", "hardware"),
-    [("sft", "fsdp2"), ("reward", "fsdp2"), pytest.param("sft", "zero2", marks=needs_compiler),
-     pytest.param("sft", "zero3", marks=needs_compiler), pytest.param("reward", "zero3", marks=needs_compiler)],
-)  # fmt: skip
+    ("stage", "hardware"), [("reward", "fsdp2"), pytest.param("sft", "zero2", marks=needs_compiler)]
+)
 def test_adapters_under_sharding(setting, tmp_path, stage, hardware):
     lora = ["lora.r=4", "trainer.learning_rate=1e-2"]
     run_stage(stage, setting / f"{stage}.yaml", *lora, f"run.dir={tmp_path}", processes=2, hardware=hardware)
     assert_same_run(alone(setting, stage, *lora), tmp_path)
+
+
+@needs_compiler
+@pytest.mark.timeout(100)
+def test_adapters_are_refused_under_zero3(setting, tmp_path):
+    with pytest.raises(RunError, match="^lora.r is 4, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2$"):
+        run_stage("sft", setting / "sft.yaml", "lora.r=4", f"run.dir={tmp_path}", processes=2, hardware="zero3")
 
 
 @pytest.mark.timeout(100)
