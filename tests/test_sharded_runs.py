@@ -40,7 +40,7 @@ def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware):
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
-    ("stage", "hardware"), [("reward", "fsdp2"), pytest.param("sft", "zero2", marks=needs_compiler)]
+    ("stage", "hardware"), [("sft", "fsdp2"), ("reward", "fsdp2"), pytest.param("sft", "zero2", marks=needs_compiler)]
 )
 def test_adapters_under_sharding(setting, tmp_path, stage, hardware):
     lora = ["lora.r=4", "trainer.learning_rate=1e-2"]
