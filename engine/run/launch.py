@@ -136,6 +136,8 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
         sys.exit(exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}))
     except SignalException as error:
         sys.exit(128 + error.sigval)
+    except (AssertionError, ConnectionError, ValueError) as error:  # of a configuration, or of a port in use
+        raise RecipeError(f"HARDWARE={hardware}: {str(error).splitlines()[0]}") from None
     sys.exit(0)
 
 
