@@ -129,7 +129,7 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
 
     arguments = launch_command_parser().parse_args([*how, *command])
     arguments.shutdown_timeout = PATIENCE
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     try:
         launch_command(arguments)
     except ChildFailedError as error:
