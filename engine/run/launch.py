@@ -129,13 +129,15 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
 
     arguments = launch_command_parser().parse_args([*how, *command])
     arguments.shutdown_timeout = PATIENCE
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     try:
         launch_command(arguments)
     except ChildFailedError as error:
         sys.exit(exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}))
     except SignalException as error:
         sys.exit(128 + error.sigval)
+    except (AssertionError, ConnectionError, ValueError) as error:  # of a configuration, or of a port in use
+        raise RecipeError(f"HARDWARE={hardware}: {str(error).splitlines()[0]}") from None
     sys.exit(0)
 
 
