@@ -6,6 +6,7 @@
 # ARGS      what differs from it
 # SEED      run.seed, and for the tiny recipes the folder: runs/tiny, or runs/tiny-SEED
 # HARDWARE  a file of recipes/accelerate/ without its .yaml, or auto; one process on what is there by default
+# RESTARTS  with HARDWARE: how often all processes are started again when one dies, from the last checkpoint; 0 by default
 
 PYTHON3 ?= python3
 PYTHON := .venv/bin/python
@@ -25,7 +26,7 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show merge chat
+.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show merge push chat
 .PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
@@ -37,7 +38,7 @@ help:
 	@echo "ppo      PPO                             eval     measure; then report: report.html"
 	@echo "show     data as a stage sees it         chat     talk to a model"
 	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
-	@echo "merge    adapters into weights"
+	@echo "merge    adapters into weights           push     a finished model to the hub"
 	@echo "setup    .venv (others do it too)        test, check, bench"
 	@echo "claims   what the report says of PPO, tried in the tiny world: docs/claims.md"
 	@echo "drill    kill a small PPO run twenty times and compare how it ends"
@@ -119,6 +120,10 @@ chat: $(STAMP)
 
 merge: $(STAMP)
 	$(PYTHON) -m engine.models.merge $(ARGS)
+
+# ARGS="RUN OWNER/NAME"
+push: $(STAMP)
+	$(PYTHON) -m engine.run.hub $(ARGS)
 
 # One after the other, also under make -j; the first that fails ends it.
 tiny: $(STAMP)

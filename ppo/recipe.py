@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from recipes.data import Data, named_sources
 from recipes.schema import Recipe, RecipeError, Section, number, show
 from recipes.scoring import Scoring, check_function
-from recipes.sections import ChatML, Model, Run, Sampling, model_inputs
+from recipes.sections import ChatML, Model, Sampling, TrainingRun, model_inputs
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class PPO(Recipe):
     sampling: PPOSampling = field(default_factory=PPOSampling)
     ppo: Algorithm = field(default_factory=Algorithm)
     watch: Watch = field(default_factory=Watch)
-    run: Run = field(default_factory=Run)
+    run: TrainingRun = field(default_factory=TrainingRun)
 
     def check(self, key: str) -> None:
         if self.ppo.pretrain_coef > 0 and self.data.pretrain is None:

@@ -46,8 +46,22 @@ class Lora(Section):
     """which layers get adapters: a name, a pattern, or a list of names, as peft takes them"""
     merge: bool = True
     """the finished model is merged with its adapters; false keeps the adapters alone, beside the name of their base"""
+    load_in_4bit: bool = False
+    """the frozen base is held in 4 bits by bitsandbytes (QLoRA: Dettmers et al. 2023): NF4, its scales in 8 bits"""
 
     def check(self, key: str) -> None:
+        if self.load_in_4bit and self.r == 0:
+            raise RecipeError(
+                f"{key}.load_in_4bit=true holds weights that cannot be trained, and {key}.r=0 trains them all; "
+                f"set {key}.r, or {key}.load_in_4bit=false",
+                key=f"{key}.load_in_4bit",
+            )
+        if self.load_in_4bit and self.merge:
+            raise RecipeError(
+                f"{key}.load_in_4bit=true and {key}.merge=true would merge into weights of 4 bits; set "
+                f"{key}.merge=false, and merge the finished adapters into the whole base with make merge",
+                key=f"{key}.merge",
+            )
         names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules]
         if not names or not all(isinstance(name, str) and name for name in names):
             raise RecipeError(
@@ -92,6 +106,34 @@ class Run(Section):
     def check(self, key: str) -> None:
         if not self.dir.strip():
             raise RecipeError(f"{key}.dir is empty; name a folder for the run", key=f"{key}.dir")
+
+
+@dataclass(frozen=True)
+class TrainingRun(Run):
+    max_hours: float | None = number(None, above=0)
+    """hours after its start by which the run has saved and left; the same command goes on. May be changed on the way"""
+    local_dir: str | None = None
+    """a folder on a fast local disk: checkpoints are written there, and copied to `dir` while the run goes on"""
+    push_to_hub: str | None = None
+    """owner/name of the hub's repository that gets the finished model, with a card made from the run folder"""
+    hub_private: bool = True
+    """the repository is private if the push has to make it"""
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.local_dir is not None:
+            local, folder = Path(self.local_dir.strip() or ".").resolve(), Path(self.dir).resolve()
+            if not self.local_dir.strip() or folder in (local, *local.parents):
+                raise RecipeError(
+                    f"{key}.local_dir is {show(self.local_dir)}; name a folder on another disk than {key}.dir, "
+                    "or leave it out",
+                    key=f"{key}.local_dir",
+                )
+        if self.push_to_hub is not None and not HUB_ID.fullmatch(self.push_to_hub):
+            raise RecipeError(
+                f"{key}.push_to_hub is {show(self.push_to_hub)}; name a repository of the hub as owner/name",
+                key=f"{key}.push_to_hub",
+            )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from recipes.data import TrainingData
 from recipes.schema import Recipe, RecipeError, Section, number
-from recipes.sections import ChatML, Lora, Model, Run, model_inputs
+from recipes.sections import ChatML, Lora, Model, TrainingRun, model_inputs
 from recipes.trainer import MEMORY_ADVICE, check_trainer
 
 # Fields of trl.RewardConfig that choose the finished model, and those that say when it is evaluated: where the best is
@@ -32,7 +32,7 @@ class Reward(Recipe):
     lora: Lora = field(default_factory=Lora)
     chatml: ChatML = field(default_factory=ChatML)
     data: TrainingData = field(default_factory=TrainingData)
-    run: Run = field(default_factory=Run)
+    run: TrainingRun = field(default_factory=TrainingRun)
     reward: Comparing = field(default_factory=Comparing)
     trainer: dict[str, Any] = field(default_factory=dict)
     """any field of trl.RewardConfig that no other section decides"""

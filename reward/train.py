@@ -46,7 +46,7 @@ def train(recipe: Reward) -> None:
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     model = load_model(recipe, tokenizer)
-    callback = RunCallback("rm", folder, recipe.run.keep_checkpoints)
+    callback = RunCallback("rm", folder, recipe.run)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
         model,
@@ -76,10 +76,11 @@ def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
+    in_4bit = recipe.lora.load_in_4bit
     if scalar_config(recipe.model.path, recipe.model) is not None:
-        model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True)
+        model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit)
     else:
-        model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed)
+        model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
     if recipe.reward.share_prompts:
         model.set_attn_implementation(PACKED)  # where `auto` is flash-attn: that cannot share
     return model

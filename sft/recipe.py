@@ -6,7 +6,7 @@ from typing import Any
 
 from recipes.data import TrainingData
 from recipes.schema import Recipe
-from recipes.sections import ChatML, Lora, Model, Run, model_inputs
+from recipes.sections import ChatML, Lora, Model, TrainingRun, model_inputs
 from recipes.trainer import MEMORY_ADVICE, check_trainer
 
 
@@ -22,7 +22,7 @@ class SFT(Recipe):
     lora: Lora = field(default_factory=Lora)
     chatml: ChatML = field(default_factory=ChatML)
     data: Data = field(default_factory=Data)
-    run: Run = field(default_factory=Run)
+    run: TrainingRun = field(default_factory=TrainingRun)
     trainer: dict[str, Any] = field(default_factory=dict)
     """any field of trl.SFTConfig that no other section decides"""
 

@@ -34,8 +34,9 @@ def train(recipe: SFT) -> None:
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True)
-    callback = RunCallback("sft", folder, recipe.run.keep_checkpoints)
+    in_4bit = recipe.lora.load_in_4bit
+    model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit)
+    callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,
         arguments(SFTConfig, recipe, folder, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),

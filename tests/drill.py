@@ -32,8 +32,11 @@ class UnlikeError(Exception):
     """The run that was killed did not end like the one that was not."""
 
 
-def drill(folder: Path, kills: int, seed: int) -> dict[str, int]:
-    """How many kills fell where; raises UnlikeError at the first difference from the uninterrupted run."""
+def drill(folder: Path, kills: int, seed: int, *changes: str) -> dict[str, int]:
+    """How many kills fell where; raises UnlikeError at the first difference from the uninterrupted run.
+
+    `changes` are overrides of the run that is killed alone. With run.local_dir kills fall into the copying.
+    """
     recipe, dice = make_setting(folder), random.Random(seed)
     steps = (kills + 1) * STEPS_A_KILL
     overrides = [*OVERRIDES, f"ppo.steps={steps}"]
@@ -45,8 +48,9 @@ def drill(folder: Path, kills: int, seed: int) -> dict[str, int]:
     fell = {"in a step": 0, "in a checkpoint": 0}
     for kill in range(kills):
         process = subprocess.Popen(
-            command("ppo", recipe, f"run.dir={killed}", *overrides), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+            command("ppo", recipe, f"run.dir={killed}", *overrides, *changes), stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
         # Every other one waits for a checkpoint to be begun, and strikes while it is written.
         writing = bool(kill % 2)
         wait_for(process, killed, kill * STEPS_A_KILL + 1, writing)
@@ -55,8 +59,8 @@ def drill(folder: Path, kills: int, seed: int) -> dict[str, int]:
         process.wait()
         process.stderr.close()
         fell["in a checkpoint" if list(killed.glob(".checkpoint-*")) else "in a step"] += 1
-    subprocess.run(command("ppo", recipe, f"run.dir={killed}", *overrides), check=True, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(command("ppo", recipe, f"run.dir={killed}", *overrides, *changes), check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     compare(whole, killed)
     return fell
 

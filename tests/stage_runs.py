@@ -1,7 +1,6 @@
 """What tests of whole runs share: a base model in a folder, data, metrics without their timings, weights to compare."""
 
 import json
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,11 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from engine.run.metrics import read
+from engine.run.metrics import TIMING, read
 from tests.small_models import small_model
 from tests.tokenizers_for_tests import llama, qwen
-
-TIMING = re.compile("seconds|per_second|memory")
 
 
 def write_base(folder: Path, family: str = "qwen2", **changes: Any) -> PreTrainedTokenizerFast:

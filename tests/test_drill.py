@@ -23,6 +23,11 @@ def test_killed_three_times_it_ends_as_if_it_had_not_been(tmp_path):
             compare(whole, spoilt)
 
 
+def test_killed_while_checkpoints_are_copied_from_a_local_disk_too(tmp_path):
+    assert sum(drill(tmp_path, 3, 2, f"run.local_dir={tmp_path}/disk").values()) == 3
+    assert not list((tmp_path / "disk").iterdir())
+
+
 def nudge(state):
     """Change the first number found, however deep it lies."""
     for key, value in state.items() if isinstance(state, dict) else enumerate(state):

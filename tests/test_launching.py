@@ -75,7 +75,8 @@ def test_the_memory_of_a_recipes_models(tmp_path, stage, overrides, bytes_a_para
 def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    told = launch.settings(name, 4, {"MACHINE_RANK": "1", "RESTARTS": "3"})
+    restarts = 0 if name == "multi_node" else 3
+    told = launch.settings(name, 4, {"MACHINE_RANK": "1", "RESTARTS": str(restarts)})
     if name in ("cpu", "one_gpu"):
         assert told == []
         return
@@ -83,7 +84,7 @@ def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
     assert arguments.num_processes == {"cpu_2": 2, "multi_node": 8}.get(name, 4)
     assert (arguments.machine_rank, arguments.num_machines) == ((1, 2) if name == "multi_node" else (0, 1))
     assert arguments.use_cpu == (name == "cpu_2")
-    assert (arguments.mixed_precision, arguments.max_restarts) == ("no", 3)
+    assert (arguments.mixed_precision, arguments.max_restarts) == ("no", restarts)
     assert arguments.use_fsdp == (name in ("fsdp2", "multi_node"))
     assert arguments.use_deepspeed == name.startswith("zero")
 
@@ -95,6 +96,9 @@ def test_gpus_that_are_not_there(monkeypatch, tmp_path):
     with pytest.raises(RecipeError) as error:
         launch.settings("none", 0, {})
     assert str(error.value) == f"HARDWARE=none is none of: auto {' '.join(CONFIGURATIONS)}"
+    with pytest.raises(RecipeError) as error:
+        launch.settings("multi_node", 4, {"RESTARTS": "3"})
+    assert str(error.value) == "RESTARTS=3 is for one machine; leave it out with multi_node"
     (tmp_path / "mine.yaml").write_text(
         (launch.CONFIGURATIONS / "ddp.yaml").read_text() + "num_processes: 8\n"
     )  # fmt: skip

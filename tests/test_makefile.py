@@ -156,7 +156,15 @@ def test_without_a_fitting_python_one_line_says_so(make, tmp_path, lacks, expect
     assert calls == []
 
 
-@pytest.mark.parametrize(("target", "module"), [("drill", "tests.drill"), ("claims", "bench.claims")])
-def test_drill_and_claims_take_arguments(make, target, module):
+@pytest.mark.parametrize(
+    ("target", "module"),
+    [
+        ("drill", "tests.drill"),
+        ("claims", "bench.claims"),
+        ("push", "engine.run.hub"),
+        ("merge", "engine.models.merge"),
+    ],
+)
+def test_what_takes_arguments_gets_them(make, target, module):
     _, calls = make(target, "ARGS=5 1")
     assert commands(calls) == [f"-m {module} 5 1"]

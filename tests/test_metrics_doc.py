@@ -9,9 +9,13 @@ from engine.run.metrics import read
 from eval.summary import summarise
 
 DOC = Path(__file__).parent.parent / "docs" / "metrics.md"
-# Metrics of a data key or a coefficient that a run need not have.
+# Metrics of a data key or a coefficient that a run need not have,
 OPTIONAL = {"eval_loss", "eval_accuracy", "eval_margin",
             "heldout_score", "heldout_gold", "heldout_gold_error", "heldout_seconds"}  # fmt: skip
+# and those of several processes.
+OPTIONAL |= {"straggler_seconds", "forward_seconds"} | {
+    f"{phase}_mean_seconds" for phase in ("forward", "sample", "score", "learn", "heldout")
+}
 
 
 def documented(title):

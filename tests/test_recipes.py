@@ -56,7 +56,11 @@ def message(schema: type[Recipe], path: Path, *overrides: str) -> str:
         ("kl_coef=0.1", "unknown key kl_coef; did you mean ppo.kl_coef?"),
         ("ppo.top_p=0.9", "unknown key ppo.top_p; did you mean sampling.top_p?"),
         ("zzz=1", "unknown key zzz; the recipe has model, reward, models, chatml, data, sampling, ppo, watch, run"),
-        ("run.zzz=1", "unknown key run.zzz; run has dir, seed, save_steps, keep_checkpoints, report_to"),
+        (
+            "run.zzz=1",
+            "unknown key run.zzz; run has dir, seed, save_steps, keep_checkpoints, report_to, max_hours, local_dir, "
+            "push_to_hub, hub_private",
+        ),
         ("model={pth: a}", "unknown key model.pth; did you mean model.path?"),
         ("ppo.steps=1.5", "ppo.steps is 1.5; it must be a whole number"),
         ("ppo.steps=abc", "ppo.steps is abc; it must be a whole number"),
@@ -135,7 +139,8 @@ def test_a_mistake_in_an_override_is_one_exact_line(recipe, override, expected):
         ("run:\n  seed: 1.5\n", "FILE:2: run.seed is 1.5; it must be a whole number"),
         ("run:\n  dir: 5\n", "FILE:2: run.dir is read by YAML as 5, which is no text; put it in quotes"),
         ("run:\n", "FILE:1: run is empty, but it is a section; set its keys: "
-                   "run.dir, run.seed, run.save_steps, run.keep_checkpoints, run.report_to"),
+                   "run.dir, run.seed, run.save_steps, run.keep_checkpoints, run.report_to, run.max_hours, "
+                   "run.local_dir, run.push_to_hub, run.hub_private"),
         ("run: {dir: a}\nmodel: {path: a}\ndata:\n  train:\n  - pth: a\n",
          "FILE:4: unknown key data.train[0].pth; did you mean data.train[0].path?"),
         ("run: {dir: a}\nmodel: {path: a}\ndata:\n  train: a\n  max_length: 8\n",

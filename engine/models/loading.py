@@ -21,6 +21,7 @@ from transformers import (
 
 from chatml import control
 from engine.models.adapters import base_of, is_adapter, merge_adapter, outgrew_its_base
+from engine.models.four_bits import quantised, settle_in_4bit
 from engine.models.logprobs import with_logprobs
 from engine.models.packed import attention_for
 from engine.models.scalar_head import scalar_class
@@ -35,18 +36,27 @@ SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json
 
 
 def load_causal(
-    path: str, model: Model, tokenizer: PreTrainedTokenizerBase, *, trained: bool, device: torch.device | str = "cpu"
+    path: str,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    trained: bool,
+    in_4bit: bool = False,
+    device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """A causal LM with a row for every token of `tokenizer`; an adapter folder is merged into its base.
 
-    Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode.
+    Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode. In 4 bits: frozen, but in
+    training mode, on its device already.
     """
     config = load_config(base_of(path), model)
     refuse_unknown_logits(config)
     config.attention_dropout = model.attention_dropout if trained else 0.0
     loaded, _ = from_pretrained(
-        with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), base_of(path), config, model
+        with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), base_of(path), config, model, in_4bit
     )
+    if in_4bit:
+        return settle_in_4bit(loaded, tokenizer, path)
     fit_embeddings(loaded, tokenizer)
     if is_adapter(path):
         loaded = merge_adapter(loaded, path)
@@ -55,14 +65,22 @@ def load_causal(
 
 
 def load_scalar(
-    path: str, model: Model, tokenizer: PreTrainedTokenizerBase, *, trained: bool, device: torch.device | str = "cpu"
+    path: str,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    trained: bool,
+    in_4bit: bool = False,
+    device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """A reward model that has been trained: head and offset come with it, or RunError says what is missing."""
     config = scalar_config(path, model)
     if config is None:
         raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
     config.attention_dropout = model.attention_dropout if trained else 0.0
-    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model)
+    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model, in_4bit)
+    if in_4bit and not missing:
+        return settle_in_4bit(loaded, tokenizer, path)
     if is_adapter(path):
         fit_embeddings(loaded, tokenizer)
         loaded = merge_adapter(loaded, path)
@@ -84,12 +102,18 @@ def scalar_config(path: str, model: Model) -> PretrainedConfig | None:
     return config if config.to_dict().keys() >= set(SCALAR_KEYS) else None
 
 
-def new_scalar(path: str, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+def new_scalar(
+    path: str, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, *, in_4bit: bool = False
+) -> PreTrainedModel:
     """A base model's body with a fresh scalar head (zero mean, the model's own initial spread), to be trained."""
-    causal = load_causal(path, model, tokenizer, trained=True)
-    config = copy.deepcopy(causal.config)
+    causal = None if in_4bit else load_causal(path, model, tokenizer, trained=True)
+    config = copy.deepcopy(causal.config) if causal else load_config(path, model)
     config.num_labels, config.score_offset, config.score_token_id = 1, 0.0, control(tokenizer).im_end
     torch.manual_seed(seed)
+    if in_4bit:
+        config.attention_dropout = model.attention_dropout
+        scalar, _ = from_pretrained(scalar_class(config), path, config, model, in_4bit)
+        return settle_in_4bit(scalar, tokenizer, path)
     scalar = scalar_class(config)(config)
     getattr(scalar, scalar.base_model_prefix).load_state_dict(causal.base_model.state_dict())
     scalar.set_attn_implementation(attention_for(model.attention))
@@ -113,9 +137,9 @@ def refuse_unknown_logits(config: PretrainedConfig) -> None:
 
 
 def from_pretrained(
-    model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, model: Model
+    model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, model: Model, in_4bit: bool = False
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model in float32, and the names of weights that its checkpoint lacks."""
+    """The model in float32, linear layers in 4 bits if wanted, and the names of weights that its checkpoint lacks."""
     try:
         loaded, report = model_class.from_pretrained(
             path,
@@ -124,7 +148,13 @@ def from_pretrained(
             revision=model.revision,
             attn_implementation=attention_for(model.attention),
             output_loading_info=True,
+            **(quantised(model) if in_4bit else {}),
         )
+    except ImportError as error:
+        raise RunError(
+            f"lora.load_in_4bit=true: {first_line(error)}; install it with .venv/bin/pip install bitsandbytes, or set "
+            "lora.load_in_4bit=false"
+        ) from None
     except OSError as error:
         raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
     return loaded, sorted(report["missing_keys"])

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from engine.run import durable
-from engine.run.folder import RunError, RunFolder, differing_keys
+from engine.run.folder import RunError, differing_keys
 
 MARK, RECIPE = "COMPLETE", "recipe.yaml"
 
@@ -24,9 +24,9 @@ def whole(run_dir: Path) -> list[Path]:
     return sorted((path for path in found if (path / MARK).exists()), key=step_of)
 
 
-def newest(run_dir: Path) -> Path | None:
-    """The last complete checkpoint, if there is any."""
-    return next(reversed(whole(run_dir)), None)
+def newest(*folders: Path) -> Path | None:
+    """The last complete checkpoint in any of the folders, if there is one."""
+    return max((path for folder in folders for path in whole(folder)), key=step_of, default=None)
 
 
 def discard_partial(run_dir: Path) -> None:
@@ -37,11 +37,11 @@ def discard_partial(run_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def to_resume(folder: RunFolder) -> Path | None:
-    """The checkpoint that this run continues from, if there is any; RunError if another recipe wrote it."""
-    found = newest(folder.path)
+def to_resume(recipe: str, *folders: Path) -> Path | None:
+    """The checkpoint that a run of `recipe` continues from, if there is any; RunError if another recipe wrote it."""
+    found = newest(*folders)
     if found is not None:
-        keys = differing_keys((found / RECIPE).read_text(encoding="utf-8"), folder.recipe)
+        keys = differing_keys((found / RECIPE).read_text(encoding="utf-8"), recipe)
         if keys:
             raise RunError(
                 f"{found} is of another recipe, which differs in {', '.join(keys)}; "
@@ -60,6 +60,6 @@ def seal(checkpoint: Path, recipe: str) -> None:
 def prune(run_dir: Path, keep: int, spare: Path | None = None) -> None:
     """Remove all but the `keep` newest whole checkpoints; `spare` (the best one, say) stays as well."""
     for path in whole(run_dir)[:-keep]:
-        if spare is None or path.resolve() != spare.resolve():
+        if spare is None or path.name != spare.name:
             (path / MARK).unlink()  # from here on it no longer counts, wherever a kill strikes
             shutil.rmtree(path)

@@ -24,6 +24,14 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder's files to a new folder; OSError for the first that cannot be."""
+    target.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        copy.mkdir() if path.is_dir() else shutil.copyfile(path, copy)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step."""
     partial = path.with_name(f".{path.name}.partial")

@@ -10,6 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -17,6 +18,7 @@ from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from chatml import RecordError
+from engine.run import logs
 from engine.run.devices import launched
 from engine.run.folder import AlreadyFinishedError, is_main_process
 from recipes import RecipeError
@@ -34,8 +36,10 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2.
 
     SIGTERM leaves with 143, SIGINT with 130; a loop that can save first does so (engine/run/interruption.py). Of
-    several processes that fail alike the first one speaks, and one that fails alone does.
+    several processes that fail alike the first one speaks, and one that fails alone does; each has its log.
     """
+    if launched() > 1 and isinstance(recipe, Recipe):
+        logs.keep(Path(recipe.run.dir))
     signal.signal(signal.SIGTERM, lambda number, _: leave(128 + number))
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -79,7 +83,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """Say what was wrong and leave; the first process at once, another only if the launcher lets it live."""
     if not is_main_process():
         time.sleep(PATIENCE)
-    print(f"error: {message}", file=sys.stderr)
+    logs.tell(f"error: {message}")
     leave(code)
 
 
@@ -87,7 +91,7 @@ def crash() -> None:
     """What nobody foresaw, within an `except`: Python's own traceback."""
     if launched() == 1:
         raise
-    traceback.print_exc()
+    logs.tell(traceback.format_exc())
     leave(1)
 
 

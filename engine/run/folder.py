@@ -21,6 +21,8 @@ from engine.run import durable
 from recipes import RecipeError, resolved_yaml
 
 FINISHED = "finished.json"
+# Where a run lies, how long it may take at a time, and where its model goes.
+ELSEWHERE = ("run.dir", "run.max_hours", "run.local_dir", "run.push_to_hub", "run.hub_private")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "omegaconf")
 
 
@@ -54,11 +56,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differing_keys(old_yaml: str, new_yaml: str) -> list[str]:
-    """Dotted keys in which two recipes differ; where a run lies is no part of what it is."""
+    """Dotted keys in which two recipes differ, but for those that are no part of what a run is."""
     old, new = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old_yaml, new_yaml))
     missing = object()
     return sorted(key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing)
-                  and key != "run.dir")  # fmt: skip
+                  and key not in ELSEWHERE)  # fmt: skip
 
 
 def made_from(recipe: Any) -> dict[str, str]:

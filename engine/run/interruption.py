@@ -1,14 +1,21 @@
-"""SIGTERM and SIGINT: the step that is running is finished and saved, then the run leaves with the signal's code.
+"""SIGTERM, SIGINT and `run.max_hours`: the step that is running is finished and saved, then the run leaves.
 
-A second signal leaves at once; the run then continues from the checkpoint before, as after any kill.
+It leaves with 128 + the signal's number, or with 75 when its time is used up; under a launcher then with 0, and the
+launch ends with 75 (engine/run/launch.py). A second signal leaves at once; the run then continues from the checkpoint
+before, as after any kill.
 """
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
+
+from engine.run import devices
+from engine.run.limit import OUT_OF_TIME, TimeLimit, under_launcher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,8 +23,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption:
     """Within it the first of the signals is noted, not obeyed; it must be entered in the main thread."""
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, limit: TimeLimit):
+        self.accelerator, self.limit = accelerator, limit
         self._noted = 0
 
     def __enter__(self) -> "Interruption":
@@ -37,8 +44,21 @@ class Interruption:
             print(f"{name}: finishing this step and saving; once more leaves at once", file=sys.stderr, flush=True)
 
     def noted(self) -> int:
-        """The signal that any process has noted, 0 if none; asked by all processes at the same point."""
+        """The code that the run has to leave with, 0 to go on; asked by all processes at the same point.
+
+        A signal counts whichever process got it; the time is the first one's, so that all decide alike.
+        """
+        out_of_time = self.accelerator.is_main_process and self.limit.reached
+        own = 128 + self._noted if self._noted else OUT_OF_TIME if out_of_time else 0
         if self.accelerator.num_processes == 1:
-            return self._noted
-        own = torch.tensor([self._noted], device=self.accelerator.device)
-        return int(self.accelerator.gather(own).max())
+            return own
+        return int(self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max())
+
+    def leave(self, saved: Path, code: int) -> NoReturn:
+        """End the run, all processes together, after it has `saved` a checkpoint."""
+        why = f"run.max_hours={self.limit.hours:g} is nearly over; " if code == OUT_OF_TIME else ""
+        self.accelerator.print(
+            f"{saved.parent}: {why}saved {saved.name}; the same command continues from there", flush=True
+        )
+        devices.leave(self.accelerator)
+        sys.exit(0 if code == OUT_OF_TIME and under_launcher() else code)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from engine.run.folder import FINISHED
+from engine.run.limit import OUT_OF_TIME
 from recipes import RecipeError, load_part
 from recipes.schema import Recipe
-from recipes.sections import Lora, Model
+from recipes.sections import Lora, Model, TrainingRun
 
 CONFIGURATIONS = Path(__file__).parents[2] / "recipes" / "accelerate"
 # Seconds that processes have after SIGTERM or Ctrl-C: PPO finishes its step and saves.
@@ -35,6 +37,13 @@ class Size(Recipe):
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     models: str = "full"
+
+
+@dataclass(frozen=True)
+class Whose(Recipe):
+    """What of a recipe tells where its run lies."""
+
+    run: TrainingRun = field(default_factory=TrainingRun)
 
 
 def pick(gpus: int, gpu_bytes: int, needed: int) -> str:
@@ -94,6 +103,8 @@ def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[s
     asked = load_config_from_file(str(file))
     arguments = ["--config_file", str(file), "--max_restarts", environment.get("RESTARTS") or "0"]
     if asked.num_machines > 1:
+        if environment.get("RESTARTS", "0") not in ("", "0"):
+            raise RecipeError(f"RESTARTS={environment['RESTARTS']} is for one machine; leave it out with {hardware}")
         if "MACHINE_RANK" in environment:
             arguments += ["--machine_rank", environment["MACHINE_RANK"]]
     else:
@@ -129,6 +140,9 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
 
     arguments = launch_command_parser().parse_args([*how, *command])
     arguments.shutdown_timeout = PATIENCE
+    if "--main_process_port" in how:  # one machine
+        # Else processes that are started again find the addresses of those before, and wait for them.
+        arguments.standalone, os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = True, "1"
     logging.disable(logging.CRITICAL)
     try:
         launch_command(arguments)
@@ -138,7 +152,8 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
         sys.exit(128 + error.sigval)
     except (AssertionError, ConnectionError, ValueError) as error:  # of a configuration, or of a port in use
         raise RecipeError(f"HARDWARE={hardware}: {str(error).splitlines()[0]}") from None
-    sys.exit(0)
+    run = load_part(Whose, recipe, [override for override in overrides if override.startswith("run")]).run
+    sys.exit(0 if (Path(run.dir) / FINISHED).is_file() else OUT_OF_TIME)
 
 
 def exit_code(codes: Mapping[int, int]) -> int:

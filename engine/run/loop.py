@@ -5,23 +5,26 @@ of its own: its order is a function of seed and step (engine/data/order.py).
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from engine.run import checkpoints, devices, durable, sharding, training_state
+from engine.run import checkpoints, devices, durable, hub, sharding, training_state
 from engine.run.console import Steps
 from engine.run.folder import RunError, RunFolder, first_line
 from engine.run.interruption import Interruption
+from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog, StepLog
+from engine.run.processes import Waiting
+from engine.run.store import Store
 from engine.run.training_state import Trained
-from recipes.sections import Run
+from recipes.sections import TrainingRun
 
 # A full disk is an OSError to Python, an error of their own to safetensors and to torch's writer.
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
@@ -31,15 +34,24 @@ class Loop:
     """One run: `for step in loop.steps(n)`, with metrics, samples, checkpoints and the finish beside it."""
 
     def __init__(
-        self, stage: str, folder: RunFolder, run: Run, accelerator: Accelerator, trained: Trained, state: Sequence[Any]
+        self,
+        stage: str,
+        folder: RunFolder,
+        run: TrainingRun,
+        accelerator: Accelerator,
+        trained: Trained,
+        state: Sequence[Any],
     ):
         self.stage, self.folder, self.run, self.accelerator = stage, folder, run, accelerator
         self.trained, self.state, self.step = trained, state, 0
+        hub.refuse_without_token(run)
+        self.store = Store(folder, run)
         self._seconds: dict[str, float] = {}
+        self._own_seconds: dict[str, float] = {}
         if accelerator.is_main_process:
-            checkpoints.discard_partial(folder.path)
+            self.store.open()
         accelerator.wait_for_everyone()
-        newest = checkpoints.to_resume(folder)
+        newest = checkpoints.to_resume(folder.recipe, *self.store.places)
         if newest is not None:
             training_state.load(newest, trained, state, sharding.of(accelerator))
             self.step = checkpoints.step_of(newest)
@@ -54,44 +66,50 @@ class Loop:
     def steps(self, total: int) -> Iterator[int]:
         """The steps still to do, from 1; each is checkpointed as `run.save_steps` says, the last one always.
 
-        After a signal to stop the step is saved, and the run leaves by SystemExit with 128 + the signal's number.
+        After a signal to stop, and when `run.max_hours` are nearly over, the step is saved and the run leaves by
+        SystemExit (engine/run/interruption.py).
         """
         self._console = Steps(self.stage, total, self.step, speaks=self.accelerator.is_main_process)
         self._console.start()
+        limit = TimeLimit(self.run.max_hours)
         try:
-            with Interruption(self.accelerator) as interruption:
+            with Interruption(self.accelerator, limit) as interruption:
+                limit.begin()
                 while self.step < total:
                     self.step += 1
                     self._seconds.clear()
+                    self._own_seconds.clear()
                     self._began = time.perf_counter()
                     yield self.step
-                    stopped_by = interruption.noted()
-                    if stopped_by or self.step % self.run.save_steps == 0 or self.step == total:
+                    limit.lap("step")
+                    limit.took("copy", self.store.copy_seconds)
+                    stop = interruption.noted()
+                    if stop == OUT_OF_TIME and self.step == total:
+                        stop = 0  # nothing is left to be continued
+                    if stop or self.step % self.run.save_steps == 0 or self.step == total:
                         self._checkpoint()
-                    if stopped_by:
-                        self._leave(stopped_by)
+                        limit.lap("save")
+                    if stop:
+                        if self.accelerator.is_main_process:
+                            self.store.wait()
+                        interruption.leave(self.folder.path / f"checkpoint-{self.step}", stop)
         finally:
             self._console.stop()
 
-    def _leave(self, signal_number: int) -> None:
-        self.accelerator.print(
-            f"{self.folder.path}: saved checkpoint-{self.step}; the same command continues from there", flush=True
-        )
-        devices.leave(self.accelerator)
-        sys.exit(128 + signal_number)
-
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time a phase of the current step under a metric's name."""
-        began = time.perf_counter()
+        """Time a phase of the current step under a metric's name; it ends for all processes together."""
+        began, waited = time.perf_counter(), Waiting.seconds
         yield
+        self._own_seconds[name] = time.perf_counter() - began - (Waiting.seconds - waited)
+        self.accelerator.wait_for_everyone()
         self._seconds[name] = time.perf_counter() - began
 
     def log(self, metrics: dict[str, float], watch: Sequence[str]) -> None:
         """Write the step's metrics, among them `tokens`, how many it produced; `watch` names those that are shown."""
         seconds = time.perf_counter() - self._began
         row = {
-            "step": self.step, **metrics, **self._seconds, "step_seconds": seconds,
+            "step": self.step, **metrics, **self._seconds, **self._stragglers(), "step_seconds": seconds,
             "tokens_per_second": metrics["tokens"] / seconds, "peak_memory": devices.peak_memory(),
         }  # fmt: skip
         self.accelerator.log(row, step=self.step)
@@ -99,6 +117,21 @@ class Loop:
             with self._writing(self.metrics.path):
                 self.metrics.append(row)
             self._console.row(self.step, {name: row[name] for name in watch})
+
+    def _stragglers(self) -> dict[str, float]:
+        """Of several processes: how long each phase took the mean one, and how long that waited in the whole step."""
+        if self.accelerator.num_processes == 1:
+            return {}
+        if not self.accelerator.is_main_process:  # for its log: which process is the slow one
+            told = ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._own_seconds.items())
+            print(f"step {self.step}: {told}", flush=True)
+        own = torch.tensor(list(self._own_seconds.values()), device=self.accelerator.device)
+        each = self.accelerator.gather(own).view(self.accelerator.num_processes, -1)  # (processes, phases)
+        means = {
+            name.replace("_seconds", "_mean_seconds"): seconds
+            for name, seconds in zip(self._own_seconds, each.mean(0).tolist(), strict=True)
+        }
+        return {**means, "straggler_seconds": float((each.amax(0) - each.mean(0)).sum())}
 
     def warn(self, rules: Callable[[list[dict[str, Any]]], dict[str, str]]) -> None:
         """Say what `rules` find in the metrics so far and did not find before this step; note it in warnings.jsonl."""
@@ -127,8 +160,8 @@ class Loop:
 
     def _checkpoint(self) -> None:
         """All processes write into a hidden folder; the first one syncs, marks and renames it when all are done."""
-        partial = self.folder.path / f".checkpoint-{self.step}.partial"
-        final = self.folder.path / f"checkpoint-{self.step}"
+        partial = self.store.here / f".checkpoint-{self.step}.partial"
+        final = self.store.here / f"checkpoint-{self.step}"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -143,7 +176,7 @@ class Loop:
                 checkpoints.seal(partial, self.folder.recipe)
                 partial.rename(final)
                 durable.sync(final.parent)
-            checkpoints.prune(self.folder.path, self.run.keep_checkpoints)
+                self.store.keep(final)
         self.accelerator.wait_for_everyone()
 
     @contextmanager
@@ -153,8 +186,8 @@ class Loop:
             yield
         except WRITE_ERRORS as error:
             if self.accelerator.is_main_process:
-                checkpoints.discard_partial(self.folder.path)
-            newest = checkpoints.newest(self.folder.path)
+                checkpoints.discard_partial(self.store.here)
+            newest = checkpoints.newest(*self.store.places)
             way_on = f"continues from {newest.name}" if newest else "begins again"
             raise RunError(
                 f"{path} cannot be written ({first_line(error)}); make room or see to the folder's permissions, "
@@ -168,7 +201,12 @@ class Loop:
                 durable.write_folder(self.folder.path / name, write)
 
     def finish(self) -> None:
-        """Mark the run as finished and leave together."""
+        """Mark the run as finished and leave together; the push takes as long as it takes, and keeps nobody waiting."""
         if self.accelerator.is_main_process:
+            self.store.wait()
             self.folder.finish(self.step, self.metrics.elapsed_seconds)
+            self.store.clear()
+        pushes = self.accelerator.is_main_process
         devices.leave(self.accelerator)
+        if pushes:
+            hub.push_after(self.folder, self.run)

@@ -6,11 +6,14 @@ timings, keys that hold `memory` are bytes; these alone differ between a run and
 
 import json
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 from engine.run import durable
+
+TIMING = re.compile("seconds|per_second|memory")
 
 
 def finite(value: Any) -> Any:

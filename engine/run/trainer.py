@@ -1,5 +1,6 @@
 """TRL's trainers inside a run folder: arguments from a recipe, the one callback, resume, and the finished model."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ from transformers import (
 )
 
 from engine.models.loading import save_model
-from engine.run import checkpoints, durable, sharding
+from engine.run import checkpoints, durable, hub, sharding
 from engine.run.batches import DealtBatches, batch_of, parts_a_step
 from engine.run.console import Steps
 from engine.run.devices import check_processes, compute_dtype, launched, leave
 from engine.run.folder import RunError, RunFolder, is_main_process
+from engine.run.interruption import Interruption
+from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog
+from engine.run.store import Store
+from engine.run.throughput import Throughput
+from recipes.sections import TrainingRun
 
 # What transformers names otherwise: our timings hold `seconds`.
 SECONDS = {"train_runtime": "train_seconds", "eval_runtime": "eval_seconds"}
@@ -44,9 +50,12 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         **recipe.trainer,
         "gradient_accumulation_steps": parts_a_step(*batch_of(config_class, recipe.trainer), launched()),
     }
+    store = Store(folder, recipe.run)
+    if store.here != folder.path:  # else it would follow the checkpoints
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.path / "runs"))
     try:
         made = config_class(
-            output_dir=str(folder.path),
+            output_dir=str(store.here),
             seed=recipe.run.seed,
             save_strategy="steps",
             save_steps=recipe.run.save_steps,
@@ -69,46 +78,83 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
 
 
 class RunCallback(TrainerCallback):
-    """Metrics into the run folder, checkpoints sealed and pruned, progress shown, what is not finite refused."""
+    """Metrics into the run folder, checkpoints sealed and kept, progress shown, a stop in time, nothing not finite."""
 
-    def __init__(self, stage: str, folder: RunFolder, keep: int):
-        self.stage, self.folder, self.keep = stage, folder, keep
-        self.resume = checkpoints.to_resume(folder)
+    interruption: Interruption
+    throughput: Throughput
+    sharding: sharding.Sharding
+    """all set by `fit`, which has the processes and the model"""
+
+    def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
+        hub.refuse_without_token(run)
+        self.stage, self.folder, self.run = stage, folder, run
+        self.store, self.limit = Store(folder, run), TimeLimit(run.max_hours)
+        self.resume = checkpoints.to_resume(folder.recipe, *self.store.places)
         """the checkpoint to continue from"""
+        self.stop = 0
+        """the exit code of a run that has to leave before its end"""
         if is_main_process():
-            checkpoints.discard_partial(folder.path)
+            self.store.open()
             at = checkpoints.step_of(self.resume) if self.resume else 0
             self.metrics = MetricsLog(folder.path / "metrics.jsonl", at)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.best_global_step:  # where it lies may have changed since
+            best = self.store.find(state.best_global_step)
+            if best is None:
+                raise RunError(
+                    f"{self.folder.path}: checkpoint-{state.best_global_step}, the best so far, is gone; put it back, "
+                    "or name another run.dir"
+                )
+            state.best_model_checkpoint = str(best)
         self.steps = Steps(self.stage, state.max_steps, state.global_step, speaks=state.is_world_process_zero)
         self.steps.start()
+        self.limit.begin()
+        self.throughput.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps.show(state.global_step)
-        control.should_log |= state.global_step == state.max_steps  # what has not been logged yet is in no mean else
+        self.throughput.end()
+        self.limit.lap("step")
+        self.limit.took("copy", self.store.copy_seconds)
+        self.stop = self.interruption.noted()
+        if self.stop == OUT_OF_TIME and state.global_step >= state.max_steps:
+            self.stop = 0  # nothing is left to be continued
+        if self.stop:
+            control.should_save = control.should_training_stop = True
+        if self.stop or state.global_step == state.max_steps:
+            control.should_log = True  # what has not been logged yet is in no mean else
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
+        if self.stop and "train_loss" in logs:
+            return  # the summary of a run that is not at its end
         for name in ("loss", "grad_norm", "eval_loss"):
             if name in logs and not torch.tensor(float(logs[name])).isfinite():
                 raise RunError(
                     f"{self.folder.path}: {name} is {logs[name]} at step {state.global_step}; lower "
                     "trainer.learning_rate or look at the data of that step (checkpoints from before it are intact)"
                 )
+        if "loss" in logs:
+            logs |= self.throughput.figures(self.interruption.accelerator)
         if state.is_world_process_zero:
             logs.pop("num_tokens", None)  # TRL's count, which starts at 0 again when a run resumes
             self.metrics.append({"step": state.global_step, **{SECONDS.get(k, k): v for k, v in logs.items()}})
         self.steps.show(state.global_step, {name: logs[name] for name in WATCHED if name in logs})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.interruption.accelerator.wait_for_everyone()  # each writes its part
         if state.is_world_process_zero:
-            written = self.folder.path / f"checkpoint-{state.global_step}"
+            written, best = self.store.here / f"checkpoint-{state.global_step}", state.best_model_checkpoint
             sharding.note(written, self.sharding)
             checkpoints.seal(written, self.folder.recipe)
-            best = state.best_model_checkpoint
-            checkpoints.prune(self.folder.path, self.keep, Path(best) if best else None)
+            self.store.keep(written, Path(best) if best else None)
+        self.limit.lap("save")
+        self.throughput.begin()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.throughput.begin()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.steps.stop()
@@ -132,7 +178,16 @@ def fit(
         sharding.check(callback.resume, callback.sharding)
         accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
+    for weights in trainer.model.parameters():
+        if weights.requires_grad:
+            weights.data = weights.data.float()  # TRL makes bfloat16 of adapters on a base in 4 bits
+    with Interruption(accelerator, callback.limit) as interruption:
+        callback.interruption, callback.throughput = interruption, Throughput(trainer.model)
+        trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
+    if trainer.is_world_process_zero():
+        callback.store.wait()
+    if callback.stop:
+        interruption.leave(folder.path / f"checkpoint-{trainer.state.global_step}", callback.stop)
     before_saving()
     weights = sharding.whole_weights(trainer.model_wrapped, accelerator)
     if trainer.is_world_process_zero():
@@ -142,4 +197,7 @@ def fit(
             lambda partial: save_model(model, tokenizer, partial, merge=recipe.lora.merge, weights=weights),
         )
         folder.finish(trainer.state.global_step, callback.metrics.elapsed_seconds)
+        callback.store.clear()
     leave(accelerator)
+    if is_main_process():
+        hub.push_after(folder, callback.run)

@@ -1,0 +1,47 @@
+"""A base held in 4 bits under adapters in float32 (QLoRA: Dettmers et al. 2023), by bitsandbytes.
+
+Linear layers are in NF4, its scales in 8 bits; embeddings, norms and heads stay in float32. It is an extra, and
+no requirement of plumbline's.
+"""
+
+import os
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from engine.models.adapters import is_adapter
+from engine.models.vocabulary import stop_at_end_of_turn
+from engine.run.devices import compute_dtype
+from engine.run.folder import RunError
+from recipes.sections import Model
+
+
+def quantised(model: Model) -> dict[str, Any]:
+    """What makes `from_pretrained` hold linear layers but the heads in 4 bits, on this process's device."""
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(model),
+        llm_int8_skip_modules=["lm_head", "score"],
+    )
+    place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": config, "device_map": {"": place}}
+
+
+def settle_in_4bit(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedModel:
+    """A model in 4 bits, ready for adapters; RunError where it would have to be changed first."""
+    if is_adapter(path):
+        raise RunError(
+            f"model.path={path} is an adapter, which cannot be merged into a base in 4 bits; merge it first: "
+            f'make merge ARGS="{path} OUT"'
+        )
+    if loaded.config.vocab_size < len(tokenizer):
+        raise RunError(
+            f"model.path={path} has no rows for the ChatML tokens, and an adapter of a base in 4 bits cannot bring "
+            "them; set lora.load_in_4bit=false"
+        )
+    if loaded.can_generate():
+        stop_at_end_of_turn(loaded, tokenizer)
+    return loaded.train().requires_grad_(False)

@@ -1,0 +1,134 @@
+"""A model card made from a run folder: what the model was made from, of which data, and what its run measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.run.metrics import TIMING, read
+from recipes.sections import is_hub_id
+
+LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
+# By what a recipe holds: what the model is, its tags, and how it is used.
+CAUSAL, SCALAR = (
+    ("text-generation", "AutoModelForCausalLM"),
+    ("text-classification", "AutoModelForSequenceClassification"),
+)
+KINDS = {
+    "ppo": ("PPO against a reward model", ["ppo", "rlhf"], *CAUSAL),
+    "reward": ("training a reward model", ["reward-model"], *SCALAR),
+    "sft": ("supervised finetuning", ["sft"], *CAUSAL),
+}
+SCORE = (
+    "Its logit is read at the conversation's last `<|im_end|>`; from it `score_offset` of `config.json` is subtracted. "
+    "Rows end there, without the newline that follows. Scores compare answers to one prompt."
+)
+
+
+def model_card(run: Path, repository: str) -> str:
+    """The card of a finished run's `model/` as it is to stand in a repository of the hub."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    what, tags, task, loader = KINDS[kind(recipe)]
+    adapter = (run / "model" / "adapter_config.json").exists()
+    origins = ancestors(recipe["model"]["path"])
+    head = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": task,
+        "tags": ["plumbline", "chatml", *tags],
+        **({"base_model": origins[-1]} if is_hub_id(origins[-1]) else {}),
+    }
+    finished, environment = (json.loads((run / f"{name}.json").read_text()) for name in ("finished", "environment"))
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False)}# license: yours to choose, among those of {LICENSES}
+---
+
+# {repository}
+
+The result of {what} with plumbline, the alignment pipeline of the [Qwen technical
+report](https://arxiv.org/abs/2309.16609): {finished["steps"]:,} steps, {finished["seconds"]:,.0f} s on
+{environment["processes"]} × {environment["device"]}, finished {finished["at"][:10]}.
+
+`{loader}.from_pretrained("{repository}")` loads {"the adapter on its base" if adapter else "it"}; the tokenizer and its
+ChatML template are beside it.{" " + SCORE if kind(recipe) == "reward" else ""}
+
+## Made from
+
+{" ← ".join(f"`{path}`" for path in origins)}{rewards(recipe)}
+
+## Data
+
+{data_table(run, recipe)}
+
+## Metrics at the end
+
+The last value of each that the run logged. Names with `eval_` were measured on `data.eval`, names with `heldout_` on
+`data.heldout`; all others on what was trained on, at that step.
+
+{metrics_table(run)}
+
+## Recipe
+
+```yaml
+{yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=120)}```
+
+{packages}
+"""
+
+
+def kind(recipe: dict[str, Any]) -> str:
+    """Which stage a recipe is of."""
+    return "ppo" if "ppo" in recipe else "reward" if "reward" in recipe else "sft"
+
+
+def ancestors(path: str) -> list[str]:
+    """The model that a run began from, the one which that run's began from, and so on."""
+    recipe = Path(path).parent / "recipe.yaml"
+    if not recipe.is_file():
+        return [path]
+    return [path, *ancestors(yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["path"])]
+
+
+def rewards(recipe: dict[str, Any]) -> str:
+    """What scored the answers, where the recipe is PPO's."""
+    if kind(recipe) != "ppo":
+        return ""
+    scoring = recipe["reward"]
+    judge = (scoring.get("judge") or {}).get("url")
+    return f"\n\nRewards: `{scoring.get('path') or scoring.get('rule') or judge}`"
+
+
+def data_table(run: Path, recipe: dict[str, Any]) -> str:
+    """What was kept, cut and dropped of every data key."""
+    reports = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    rows = [
+        (f"`data.{name}`", sources(recipe["data"].get(name)), report["read"], report["kept"], report["cut"],
+         sum(report["dropped"].values()), report["tokens"])
+        for name, report in reports.items()
+    ]  # fmt: skip
+    return table(("key", "source", "records", "kept", "cut", "dropped", "tokens"), rows)
+
+
+def sources(value: Any) -> str:
+    """The names of a data key's sources."""
+    each = value if isinstance(value, list) else [value]
+    return ", ".join(f"`{one['path'] if isinstance(one, dict) else one}`" for one in each)
+
+
+def metrics_table(run: Path) -> str:
+    last: dict[str, tuple[str, float, int]] = {}
+    for row in read(run / "metrics.jsonl"):
+        for name, value in row.items():
+            if value is not None and name not in ("step", "epoch") and not TIMING.search(name):
+                last[name] = (f"`{name}`", value, row["step"])
+    return table(("metric", "value", "step"), list(last.values()))
+
+
+def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    """A Markdown table."""
+
+    def text(cell: Any) -> str:
+        return f"{cell:.5g}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else cell
+
+    return "\n".join(f"| {' | '.join(map(text, row))} |" for row in (head, ("---",) * len(head), *rows))

@@ -1,0 +1,79 @@
+"""A finished run's model on the hub, with a card: after the run (`run.push_to_hub`), or by `make push`.
+
+The card is model_card.md of the run folder, written once: a person may complete it (the licence is theirs to choose)
+and push again.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from engine.run import durable
+from engine.run.card import model_card
+from engine.run.folder import FINISHED, RunError, RunFolder, first_line
+from recipes.sections import HUB_ID, TrainingRun
+
+CARD = "model_card.md"
+
+
+def refuse_without_token(run: TrainingRun) -> None:
+    """RunError where a run that is to be pushed could not be, for want of a token: better before it than after it."""
+    from huggingface_hub import get_token
+
+    if run.push_to_hub and not get_token():
+        raise RunError(
+            f"run.push_to_hub={run.push_to_hub} needs a token of the hub; give one with hf auth login or HF_TOKEN, "
+            "or leave run.push_to_hub out"
+        )
+
+
+def push_after(folder: RunFolder, run: TrainingRun) -> None:
+    """Push what has just been finished; what goes wrong is told in a line, and the model stays where it is."""
+    if run.push_to_hub is None:
+        return
+    try:
+        push(folder.path, run.push_to_hub, run.hub_private)
+    except RunError as error:
+        print(f"{error}", file=sys.stderr, flush=True)
+
+
+def push(run: Path, repository: str, private: bool) -> None:
+    """Upload `model/` and the card, to a new repository if there is none; RunError, with the way on, if that fails."""
+    from huggingface_hub import HfApi
+
+    card = run / CARD
+    if not card.exists():
+        durable.write_text(card, model_card(run, repository))
+    shutil.copyfile(card, run / "model" / "README.md")  # in place of the empty one that peft leaves
+    try:
+        api = HfApi()
+        url = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=run / "model", commit_message=f"{run.name}, by plumbline")
+    except Exception as error:  # whatever the client raises: network, token, quota
+        raise RunError(
+            f"{run}/model is whole, but could not be pushed to {repository} ({first_line(error)}); "
+            f'push it later with: make push ARGS="{run} {repository}"'
+        ) from None
+    print(f"{run}: pushed to {url}", flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    """`python -m engine.run.hub RUN [OWNER/NAME]`; without a name, that of the run's recipe."""
+    if not 1 <= len(arguments) <= 2:
+        raise RunError('a run folder is needed: make push ARGS="RUN OWNER/NAME"')
+    run = Path(arguments[0])
+    if not (run / FINISHED).is_file() or not (run / "model").is_dir():
+        raise RunError(f"{run} holds no finished run with a model; name a run folder")
+    settings = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["run"]
+    repository = arguments[1] if len(arguments) == 2 else settings.get("push_to_hub")
+    if not repository or not HUB_ID.fullmatch(repository):
+        raise RunError(f'{repository or "no repository"} is no owner/name; make push ARGS="{run} OWNER/NAME"')
+    push(run, repository, settings.get("hub_private", True))
+
+
+if __name__ == "__main__":
+    from engine.run.entry import run as run_command
+
+    run_command(main, sys.argv[1:])
