@@ -63,7 +63,9 @@ def gathered(model: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]
         yield
     finally:
         model.set_reshard_after_forward(accelerator.state.fsdp_plugin.reshard_after_forward)
-        model.set_reshard_after_forward(False, recurse=False)  # the root's are needed first in the backward pass
+        for first_in_backward in (model, model.get_output_embeddings()):  # as accelerate has them
+            if isinstance(first_in_backward, FSDPModule):
+                first_in_backward.set_reshard_after_forward(False, recurse=False)
         for shard in shards:
             shard.reshard()
 
