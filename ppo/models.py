@@ -16,7 +16,7 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from engine.models.loading import load_causal, load_scalar, new_scalar
-from engine.models.sharded import shard_frozen
+from engine.models.sharded import prepare_frozen, prepare_trained
 from engine.run.folder import RunError
 from engine.scoring.scorer import RewardModels, Scorer, without_model
 from ppo.recipe import PPO
@@ -64,7 +64,6 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     rewards = [load_scalar(path, model, tokenizer, trained=False, device=waiting) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
-        shard_frozen(reward, accelerator)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
     prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
     prepared_value = (None, None)
@@ -72,7 +71,8 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
-    shard_frozen(reference, accelerator)
+    reference = prepare_frozen(reference, accelerator)
+    rewards = [prepare_frozen(reward, accelerator) for reward in rewards]
     scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
     if not paths:
         scorer = without_model(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
@@ -93,7 +93,7 @@ def prepare(
     """A model to be trained, wrapped, with its optimiser."""
     if recipe.ppo.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    return accelerator.prepare(model, adamw(model, recipe, learning_rate))
+    return prepare_trained(model, adamw(model, recipe, learning_rate), recipe.ppo.max_grad_norm, accelerator)
 
 
 def same_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:

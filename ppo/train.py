@@ -18,11 +18,10 @@ from engine.data.rows import prompt_rows, text_rows
 from engine.models.engines import ENGINES, refuse_without_record
 from engine.models.loading import save_model
 from engine.models.tokenizer import load_tokenizer
-from engine.run import devices
-from engine.run.folder import RunFolder
+from engine.run import devices, sharding
+from engine.run.folder import RunError, RunFolder
 from engine.run.gold import load_gold
 from engine.run.loop import Loop
-from engine.run.sharding import whole_weights
 from ppo.advantages import ScoreNormaliser
 from ppo.heldout import HeldOut
 from ppo.kl import KLCoefficient
@@ -46,12 +45,16 @@ def train(recipe: PPO) -> None:
     accelerator = devices.start(recipe.run.seed, recipe.model, recipe.run.report_to, recipe.run.dir)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
+    if recipe.ppo.target_approx_kl is not None and sharding.of(accelerator).is_deepspeed:
+        raise RunError(
+            "ppo.target_approx_kl gives up gradients that DeepSpeed has already taken; use HARDWARE=fsdp2, or leave it"
+        )
     shared = recipe.models == "shared"
     models = (load_shared if shared else load_models)(recipe, tokenizer, accelerator)
     normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)
     kl_coef = KLCoefficient(recipe.ppo.kl_coef, recipe.ppo.kl_target, recipe.ppo.kl_horizon)
     engine = ENGINES[recipe.sampling.engine](
-        accelerator.unwrap_model(models.policy), recipe.sampling, control(tokenizer).im_end, recipe.run.seed,
+        models.policy, recipe.sampling, control(tokenizer).im_end, recipe.run.seed,
         accelerator=accelerator, tokenizer=tokenizer,
     )  # fmt: skip
 
@@ -81,7 +84,7 @@ def train(recipe: PPO) -> None:
     for name, model in (("model", models.policy), ("value", models.value)):
         if model is not None:
             plain = accelerator.unwrap_model(model)
-            whole = {} if shared else {"weights": whole_weights(model, accelerator)}
+            whole = {} if shared else {"weights": sharding.whole_weights(model, accelerator)}
             run.keep_model(name, lambda path, plain=plain, whole=whole: save(plain, tokenizer, path, **whole))
     run.finish()
 

@@ -7,14 +7,13 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.distributed.tensor import DTensor
 
 from engine.models.responses import PackedResponses, micro_batches, pack_responses, pack_text
+from engine.models.sharded import accumulating, backward, step
 from engine.run.folder import RunError
 from engine.run.processes import share
 from ppo.losses import clipped_policy_loss, clipped_value_loss
@@ -143,16 +142,16 @@ def update_policy(
     losses = [(policy_terms, batch, tokens) for batch in batches]
     losses += [(pretrain_terms, text, count) for text, count in texts]
     for at, (terms, batch, count) in enumerate(losses):
-        with synchronised(models.policy, at == len(losses) - 1, accelerator):
+        with accumulating(models.policy, at == len(losses) - 1, accelerator):
             loss = terms(models, recipe, batch, sums, first)
             # DDP averages gradients over processes; the denominators are global already.
-            accelerator.backward(loss / count * accelerator.num_processes)
+            backward(loss / count * accelerator.num_processes, models.policy, accelerator)
     if ppo.target_approx_kl is not None:
         drift = accelerator.reduce(sums.total("approx_kl") - drift, "sum")
         if float(drift) / tokens > ppo.target_approx_kl:
             models.policy_optimizer.zero_grad()
             return False
-    step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums)
+    step_optimizer(models.policy, models.policy_optimizer, ppo.max_grad_norm, "policy", sums, accelerator)
     return True
 
 
@@ -197,18 +196,13 @@ def update_value(
     """One step on L_V."""
     clip = recipe.ppo.value_clip
     for at, (row, old) in enumerate(batches):
-        with synchronised(models.value, at == len(batches) - 1, accelerator):
+        with accumulating(models.value, at == len(batches) - 1, accelerator):
             values = models.value(**row.inputs, score_positions=row.positions).logits[:, 0]
             loss = old["weight"] * clipped_value_loss(values, old["old_values"], old["returns"], clip)
-            accelerator.backward(loss.sum() / tokens * accelerator.num_processes)
+            backward(loss.sum() / tokens * accelerator.num_processes, models.value, accelerator)
         sums.add("value_loss", loss)
         sums.add("value_clip_fraction", ((values - old["old_values"]).abs() > clip).float())
-    step_optimizer(models.value, models.value_optimizer, recipe.ppo.max_grad_norm, "value", sums)
-
-
-def synchronised(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
-    """Average gradients over processes at the last micro-batch only."""
-    return nullcontext() if last else accelerator.no_sync(model)
+    step_optimizer(models.value, models.value_optimizer, recipe.ppo.max_grad_norm, "value", sums, accelerator)
 
 
 def step_optimizer(
@@ -217,15 +211,13 @@ def step_optimizer(
     max_grad_norm: float,
     name: str,
     sums: Sums,
+    accelerator: Accelerator,
 ) -> None:
-    """Clip, refuse what is not finite before it reaches the weights, step."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    if not math.isfinite(float(norm)):
+    """Clip and step; a gradient that is not finite ends the run."""
+    norm = step(model, optimizer, max_grad_norm, accelerator)
+    if not math.isfinite(norm):
         raise RunError(
-            f"the {name}'s gradient norm is {float(norm)}; lower ppo.{name}_learning_rate or look at the last "
+            f"the {name}'s gradient norm is {norm}; lower ppo.{name}_learning_rate or look at the last "
             "samples (the last checkpoint is intact)"
         )
-    sums.add(f"{name}_grad_norm", norm)
-    optimizer.step()
-    optimizer.zero_grad()
+    sums.add(f"{name}_grad_norm", torch.tensor(norm))

@@ -18,6 +18,7 @@ def write_run(arm, score):
     ]  # fmt: skip
     (arm / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (arm / "eval" / "summary.json").write_text(json.dumps({"pretrain_ppl_ppo": 3.5}))
+    (arm / "finished.json").write_text(json.dumps({"steps": 60, "seconds": 60.0}))
 
 
 def test_figures_by_hand(tmp_path):
@@ -40,10 +41,11 @@ def test_a_verdict_counts_seeds():
     for seed in SEEDS[:2]:
         better[seed]["as the recipe"]["score"] = 2.0
     text = document(better, 5.0)
-    assert text.count("**It is not clear: it holds for 2 of 3 seeds.**") == 2  # warm-up, two responses
+    assert text.count("**It is not clear: 2 of 3 seeds.**") == 4  # wherever the recipe should score higher
     assert "| as the recipe | 1.67 (2, 2, 1) | 1 (1, 1, 1) | 1 (1, 1, 1) | 1 (1, 1, 1) |" in text
     assert "| KL 0 (`ppo.kl_coef=0`) |" in text
-    assert "**It does not show: it holds for 0 of 3 seeds.**" in text
+    assert "- Claimed: 0.9 has lower entropy than 1.0. **It does not show: 0 of 3 seeds.**" in text
+    assert "its runs took 5 minutes together" in text
 
 
 def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
@@ -62,6 +64,7 @@ def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
     main(["--folder", "claims", "--out", "claims.md"])
     per_seed = 1 + 4 + len(ARMS)
     assert len(calls) == len(SEEDS) * per_seed
+    assert f"its runs took {len(SEEDS) * len(ARMS)} minutes together" in (tmp_path / "claims.md").read_text()
     assert calls[1] == ["sft", "recipes/tiny/base.yaml", "run.seed=11"]
     assert calls[6] == [
         "ppo", "recipes/tiny/ppo.yaml", "run.seed=11", "run.dir=claims/11/ppo-1",

@@ -43,7 +43,9 @@ def assert_the_same_run(run, alone):
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("processes", "hardware"), [(2, "ddp"), (3, "ddp"), (2, "fsdp2"), (3, "fsdp2")])
+@pytest.mark.parametrize(
+    ("processes", "hardware"), [(2, "ddp"), (3, "ddp"), (2, "fsdp2"), (3, "fsdp2"), (2, "zero2"), (2, "zero3")]
+)
 def test_several_processes_are_one(setting, alone, tmp_path, processes, hardware):
     run_stage("ppo", setting, f"run.dir={tmp_path}", *CHANGES, processes=processes, hardware=hardware)
     assert_the_same_run(tmp_path, alone)
@@ -54,6 +56,8 @@ def test_several_processes_are_one(setting, alone, tmp_path, processes, hardware
     ("written_by", "step", "goes_on"),
     [
         ((2, "fsdp2"), 1, [(1, "alone"), (4, "fsdp2")]),  # the policy has not stepped yet
+        ((2, "zero2"), 1, [(2, "zero2")]),
+        ((2, "zero3"), 2, [(2, "zero3")]),
         ((2, "ddp"), 2, [(1, "alone"), (4, "ddp"), (2, "fsdp2")]),
     ],
 )

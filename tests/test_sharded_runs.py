@@ -1,19 +1,17 @@
 """SFT and reward runs whose processes share a model (FSDP2, DeepSpeed's ZeRO) are those of one that holds it whole."""
 
-import json
 import shutil
 
 import pytest
 
+from engine.run import sharding
 from engine.run.folder import RunError
+from engine.run.sharding import Sharding
 from tests.processes import run_stage
 from tests.uneven_setting import alone, assert_same_run, make_setting, unfinish
 
 # DeepSpeed compiles an operation of its own when it first runs.
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed needs g++")
-ZERO2, ZERO3 = (pytest.param(name, marks=needs_compiler) for name in ("zero2", "zero3"))
-# As the recipes for large models have it.
-CHECKPOINTED = "trainer.gradient_checkpointing=true"
 
 
 @pytest.fixture(scope="module")
@@ -22,50 +20,68 @@ def setting(tmp_path_factory):
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("hardware", ["fsdp2", ZERO2, ZERO3])
-@pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware):
+@pytest.mark.parametrize(
+    ("stage", "hardware", "ended_by"),
+    [
+        ("sft", "fsdp2", 1),
+        ("reward", "fsdp2", 3),
+        pytest.param("sft", "zero2", 2, marks=needs_compiler),
+        pytest.param("sft", "zero3", 2, marks=needs_compiler),
+        pytest.param("reward", "zero3", None, marks=needs_compiler),
+    ],
+)
+def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware, ended_by):
     """Losses, clipped gradients, evaluation, the model that is left; and from a checkpoint in the second epoch.
 
-    FSDP2 goes on in another number of processes, ZeRO in the same.
+    FSDP2 goes on in another number of processes, ZeRO in the same. Checkpointed, as large models have it.
     """
-    command = [stage, setting / f"{stage}.yaml", CHECKPOINTED, f"run.dir={tmp_path}"]
+    checkpointed = "trainer.gradient_checkpointing=true"
+    command = [stage, setting / f"{stage}.yaml", checkpointed, f"run.dir={tmp_path}"]
     run_stage(*command, processes=2, hardware=hardware)
-    expected = alone(setting, stage, CHECKPOINTED)
+    expected = alone(setting, stage, checkpointed)
     assert_same_run(expected, tmp_path)
-    unfinish(tmp_path, 4)
-    run_stage(*command, processes={"sft": 1, "reward": 3}[stage] if hardware == "fsdp2" else 2, hardware=hardware)
-    assert_same_run(expected, tmp_path)
+    if ended_by:
+        unfinish(tmp_path, 4)
+        run_stage(*command, processes=ended_by, hardware=hardware)
+        assert_same_run(expected, tmp_path)
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
-    ("stage", "hardware"),
-    [("sft", "fsdp2"), ("reward", "fsdp2"), pytest.param("sft", "zero2", marks=needs_compiler),
-     pytest.param("sft", "zero3", marks=needs_compiler), pytest.param("reward", "zero3", marks=needs_compiler)],
-)  # fmt: skip
+    ("stage", "hardware"), [("sft", "fsdp2"), ("reward", "fsdp2"), pytest.param("sft", "zero2", marks=needs_compiler)]
+)
 def test_adapters_under_sharding(setting, tmp_path, stage, hardware):
     lora = ["lora.r=4", "trainer.learning_rate=1e-2"]
     run_stage(stage, setting / f"{stage}.yaml", *lora, f"run.dir={tmp_path}", processes=2, hardware=hardware)
     assert_same_run(alone(setting, stage, *lora), tmp_path)
 
 
+@needs_compiler
 @pytest.mark.timeout(100)
-def test_a_checkpoint_of_another_sharding_is_refused(setting, tmp_path):
-    command = ["sft", setting / "sft.yaml", f"run.dir={tmp_path}"]
-    run_stage(*command, processes=2, hardware="fsdp2")
-    unfinish(tmp_path, 4)
+def test_adapters_are_refused_under_zero3(setting, tmp_path):
     with pytest.raises(RunError) as error:
-        run_stage(*command, processes=2)
+        run_stage("sft", setting / "sft.yaml", "lora.r=4", f"run.dir={tmp_path}", processes=2, hardware="zero3")
+    assert str(error.value) == "lora.r is 4, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2"
+
+
+def test_a_checkpoint_of_another_sharding_is_refused(tmp_path):
+    def written(*by):
+        sharding.note(tmp_path, Sharding(*by))
+        return tmp_path
+
+    for now in (1, 2, 8):
+        sharding.check(written("none", 2), Sharding("none", now))
+        sharding.check(written("fsdp2", 2), Sharding("fsdp2", now))
+    sharding.check(written("zero2", 2), Sharding("zero2", 2))
+    with pytest.raises(RunError) as error:
+        sharding.check(written("fsdp2", 2), Sharding("none", 1))
     assert str(error.value) == (
-        f"{tmp_path}/checkpoint-4 was written with 2 processes under fsdp2 and cannot be continued with 2 processes, "
-        "unsharded; use HARDWARE=fsdp2, or name another run.dir"
+        f"{tmp_path} was written with 2 processes under fsdp2 and cannot be continued with one process, unsharded; "
+        "use HARDWARE=fsdp2, or name another run.dir"
     )
-    note = tmp_path / "checkpoint-4" / "processes.json"
-    note.write_text(json.dumps({"kind": "zero3", "processes": 4}))
     with pytest.raises(RunError) as error:
-        run_stage(*command, processes=1, hardware="fsdp2")
+        sharding.check(written("zero3", 4), Sharding("zero3", 2))
     assert str(error.value) == (
-        f"{tmp_path}/checkpoint-4 was written with 4 processes under zero3 and cannot be continued with one process "
-        "under fsdp2; use HARDWARE=zero3 and 4 processes, or name another run.dir"
+        f"{tmp_path} was written with 4 processes under zero3 and cannot be continued with 2 processes under zero3; "
+        "use HARDWARE=zero3 and 4 processes, or name another run.dir"
     )

@@ -182,7 +182,7 @@ def test_transformers_continuous_batching_writes_a_run(setting, tmp_path):
 def test_vllm_that_is_not_installed_says_so(setting):
     recipe = recipe_of(setting, "sampling.engine=vllm")
     with pytest.raises(RunError, match=r"^sampling.engine=vllm: .*; pip install vllm, or use sampling.engine=own$"):
-        Vllm(None, recipe.sampling, 1, 0, accelerator=Accelerator(cpu=True), tokenizer=None)
+        Vllm(torch.nn.Linear(1, 1), recipe.sampling, 1, 0, accelerator=Accelerator(cpu=True), tokenizer=None)
 
 
 def test_supports_of_several_responses_are_joined(setting):

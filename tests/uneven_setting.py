@@ -16,7 +16,7 @@ from tests.test_reward import pair
 from tests.test_sft import conversation
 
 TRAIN = {"sft": (SFT, train_sft), "reward": (Reward, train_reward)}
-# 19 rows in batches of 8: two whole ones and one of 3 in each of two epochs; at most 4 rows at once.
+# 17 rows in batches of 8: in each of two epochs two whole ones and one of a single row; at most 4 rows at once.
 RECIPE = """
 model: {{path: {folder}/base}}
 data: {{train: {folder}/{stage}.jsonl, eval: {folder}/{stage}_eval.jsonl, max_length: 64{packing}}}
@@ -30,11 +30,11 @@ APART = ("total_flos", "train_loss")
 
 
 def make_setting(folder: Path) -> Path:
-    """A base, 19 records to train on and 5 to evaluate on, sft.yaml and reward.yaml; returns `folder`."""
+    """A base, 17 records to train on and 5 to evaluate on, sft.yaml and reward.yaml; returns `folder`."""
     write_base(folder / "base")
     for stage, record in (("sft", conversation), ("reward", pair)):
-        write_jsonl(folder / f"{stage}.jsonl", map(record, range(19)))
-        write_jsonl(folder / f"{stage}_eval.jsonl", map(record, range(19, 24)))
+        write_jsonl(folder / f"{stage}.jsonl", map(record, range(17)))
+        write_jsonl(folder / f"{stage}_eval.jsonl", map(record, range(17, 22)))
         packing = ", packing: false" if stage == "sft" else ""
         (folder / f"{stage}.yaml").write_text(RECIPE.format(folder=folder, stage=stage, packing=packing))
     return folder

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from engine.models.draws import uniform
 from engine.models.packed import attention
@@ -22,7 +22,7 @@ from recipes.sections import Sampling
 
 
 class Engine(Protocol):
-    """Writes responses of the policy as it is at the moment of the call."""
+    """Writes responses of the policy, which it is given prepared, as it is at the moment of the call."""
 
     records: bool
     """whether it can return the set that a token was drawn from, which `sampling.logprobs=truncated` needs"""
@@ -37,15 +37,15 @@ class Own:
     records = True
 
     def __init__(
-        self, policy: PreTrainedModel, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
+        self, policy: torch.nn.Module, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
     ):
-        self.policy, self.sampling, self.end, self.seed = policy, sampling, end, seed
-        self.accelerator = accelerator
+        self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
+        self.sampling, self.end, self.seed, self.accelerator = sampling, end, seed, accelerator
 
     def write(
         self, prompts: Sequence[Sequence[int]], *, responses: int, step: int, query_ids: Sequence[int], record: bool
     ) -> list[list[Response]]:
-        with self.accelerator.autocast(), gathered(self.policy, self.accelerator):
+        with self.accelerator.autocast(), gathered(self.wrapped, self.accelerator):
             return sample(
                 self.policy, prompts, self.sampling, responses=responses, end=self.end,
                 stops=self.policy.generation_config.eos_token_id, seed=self.seed, step=step, query_ids=query_ids,
@@ -57,14 +57,15 @@ class ContinuousBatching:
     records = False
 
     def __init__(
-        self, policy: PreTrainedModel, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
+        self, policy: torch.nn.Module, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
     ):
-        self.policy, self.end, self.seed, self.accelerator = policy, end, seed, accelerator
+        self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
+        self.end, self.seed, self.accelerator = end, seed, accelerator
         self.whole = sampling.top_p >= 1  # else its log-probabilities are of the nucleus
         self.config = GenerationConfig(
             do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0,
-            max_new_tokens=sampling.max_new_tokens, eos_token_id=policy.generation_config.eos_token_id,
-            pad_token_id=policy.generation_config.pad_token_id,
+            max_new_tokens=sampling.max_new_tokens, eos_token_id=self.policy.generation_config.eos_token_id,
+            pad_token_id=self.policy.generation_config.pad_token_id,
         )  # fmt: skip
 
     def write(
@@ -75,7 +76,7 @@ class ContinuousBatching:
         with (
             attention(self.policy, "sdpa"),
             evaluating(self.policy),
-            gathered(self.policy, self.accelerator),
+            gathered(self.wrapped, self.accelerator),
             torch.random.fork_rng(),
         ):
             torch.manual_seed(int(float(uniform(self.seed, step, first)) * 2**62))
@@ -94,7 +95,7 @@ class Vllm:
 
     def __init__(
         self,
-        policy: PreTrainedModel,
+        policy: torch.nn.Module,
         sampling: Sampling,
         end: int,
         seed: int,
@@ -106,9 +107,10 @@ class Vllm:
             from trl.generation.vllm_generation import VLLMGeneration
 
             self.engine = VLLMGeneration(
-                policy, accelerator, tokenizer, mode="colocate", temperature=sampling.temperature,
-                top_p=sampling.top_p, max_completion_length=sampling.max_new_tokens, logprobs=0,
-                gpu_memory_utilization=0.3, generation_kwargs={"seed": seed},
+                accelerator.unwrap_model(policy), accelerator, tokenizer, mode="colocate",
+                temperature=sampling.temperature, top_p=sampling.top_p, logprobs=0,
+                max_completion_length=sampling.max_new_tokens, gpu_memory_utilization=0.3,
+                generation_kwargs={"seed": seed},
             )  # fmt: skip
         except ImportError as error:
             raise RunError(f"sampling.engine=vllm: {error}; pip install vllm, or use sampling.engine=own") from None

@@ -206,7 +206,9 @@ def merged(
         load = load_causal if model.can_generate() else load_scalar
         if load is load_scalar:
             write_scalar_head(model, Path(adapter))
-        return load(adapter, Model(path=adapter, dtype="float32"), tokenizer, trained=False)
+        whole = load(adapter, Model(path=adapter, dtype="float32"), tokenizer, trained=False)
+        whole.config = model.config
+        return whole
 
 
 def write_scalar_head(model: PeftModel, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -155,6 +156,8 @@ class _WithLogProbs:
             return super().forward(*args, **kwargs)
         hidden = self.base_model(*args, **kwargs).last_hidden_state[0, logprob_positions]
         head = self.get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            head(hidden[:0])  # FSDP2 gathers a module's weights when it is called, not when they are read
         return TokenLogProbs(
             *chunked_logprobs(hidden, head.weight, logprob_targets, temperature, logprob_support, with_entropy)
         )

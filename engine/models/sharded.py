@@ -1,22 +1,57 @@
-"""Models whose weights lie in pieces over the processes (FSDP2): gathered for a rollout.
+"""Models whose weights lie in pieces over the processes (FSDP2, DeepSpeed's ZeRO-3), and steps of their optimisers.
 
-A forward pass of a sharded model is one of all processes together. Processes whose answers differ in length could not
+A forward pass of such a model is one of all processes together. Processes whose answers differ in length could not
 decode so; they have all weights at hand while a rollout is written, gathered once, and nothing is exchanged meanwhile.
+DeepSpeed clips, steps and clears by itself, so all training here goes through `accumulating`, `backward` and `step`.
 """
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+from engine.run.sharding import of
+
+
+def prepare_trained(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, accelerator: Accelerator
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """A model with its optimiser, wrapped or sharded; one at a time, FSDP2 wants it."""
+    if of(accelerator).is_deepspeed:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        # Batches and their parts are ours: a loss comes divided, and `accumulating` says which part is the last.
+        settings |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+        settings["gradient_clipping"] = max_grad_norm
+    return accelerator.prepare(model, optimizer)
+
+
+def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn.Module:
+    """A model that is not trained, in pieces where those that are lie in pieces."""
+    if accelerator.is_fsdp2:
+        return fsdp2_prepare_model(accelerator, model)
+    if of(accelerator).kind == "zero3":
+        from trl.models.utils import prepare_deepspeed
+
+        return prepare_deepspeed(model, accelerator)
+    return model
 
 
 @contextmanager
 def gathered(model: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """All weights in every process for a while."""
+    """All weights of a prepared model in every process for a while."""
+    if of(accelerator).is_deepspeed:
+        from trl.models.utils import unwrap_model_for_generation
+
+        with unwrap_model_for_generation(model, accelerator):
+            yield
+        return
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if not shards:
         yield
@@ -28,11 +63,42 @@ def gathered(model: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]
         yield
     finally:
         model.set_reshard_after_forward(accelerator.state.fsdp_plugin.reshard_after_forward)
-        model.set_reshard_after_forward(False, recurse=False)  # the root's are needed first in the backward pass
+        for first_in_backward in (model, model.get_output_embeddings()):  # as accelerate has them
+            if isinstance(first_in_backward, FSDPModule):
+                first_in_backward.set_reshard_after_forward(False, recurse=False)
         for shard in shards:
             shard.reshard()
 
 
-def shard_frozen(model: PreTrainedModel, accelerator: Accelerator) -> PreTrainedModel:
-    """A model that is not trained, in pieces like those that are, where these are."""
-    return fsdp2_prepare_model(accelerator, model) if accelerator.is_fsdp2 else model
+def accumulating(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
+    """Around the forward and backward pass of a part of a batch: processes exchange gradients at the `last` only."""
+    if of(accelerator).is_deepspeed:
+        model.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+    return nullcontext() if last else accelerator.no_sync(model)
+
+
+def backward(loss: torch.Tensor, model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Add to the gradients, which are means over processes."""
+    if of(accelerator).is_deepspeed:  # accelerate knows one engine only
+        model.backward(loss)
+    else:
+        accelerator.backward(loss)
+
+
+def step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, accelerator: Accelerator
+) -> float:
+    """Shorten the gradient to `max_grad_norm`, update the weights, clear the gradient; returns what its norm was.
+
+    A norm that is not finite leaves the weights as they are; under DeepSpeed, which tells it afterwards, it does not.
+    """
+    if of(accelerator).is_deepspeed:
+        model.step()
+        return float(model.get_global_grad_norm())
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    if math.isfinite(norm):
+        optimizer.step()
+        optimizer.zero_grad()
+    return norm

@@ -8,8 +8,9 @@ import gc
 import os
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from engine.run.folder import RunError
 from recipes.sections import Model
@@ -27,13 +28,19 @@ def start(seed: int, model: Model, report_to: list[str], run_dir: str) -> Accele
 
     Raises RunError if fewer processes found each other than were launched.
     """
+    on_cpu = not torch.cuda.is_available()
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if deepspeed:
+        PartialState(cpu=on_cpu)  # accelerate, told of the CPU itself, would leave DeepSpeed out without a word
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=on_cpu and not deepspeed,
         mixed_precision="bf16" if compute_dtype(model) == torch.bfloat16 else "no",
         step_scheduler_with_optimizer=False,
         log_with=report_to or None,
         project_dir=run_dir,
     )
+    if deepspeed:
+        unset_hf_deepspeed_config()  # models are loaded whole, then shared out; told of ZeRO-3, transformers would not
     check_processes(accelerator.num_processes)
     set_seed(seed)
     return accelerator

@@ -143,13 +143,15 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
     if "--main_process_port" in how:  # one machine
         # Else processes that are started again find the addresses of those before, and wait for them.
         arguments.standalone, os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = True, "1"
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     try:
         launch_command(arguments)
     except ChildFailedError as error:
         sys.exit(exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}))
     except SignalException as error:
         sys.exit(128 + error.sigval)
+    except (AssertionError, ConnectionError, ValueError) as error:  # of a configuration, or of a port in use
+        raise RecipeError(f"HARDWARE={hardware}: {str(error).splitlines()[0]}") from None
     run = load_part(Whose, recipe, [override for override in overrides if override.startswith("run")]).run
     sys.exit(0 if (Path(run.dir) / FINISHED).is_file() else OUT_OF_TIME)
 

@@ -15,12 +15,13 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from engine.run import checkpoints, devices, durable, hub, training_state
+from engine.run import checkpoints, devices, durable, hub, sharding, training_state
 from engine.run.console import Steps
 from engine.run.folder import RunError, RunFolder, first_line
 from engine.run.interruption import Interruption
 from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog, StepLog
+from engine.run.processes import Waiting
 from engine.run.store import Store
 from engine.run.training_state import Trained
 from recipes.sections import TrainingRun
@@ -51,7 +52,7 @@ class Loop:
         accelerator.wait_for_everyone()
         newest = checkpoints.to_resume(folder.recipe, *self.store.places)
         if newest is not None:
-            training_state.load(newest, trained, state)
+            training_state.load(newest, trained, state, sharding.of(accelerator))
             self.step = checkpoints.step_of(newest)
             accelerator.print(f"{folder.path}: continuing from {newest.name}")
         if run.report_to:
@@ -96,9 +97,9 @@ class Loop:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Time a phase of the current step under a metric's name; the next begins for all processes together."""
-        began = time.perf_counter()
+        began, waited = time.perf_counter(), Waiting.seconds
         yield
-        self._seconds[name] = time.perf_counter() - began
+        self._seconds[name] = time.perf_counter() - began - (Waiting.seconds - waited)
         self.accelerator.wait_for_everyone()  # else the next phase's time would hold the waiting for this one
 
     def log(self, metrics: dict[str, float], watch: Sequence[str]) -> None:
@@ -165,7 +166,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
         with self._writing(final):
             partial.mkdir(exist_ok=True)
-            training_state.save(partial, self.trained, self.state)
+            training_state.save(partial, self.trained, self.state, sharding.of(self.accelerator))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._writing(final):

@@ -3,6 +3,7 @@
 What is computed from the whole is then the same in every process, and the same as in a run of one process.
 """
 
+import time
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -10,6 +11,12 @@ import torch
 import torch.distributed as dist
 
 Item = TypeVar("Item")
+
+
+class Waiting:
+    """How long this process has waited for others before an exchange, in seconds."""
+
+    seconds = 0.0
 
 
 def together() -> bool:
@@ -26,6 +33,9 @@ def everyones(mine: list[Item]) -> list[Item]:
     """What all processes made of their shares, an item each, in the order of the whole. Tensors must be the CPU's."""
     if not together():
         return mine
+    began = time.perf_counter()
+    dist.barrier()
+    Waiting.seconds += time.perf_counter() - began
     parts: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, mine)
     return [parts[at % len(parts)][at // len(parts)] for at in range(sum(map(len, parts)))]

@@ -1,6 +1,7 @@
 """What processes hold of a model: all of it, or a share (FSDP2, DeepSpeed's ZeRO), and what follows for its files."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ class Sharding(NamedTuple):
     """none, fsdp2, zero2 or zero3"""
     processes: int
 
+    @property
+    def is_deepspeed(self) -> bool:
+        return self.kind.startswith("zero")
+
 
 def of(accelerator: Accelerator) -> Sharding:
     """What this run has."""
@@ -36,12 +41,17 @@ def note(checkpoint: Path, sharding: Sharding) -> None:
     (checkpoint / NOTE).write_text(json.dumps(sharding._asdict()) + "\n", encoding="utf-8")
 
 
-def check(checkpoint: Path, now: Sharding) -> None:
-    """Raises RunError where `now` cannot read what is there: another kind, under ZeRO also another number."""
+def check(checkpoint: Path, now: Sharding, interchangeable: Sequence[str] = ()) -> None:
+    """Raises RunError where `now` cannot read what is there: another kind, under ZeRO also another number.
+
+    Kinds that are `interchangeable` read each other's.
+    """
     before = Sharding(**json.loads((checkpoint / NOTE).read_text(encoding="utf-8")))
-    if before.kind == now.kind and (before == now or not now.kind.startswith("zero")):
+    if before.kind == now.kind and (before == now or not now.is_deepspeed):
         return
-    number = f" and {before.processes} processes" if before.kind.startswith("zero") else ""
+    if before.kind in interchangeable and now.kind in interchangeable:
+        return
+    number = f" and {before.processes} processes" if before.is_deepspeed else ""
     raise RunError(
         f"{checkpoint} was written with {described(before)} and cannot be continued with {described(now)}; "
         f"use HARDWARE={HARDWARE[before.kind]}{number}, or name another run.dir"

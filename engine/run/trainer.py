@@ -70,6 +70,9 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
     except ValueError as error:
         raise RunError(f"trainer: {str(error).splitlines()[0]}") from None
     check_processes(made.world_size)
+    if recipe.lora.r and made.deepspeed_plugin is not None and made.deepspeed_plugin.zero_stage == 3:
+        # peft reads the rows that it trains of a vocabulary on a GPU alone there; not tried on one.
+        raise RunError(f"lora.r is {recipe.lora.r}, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2")
     made._n_gpu = min(made.n_gpu, 1)  # a process takes one GPU, whatever it sees; else several would be DataParallel's
     return made
 

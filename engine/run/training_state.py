@@ -1,7 +1,8 @@
 """What training needs to go on where it was, written so that any number of processes reads it, however models lie.
 
-torch's distributed checkpoint holds models and optimisers by parameter name: a process writes the pieces that it has
-and reads those that it needs. Beside it stand small things that all processes share, and each one's random generators.
+torch's distributed checkpoint holds a model and its optimiser by parameter name: a process writes the pieces that it
+has and reads those that it needs. Only DeepSpeed has files of its own, which as many processes read as wrote them.
+Beside them stand small things that all processes share, and each one's random generators.
 """
 
 import random
@@ -18,37 +19,54 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
 
+from engine.run import sharding
+from engine.run.sharding import Sharding
+
 # Name -> a model and its optimiser.
 Trained = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
 WEIGHTS, SMALL = "weights", "state.pt"
 
 
-def save(folder: Path, trained: Trained, state: Sequence[Any]) -> None:
+def save(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) -> None:
     """Write all of it, by all processes together. Raises what the first failing writer raised."""
-    held = {name: _held(*pair, new=False) for name, pair in trained.items()}
-    with _checkpointing():
-        dcp.save(held, checkpoint_id=folder / WEIGHTS)
+    for name, (model, optimizer) in trained.items():
+        if now.is_deepspeed:
+            model.save_checkpoint(str(folder / name), tag=WEIGHTS)
+        else:
+            with _checkpointing():
+                dcp.save(_held(model, optimizer, new=False), checkpoint_id=folder / name / WEIGHTS)
     torch.save(_generators(), folder / f"random-{_rank()}.pt")
     if _rank() == 0:
         torch.save([item.state_dict() for item in state], folder / SMALL)
+        sharding.note(folder, now)
 
 
-def load(folder: Path, trained: Trained, state: Sequence[Any]) -> None:
-    """Read it back, in place. A process that was not there when it was written keeps its own random generators."""
-    written = dcp.FileSystemReader(folder / WEIGHTS).read_metadata().state_dict_metadata
+def load(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) -> None:
+    """Read it back, in place. A process that was not there when it was written keeps its own random generators.
+
+    Raises RunError where DeepSpeed wrote and something else reads, or the other way round.
+    """
+    sharding.check(folder, now, interchangeable=("none", "fsdp2"))
     for name, (model, optimizer) in trained.items():
-        stepped = any(key.startswith(f"{name}.optimizer.state.") for key in written)
-        held = {name: _held(model, optimizer, new=stepped)}
-        with _checkpointing():
-            dcp.load(held, checkpoint_id=folder / WEIGHTS)
-        if stepped:
-            parts = held[name]
-            set_state_dict(model, optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"])
+        if now.is_deepspeed:
+            model.load_checkpoint(str(folder / name), tag=WEIGHTS)
+        else:
+            _read(folder / name / WEIGHTS, model, optimizer)
     for item, saved in zip(state, torch.load(folder / SMALL), strict=True):
         item.load_state_dict(saved)
     generators = folder / f"random-{_rank()}.pt"
     if generators.exists():
         _set_generators(torch.load(generators, weights_only=False))
+
+
+def _read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    stepped = any(key.startswith("optimizer.state.") for key in written)
+    held = _held(model, optimizer, new=stepped)
+    with _checkpointing():
+        dcp.load(held, checkpoint_id=folder)
+    if stepped:
+        set_state_dict(model, optimizer, model_state_dict=held["model"], optim_state_dict=held["optimizer"])
 
 
 @contextmanager
