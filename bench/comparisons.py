@@ -90,13 +90,13 @@ def trained_by_trl(pairs: str, base: str, **settings: object) -> Figures:
 
 def recipe(pairs: str, base: str, folder: str):
     from recipes.data import TrainingData
-    from recipes.sections import Model, Run
+    from recipes.sections import Model, TrainingRun
     from reward.recipe import Reward
 
     return Reward(
         model=Model(path=base, dtype="float32"),
         data=TrainingData(train=pairs, max_length=LONGEST, too_long="drop"),
-        run=Run(dir=folder, save_steps=10**6),
+        run=TrainingRun(dir=folder, save_steps=10**6),
         trainer={**SETTINGS, "gradient_checkpointing": False},
     )
 

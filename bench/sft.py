@@ -47,16 +47,25 @@ def ours(records: str, base: str, settings: dict[str, Any]) -> Figures:
 
 def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
     """`trl.SFTTrainer` with `settings` besides its defaults."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     from bench.clock import Clock
     from engine.data.rows import conversation_rows
 
+    class SameOrder(SFTTrainer):
+        """Where rows of like length share a batch, ours draws from a generator of its own and TRL from torch's."""
+
+        def _get_train_sampler(self, *arguments: Any) -> Any:
+            sampler = super()._get_train_sampler(*arguments)
+            sampler.generator = torch.Generator().manual_seed(self.args.seed)
+            return sampler
+
     tokenizer, clock = AutoTokenizer.from_pretrained(base), Clock()
     with tempfile.TemporaryDirectory() as folder:
         same = recipe(records, base, folder, {})
-        trainer = SFTTrainer(
+        trainer = SameOrder(
             AutoModelForCausalLM.from_pretrained(base),
             SFTConfig(
                 folder, max_length=LONGEST, max_steps=STEPS, per_device_train_batch_size=CONVERSATIONS,
@@ -71,7 +80,7 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
 
 def recipe(records: str, base: str, folder: str, settings: dict[str, Any]) -> Any:
     """Ours, as a person would write it."""
-    from recipes.sections import Model, Run
+    from recipes.sections import Model, TrainingRun
     from sft.recipe import SFT, Data
 
     # TRL's learning rate, so that not even that differs.
@@ -79,6 +88,6 @@ def recipe(records: str, base: str, folder: str, settings: dict[str, Any]) -> An
     return SFT(
         model=Model(path=base, dtype="float32"),
         data=Data(train=records, max_length=LONGEST, packing=False),
-        run=Run(dir=f"{folder}/run", save_steps=10 * STEPS),
+        run=TrainingRun(dir=f"{folder}/run", save_steps=10 * STEPS),
         trainer=trainer,
     )
