@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.run.folder import RunError
-from plan.hardware import GIB, Hardware
+from plan.hardware import GIB, PER_MACHINE, Hardware
 from plan.stages import Planning, planning
 
-PER_MACHINE, MOST_PROCESSES = 8, 512
+MOST_PROCESSES = 512
 Change = dict[str, Any]
 """dotted keys and their new values"""
 
@@ -57,9 +57,7 @@ def all_ways(recipe: Any, plan: Planning) -> Iterator[Way]:
         yield from first_fitting(lambda on, text: reduced({}, on, text), hardware, recipe)
 
 
-def first_fitting(
-    ways: Callable[[Hardware, str], Iterator[Way]], hardware: Hardware, recipe: Any
-) -> Iterator[Way]:
+def first_fitting(ways: Callable[[Hardware, str], Iterator[Way]], hardware: Hardware, recipe: Any) -> Iterator[Way]:
     """On the least number of devices that share weights with which it fits; of what does not, the largest."""
     sharing = hardware.sharing if hardware.sharing in ("fsdp2", "zero3") else "fsdp2"
     most = recipe.ppo.queries_per_step if hasattr(recipe, "ppo") else MOST_PROCESSES

@@ -10,6 +10,8 @@ from recipes import RecipeError
 
 CONFIGURATIONS = Path("recipes/accelerate")
 GIB = 2**30
+# GPUs in a machine, where nothing says otherwise.
+PER_MACHINE = 8
 Sharing = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
 
 
@@ -62,15 +64,17 @@ def read_hardware(
 ) -> Hardware:
     """A file of recipes/accelerate/ as hardware, with what is asked to differ. Raises RecipeError."""
     values = _configuration(name)
-    device = device or ("cpu" if values.get("use_cpu") else "h100")
-    known = DEVICES[device]
-    count = processes or int(values.get("num_processes") or 1)
+    on_cpu = values.get("use_cpu", not list(Path("/dev").glob("nvidia[0-9]*")))
+    device = device or ("cpu" if on_cpu else "h100")
+    known, alone = DEVICES[device], values.get("distributed_type", "NO") == "NO"
+    machines = int(values.get("num_machines") or 1)
+    # Files that name no number of processes get one for every GPU.
+    count = processes or (1 if alone else int(values.get("num_processes") or PER_MACHINE * machines))
     return Hardware(
-        name or "none given",
+        name or "none",
         sharing_of(values) if count > 1 else "none",
         count,
-        # As many machines as the file says; more processes than it has mean more machines of as many devices.
-        max(int(values.get("num_machines") or 1), -(-count // max(8, int(values.get("num_processes") or 1)))),
+        max(machines, -(-count // PER_MACHINE)),
         device,
         memory_gib * GIB if memory_gib else known.memory or this_machines_memory(),
         tflops * 1e12 if tflops else known.flops,
@@ -96,7 +100,7 @@ def this_machines_memory() -> float:
 
 
 def _configuration(name: str | None) -> dict[str, Any]:
-    if name is None:
+    if name in (None, "auto"):
         return {}
     path = CONFIGURATIONS / f"{name}.yaml"
     if not path.exists():

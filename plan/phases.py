@@ -95,4 +95,6 @@ def forward_only(model: Trained, tokens: int, hardware: Hardware, beside: Parts,
     if whole := gathered(model, hardware):
         parts["gathered"] = whole
     passes = tokens * passing(model.shape, model.number)
-    return Phase(name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": logits(model)})
+    return Phase(
+        name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": logits(model)}
+    )

@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from plan.hardware import DEVICES, Hardware, read_hardware
 from ppo.recipe import PPO
 from recipes import RecipeError, files, load
-from recipes.inputs import model_origin
+from recipes.inputs import missing_input, model_origin
 from recipes.schema import Recipe, Section, number, show
+from recipes.sections import model_inputs
 from reward.recipe import Reward
 from sft.recipe import SFT
 
@@ -30,11 +31,11 @@ class Plan(Section):
     stage: Literal["sft", "reward", "ppo"] | None = None
     """which stage the recipe is of; without it told by its sections and its file's name"""
     hardware: str | None = None
-    """a file of recipes/accelerate/ without its .yaml; one process by default"""
+    """a file of recipes/accelerate/ without its .yaml; one process on what is here by default, as for auto"""
     processes: int | None = number(None, least=1)
-    """how many processes, one a device, if not as many as the file says"""
+    """how many processes, one a device, if not as many as the file says; where it says nothing, 8 a machine"""
     device: str | None = None
-    """what a process runs on: cpu, h100, h200, a100, a100-40, l40s, 4090; cpu or h100 by default, as the file says"""
+    """what a process runs on: cpu, h100, h200, a100, a100-40, l40s, 4090; of GPUs h100 by default"""
     memory_gib: float | None = number(None, above=0)
     """memory of a device, if not that of its kind"""
     tflops: float | None = number(None, above=0)
@@ -79,8 +80,11 @@ def planned_recipe(schema: type[Planned], path: str, overrides: Sequence[str]) -
     )
     recipe = load(both, path, [*_data_to_come(path, overrides), *overrides])
     hardware_of(recipe)
-    model = dataclasses.replace(recipe.model, path=model_origin(recipe.model.path, path))
-    return dataclasses.replace(recipe, model=model)
+    origin = model_origin(recipe.model.path, path)
+    for _, missing in model_inputs(origin, "model.path"):
+        if not Path(missing).exists():
+            raise RecipeError(f"model.path: {missing_input(missing, Path(path))}", key="model.path")
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, path=origin))
 
 
 def stage_of(path: str, overrides: Sequence[str] = ()) -> str:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.models.loading import load_config
 from engine.run.folder import RunError
 from plan.hardware import Hardware
 from plan.memory import Parts, Pass, Trained, casts, decode_logits, kv_cache, passing, prefill, state
@@ -14,8 +13,8 @@ from plan.work import Work, ppo_work, trainer_work
 
 # Tokens in one forward pass where the reward stage measures its finished model (reward/train.py).
 REWARD_BUDGET = 16384
-# What TRL's and transformers' configurations take where a recipe says nothing.
-DEFAULT_BATCH, DEFAULT_EPOCHS = 8, 3.0
+# What transformers takes where a recipe says nothing.
+DEFAULT_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,11 @@ def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     bf16, lora = in_bf16(recipe, hardware), recipe.lora
     adapters = lora_parameters(shape, lora.r, lora.target_modules, scalar=scalar) if lora.r else 0
     model = Trained(shape, scalar, adapters, bf16)
-    rows = int(trainer.get("per_device_train_batch_size", DEFAULT_BATCH))
-    again = int(trainer.get("gradient_accumulation_steps", 1))
+    # The batch is the recipe's, whatever the number of processes: each takes its share, in parts.
+    at_once = int(trainer.get("per_device_train_batch_size", DEFAULT_BATCH))
+    batch = at_once * int(trainer.get("gradient_accumulation_steps", 1))
+    again = -(-batch // (at_once * hardware.processes))
+    rows = -(-batch // (again * hardware.processes))
     row = plan.row_tokens or recipe.data.max_length * (2 if scalar else 1)
     step = Pass(
         tokens=rows * row,
@@ -77,9 +79,11 @@ def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     elif recipe.data.eval is not None:
         tokens = row * int(trainer.get("per_device_eval_batch_size", DEFAULT_BATCH))
         phases.append(forward_only(model, tokens, hardware, beside, "evaluation"))
-    work = trainer_work(model, step, rows * again, trainer, plan.rows, hardware)
+    work = trainer_work(model, step, batch, batch * row, trainer, plan.rows)
     name = "reward model" if scalar else "model"
-    return Planning(shape, hardware, {name: (model.base + adapters, model.trained)}, phases, work, host(hardware, [model]))
+    return Planning(
+        shape, hardware, {name: (model.base + adapters, model.trained)}, phases, work, host(hardware, [model])
+    )
 
 
 def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
@@ -114,6 +118,8 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
     mini = max(1, responses // ppo.minibatches)
     phases: list[Phase] = []
+    if hardware.sharing not in ("none", "ddp"):  # whole on the device before they are shared out
+        phases.append(Phase("loading", {**without("policy", resting), "whole weights": 4 * policy.base}))
 
     at_once = max(1, min(ppo.micro_batch_tokens // whole, responses))
     phases += writing(recipe, policy, hardware, responses, lengths, without("policy", resting))
@@ -124,13 +130,16 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     wanted = -(-int(ppo.pretrain_ratio * mini * lengths[1]) // max(recipe.data.pretrain_length - 1, 1))
     text_tokens = max(1, min(texts, wanted)) * recipe.data.pretrain_length if texts else 0
     common = {"checkpointing": ppo.gradient_checkpointing, "sequence": whole}
-    answers = Pass(per_pass * whole, per_pass * lengths[1], repeated=mini > per_pass, **common)
-    text = Pass(text_tokens, text_tokens, repeated=True, **common)
-    for kind, step in (("answers", answers), ("text", text)):
-        if step.tokens:
-            phases += training(policy, step, hardware, without("policy", resting), ppo.fused_adamw, f"policy, {kind}: ")
+    # A minibatch in as few passes as there can be: full ones, and what is left over.
+    sizes = {"": (per_pass, mini >= 2 * per_pass), " left over": (mini % per_pass, True)}
+    answers = {kind: Pass(size * whole, size * lengths[1], repeated=again, **common)
+               for kind, (size, again) in sizes.items() if size}  # fmt: skip
+    texts_pass = {", text": Pass(text_tokens, text_tokens, repeated=True, **common)} if text_tokens else {}
+    for kind, step in (answers | texts_pass).items():
+        phases += training(policy, step, hardware, without("policy", resting), ppo.fused_adamw, f"policy{kind}: ")
     if has_value:
-        phases += training(value, answers, hardware, without("value", resting), ppo.fused_adamw, "value: ")
+        for kind, step in answers.items():
+            phases += training(value, step, hardware, without("value", resting), ppo.fused_adamw, f"value{kind}: ")
     names = {"policy": (policy, policy.trained), **({"value model": (value, value.trained)} if has_value else {})}
     models = {name: (one.base + one.adapters, trained) for name, (one, trained) in names.items()}
     models |= {"reference": (shape.parameters + adapters[0], 0)}
@@ -146,7 +155,12 @@ def writing(
     sampling, shape, each = recipe.sampling, policy.shape, recipe.ppo.responses_per_query
     rows = min(max(1, sampling.batch_size // each) * each, responses)
     held = state(policy, hardware)
-    rest = {"weights": held["weights"], "optimiser": held["optimiser"], "autocast copies": casts(policy, hardware), **beside}
+    rest = {
+        "weights": held["weights"],
+        "optimiser": held["optimiser"],
+        "autocast copies": casts(policy, hardware),
+        **beside,
+    }
     if hardware.sharing in ("fsdp2", "zero3"):
         rest["gathered"] = policy.number * policy.base
     truncated = sampling.logprobs == "truncated"

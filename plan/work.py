@@ -14,6 +14,9 @@ from plan.hardware import Hardware
 from plan.memory import Pass, Trained
 from plan.shape import Shape
 
+# What transformers takes where a recipe says nothing.
+DEFAULT_EPOCHS = 3.0
+
 
 @dataclass(frozen=True)
 class Work:
@@ -45,18 +48,16 @@ def training_flops(model: Trained, tokens: float, sequence: float, predicted: fl
 
 
 def trainer_work(
-    model: Trained, step: Pass, rows: int, trainer: Mapping[str, Any], data_rows: int | None, hardware: Hardware
+    model: Trained, step: Pass, batch: int, tokens: int, trainer: Mapping[str, Any], data_rows: int | None
 ) -> Work:
-    """Of a trainer whose processes take `rows` rows a step each."""
-    micro = rows / max(1, trainer.get("per_device_train_batch_size", 8))
-    tokens = micro * step.tokens * hardware.processes
-    share = step.predicted / max(1, step.tokens)
-    flops = training_flops(model, tokens, step.sequence, tokens * share, step.checkpointing)
+    """Of a trainer that takes `batch` rows, `tokens` tokens, a step."""
+    predicted = tokens * step.predicted / step.tokens
+    flops = training_flops(model, tokens, step.sequence, predicted, step.checkpointing)
     steps = trainer.get("max_steps", -1)
     if steps <= 0:
-        epochs = trainer.get("num_train_epochs", 3.0)
-        steps = data_rows and math.ceil(epochs * math.ceil(data_rows / (rows * hardware.processes)))
-    return Work(round(tokens), steps, flops, 0.0)
+        epochs = trainer.get("num_train_epochs", DEFAULT_EPOCHS)
+        steps = data_rows and math.ceil(epochs * math.ceil(data_rows / batch))
+    return Work(tokens, steps, flops, 0.0)
 
 
 def ppo_work(
