@@ -72,6 +72,18 @@ SETTINGS: dict[str, Setting] = {
     "ppo": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 256),
     "ppo, writing": Setting("ppo", 256, 4, 4, 4, 704, 96000, False, 128,
                             ("sampling.batch_size=64", "ppo.queries_per_step=32", "ppo.pretrain_coef=0")),
+    # Chosen after the formulas were.
+    "sft, Qwen3, in two parts": Setting("sft", 512, 6, 8, 2, 1536, 48000, False, 512, (
+        "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=2"), "qwen3", True),
+    "sft, bfloat16": Setting("sft", 512, 8, 8, 4, 1408, 32000, False, 1024, ("model.dtype=bfloat16",), frozen=True),
+    "sft, dropout": Setting("sft", 448, 6, 7, 7, 1216, 24000, True, 512, (
+        "model.attention_dropout=0.1", "trainer.per_device_train_batch_size=2"), frozen=True),
+    "reward, LoRA": Setting("reward", 768, 6, 12, 4, 2048, 32000, False, 384, (
+        "lora.r=8", "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"), frozen=True),
+    "ppo, no value model": Setting("ppo", 512, 6, 8, 4, 1408, 40000, False, 192, (
+        "ppo.advantage=rloo", "ppo.gradient_checkpointing=true", "ppo.fused_adamw=true"), frozen=True),
+    "ppo, bfloat16": Setting("ppo", 384, 6, 6, 2, 1152, 48000, True, 256, (
+        "model.dtype=bfloat16", "ppo.pretrain_coef=0", "ppo.minibatches=1"), frozen=True),
 }  # fmt: skip
 
 
