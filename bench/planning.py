@@ -9,15 +9,12 @@ is in use, as an allocator's count on a GPU is. `--kept` measures without it too
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.race import MARK, alone
+from bench.race import alone
 
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 BAR = 0.15
@@ -95,26 +92,16 @@ def main(names: list[str], folder: Path, kept: bool) -> None:
         setting, home = SETTINGS[name], folder.resolve() / "planning" / name.replace(", ", "-").replace(" ", "-")
         given = {"setting": asdict(setting), "home": str(home)}
         planned = alone("bench.planning:planned", given)["mib"]
-        exact = in_environment(given, EXACT)
+        exact = alone("bench.planning:measured", given, environment=EXACT)["mib"]
         row = {"setting": name, **asdict(setting), "planned": planned, "measured": exact}
         met = "" if abs(planned / exact - 1) <= BAR else "  MISSED"
         line = f"{name:<24}{planned:>10,.0f}{exact:>10,.0f}{planned / exact:>7.2f}{met}"
         if kept:
-            row["as_glibc_keeps"] = in_environment(given, {})
+            row["as_glibc_keeps"] = alone("bench.planning:measured", given)["mib"]
             line += f"{row['as_glibc_keeps']:>20,.0f}"
         print(line, flush=True)
         found.append(row)
     (folder / "planning.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def in_environment(given: dict[str, Any], environment: dict[str, str]) -> float:
-    """MiB that a run takes in a process with some environment variables."""
-    command = [sys.executable, "-m", "bench.race", "bench.planning:measured", json.dumps(given)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not marked:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return json.loads(marked[-1].removeprefix(MARK))["mib"]
 
 
 def planned(setting: dict[str, Any], home: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from transformers import Trainer
 
 import bench.clock
 import bench.encoding
+import bench.planning
 import bench.sft
+from bench.planning import SETTINGS, Setting
 from bench.race import alone, race
 from bench.row import compare, table
 from tests.stage_runs import write_base
@@ -113,6 +116,16 @@ def test_peak_memory_is_of_what_came_after():
     held = b"x" * 2**26
     del held
     assert 2**25 < bench.clock.peak() - before < 2**28
+
+
+def test_a_setting_of_planning_is_made_and_planned(tmp_path):
+    small = Setting("ppo", 32, 2, 4, 2, 64, 400, True, 64)
+    planned = bench.planning.planned(asdict(small), str(tmp_path / "home"))["mib"]
+    assert 60 < planned < 80  # nearly all of it is the process
+    assert (tmp_path / "home" / "reward" / "model.safetensors").exists()
+    frozen = [setting.frozen for setting in SETTINGS.values()]
+    assert len(frozen) >= 6
+    assert 2 * sum(frozen) >= len(frozen)
 
 
 def test_both_sides_encode_the_same(given, monkeypatch):

@@ -85,7 +85,9 @@ def test_all_weights_of_7b_need_devices_that_share_them():
 
 
 def test_advice_is_computed():
-    recipe = planned_recipe(Planned, "recipes/qwen1.5-7b/sft.yaml", ["plan.hardware=one_gpu"])
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-7b/sft.yaml", [
+        "plan.hardware=one_gpu", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=64",
+    ])  # fmt: skip
     fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
     ways, last = [way.text or str(way.changes) for way in fitting], fitting[-1]
     assert ways == ["{'lora.r': 64}", "HARDWARE=fsdp2 with 2 processes"]
@@ -120,10 +122,11 @@ def test_what_ppo_can_give_up():
 
 
 def test_steps_of_epochs_are_told_by_rows():
-    made = plan_of("recipes/qwen1.5-7b/pmp.yaml", "plan.hardware=fsdp2", "plan.rows=1000")
-    assert made.work.steps == 16  # batches of 64
+    batch = ["plan.hardware=fsdp2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=32"]
+    made = plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch, "plan.rows=1000")
+    assert made.work.steps == 16  # of 64
     assert made.work.tokens == 64 * 2 * 2048
-    assert plan_of("recipes/qwen1.5-7b/pmp.yaml", "plan.hardware=fsdp2").work.steps is None
+    assert plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch).work.steps is None
 
 
 def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
