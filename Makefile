@@ -26,7 +26,7 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show merge push chat
+.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show plan merge push chat
 .PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
@@ -37,6 +37,7 @@ help:
 	@echo "sft      supervised finetuning           pmp, rm  preference model, then reward model"
 	@echo "ppo      PPO                             eval     measure; then report: report.html"
 	@echo "show     data as a stage sees it         chat     talk to a model"
+	@echo "plan     what a run will take: memory of each device, steps, hours, and what to change if it does not fit"
 	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
 	@echo "merge    adapters into weights           push     a finished model to the hub"
 	@echo "setup    .venv (others do it too)        test, check, bench"
@@ -82,7 +83,7 @@ endef
 base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
 eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml
 prompts candidates pairs: RECIPE ?= recipes/tiny-annotated/$@.yaml
-show: RECIPE ?= $(TINY_RECIPES)/sft.yaml
+show plan: RECIPE ?= $(TINY_RECIPES)/sft.yaml
 chat: RECIPE ?= $(TINY_RECIPES)/ppo.yaml
 
 world: $(STAMP)
@@ -114,6 +115,9 @@ report: $(STAMP)
 
 show: $(STAMP)
 	@$(PYTHON) -m eval.show $(RECIPE) $(OVERRIDES)
+
+plan: $(STAMP)
+	@$(PYTHON) -m plan $(RECIPE) $(if $(HARDWARE),plan.hardware=$(HARDWARE)) $(OVERRIDES)
 
 chat: $(STAMP)
 	$(PYTHON) -m eval.chat $(RECIPE) $(OVERRIDES)

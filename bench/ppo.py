@@ -92,10 +92,8 @@ def environment(folder: Path) -> Path:
 def make_models(name: str, folder: Path) -> Path:
     """Random policy and reward model of a case with a tokenizer of bytes, made at the first call."""
     import torch
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from chatml import END_OF_TEXT, IM_END, IM_START
     from engine.models.loading import new_scalar, save_model
     from engine.models.tokenizer import load_tokenizer
     from recipes.sections import Model
@@ -103,13 +101,7 @@ def make_models(name: str, folder: Path) -> Path:
     case, home = CASES[name], folder.resolve() / f"ppo-{name.split(',')[0]}"
     if (home / "ready").exists():
         return home
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=len(alphabet), initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator([], trainer)
-    backend.add_special_tokens([AddedToken(token, special=True) for token in (END_OF_TEXT, IM_START, IM_END)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=IM_END, pad_token=END_OF_TEXT)
+    tokenizer = bytes_tokenizer()
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=case.vocabulary, hidden_size=case.width, intermediate_size=case.intermediate,
@@ -123,6 +115,22 @@ def make_models(name: str, folder: Path) -> Path:
     save_model(new_scalar(section.path, section, prepared, seed=1), prepared, home / "reward")
     (home / "ready").touch()
     return home
+
+
+def bytes_tokenizer() -> Any:
+    """A tokenizer whose tokens are bytes, and ChatML's."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from chatml import END_OF_TEXT, IM_END, IM_START
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=len(alphabet), initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([], trainer)
+    backend.add_special_tokens([AddedToken(token, special=True) for token in (END_OF_TEXT, IM_START, IM_END)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=IM_END, pad_token=END_OF_TEXT)
 
 
 def prompts_of(case: Case) -> list[list[int]]:

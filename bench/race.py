@@ -8,6 +8,7 @@ Figures. What it prints is shown only if it fails.
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,13 +31,15 @@ def race(sides: Mapping[str, Side], rounds: int) -> dict[str, list[Figures]]:
     return found
 
 
-def alone(function: str, arguments: dict[str, Any], python: str = sys.executable) -> Figures:
-    """What a side returns in a fresh process of `python`.
+def alone(
+    function: str, arguments: dict[str, Any], python: str = sys.executable, environment: Mapping[str, str] | None = None
+) -> Figures:
+    """What a side returns in a fresh process of `python`, with more environment variables than this one has.
 
     Raises RuntimeError, with the end of what it said, where it fails.
     """
     command = [python, "-m", "bench.race", function, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
     marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not marked:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")

@@ -50,6 +50,19 @@ def maker(path: str, recipe_path: Path) -> Path | None:
     return folders[max(within, key=lambda folder: len(folder.parts))] if within else None
 
 
+def model_origin(model: str, recipe_path: str | Path) -> str:
+    """`model`, or where it is still to be made by a recipe beside this one, the model that it will be made from."""
+    recipe_path, seen = Path(recipe_path), set()
+    while not os.path.exists(model) and model not in seen:
+        seen.add(model)
+        made_by = maker(model, recipe_path)
+        if made_by is None:
+            break
+        merged = OmegaConf.merge(*(values for _, values in files.read(made_by)))
+        model, recipe_path = OmegaConf.select(merged, "model.path", default=model), made_by
+    return model
+
+
 def _inside(path: str, folder: Path) -> bool:
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from transformers import Trainer
 
 import bench.clock
 import bench.encoding
+import bench.planning
 import bench.sft
+from bench.planning import SETTINGS, Setting
 from bench.race import alone, race
 from bench.row import compare, table
 from tests.stage_runs import write_base
@@ -76,7 +79,7 @@ def test_mistakes_on_the_command_line(arguments, message, tmp_path):
 def given(tmp_path):
     """Records as alpaca has them, and a base."""
     write_base(tmp_path / "base")
-    said = [(f"Say {n}.", "now" * (n % 2), "fox " * (1 + n % 9)) for n in range(40)]
+    said = [(f"Say {n}.", "now" * (n % 2), "fox " * (1 + n % 9)) for n in range(64)]  # more than an epoch would be drawn otherwise
     records = [dict(zip(("instruction", "input", "output"), texts, strict=True)) for texts in said]
     (tmp_path / "alpaca_en.json").write_text(json.dumps(records))
     return {"records": str(tmp_path / "alpaca_en.json"), "base": str(tmp_path / "base")}
@@ -113,6 +116,16 @@ def test_peak_memory_is_of_what_came_after():
     held = b"x" * 2**26
     del held
     assert 2**25 < bench.clock.peak() - before < 2**28
+
+
+def test_a_setting_of_planning_is_made_and_planned(tmp_path):
+    small = Setting("ppo", 32, 2, 4, 2, 64, 400, True, 64)
+    planned = bench.planning.planned(asdict(small), str(tmp_path / "home"))["mib"]
+    assert 60 < planned < 80  # nearly all of it is the process
+    assert (tmp_path / "home" / "reward" / "model.safetensors").exists()
+    frozen = [setting.frozen for setting in SETTINGS.values()]
+    assert len(frozen) >= 6
+    assert 2 * sum(frozen) >= len(frozen)
 
 
 def test_both_sides_encode_the_same(given, monkeypatch):

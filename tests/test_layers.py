@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("sft", "reward", "ppo", "eval")
-OURS = {*STAGES, "engine", "chatml", "recipes", "tiny", "tests", "bench"}
+OURS = {*STAGES, "engine", "chatml", "recipes", "tiny", "tests", "bench", "plan"}
 # Package -> the packages of ours that it may import besides itself.
 MAY_IMPORT = {
     "recipes": set(),
@@ -16,12 +16,14 @@ MAY_IMPORT = {
     "tiny": {"chatml"},
     "engine": {"chatml", "recipes"},
     **{stage: {"engine", "chatml", "recipes"} for stage in STAGES},
-    "bench": {*STAGES, "engine", "chatml", "recipes"},
+    "plan": {"sft", "reward", "ppo", "engine", "chatml", "recipes"},
+    "bench": {*STAGES, "plan", "engine", "chatml", "recipes"},
 }
 # Slow to import, and not to be imported before a recipe is known to be good.
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 LIGHT_FILES = ("recipes/*.py", "chatml/*.py", *(f"{stage}/{name}.py" for stage in (*STAGES, "eval/show") for name in
-                                                ("__init__", "__main__", "recipe")))  # fmt: skip
+                                                ("__init__", "__main__", "recipe")),
+               *(f"plan/{name}.py" for name in ("__init__", "__main__", "recipe", "hardware")))  # fmt: skip
 
 
 def imported(nodes: Iterator[ast.AST]) -> Iterator[tuple[int, str]]:
@@ -59,6 +61,17 @@ def test_a_package_imports_only_what_lies_below_it(package):
         for line, name in imported(ast.walk(parsed(path)))
         if name in forbidden
     ]
+    assert not wrong
+
+
+def test_a_plan_knows_stages_by_their_recipes_alone():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} imports {node.module}"
+        for path in (ROOT / "plan").rglob("*.py")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in STAGES
+        and node.module.split(".")[1:] != ["recipe"]
+    ]  # fmt: skip
     assert not wrong
 
 

@@ -114,6 +114,13 @@ def test_show_takes_any_recipe(make):
     ]
 
 
+def test_a_plan_is_of_any_recipe_on_any_hardware(make):
+    _, calls = make("plan", "RECIPE=my.yaml", "HARDWARE=fsdp2", "ARGS=plan.device=a100")
+    assert commands(calls) == ["-m plan my.yaml plan.hardware=fsdp2 plan.device=a100"]
+    _, calls = make("plan")
+    assert commands(calls)[-1] == "-m plan recipes/tiny/sft.yaml"
+
+
 def test_bench_takes_parts_and_options(make):
     _, calls = make("bench", "ARGS=sft --rounds 3")
     assert commands(calls) == ["-m bench sft --rounds 3"]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from eval.recipe import EvalData
-from eval.show.recipe import Data, Show, show_recipe, tokenizer_path
+from eval.show.recipe import Data, Show, show_recipe
 from ppo.recipe import PPOData
 from recipes import RecipeError, load_part
 from recipes.data import TrainingData
+from recipes.inputs import model_origin
 from sft.recipe import Data as SFTData
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,7 @@ def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path,
     monkeypatch.chdir(ROOT)
     (tmp_path / "world" / "init").mkdir(parents=True)
     name = {"base": "world/init", "sft": "base/model", "pmp": "base/model", "rm": "pmp/model"}.get(stage, "sft/model")
-    found = tokenizer_path(f"{tmp_path}/{name}", f"recipes/tiny/{stage}.yaml")
+    found = model_origin(f"{tmp_path}/{name}", f"recipes/tiny/{stage}.yaml")
     assert found == f"{tmp_path}/world/init"
     for data in ("sft", "pmp", "comparisons", "prompts", "pretrain", "prompts_heldout", "comparisons_heldout",
                  "comparisons_correctness", "pretrain_heldout"):  # fmt: skip
@@ -45,8 +46,8 @@ def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path,
 
 def test_a_model_that_is_on_the_hub_in_the_end():
     path = "recipes/qwen2.5-7b/ppo.yaml"
-    assert tokenizer_path("runs/qwen2.5-7b/sft/model", path) == "Qwen/Qwen2.5-7B"
-    assert tokenizer_path("runs/nobody/model", path) == "runs/nobody/model"
+    assert model_origin("runs/qwen2.5-7b/sft/model", path) == "Qwen/Qwen2.5-7B"
+    assert model_origin("runs/nobody/model", path) == "runs/nobody/model"
 
 
 @pytest.mark.parametrize(

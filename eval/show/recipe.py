@@ -4,7 +4,6 @@ is tokenised and masked. The other sections may stand there.
 
 import dataclasses
 import glob
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from omegaconf import OmegaConf
 
 from recipes import RecipeError, files, load_part
 from recipes.data import Source, TrainingData, data_inputs, named_sources, sources
-from recipes.inputs import check_inputs, maker
+from recipes.inputs import check_inputs, model_origin
 from recipes.schema import Recipe, Section, number, show
 from recipes.sections import ChatML, Run, model_inputs
 
@@ -132,24 +131,11 @@ def show_recipe(schema: type[Show], path: str, overrides: Sequence[str]) -> Show
         against = evaluation_sources(recipe, Path(path).parent / "eval.yaml") or None
     recipe = dataclasses.replace(
         recipe,
-        model=dataclasses.replace(recipe.model, path=tokenizer_path(recipe.model.path or recipe.measured, path)),
+        model=dataclasses.replace(recipe.model, path=model_origin(recipe.model.path or recipe.measured, path)),
         show=dataclasses.replace(recipe.show, against=against),
     )
     check_inputs(recipe, Path(path))
     return recipe
-
-
-def tokenizer_path(model: str, recipe_path: str | Path) -> str:
-    """`model`, or where it is still to be made by a recipe beside this one, the model that it will be made from."""
-    recipe_path, seen = Path(recipe_path), set()
-    while not os.path.exists(model) and model not in seen:
-        seen.add(model)
-        made_by = maker(model, recipe_path)
-        if made_by is None:
-            break
-        merged = OmegaConf.merge(*(values for _, values in files.read(made_by)))
-        model, recipe_path = OmegaConf.select(merged, "model.path", default=model), made_by
-    return model
 
 
 def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Source]:

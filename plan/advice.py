@@ -1,0 +1,133 @@
+"""What to change where a run does not fit: changes are made in a copy of the recipe until its plan fits, and named."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.run.folder import RunError
+from plan.hardware import GIB, PER_MACHINE, Hardware
+from plan.stages import Planning, planning
+
+MOST_PROCESSES = 512
+Change = dict[str, Any]
+"""dotted keys and their new values"""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A set of changes and the plan that comes of them."""
+
+    text: str
+    changes: Change
+    plan: Planning
+
+
+def advice(recipe: Any, plan: Planning) -> Iterator[str]:
+    """A line for every way in which the run fits, or for the nearest to it."""
+    ways = list(all_ways(recipe, plan))
+    fitting = [way for way in ways if way.plan.fits]
+    yield "to make it fit, one of:" if fitting else "nothing that was tried makes it fit; nearest to it:"
+    for way in fitting or [min(ways, key=lambda way: way.plan.peak.total)]:
+        keys = " ".join(f"{key}={written(value)}" for key, value in way.changes.items())
+        what = " ".join(part for part in (way.text, f'ARGS="{keys}"' if keys else "") if part)
+        yield f"  {what}: {way.plan.peak.total / GIB:,.2f} GiB ({way.plan.peak.name})"
+
+
+def all_ways(recipe: Any, plan: Planning) -> Iterator[Way]:
+    """Changes that leave the result as it is; adapters instead of all weights; more devices; both."""
+    hardware, shape = plan.hardware, plan.shape
+
+    def tried(change: Change, on: Hardware) -> Planning | None:
+        try:
+            return planning(changed(recipe, change), shape, on)
+        except RunError:  # a combination that a stage refuses
+            return None
+
+    def reduced(start: Change, on: Hardware, text: str) -> Iterator[Way]:
+        if (begun := tried(start, on)) is not None:
+            yield Way(text, *least(recipe, start, begun, lambda change: tried(change, on)))
+
+    yield from reduced({}, hardware, "")
+    ppo = hasattr(recipe, "ppo")
+    fewer = {"models": "shared"} if ppo else {"lora.r": 64}
+    adapters = recipe.models == "full" if ppo else recipe.lora.r == 0
+    if adapters:
+        yield from reduced(fewer, hardware, "")
+    if not hardware.cpu:
+        yield from first_fitting(lambda on, text: reduced({}, on, text), hardware, recipe)
+
+
+def first_fitting(ways: Callable[[Hardware, str], Iterator[Way]], hardware: Hardware, recipe: Any) -> Iterator[Way]:
+    """On the least number of devices that share weights with which it fits; of what does not, the largest."""
+    sharing = hardware.sharing if hardware.sharing in ("fsdp2", "zero3") else "fsdp2"
+    most = recipe.ppo.queries_per_step if hasattr(recipe, "ppo") else MOST_PROCESSES
+    count, last = 2, None
+    while count <= most:
+        machines = -(-count // PER_MACHINE)
+        if count > hardware.processes or sharing != hardware.sharing:
+            on = replace(hardware, sharing=sharing, processes=count, machines=machines)
+            where = f" on {machines} machines" if machines > 1 else ""
+            for way in ways(on, f"HARDWARE={sharing} with {count} processes{where}"):
+                last = way
+                if way.plan.fits:
+                    yield way
+                    return
+        count *= 2
+    if last is not None:
+        yield last
+
+
+def least(
+    recipe: Any, change: Change, plan: Planning, tried: Callable[[Change], Planning | None]
+) -> tuple[Change, Planning]:
+    """`change` and as many more as it takes to fit, each time the one that helps most."""
+    while not plan.fits:
+        found = [(more, tried(more)) for more in harmless(changed(recipe, change), change)]
+        better = [(more, made) for more, made in found if made is not None and made.peak.total < plan.peak.total]
+        if not better:
+            return change, plan
+        change, plan = min(better, key=lambda item: item[1].peak.total)
+    return change, plan
+
+
+def harmless(recipe: Any, change: Change) -> Iterator[Change]:
+    """`change` with one more that costs time, and leaves the result as it is up to rounding."""
+    if hasattr(recipe, "ppo"):
+        ppo, sampling = recipe.ppo, recipe.sampling
+        longest = recipe.data.max_prompt_tokens + sampling.max_new_tokens
+        if sampling.batch_size > ppo.responses_per_query:
+            yield change | {"sampling.batch_size": sampling.batch_size // 2}
+        if ppo.micro_batch_tokens // 2 >= longest:
+            yield change | {"ppo.micro_batch_tokens": ppo.micro_batch_tokens // 2}
+        for key in ("gradient_checkpointing", "fused_adamw"):
+            if not getattr(ppo, key):
+                yield change | {f"ppo.{key}": True}
+        if not ppo.offload_frozen and recipe.models == "full":
+            yield change | {"ppo.offload_frozen": True}
+        return
+    rows = int(recipe.trainer.get("per_device_train_batch_size", 8))
+    again = int(recipe.trainer.get("gradient_accumulation_steps", 1))
+    if not recipe.trainer.get("gradient_checkpointing", True):
+        yield change | {"trainer.gradient_checkpointing": True}
+    if rows % 2 == 0:
+        yield change | {
+            "trainer.per_device_train_batch_size": rows // 2,
+            "trainer.gradient_accumulation_steps": again * 2,
+        }
+
+
+def changed(recipe: Any, change: Change) -> Any:
+    """A recipe with other values at some dotted keys."""
+    for key, value in change.items():
+        name, _, field = key.partition(".")
+        if not field:
+            recipe = replace(recipe, **{name: value})
+        elif name == "trainer":
+            recipe = replace(recipe, trainer={**recipe.trainer, field: value})
+        else:
+            recipe = replace(recipe, **{name: replace(getattr(recipe, name), **{field: value})})
+    return recipe
+
+
+def written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

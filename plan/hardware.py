@@ -1,0 +1,109 @@
+"""What a run would run on: the processes of an accelerate configuration, and what one of their devices can do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from recipes import RecipeError
+
+CONFIGURATIONS = Path("recipes/accelerate")
+GIB = 2**30
+# GPUs in a machine, where nothing says otherwise.
+PER_MACHINE = 8
+Sharing = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
+
+
+@dataclass(frozen=True)
+class Device:
+    memory: float | None
+    """bytes; None for this machine's own"""
+    flops: float | None
+    """dense bfloat16 products, operations a second, as its maker states them; None is measured here"""
+    bandwidth: float | None
+    """bytes a second from its memory, as its maker states it; None where decoding is not bound by it"""
+
+
+DEVICES = {
+    "cpu": Device(None, None, None),
+    "h100": Device(79 * GIB, 989e12, 3.35e12),
+    "h200": Device(139 * GIB, 989e12, 4.8e12),
+    "a100": Device(79 * GIB, 312e12, 2.0e12),
+    "a100-40": Device(39 * GIB, 312e12, 1.55e12),
+    "l40s": Device(44 * GIB, 362e12, 0.86e12),
+    "4090": Device(23 * GIB, 165e12, 1.0e12),
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    name: str
+    sharing: Sharing
+    processes: int
+    machines: int
+    device_name: str
+    memory: float
+    """bytes of one device"""
+    flops: float | None
+    """of one device; None: to be measured"""
+    bandwidth: float | None
+
+    @property
+    def cpu(self) -> bool:
+        return self.device_name == "cpu"
+
+    @property
+    def usable(self) -> float:
+        """Bytes that may be planned with: a tenth stays free for the driver, fragmentation and what is not counted."""
+        return 0.9 * self.memory
+
+
+def read_hardware(
+    name: str | None, processes: int | None, device: str | None, memory_gib: float | None, tflops: float | None
+) -> Hardware:
+    """A file of recipes/accelerate/ as hardware, with what is asked to differ. Raises RecipeError."""
+    values = _configuration(name)
+    on_cpu = values.get("use_cpu", not list(Path("/dev").glob("nvidia[0-9]*")))
+    device = device or ("cpu" if on_cpu else "h100")
+    known, alone = DEVICES[device], values.get("distributed_type", "NO") == "NO"
+    machines = int(values.get("num_machines") or 1)
+    # Files that name no number of processes get one for every GPU.
+    count = processes or (1 if alone else int(values.get("num_processes") or PER_MACHINE * machines))
+    return Hardware(
+        name or "none",
+        sharing_of(values) if count > 1 else "none",
+        count,
+        max(machines, -(-count // PER_MACHINE)),
+        device,
+        memory_gib * GIB if memory_gib else known.memory or this_machines_memory(),
+        tflops * 1e12 if tflops else known.flops,
+        known.bandwidth,
+    )
+
+
+def sharing_of(values: dict[str, Any]) -> Sharing:
+    """What the processes of an accelerate configuration share of a model."""
+    kind = values.get("distributed_type", "NO")
+    if kind == "FSDP":
+        return "fsdp2"
+    if kind == "DEEPSPEED":
+        stage = int((values.get("deepspeed_config") or {}).get("zero_stage", 2))
+        return ("ddp", "zero1", "zero2", "zero3")[stage]
+    return "none" if kind == "NO" else "ddp"
+
+
+def this_machines_memory() -> float:
+    """Bytes of RAM that the machine has."""
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith("MemTotal")))
+
+
+def _configuration(name: str | None) -> dict[str, Any]:
+    if name in (None, "auto"):
+        return {}
+    path = CONFIGURATIONS / f"{name}.yaml"
+    if not path.exists():
+        known = " ".join(sorted(file.stem for file in CONFIGURATIONS.glob("*.yaml")))
+        raise RecipeError(f"plan.hardware is {name}; it must be one of {known}", key="plan.hardware")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

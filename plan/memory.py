@@ -1,0 +1,170 @@
+"""Bytes of what a device holds, each by a formula. T tokens go through a model at once; d hidden, f intermediate, q and
+k the widths of all queries and of all keys, L layers, V vocabulary, e bytes of a number: 4, or 2 where matrix products
+run in bfloat16 under autocast.
+
+The formulas count what this project's code allocates: rows are packed, log-probabilities are made 128 positions at a
+time, trained weights are float32. On a GPU they are what torch's allocator hands out. Not counted are the driver, and
+what an allocator keeps without need of it.
+"""
+
+from dataclasses import dataclass
+
+from engine.models.logprobs import CHUNK
+from plan.hardware import Hardware
+from plan.shape import Shape
+
+Parts = dict[str, float]
+"""bytes by what they are of"""
+
+# DeepSpeed's own defaults: numbers in its bucket of gradients, and numbers of gathered weights that stay.
+REDUCE_BUCKET, LIVE_PARAMETERS = 5e8, 1e9
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that is trained, and how."""
+
+    shape: Shape
+    scalar: bool
+    """whether it has a scalar head in place of the output head"""
+    adapters: int
+    """parameters of LoRA adapters; 0 trains all weights"""
+    bf16: bool
+    shared: bool = False
+    """whether its frozen weights are held once for several models, and counted there"""
+
+    @property
+    def base(self) -> int:
+        return self.shape.scalar_parameters if self.scalar else self.shape.parameters
+
+    @property
+    def held(self) -> int:
+        """Parameters that are its own."""
+        return self.adapters if self.shared else self.base + self.adapters
+
+    @property
+    def trained(self) -> int:
+        return self.adapters or self.base
+
+    @property
+    def number(self) -> int:
+        """e"""
+        return 2 if self.bf16 else 4
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What goes through a model between two backward passes."""
+
+    tokens: int
+    predicted: int
+    """tokens whose log-probability is asked for"""
+    sequence: int
+    """tokens of the longest sequence"""
+    repeated: bool
+    """whether gradients of an earlier pass are held meanwhile"""
+    checkpointing: bool
+    dropout: bool = False
+    """of attention weights"""
+
+
+def state(model: Trained, hardware: Hardware) -> Parts:
+    """Weights 4 bytes, gradients 4, AdamW's moments 8 a trained number, as the processes share them.
+
+    DDP's buckets are a second copy of the gradients. DeepSpeed keeps float32 masters (4) beside the weights, which are
+    then in the type of the computation.
+    """
+    held, trained, n = model.held, model.trained, hardware.processes
+    match hardware.sharing:
+        case "none":
+            return {"weights": 4 * held, "gradients": 4 * trained, "optimiser": 8 * trained}
+        case "ddp":
+            return {"weights": 4 * held, "gradients": 8 * trained, "optimiser": 8 * trained}
+        case "fsdp2":
+            return {"weights": 4 * held / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
+        case "zero1":
+            return {"weights": model.number * held, "gradients": 4 * trained, "optimiser": 12 * trained / n}
+        case "zero2":
+            return {"weights": model.number * held, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
+    return {"weights": model.number * held / n, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
+
+
+def gathered(model: Trained, hardware: Hardware) -> float:
+    """Whole weights and gradients that sharded processes hold for a while.
+
+    FSDP2: tables for the whole pass; of the layers two, of which one is fetched ahead, and one layer's gradients.
+    """
+    shape, e = model.shape, model.number
+    tables = shape.table * (1 if model.scalar or shape.tied else 2)
+    match hardware.sharing:
+        case "fsdp2":
+            gradients = 0 if model.adapters else tables + shape.layer_parameters
+            return e * (tables + 2 * shape.layer_parameters + gradients)
+        case "zero3":
+            return e * min(model.base, LIVE_PARAMETERS) + e * min(model.trained, REDUCE_BUCKET)
+        case "zero1" | "zero2":
+            return e * min(model.trained, REDUCE_BUCKET)
+    return 0.0
+
+
+def layer_activations(model: Trained, step: Pass, cpu: bool) -> float:
+    """What one layer keeps of a token for its backward pass.
+
+    Both norms keep their input, and its normalised form where their weight is trained: 4 · 2d each, float32. Their
+    results are read by the projections: e · 2d, under autocast a copy for each projection, 2 · 5d. Attention keeps
+    queries, keys, values and its result, which is laid out anew for the projection after it: e (3q + 2k). The gated
+    MLP keeps gate, its activation, up and their product: 4 e f. Where heads are normalised: input and normalised form.
+    Dropout of attention on a CPU: three float32 matrices of sequence by sequence a head.
+    """
+    s, e, full = model.shape, model.number, model.adapters == 0
+    norms = 4 * 2 * s.hidden * (2 if full else 1)
+    read = 2 * 5 * s.hidden if model.bf16 else 4 * 2 * s.hidden
+    attention = e * (3 * s.queries + 2 * s.keys)
+    heads = (4 + (e if full else 0)) * (s.queries + s.keys) if s.normalised_heads else 0
+    matrices = 12 * s.heads * step.sequence if step.dropout and cpu else 0
+    return norms + read + attention + heads + 4 * e * s.intermediate + matrices
+
+
+def passing(shape: Shape, number: int) -> float:
+    """What a token takes inside a layer without a backward pass: the stream and its normalised form, and of the MLP
+    activation, up and product, or what rotating queries and keys takes: e (2d + max(3f, 4q + 3k))."""
+    return number * (2 * shape.hidden + max(3 * shape.intermediate, 4 * shape.queries + 3 * shape.keys))
+
+
+def in_backward(model: Trained) -> float:
+    """What a token takes inside a layer's backward pass besides what was kept: gradients of the MLP's parts, and of the
+    stream: e 2f + 4 · 2d."""
+    return model.number * 2 * model.shape.intermediate + 4 * 2 * model.shape.hidden
+
+
+def logits(model: Trained, buffers: int = 2) -> float:
+    """Of 128 positions, float32: for log-probabilities one buffer, with their entropy a second; the products of
+    autocast read the head in bfloat16."""
+    if model.scalar:
+        return 0.0
+    return buffers * 4 * CHUNK * model.shape.vocabulary + (2 * model.shape.table if model.bf16 else 0)
+
+
+def casts(model: Trained, hardware: Hardware) -> float:
+    """bfloat16 copies of the layers' weights, which autocast makes once a pass; a shared base is in bfloat16 already,
+    as is what sharded processes gather."""
+    needed = model.bf16 and not model.shared and hardware.sharing in ("none", "ddp")
+    return 2 * model.shape.products if needed else 0.0
+
+
+def kv_cache(shape: Shape, rows: int, length: int, bf16: bool) -> float:
+    """Keys and values of `rows` answers with their prompts, and one layer's keys twice while they grow: numbers of 4
+    bytes, but for values under autocast (keys come out of the rotation in float32)."""
+    numbers = 4 + (2 if bf16 else 4)
+    return rows * length * shape.keys * (shape.layers * numbers + 4)
+
+
+def decode_logits(shape: Shape, rows: int, record: bool) -> float:
+    """Of one decoding step: logits, probabilities, their running sum, and the comparison of top-p with its product: 17
+    bytes a token of the vocabulary; where the drawn-from set is recorded a sort as well, 16 more."""
+    return rows * shape.vocabulary * (17 + (16 if record else 0))
+
+
+def prefill(shape: Shape, queries: int, length: int, number: int) -> float:
+    """Prompts of a batch in one pass, and their mask as truth values and as numbers."""
+    return queries * length * passing(shape, number) + queries * length**2 * 5

@@ -1,0 +1,74 @@
+"""A plan as a person reads it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from plan.advice import advice
+from plan.hardware import GIB, Hardware
+from plan.phases import Phase
+from plan.stages import Planning, planning
+
+
+def show(recipe: Any) -> None:
+    """Print the plan of a recipe."""
+    print("\n".join(page(recipe)))
+
+
+def page(recipe: Any) -> Iterator[str]:
+    """The plan's lines."""
+    plan = planning(recipe)
+    yield f"model       {plan.shape.name}"
+    yield f"hardware    {hardware_words(plan.hardware)}"
+    for name, (parameters, trained) in plan.models.items():
+        yield f"{name:<11} {parameters:,} parameters, " + (f"{trained:,} of them trained" if trained else "frozen")
+    yield ""
+    yield from memory(plan)
+    yield ""
+    yield from work(plan, recipe)
+    if not plan.fits:
+        yield ""
+        yield from advice(recipe, plan)
+
+
+def hardware_words(hardware: Hardware) -> str:
+    count = f"{hardware.processes} × " if hardware.processes > 1 else ""
+    machines = f" on {hardware.machines} machines" if hardware.machines > 1 else ""
+    shared = {"none": "", "ddp": ", each with whole models"}.get(hardware.sharing, f", sharing by {hardware.sharing}")
+    return f"{count}{hardware.device_name}, {hardware.memory / GIB:.0f} GiB each{machines}{shared}"
+
+
+def memory(plan: Planning) -> Iterator[str]:
+    """Every phase's total, and what the fullest one is made of."""
+    yield "memory of one device, GiB"
+    for phase in plan.phases:
+        yield f"  {phase.name:<30} {gib(phase.total):>8}{'   <- the most' if phase is plan.peak else ''}"
+    yield f"of which in {plan.peak.name}"
+    yield from parts(plan.peak)
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    yield f"{verdict}: {gib(plan.peak.total)} of {gib(plan.hardware.usable)} GiB, a tenth of the device left free"
+    if plan.hardware.processes > 1:
+        yield f"and of each machine's own memory {gib(plan.host)} GiB while weights are loaded"
+
+
+def parts(phase: Phase) -> Iterator[str]:
+    for name, size in sorted(phase.parts.items(), key=lambda item: -item[1]):
+        if size:
+            yield f"  {name:<30} {gib(size):>8}"
+
+
+def work(plan: Planning, recipe: Any) -> Iterator[str]:
+    """Tokens, steps and hours, with what was assumed."""
+    done, hardware, share = plan.work, plan.hardware, recipe.plan.utilisation
+    seconds = done.seconds(hardware, share)
+    yield f"tokens a step    {done.tokens:,}"
+    rows = "" if done.steps else " (epochs of rows that are not counted here: plan.rows=ROWS)"
+    yield f"steps            {f'{done.steps:,}' if done.steps else 'unknown'}{rows}"
+    yield f"seconds a step   {seconds:,.1f}"
+    if done.steps:
+        yield f"hours            {done.steps * seconds / 3600:,.1f}"
+    speed = f"{hardware.flops / 1e12:.0f} TFLOP/s as its maker states" if hardware.flops else "its float32 product here"
+    yield f"assumed          {share:.0%} of {speed} (plan.utilisation, plan.tflops)"
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:,.2f}"

@@ -1,0 +1,100 @@
+"""What a stage holds at each of its fullest moments, on one device."""
+
+from dataclasses import dataclass
+
+from plan.hardware import Hardware
+from plan.memory import (
+    Parts,
+    Pass,
+    Trained,
+    casts,
+    gathered,
+    in_backward,
+    layer_activations,
+    logits,
+    passing,
+    state,
+)
+
+# On a CPU: what libraries and data take beyond their import, as it was seen.
+PROCESS = 60 * 2**20
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    parts: Parts
+
+    @property
+    def total(self) -> float:
+        """Bytes"""
+        return sum(self.parts.values())
+
+
+def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fused: bool, name: str = "") -> list[Phase]:
+    """A step of one model, `beside` what else is there.
+
+    The gradient of a table is as large as the table. A head's is there before any layer's; under LoRA, which trains
+    some of its rows, so is a copy of the head. Where the head is the embedding table, both gradients and their sum are
+    there at the end. The first micro-batch makes gradients in place; others add theirs.
+    """
+    shape, full, again = model.shape, model.adapters == 0, int(step.repeated)
+    table = 4 * shape.table
+    held = state(model, hardware)
+    rest = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
+    if whole := gathered(model, hardware):
+        rest["gathered"] = whole
+    layer, inside = step.tokens * layer_activations(model, step, hardware.cpu), step.tokens * in_backward(model)
+    stream = 4 * step.tokens * shape.hidden
+    kept = shape.layers * (stream if step.checkpointing else layer)
+    # The last norm's, and the positions that are predicted.
+    kept += (2 if full else 1) * stream + (0 if model.scalar else 4 * step.predicted * shape.hidden)
+    sharded = hardware.sharing in ("fsdp2", "zero3")  # tables and their gradients are among what is gathered
+    head = 0 if model.scalar or sharded else table if full else 2 * table
+    cast = casts(model, hardware)
+    cast_back = cast / shape.layers if step.checkpointing else cast
+    before = again * held["gradients"]
+    recomputed = layer if step.checkpointing else 0
+    if sharded:
+        tables = 0.0
+    elif full:
+        tables = table * (2 + again if shape.tied and not model.scalar else again)
+    else:
+        tables = table
+    return [
+        Phase(f"{name}loss", rest | {
+            "gradients": before, "activations": kept + step.tokens * passing(shape, model.number) * step.checkpointing,
+            "autocast copies": cast, "logits": logits(model),
+        }),
+        Phase(f"{name}backward, last layer", rest | {
+            "gradients": before + head, "activations": kept + recomputed + inside, "autocast copies": cast_back,
+        }),
+        Phase(f"{name}backward, first layer", rest | {
+            "gradients": held["gradients"] + tables, "activations": stream * 2 + layer + inside,
+            "autocast copies": cast / shape.layers,
+        }),
+        Phase(f"{name}optimiser's step", rest | {
+            "gradients": held["gradients"], "copies of AdamW": adamw_copies(model, hardware, fused),
+        }),
+    ]  # fmt: skip
+
+
+def adamw_copies(model: Trained, hardware: Hardware, fused: bool) -> float:
+    """What an unfused AdamW makes on its way: on a GPU of all weights at once, else two of the largest."""
+    if fused:
+        return 0.0
+    if hardware.cpu:
+        return 2 * 4 * model.shape.table if not model.adapters else 0.0
+    return state(model, hardware)["optimiser"] / 2
+
+
+def forward_only(model: Trained, tokens: int, hardware: Hardware, beside: Parts, name: str) -> Phase:
+    """Tokens through a model that will be trained further, without a backward pass."""
+    held = state(model, hardware)
+    parts = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
+    if whole := gathered(model, hardware):
+        parts["gathered"] = whole
+    passes = tokens * passing(model.shape, model.number)
+    return Phase(
+        name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": logits(model)}
+    )

@@ -1,0 +1,184 @@
+"""Recipes as plans: the models that a stage holds, its fullest moments, its work in a step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.run.folder import RunError
+from plan.hardware import Hardware
+from plan.memory import Parts, Pass, Trained, casts, decode_logits, kv_cache, passing, prefill, state
+from plan.phases import PROCESS, Phase, forward_only, training
+from plan.recipe import hardware_of
+from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
+from plan.work import Work, ppo_work, trainer_work
+
+# Tokens in one forward pass where the reward stage measures its finished model (reward/train.py).
+REWARD_BUDGET = 16384
+# What transformers takes where a recipe says nothing.
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Planning:
+    """Everything that a plan tells."""
+
+    shape: Shape
+    hardware: Hardware
+    models: dict[str, tuple[int, int]]
+    """name -> (parameters, those that are trained)"""
+    phases: list[Phase]
+    work: Work
+    host: float
+    """bytes of weights that the processes of one machine load before they share them"""
+
+    @property
+    def peak(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def fits(self) -> bool:
+        return self.peak.total <= self.hardware.usable
+
+
+def planning(recipe: Any, shape: Shape | None = None, hardware: Hardware | None = None) -> Planning:
+    """The plan of a recipe. RunError where the model is of a kind that cannot be planned."""
+    shape = shape or shape_of(recipe.model.path, recipe.model)
+    hardware = hardware or hardware_of(recipe)
+    return ppo_plan(recipe, shape, hardware) if hasattr(recipe, "ppo") else trainer_plan(recipe, shape, hardware)
+
+
+def in_bf16(recipe: Any, hardware: Hardware) -> bool:
+    """What model.dtype comes to on the planned device."""
+    return recipe.model.dtype == "bfloat16" or (recipe.model.dtype == "auto" and not hardware.cpu)
+
+
+def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
+    """Finetuning, pretraining, and reward models: a trainer's step over rows or comparisons."""
+    scalar, trainer, plan = hasattr(recipe, "reward"), recipe.trainer, recipe.plan
+    bf16, lora = in_bf16(recipe, hardware), recipe.lora
+    adapters = lora_parameters(shape, lora.r, lora.target_modules, scalar=scalar) if lora.r else 0
+    model = Trained(shape, scalar, adapters, bf16)
+    # The batch is the recipe's, whatever the number of processes: each takes its share, in parts.
+    at_once = int(trainer.get("per_device_train_batch_size", DEFAULT_BATCH))
+    batch = at_once * int(trainer.get("gradient_accumulation_steps", 1))
+    again = -(-batch // (at_once * hardware.processes))
+    rows = -(-batch // (again * hardware.processes))
+    row = plan.row_tokens or recipe.data.max_length * (2 if scalar else 1)
+    step = Pass(
+        tokens=rows * row,
+        predicted=0 if scalar else rows * row,
+        sequence=plan.sequence_tokens or recipe.data.max_length,
+        repeated=again > 1,
+        checkpointing=trainer.get("gradient_checkpointing", True),
+        dropout=recipe.model.attention_dropout > 0 and not scalar,
+    )
+    beside: Parts = {"process": PROCESS} if hardware.cpu else {}
+    fused = "fused" in str(trainer.get("optim", "adamw_torch_fused"))
+    phases = training(model, step, hardware, beside, fused)
+    if scalar:
+        phases.append(forward_only(model, REWARD_BUDGET, hardware, beside, "measuring scores"))
+    elif recipe.data.eval is not None:
+        tokens = row * int(trainer.get("per_device_eval_batch_size", DEFAULT_BATCH))
+        phases.append(forward_only(model, tokens, hardware, beside, "evaluation"))
+    work = trainer_work(model, step, batch, batch * row, trainer, plan.rows)
+    name = "reward model" if scalar else "model"
+    return Planning(
+        shape, hardware, {name: (model.base + adapters, model.trained)}, phases, work, host(hardware, [model])
+    )
+
+
+def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
+    """PPO: two models that are trained and two that are frozen, or all four on one base."""
+    ppo, bf16, shared = recipe.ppo, in_bf16(recipe, hardware), recipe.models == "shared"
+    if shared and hardware.sharing not in ("none", "ddp"):
+        raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
+    rank = (adapter_rank(recipe.model.path) or recipe.plan.lora_r) if shared else 0
+    adapters = [lora_parameters(shape, rank, "all-linear", scalar=scalar) if shared else 0 for scalar in (False, True)]
+    policy, value = (Trained(shape, scalar, adapters[scalar], bf16, shared) for scalar in (False, True))
+    number, judges = 2 if bf16 else 4, len(recipe.reward.paths)
+    has_value = ppo.advantage == "gae"
+
+    # At rest. Frozen models are whole in every process, whatever the processes share of the trained ones.
+    beside: Parts = {"process": PROCESS} if hardware.cpu else {}
+    if shared:
+        frozen = number * (shape.parameters + adapters[0] + judges * adapters[1])
+    else:
+        frozen = number * (shape.parameters + judges * shape.scalar_parameters)
+    resting = 0 if ppo.offload_frozen else frozen
+    states = {"policy": state(policy, hardware), "value": state(value, hardware) if has_value else {}}
+
+    def without(name: str, frozen_here: float) -> Parts:
+        """What is there besides one of the trained models."""
+        other = states["value" if name == "policy" else "policy"]
+        held = sum(size for part, size in other.items() if part != "gradients" or hardware.sharing == "ddp")
+        return {**beside, "frozen models": frozen_here, "other trained model": held}
+
+    lengths = (recipe.plan.prompt_tokens or recipe.data.max_prompt_tokens,
+               recipe.plan.response_tokens or recipe.sampling.max_new_tokens)  # fmt: skip
+    whole = sum(lengths)
+    responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
+    mini = max(1, responses // ppo.minibatches)
+    phases: list[Phase] = []
+    if hardware.sharing not in ("none", "ddp"):  # whole on the device before they are shared out
+        phases.append(Phase("loading", {**without("policy", resting), "whole weights": 4 * policy.base}))
+
+    at_once = max(1, min(ppo.micro_batch_tokens // whole, responses))
+    phases += writing(recipe, policy, hardware, responses, lengths, without("policy", resting))
+    phases.append(forward_only(policy, at_once * whole, hardware, without("policy", frozen), "judging"))
+
+    per_pass = min(at_once, mini)
+    texts = ppo.micro_batch_tokens // recipe.data.pretrain_length if ppo.pretrain_coef > 0 else 0
+    wanted = -(-int(ppo.pretrain_ratio * mini * lengths[1]) // max(recipe.data.pretrain_length - 1, 1))
+    text_tokens = max(1, min(texts, wanted)) * recipe.data.pretrain_length if texts else 0
+    common = {"checkpointing": ppo.gradient_checkpointing, "sequence": whole}
+    # A minibatch in as few passes as there can be: full ones, and what is left over.
+    sizes = {"": (per_pass, mini >= 2 * per_pass), " left over": (mini % per_pass, True)}
+    answers = {kind: Pass(size * whole, size * lengths[1], repeated=again, **common)
+               for kind, (size, again) in sizes.items() if size}  # fmt: skip
+    texts_pass = {", text": Pass(text_tokens, text_tokens, repeated=True, **common)} if text_tokens else {}
+    for kind, step in (answers | texts_pass).items():
+        phases += training(policy, step, hardware, without("policy", resting), ppo.fused_adamw, f"policy{kind}: ")
+    if has_value:
+        for kind, step in answers.items():
+            phases += training(value, step, hardware, without("value", resting), ppo.fused_adamw, f"value{kind}: ")
+    names = {"policy": (policy, policy.trained), **({"value model": (value, value.trained)} if has_value else {})}
+    models = {name: (one.base + one.adapters, trained) for name, (one, trained) in names.items()}
+    models |= {"reference": (shape.parameters + adapters[0], 0)}
+    models |= {f"reward model {at + 1}": (shape.scalar_parameters + adapters[1], 0) for at in range(judges)}
+    work = ppo_work(recipe, policy, lengths, has_value, judges, hardware)
+    return Planning(shape, hardware, models, phases, work, host(hardware, [policy]))
+
+
+def writing(
+    recipe: Any, policy: Trained, hardware: Hardware, responses: int, lengths: tuple[int, int], beside: Parts
+) -> list[Phase]:
+    """Answers: the prompts of a batch in one pass, then the last token written, when the cache is longest."""
+    sampling, shape, each = recipe.sampling, policy.shape, recipe.ppo.responses_per_query
+    rows = min(max(1, sampling.batch_size // each) * each, responses)
+    held = state(policy, hardware)
+    rest = {
+        "weights": held["weights"],
+        "optimiser": held["optimiser"],
+        "autocast copies": casts(policy, hardware),
+        **beside,
+    }
+    if hardware.sharing in ("fsdp2", "zero3"):
+        rest["gathered"] = policy.number * policy.base
+    truncated = sampling.logprobs == "truncated"
+    prompts = rows // each
+    return [
+        Phase("reading prompts", rest | {
+            "activations": prefill(shape, prompts, lengths[0], policy.number),
+            "KV cache": kv_cache(shape, prompts, lengths[0], policy.bf16),
+        }),
+        Phase("writing answers", rest | {
+            "activations": rows * passing(shape, policy.number),
+            "KV cache": kv_cache(shape, rows, sum(lengths), policy.bf16),
+            "logits": decode_logits(shape, rows, truncated),
+        }),
+    ]  # fmt: skip
+
+
+def host(hardware: Hardware, models: list[Trained]) -> float:
+    """Every process loads whole float32 weights before it keeps its share."""
+    per_machine = -(-hardware.processes // hardware.machines)
+    return per_machine * sum(4 * model.base for model in models)

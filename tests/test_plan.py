@@ -1,0 +1,177 @@
+"""`make plan`: every shipped recipe without network, what fits and what to change, mistakes in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plan.advice import all_ways, changed
+from plan.hardware import GIB, read_hardware
+from plan.page import page
+from plan.recipe import Planned, planned_recipe, stage_of
+from plan.shape import PUBLISHED, config_of, shape
+from plan.stages import planning
+from recipes import RecipeError
+from recipes.sections import Model
+
+ROOT = Path(__file__).parent.parent
+TRAINING = ("base", "pretrain", "sft", "pmp", "rm", "ppo")
+SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml")
+                 if not path.parent.name.startswith("tiny") and path.stem in TRAINING)  # fmt: skip
+# From the models' cards and their weights' headers.
+PARAMETERS = {
+    "Qwen/Qwen1.5-0.5B": 463_987_712, "Qwen/Qwen1.5-1.8B": 1_836_828_672, "Qwen/Qwen1.5-7B": 7_721_324_544,
+    "Qwen/Qwen1.5-14B": 14_167_290_880, "Qwen/Qwen1.5-72B": 72_287_920_128, "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen3-8B-Base": 8_190_735_360,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def plan_of(path, *overrides):
+    return planning(planned_recipe(Planned, str(path), overrides))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_shapes_have_the_published_number_of_parameters(name):
+    config, words = config_of(name, Model(path=name))
+    found = shape(config, words)
+    assert found.parameters == PARAMETERS[name]
+    assert words == f"{name} (shape as published)"
+
+
+def test_seven_billion_by_hand():
+    d, f, vocabulary = 4096, 11008, 151936
+    layer = 4 * d * d + 3 * d + 3 * d * f + 2 * d
+    assert 2 * vocabulary * d + 32 * layer + d == PARAMETERS["Qwen/Qwen1.5-7B"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("hardware", ["one_gpu", "fsdp2"])
+def test_every_shipped_recipe_has_a_plan(path, hardware):
+    lines = list(page(planned_recipe(Planned, str(path), [f"plan.hardware={hardware}"])))
+    assert any(line.startswith(("fits: ", "DOES NOT FIT: ")) for line in lines)
+    assert any(line.startswith("tokens a step    ") for line in lines)
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "pmp", "rm", "ppo"])
+def test_the_tiny_recipes_have_one_once_there_is_a_world(stage, mini, monkeypatch):
+    monkeypatch.setenv("TINY", str(mini))
+    made = plan_of(f"recipes/tiny/{stage}.yaml", "plan.hardware=cpu")
+    assert made.fits
+    assert made.hardware.cpu
+    assert next(iter(made.models.values()))[1] > 100_000
+
+
+def test_what_a_recipe_is_of():
+    found = {path.stem: stage_of(str(path)) for path in SHIPPED}
+    assert found == {"pretrain": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "ppo": "ppo"}
+    assert stage_of("recipes/qwen1.5-7b/sft.yaml", ["plan.stage=reward"]) == "reward"
+
+
+def test_all_weights_of_7b_need_devices_that_share_them():
+    """The README's 16 bytes a parameter."""
+    alone = plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=one_gpu", "plan.device=a100")
+    step = next(phase for phase in alone.phases if phase.name == "optimiser's step")
+    assert step.total == 16 * PARAMETERS["Qwen/Qwen1.5-7B"]
+    assert not alone.fits
+    assert plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=fsdp2", "plan.processes=8").fits
+
+
+def test_advice_is_computed():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-7b/sft.yaml", [
+        "plan.hardware=one_gpu", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=64",
+    ])  # fmt: skip
+    fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
+    ways, last = [way.text or str(way.changes) for way in fitting], fitting[-1]
+    assert ways == ["{'lora.r': 64}", "HARDWARE=fsdp2 with 2 processes"]
+    # What it names does make the plan fit.
+    assert planning(changed(recipe, {"lora.r": 64})).fits
+    assert planning(changed(recipe, last.changes), hardware=read_hardware("fsdp2", 2, None, None, None)).fits
+
+
+def test_batches_are_halved_only_as_far_as_it_takes():
+    limits = ("plan.hardware=one_gpu", "lora.r=8", "plan.memory_gib=34")
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/sft.yaml", [
+        *limits, "trainer.per_device_train_batch_size=32", "trainer.gradient_accumulation_steps=4",
+    ])  # fmt: skip
+    made = planning(recipe)
+    assert not made.fits
+    first = next(all_ways(recipe, made))
+    rows = first.changes["trainer.per_device_train_batch_size"]
+    assert first.plan.fits
+    assert rows * first.changes["trainer.gradient_accumulation_steps"] == 128
+    twice = {"trainer.per_device_train_batch_size": 2 * rows, "trainer.gradient_accumulation_steps": 64 // rows}
+    assert not planning(changed(recipe, twice)).fits
+
+
+def test_what_ppo_can_give_up():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
+    full, shared = planning(recipe), planning(changed(recipe, {"models": "shared"}))
+    waiting = planning(changed(recipe, {"ppo.offload_frozen": True}))
+    frozen = 2 * (full.models["reference"][0] + full.models["reward model 1"][0])
+    assert full.peak.total - waiting.peak.total == frozen
+    assert shared.models["policy"][1] < 0.05 * full.models["policy"][1]
+    assert shared.peak.total < full.peak.total
+
+
+def test_steps_of_epochs_are_told_by_rows():
+    batch = ["plan.hardware=fsdp2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=32"]
+    made = plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch, "plan.rows=1000")
+    assert made.work.steps == 16  # of 64
+    assert made.work.tokens == 64 * 2 * 2048
+    assert plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch).work.steps is None
+
+
+def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "recipes" / "accelerate"
+    folder.mkdir(parents=True)
+    (folder / "nodes.yaml").write_text("distributed_type: FSDP\nnum_machines: 4\nuse_cpu: false\n")
+    (folder / "zero.yaml").write_text("distributed_type: DEEPSPEED\nnum_processes: 4\n"
+                                      "deepspeed_config: {zero_stage: 3}\n")  # fmt: skip
+    nodes = read_hardware("nodes", None, "a100-40", None, None)
+    assert (nodes.sharing, nodes.processes, nodes.machines, nodes.memory) == ("fsdp2", 32, 4, 39 * GIB)
+    assert read_hardware("zero", None, None, None, None).sharing == "zero3"
+    assert read_hardware("zero", 1, None, None, None).sharing == "none"
+    assert read_hardware(None, None, "4090", 20, 100).usable == 18 * GIB
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("qwen1.5-7b/sft", ["plan.hardware=none"], "plan.hardware is none; it must be one of "),
+        ("qwen1.5-7b/sft", ["plan.device=v100"],
+         "plan.device is v100; it must be one of cpu, h100, h200, a100, a100-40, l40s, 4090: for another give "
+         "plan.memory_gib and plan.tflops as well"),
+        ("qwen1.5-7b/sft", ["plan.rows=0"], "plan.rows is 0; it must be at least 1"),
+        ("qwen1.5-7b/sft", ["plan.devise=cpu"], "unknown key plan.devise; did you mean plan.device?"),
+        ("qwen1.5-7b/sft", ["plan.stage=eval"], "plan.stage is eval; it must be one of sft, reward, ppo or null"),
+        ("qwen1.5-7b/sft", ["trainer.max_step=3"], "unknown key trainer.max_step; did you mean trainer.max_steps?"),
+        ("tiny/eval", [], "recipes/tiny/eval.yaml is no recipe of a stage that trains; take one of sft, base, pmp, rm "
+                          "or ppo"),
+        ("qwen1.5-7b/ppo", ["models=shared", "plan.hardware=fsdp2"],
+         "models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full"),
+        ("qwen1.5-7b/sft", ["model.path=nowhere/else/model"],
+         "model.path: nowhere/else/model does not exist; name a file or folder that does, or the id of one on the hub "
+         "(owner/name)"),
+    ],
+)  # fmt: skip
+def test_mistakes(recipe, overrides, message):
+    with pytest.raises(RecipeError) as error:
+        plan_of(f"recipes/{recipe}.yaml", *overrides)
+    assert str(error.value).startswith(message)
+
+
+def test_a_mistake_on_the_command_line_is_one_line_before_torch():
+    command = [sys.executable, "-X", "importtime", "-m", "plan", "recipes/qwen1.5-7b/sft.yaml", "plan.device=v100"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("error: plan.device is v100; it must be one of cpu, ")
+    assert not [line for line in ended.stderr.splitlines() if line.split("|")[-1].strip() in ("torch", "transformers")]
