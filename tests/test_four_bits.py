@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
@@ -103,8 +104,8 @@ def test_adapters_learn_on_it_and_merge_into_the_whole_base(setting, tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     base = AutoModelForCausalLM.from_pretrained(setting / "base", dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, tmp_path / "run" / "model").eval()
-    trained = [weights for name, weights in adapted.named_parameters() if "lora_" in name]
-    assert {weights.dtype for weights in trained} == {torch.float32}
+    trained = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
+    assert {weights.dtype for weights in trained.values()} == {torch.float32}
     subprocess.run(
         [*command("engine.models.merge", tmp_path / "run" / "model"), str(tmp_path / "merged")], check=True,
         capture_output=True,

@@ -129,7 +129,7 @@ def test_a_kill_while_it_is_copied_is_harmless(setting, whole, places, monkeypat
         killed(setting, 4, *overrides)
     assert names(run) == [".checkpoint-3.partial", "checkpoint-1", "checkpoint-2"]
     killed(setting, 1, *overrides)  # before the next checkpoint: the copy has been made again all the same
-    assert names(run) == ["checkpoint-2", "checkpoint-3"]
+    assert names(run) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     capsys.readouterr()
     train(recipe_of(setting, *overrides))
     assert f"{run}: continuing from checkpoint-3\n" in capsys.readouterr().out

@@ -44,4 +44,8 @@ def settle_in_4bit(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         )
     if loaded.can_generate():
         stop_at_end_of_turn(loaded, tokenizer)
+    for module in loaded.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # Some CPUs' first evaluation would pack a layer for good into what passes no gradient on.
+            module.support_avx512bf16_for_cpu = False
     return loaded.train().requires_grad_(False)
