@@ -79,7 +79,9 @@ def test_mistakes_on_the_command_line(arguments, message, tmp_path):
 def given(tmp_path):
     """Records as alpaca has them, and a base."""
     write_base(tmp_path / "base")
-    said = [(f"Say {n}.", "now" * (n % 2), "fox " * (1 + n % 9)) for n in range(64)]  # more than an epoch would be drawn otherwise
+    said = [
+        (f"Say {n}.", "now" * (n % 2), "fox " * (1 + n % 9)) for n in range(64)
+    ]  # more than an epoch would be drawn otherwise
     records = [dict(zip(("instruction", "input", "output"), texts, strict=True)) for texts in said]
     (tmp_path / "alpaca_en.json").write_text(json.dumps(records))
     return {"records": str(tmp_path / "alpaca_en.json"), "base": str(tmp_path / "base")}
