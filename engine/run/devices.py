@@ -4,8 +4,10 @@ Plain `Accelerator()` on a machine without a GPU leaves several launched CPU pro
 the choice of the CPU is made explicit and the number of processes is compared with the one that was launched.
 """
 
+import ctypes
 import gc
 import os
+import sys
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -14,6 +16,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from engine.run.folder import RunError
 from recipes.sections import Model
+
+# Of malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def compute_dtype(model: Model) -> torch.dtype:
@@ -28,6 +33,7 @@ def start(seed: int, model: Model, report_to: list[str], run_dir: str) -> Accele
 
     Raises RunError if fewer processes found each other than were launched.
     """
+    keep_freed_memory()
     on_cpu = not torch.cuda.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if deepspeed:
@@ -44,6 +50,17 @@ def start(seed: int, model: Model, report_to: list[str], run_dir: str) -> Accele
     check_processes(accelerator.num_processes)
     set_seed(seed)
     return accelerator
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors of up to 32 MiB free, on a CPU: each step asks for the same sizes again.
+
+    Given back to the system, every page would cost a fault when it comes again, 2 to 6 % of a PPO step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and not torch.cuda.is_available():
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def launched() -> int:
