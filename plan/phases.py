@@ -74,7 +74,7 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
             "autocast copies": cast / shape.layers,
         }),
         Phase(f"{name}optimiser's step", rest | {
-            "gradients": held["gradients"], "copies of AdamW": adamw_copies(model, hardware, fused),
+            "gradients": held["gradients"], "copies of AdamW": adamw_copies(model, hardware, fused), "gathered": 0.0,
         }),
     ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """`make plan`: every shipped recipe without network, what fits and what to change, mistakes in one line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_batches_are_halved_only_as_far_as_it_takes():
     assert rows * first.changes["trainer.gradient_accumulation_steps"] == 128
     twice = {"trainer.per_device_train_batch_size": 2 * rows, "trainer.gradient_accumulation_steps": 64 // rows}
     assert not planning(changed(recipe, twice)).fits
+
+
+def test_the_docs_show_what_the_command_prints():
+    shown = re.findall(r"```\n\$ make plan (.*)\n(.*?)\n```", (ROOT / "docs/planning.md").read_text(), re.DOTALL)
+    assert len(shown) == 2
+    for command, text in shown:
+        words = {name: value.strip('"') for name, value in re.findall(r'(\w+)=("[^"]*"|\S+)', command)}
+        overrides = [f"plan.hardware={words['HARDWARE']}", *words["ARGS"].split()]
+        assert "\n".join(page(planned_recipe(Planned, words["RECIPE"], overrides))) == text
 
 
 def test_what_ppo_can_give_up():
