@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from peft import PeftModel
 from transformers import Trainer
 
 from engine.run.folder import RunError
@@ -59,4 +60,15 @@ def whole_weights(trainer: Trainer) -> dict[str, torch.Tensor] | None:
     kind = of(trainer.accelerator).kind
     if kind in ("none", "zero2"):
         return None
-    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    tied = trainer.accelerator.unwrap_model(trainer.model).all_tied_weights_keys  # stored once, under the other name
+    return {name: weight for name, weight in weights.items() if name not in tied}
+
+
+def refuse_tied_adapters(trainer: Trainer) -> None:
+    """Raises RunError for adapters under FSDP2 on a causal model whose tables are one: peft wraps it twice."""
+    model = trainer.model
+    if of(trainer.accelerator).kind != "fsdp2" or not isinstance(model, PeftModel):
+        return
+    if model.can_generate() and model.config.tie_word_embeddings:
+        raise RunError("this model's embeddings are tied: FSDP2 takes no adapters on it; use HARDWARE=ddp or zero2")

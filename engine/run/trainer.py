@@ -128,6 +128,7 @@ def fit(
     folder, accelerator = callback.folder, trainer.accelerator
     trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
     callback.sharding = sharding.of(accelerator)
+    sharding.refuse_tied_adapters(trainer)
     if callback.resume:
         sharding.check(callback.resume, callback.sharding)
         accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
