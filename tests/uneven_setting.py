@@ -31,7 +31,7 @@ APART = ("total_flos", "train_loss")
 
 
 def make_setting(folder: Path, **changes: Any) -> Path:
-    """A base (`changes` to its configuration), 17 records to train on and 5 to evaluate on, sft.yaml and reward.yaml; returns `folder`."""
+    """A base (`changes` to its configuration), 17 records to train on, 5 to evaluate on, sft.yaml, reward.yaml."""
     folder.mkdir(exist_ok=True)
     write_base(folder / "base", **changes)
     for stage, record in (("sft", conversation), ("reward", pair)):
