@@ -8,6 +8,7 @@ asserted that the group had as many processes as were started and was sharded as
 that each believe to be alone would pass for one of two.
 """
 
+import faulthandler
 import importlib
 import multiprocessing
 import multiprocessing.connection
@@ -46,7 +47,8 @@ def together(
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
         variables = settings | {name: str(value) for name, value in group.items()}
-        member = SERVER.Process(target=_member, args=(theirs, variables, hardware, function, arguments), daemon=True)
+        member = SERVER.Process(target=_member, args=(theirs, variables, hardware, timeout, function, arguments))
+        member.daemon = True
         member.start()
         theirs.close()
         members[ours] = (rank, member)
@@ -120,10 +122,16 @@ def _stage(stage: str, recipe: str, overrides: list[str]) -> None:
 
 
 def _member(
-    end: Any, variables: dict[str, str], hardware: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+    end: Any,
+    variables: dict[str, str],
+    hardware: str,
+    timeout: float,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
-    """One process of `together`: sends (True, result) or (False, exception)."""
+    """One process of `together`: sends (True, result) or (False, exception); says where it is if it hangs."""
     os.environ.update(variables)
+    faulthandler.dump_traceback_later(0.9 * timeout)
     import torch
     from accelerate.state import AcceleratorState
 

@@ -92,7 +92,7 @@ def test_reward_loss(tmp_path, monkeypatch, attention):
     shared = MINE[:2]
     mine = [*shared, 11, 12], [*shared, 13]
     built = []
-    monkeypatch.setattr(reward.train, "fit", lambda trainer, *_: built.append(trainer))
+    monkeypatch.setattr(reward.train, "fit", lambda trainer, *_, **__: built.append(trainer))
     for share in ("false", "true") if attention == "packed" else ("false",):
         overrides = [*common, f"run.dir={tmp_path}/{share}", f"reward.share_prompts={share}"]
         reward.train.train(load(Reward, tmp_path / "rm.yaml", overrides))
@@ -100,8 +100,9 @@ def test_reward_loss(tmp_path, monkeypatch, attention):
 
         def trained(*pairs, trainer=trainer):
             inputs = trainer.data_collator([dict(zip(reward.train.SIDES, pair, strict=True)) for pair in pairs])
-            _, out = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
-            return out.logits.detach()[:, 0].view(2, -1).T  # (pairs, sides)
+            trainer.step_scores.append([])
+            trainer.compute_loss(trainer.model, inputs, num_items_in_batch=len(pairs))
+            return trainer.step_scores.pop()[0].T  # (pairs, sides)
 
         def evaluated(*pairs, trainer=trainer):
             return pair_scores(trainer.model, pairs)

@@ -64,6 +64,18 @@ def test_adapters_are_refused_under_zero3(setting, tmp_path):
     assert str(error.value) == "lora.r is 4, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2"
 
 
+@pytest.mark.timeout(100)
+def test_tied_embeddings_under_fsdp2(tmp_path):
+    setting = make_setting(tmp_path / "setting", tie_word_embeddings=True)
+    run_stage("sft", setting / "sft.yaml", f"run.dir={tmp_path / 'run'}", processes=2, hardware="fsdp2")
+    assert_same_run(alone(setting, "sft"), tmp_path / "run")
+    with pytest.raises(RunError) as error:
+        run_stage("sft", setting / "sft.yaml", "lora.r=4", f"run.dir={tmp_path / 'lora'}", hardware="fsdp2")
+    assert str(error.value) == (
+        "this model's embeddings are tied: FSDP2 takes no adapters on it; use HARDWARE=ddp or zero2"
+    )
+
+
 def test_a_checkpoint_of_another_sharding_is_refused(tmp_path):
     def written(*by):
         sharding.note(tmp_path, Sharding(*by))

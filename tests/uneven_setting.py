@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.testing import assert_close
@@ -29,9 +30,10 @@ trainer: {{per_device_train_batch_size: 4, gradient_accumulation_steps: 2, per_d
 APART = ("total_flos", "train_loss")
 
 
-def make_setting(folder: Path) -> Path:
-    """A base, 17 records to train on and 5 to evaluate on, sft.yaml and reward.yaml; returns `folder`."""
-    write_base(folder / "base")
+def make_setting(folder: Path, **changes: Any) -> Path:
+    """A base (`changes` to its configuration), 17 records to train on, 5 to evaluate on, sft.yaml, reward.yaml."""
+    folder.mkdir(exist_ok=True)
+    write_base(folder / "base", **changes)
     for stage, record in (("sft", conversation), ("reward", pair)):
         write_jsonl(folder / f"{stage}.jsonl", map(record, range(17)))
         write_jsonl(folder / f"{stage}_eval.jsonl", map(record, range(17, 22)))

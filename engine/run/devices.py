@@ -58,7 +58,8 @@ def keep_freed_memory() -> None:
     Given back to the system, every page would cost a fault when it comes again, 2 to 6 % of a PPO step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None and not torch.cuda.is_available():
+    told = any(name.startswith("MALLOC_") for name in os.environ)  # by the person, who knows better
+    if mallopt is not None and not told and not torch.cuda.is_available():
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from peft import PeftModel
+from transformers import Trainer
 
 from engine.run.folder import RunError
 
@@ -67,4 +69,15 @@ def whole_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str,
     """A prepared model's weights on process 0, where no process holds all of them; asked by all processes."""
     if of(accelerator).kind in ("none", "zero2"):
         return None
-    return accelerator.get_state_dict(model)
+    weights = accelerator.get_state_dict(model)
+    tied = accelerator.unwrap_model(model).all_tied_weights_keys  # stored once, under the other name
+    return {name: weight for name, weight in weights.items() if name not in tied}
+
+
+def refuse_tied_adapters(trainer: Trainer) -> None:
+    """Raises RunError for adapters under FSDP2 on a causal model whose tables are one: peft wraps it twice."""
+    model = trainer.model
+    if of(trainer.accelerator).kind != "fsdp2" or not isinstance(model, PeftModel):
+        return
+    if model.can_generate() and model.config.tie_word_embeddings:
+        raise RunError("this model's embeddings are tied: FSDP2 takes no adapters on it; use HARDWARE=ddp or zero2")

@@ -19,7 +19,7 @@ from engine.models.loading import save_model
 from engine.run import checkpoints, durable, hub, sharding
 from engine.run.batches import DealtBatches, batch_of, parts_a_step
 from engine.run.console import Steps
-from engine.run.devices import check_processes, compute_dtype, keep_freed_memory, launched, leave
+from engine.run.devices import check_processes, compute_dtype, launched, leave
 from engine.run.folder import RunError, RunFolder, is_main_process
 from engine.run.interruption import Interruption
 from engine.run.limit import OUT_OF_TIME, TimeLimit
@@ -41,7 +41,6 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
     the recipe's; how many parts each process takes of it follows from their number. Raises RunError, also if not all
     processes that were launched are there.
     """
-    keep_freed_memory()
     # transformers has renamed `gradient_checkpointing`; under that name, which TRL's default still goes by, it warns.
     settings = {
         "activation_checkpointing": recipe.trainer.get("gradient_checkpointing", True),
@@ -175,6 +174,7 @@ def fit(
     folder, accelerator = callback.folder, trainer.accelerator
     trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
     callback.sharding = sharding.of(accelerator)
+    sharding.refuse_tied_adapters(trainer)
     if callback.resume:
         sharding.check(callback.resume, callback.sharding)
         accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
