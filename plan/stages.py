@@ -97,12 +97,14 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     number, judges = 2 if bf16 else 4, len(recipe.reward.paths)
     has_value = ppo.advantage == "gae"
 
-    # At rest. Frozen models are whole in every process, whatever the processes share of the trained ones.
+    # At rest. Frozen models are shared out where the trained ones' weights are, but not while they are offloaded.
     beside: Parts = {"process": PROCESS} if hardware.cpu else {}
     if shared:
         frozen = number * (shape.parameters + adapters[0] + judges * adapters[1])
     else:
         frozen = number * (shape.parameters + judges * shape.scalar_parameters)
+        if hardware.sharing in ("fsdp2", "zero3") and not ppo.offload_frozen:
+            frozen /= hardware.processes
     resting = 0 if ppo.offload_frozen else frozen
     states = {"policy": state(policy, hardware), "value": state(value, hardware) if has_value else {}}
 

@@ -71,8 +71,9 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
-    reference = prepare_frozen(reference, accelerator)
-    rewards = [prepare_frozen(reward, accelerator) for reward in rewards]
+    if not recipe.ppo.offload_frozen:
+        reference = prepare_frozen(reference, accelerator)
+        rewards = [prepare_frozen(reward, accelerator) for reward in rewards]
     scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
     if not paths:
         scorer = without_model(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
