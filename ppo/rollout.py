@@ -137,12 +137,11 @@ def through_models(models: Models, recipe: PPO, rollout: Rollout) -> tuple[torch
 
     This process computes those of its share.
     """
-    mine = share(range(len(rollout.responses)))
-    prompts, tokens = [rollout.prompts[r] for r in mine], [rollout.tokens[r] for r in mine]
-    supports = rollout.supports and [rollout.responses[r].supports for r in mine]
-    finished = share([at for at, response in enumerate(rollout.responses) if response.ended])
-    conversations = [[*rollout.prompts[r], *rollout.tokens[r]] for r in finished]
-    records = [json.loads(rollout.rows[r]["record"]) for r in finished]
+    prompts, tokens = share(rollout.prompts), share(rollout.tokens)
+    supports = rollout.supports and share(rollout.supports)
+    finished = share([pair for pair in zip(rollout.rows, rollout.responses, strict=True) if pair[1].ended])
+    conversations = [[*row["input_ids"], *response.tokens] for row, response in finished]
+    records = [json.loads(row["record"]) for row, _ in finished]
     budget, temperature = recipe.ppo.micro_batch_tokens, recipe.sampling.temperature
 
     old = response_logprobs(models.policy, prompts, tokens, temperature, budget, supports)
