@@ -5,14 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from engine.models.logprobs import CHUNK, chunked_logprobs, with_logprobs
+from engine.models.logprobs import CHUNK, KEPT, chunked_logprobs, with_logprobs
 from engine.models.packed import attention, pack
 from tests.small_models import FAMILIES, small_config, small_model
 
 
 @pytest.mark.parametrize("positions", [1, CHUNK, CHUNK + 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_equals_log_softmax_with_gradients(positions, temperature):
+@pytest.mark.parametrize("kept", [0, KEPT])
+def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeypatch):
+    monkeypatch.setattr("engine.models.logprobs.KEPT", kept)
     torch.manual_seed(0)
     hidden = torch.randn(positions, 16, requires_grad=True)
     weight = torch.randn(50, 16, requires_grad=True)

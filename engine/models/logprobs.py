@@ -2,7 +2,7 @@
 
 The forward keeps one log-sum-exp a position; the backward makes each chunk's logits again and turns them in place into
 the gradient (onehot - softmax), and the entropy's beside it where that is asked for. A chunk of 128 positions was the
-best of those tried for time and memory together.
+best of those tried for time and memory together. Logits that are few are kept instead of made again.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 CHUNK = 128
+# How many logits are few: 32 MiB of them.
+KEPT = 2**23
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
@@ -23,10 +25,14 @@ class _ChunkedLogProbs(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, temperature, support, with_entropy):
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
         logsumexp, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs) if with_entropy else None
-        logits_of = _projection(hidden, weight, temperature)
+        few = len(hidden) * len(weight) <= KEPT and any(ctx.needs_input_grad)
+        kept: list[torch.Tensor] = []
+        logits_of = _projection(hidden, weight, temperature, reuse=not few)
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
             logits = _within(logits_of(hidden[chunk]), support, at)
+            if few:
+                kept.append(logits)
             logsumexp[chunk] = logits.logsumexp(-1)
             logprobs[chunk] = logits.gather(-1, targets[chunk, None])[:, 0] - logsumexp[chunk]
             if entropy is not None:
@@ -34,7 +40,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 probabilities = (logits - logsumexp[chunk, None]).exp_()
                 entropy[chunk] = logsumexp[chunk] - probabilities.mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, logsumexp, entropy)
-        ctx.temperature, ctx.support = temperature, support
+        ctx.temperature, ctx.support, ctx.kept = temperature, support, kept
         ctx.set_materialize_grads(False)  # what is not asked for costs nothing
         return logprobs, entropy
 
@@ -46,10 +52,13 @@ class _ChunkedLogProbs(torch.autograd.Function):
             grad_logprobs = torch.zeros_like(logsumexp)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        logits_of, cast = _projection(hidden, weight, ctx.temperature), weight.to(hidden.dtype)
+        logits_of, cast = _projection(hidden, weight, ctx.temperature, reuse=True), weight.to(hidden.dtype)
+        kept, ctx.kept = iter(ctx.kept), []  # turned into gradients: a second backward pass makes them again
         for at in range(0, len(hidden), CHUNK):
             chunk = slice(at, at + CHUNK)
-            logits = _within(logits_of(hidden[chunk]), ctx.support, at)
+            logits = next(kept, None)
+            if logits is None:
+                logits = _within(logits_of(hidden[chunk]), ctx.support, at)
             logits.sub_(logsumexp[chunk, None])
             of_entropy = None
             if grad_entropy is not None:
@@ -71,11 +80,11 @@ class _ChunkedLogProbs(torch.autograd.Function):
 
 
 def _projection(
-    hidden: torch.Tensor, weight: torch.Tensor, temperature: float
+    hidden: torch.Tensor, weight: torch.Tensor, temperature: float, *, reuse: bool
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What makes a chunk's logits, float32, good until it is called again: large blocks of memory are costly to get."""
+    """What makes a chunk's logits, float32; with `reuse` good until it is called again, as large blocks are costly."""
     cast, buffer = weight.to(hidden.dtype).t(), None
-    if hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type):
+    if reuse and hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type):
         buffer = hidden.new_empty(min(CHUNK, len(hidden)), len(weight))
 
     def logits_of(chunk: torch.Tensor) -> torch.Tensor:
