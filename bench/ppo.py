@@ -153,7 +153,7 @@ def make_ending(model: Any, end: int) -> None:
 
     def ending(hidden: torch.Tensor) -> torch.Tensor:
         logits = plain(hidden)
-        if not torch.is_grad_enabled():  # what is learnt does not matter here, what it costs does
+        if hidden.shape[1] == 1 and not torch.is_grad_enabled():  # what is learnt does not matter, what it costs does
             logits[..., end] = logits.logsumexp(-1) - math.log(40) if at[0] >= SHORTEST else -math.inf
         return logits
 

@@ -2,14 +2,14 @@
 k the widths of all queries and of all keys, L layers, V vocabulary, e bytes of a number: 4, or 2 where matrix products
 run in bfloat16 under autocast.
 
-The formulas count what this project's code allocates: rows are packed, log-probabilities are made 128 positions at a
-time, trained weights are float32. On a GPU they are what torch's allocator hands out. Not counted are the driver, and
+The formulas count what this project's code allocates: rows are packed, log-probabilities are made a tile at a time,
+trained weights are float32. On a GPU they are what torch's allocator hands out. Not counted are the driver, and
 what an allocator keeps without need of it.
 """
 
 from dataclasses import dataclass
 
-from engine.models.logprobs import CHUNK
+from engine.models.logprobs import TILE_ON_CPU, TILE_ON_GPU
 from plan.hardware import Hardware
 from plan.shape import Shape
 
@@ -137,12 +137,12 @@ def in_backward(model: Trained) -> float:
     return model.number * 2 * model.shape.intermediate + 4 * 2 * model.shape.hidden
 
 
-def logits(model: Trained, buffers: int = 2) -> float:
-    """Of 128 positions, float32: for log-probabilities one buffer, with their entropy a second; the products of
-    autocast read the head in bfloat16."""
+def logits(model: Trained, cpu: bool, buffers: int = 2) -> float:
+    """Of a tile, float32: for log-probabilities one buffer, with their entropy a second."""
     if model.scalar:
         return 0.0
-    return buffers * 4 * CHUNK * model.shape.vocabulary + (2 * model.shape.table if model.bf16 else 0)
+    positions, columns = TILE_ON_CPU if cpu else TILE_ON_GPU
+    return buffers * 4 * positions * min(columns, model.shape.vocabulary)
 
 
 def casts(model: Trained, hardware: Hardware) -> float:

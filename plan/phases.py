@@ -64,7 +64,7 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     return [
         Phase(f"{name}loss", rest | {
             "gradients": before, "activations": kept + step.tokens * passing(shape, model.number) * step.checkpointing,
-            "autocast copies": cast, "logits": logits(model),
+            "autocast copies": cast, "logits": logits(model, hardware.cpu),
         }),
         Phase(f"{name}backward, last layer", rest | {
             "gradients": before + head, "activations": kept + recomputed + inside, "autocast copies": cast_back,
@@ -96,5 +96,7 @@ def forward_only(model: Trained, tokens: int, hardware: Hardware, beside: Parts,
         parts["gathered"] = whole
     passes = tokens * passing(model.shape, model.number)
     return Phase(
-        name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": logits(model)}
+        name,
+        parts
+        | {"activations": passes, "autocast copies": casts(model, hardware), "logits": logits(model, hardware.cpu)},
     )

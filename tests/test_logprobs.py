@@ -1,20 +1,24 @@
-"""Chunked log-probabilities against torch's own log_softmax, values and gradients."""
+"""Tiled log-probabilities against torch's own log_softmax, values and gradients."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from engine.models.logprobs import CHUNK, KEPT, chunked_logprobs, with_logprobs
+from engine.models.logprobs import KEPT, tiled_logprobs, with_logprobs
 from engine.models.packed import attention, pack
 from tests.small_models import FAMILIES, small_config, small_model
 
+# Positions and tokens; of the vocabulary of 50 three, the last of them smaller.
+TILE = (8, 20)
 
-@pytest.mark.parametrize("positions", [1, CHUNK, CHUNK + 3])
+
+@pytest.mark.parametrize("positions", [1, TILE[0], 2 * TILE[0] + 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kept", [0, KEPT])
 def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeypatch):
     monkeypatch.setattr("engine.models.logprobs.KEPT", kept)
+    monkeypatch.setattr("engine.models.logprobs.TILE_ON_CPU", TILE)
     torch.manual_seed(0)
     hidden = torch.randn(positions, 16, requires_grad=True)
     weight = torch.randn(50, 16, requires_grad=True)
@@ -24,7 +28,7 @@ def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeyp
     expected = plain.gather(1, targets[:, None])[:, 0]
     gradients = torch.autograd.grad((expected * upstream).sum(), [hidden, weight], retain_graph=True)
 
-    logprobs, entropy = chunked_logprobs(hidden, weight, targets, temperature)
+    logprobs, entropy = tiled_logprobs(hidden, weight, targets, temperature)
     assert_close(logprobs, expected)
     plain_entropy = -(plain.exp() * plain).sum(-1)
     assert_close(entropy, plain_entropy, atol=1e-4, rtol=1e-4)
@@ -43,7 +47,7 @@ def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeyp
 
 def test_a_frozen_head_gets_no_gradient():
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(7, 4)
-    chunked_logprobs(hidden, weight, torch.tensor([0, 1, 2]))[0].sum().backward()
+    tiled_logprobs(hidden, weight, torch.tensor([0, 1, 2]))[0].sum().backward()
     assert hidden.grad is not None
     assert weight.grad is None
 

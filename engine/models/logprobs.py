@@ -1,11 +1,12 @@
 """Log-probabilities of given tokens at the positions that need them, and nothing of size (positions, vocabulary) kept.
 
-The forward keeps one log-sum-exp a position; the backward makes each chunk's logits again and turns them in place into
-the gradient (onehot - softmax), and the entropy's beside it where that is asked for. A chunk of 128 positions was the
-best of those tried for time and memory together. Logits that are few are kept instead of made again.
+Logits are made a tile at a time, some positions by some of the vocabulary, small enough to stay in a processor's cache
+while all that is done with them is done. The forward keeps one log-sum-exp a position; the backward makes each tile
+again and turns it in place into the gradient (onehot - softmax), and the entropy's beside it where that is asked for.
+Logits that are few are kept instead of made again.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,34 +16,40 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-CHUNK = 128
+# (positions, tokens of the vocabulary) in a tile: on a CPU the best of those tried, on a GPU untried.
+TILE_ON_CPU, TILE_ON_GPU = (512, 2048), (4096, 16384)
 # How many logits are few: 32 MiB of them.
 KEPT = 2**23
 
 
-class _ChunkedLogProbs(torch.autograd.Function):
+class _TiledLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, support, with_entropy):
-        logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
-        logsumexp, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs) if with_entropy else None
+        picked = hidden.new_empty(len(hidden), dtype=torch.float32)
         few = len(hidden) * len(weight) <= KEPT and any(ctx.needs_input_grad)
-        kept: list[torch.Tensor] = []
-        logits_of = _projection(hidden, weight, temperature, reuse=not few)
-        for at in range(0, len(hidden), CHUNK):
-            chunk = slice(at, at + CHUNK)
-            logits = _within(logits_of(hidden[chunk]), support, at)
-            if few:
-                kept.append(logits)
-            logsumexp[chunk] = logits.logsumexp(-1)
-            logprobs[chunk] = logits.gather(-1, targets[chunk, None])[:, 0] - logsumexp[chunk]
-            if entropy is not None:
-                # H = logsumexp - E[logit]
-                probabilities = (logits - logsumexp[chunk, None]).exp_()
-                entropy[chunk] = logsumexp[chunk] - probabilities.mul_(logits).sum(-1)
+        ctx.kept = []
+        sums: list[torch.Tensor] = []
+        means: list[torch.Tensor] = []
+        for columns, of_columns in _tiles(hidden, weight, temperature, support, iter(())):
+            sums.append(torch.empty_like(picked))
+            means.append(torch.empty_like(picked))
+            for rows, logits in of_columns:
+                at, within = _targets_in(targets[rows], columns)
+                picked[rows][at] = logits[at, within]
+                sums[-1][rows] = logits.logsumexp(-1)
+                if with_entropy:
+                    probabilities = (logits - sums[-1][rows, None]).exp_()
+                    means[-1][rows] = probabilities.mul_(logits).sum(-1)
+                if few:
+                    ctx.kept.append(logits)
+        of_tiles = torch.stack(sums)
+        logsumexp = of_tiles.logsumexp(0)
+        # H = logsumexp - E[logit], the expectation over tiles of theirs
+        entropy = logsumexp - ((of_tiles - logsumexp).exp() * torch.stack(means)).sum(0) if with_entropy else None
         ctx.save_for_backward(hidden, weight, targets, logsumexp, entropy)
-        ctx.temperature, ctx.support, ctx.kept = temperature, support, kept
+        ctx.temperature, ctx.support = temperature, support
         ctx.set_materialize_grads(False)  # what is not asked for costs nothing
-        return logprobs, entropy
+        return picked - logsumexp, entropy
 
     @staticmethod
     @once_differentiable
@@ -50,48 +57,66 @@ class _ChunkedLogProbs(torch.autograd.Function):
         hidden, weight, targets, logsumexp, entropy = ctx.saved_tensors
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(logsumexp)
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        logits_of, cast = _projection(hidden, weight, ctx.temperature, reuse=True), weight.to(hidden.dtype)
         kept, ctx.kept = iter(ctx.kept), []  # turned into gradients: a second backward pass makes them again
-        for at in range(0, len(hidden), CHUNK):
-            chunk = slice(at, at + CHUNK)
-            logits = next(kept, None)
-            if logits is None:
-                logits = _within(logits_of(hidden[chunk]), ctx.support, at)
-            logits.sub_(logsumexp[chunk, None])
-            of_entropy = None
-            if grad_entropy is not None:
-                # dH/d logit = -p (log p + H)
-                of_entropy = (logits + entropy[chunk, None]).mul_(logits.exp())
-                of_entropy.mul_(-grad_entropy[chunk, None] / ctx.temperature)
-            # d log p / d logit = onehot - p, in place: -p everywhere, then 1 - p at the target
-            scale = grad_logprobs[chunk, None] / ctx.temperature
-            grad, target = logits.exp_(), targets[chunk, None]
-            at_target = (1 - grad.gather(1, target)) * scale
-            grad.mul_(-scale).scatter_(1, target, at_target)
-            if of_entropy is not None:
-                grad.add_(of_entropy)
-            if grad_hidden is not None:
-                grad_hidden[chunk] = grad.to(hidden.dtype) @ cast
-            if grad_weight is not None:
-                grad_weight.addmm_(grad.to(weight.dtype).t(), hidden[chunk].to(weight.dtype))
+        for columns, of_columns in _tiles(hidden, weight, ctx.temperature, ctx.support, kept):
+            for rows, logits in of_columns:
+                logits.sub_(logsumexp[rows, None])
+                of_entropy = None
+                if grad_entropy is not None:
+                    # dH/d logit = -p (log p + H)
+                    of_entropy = (logits + entropy[rows, None]).mul_(logits.exp())
+                    of_entropy.mul_(-grad_entropy[rows, None] / ctx.temperature)
+                # d log p / d logit = onehot - p, in place: -p everywhere, then 1 - p at the target
+                scale = grad_logprobs[rows, None] / ctx.temperature
+                grad, (at, within) = logits.exp_(), _targets_in(targets[rows], columns)
+                at_target = (1 - grad[at, within]) * scale[at, 0]
+                grad.mul_(-scale)
+                grad[at, within] = at_target
+                if of_entropy is not None:
+                    grad.add_(of_entropy)
+                if grad_hidden is not None:
+                    grad_hidden[rows] += grad.to(hidden.dtype) @ weight[columns].to(hidden.dtype)
+                if grad_weight is not None:
+                    grad_weight[columns].addmm_(grad.to(weight.dtype).t(), hidden[rows].to(weight.dtype))
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.to(hidden.dtype)
         return grad_hidden, grad_weight, None, None, None, None
 
 
-def _projection(
-    hidden: torch.Tensor, weight: torch.Tensor, temperature: float, *, reuse: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What makes a chunk's logits, float32; with `reuse` good until it is called again, as large blocks are costly."""
-    cast, buffer = weight.to(hidden.dtype).t(), None
-    if reuse and hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type):
-        buffer = hidden.new_empty(min(CHUNK, len(hidden)), len(weight))
+def _tiles(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    temperature: float,
+    support: "Support | None",
+    kept: Iterator[torch.Tensor],
+) -> Iterator[tuple[slice, Iterator[tuple[slice, torch.Tensor]]]]:
+    """Slices of the vocabulary; for each the slices of positions with their logits, float32, the `kept` ones first."""
+    height, width = TILE_ON_CPU if hidden.device.type == "cpu" else TILE_ON_GPU
 
-    def logits_of(chunk: torch.Tensor) -> torch.Tensor:
-        logits = (chunk @ cast).float() if buffer is None else torch.mm(chunk, cast, out=buffer[: len(chunk)])
-        return logits if temperature == 1.0 else logits.div_(temperature)
+    def of_columns(columns: slice) -> Iterator[tuple[slice, torch.Tensor]]:
+        part = weight[columns].to(hidden.dtype).t()
+        for at in range(0, len(hidden), height):
+            rows = slice(at, at + height)
+            logits = next(kept, None)
+            if logits is None:
+                logits = (hidden[rows] @ part).float()
+                if temperature != 1.0:
+                    logits.div_(temperature)
+                if support is not None:
+                    support.cut(logits, rows, columns)
+            yield rows, logits
 
-    return logits_of
+    for at in range(0, len(weight), width):
+        columns = slice(at, min(at + width, len(weight)))
+        yield columns, of_columns(columns)
+
+
+def _targets_in(targets: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of some positions have their target in a slice of the vocabulary, and where in it."""
+    at = ((targets >= columns.start) & (targets < columns.stop)).nonzero()[:, 0]
+    return at, targets[at] - columns.start
 
 
 @dataclass(frozen=True)
@@ -103,24 +128,20 @@ class Support:
     counts: torch.Tensor
     """(positions,) how many of them are each position's"""
 
-    @property
-    def ends(self) -> list[int]:
-        return [0, *self.counts.cumsum(0).tolist()]
+    def cut(self, logits: torch.Tensor, rows: slice, columns: slice) -> None:
+        """Make logits of a tile so low, where they are outside, that nothing of them is left."""
+        ends = [0, *self.counts.cumsum(0).tolist()]
+        counts = self.counts[rows]
+        ids = self.ids[ends[rows.start] : ends[rows.start + len(counts)]]
+        at = torch.arange(len(counts), device=ids.device).repeat_interleave(counts)
+        here = (ids >= columns.start) & (ids < columns.stop)
+        allowed = torch.zeros_like(logits, dtype=torch.bool)
+        allowed[at[here], ids[here] - columns.start] = True
+        # Finite: 0 · -inf in the entropy would be no number.
+        logits.masked_fill_(~allowed, -1e30)
 
 
-def _within(logits: torch.Tensor, support: Support | None, at: int) -> torch.Tensor:
-    """Logits of positions from `at` on, those outside their support so low that nothing of them is left."""
-    if support is None:
-        return logits
-    ends, counts = support.ends, support.counts[at : at + len(logits)]
-    allowed = torch.zeros_like(logits, dtype=torch.bool)
-    rows = torch.arange(len(logits), device=logits.device).repeat_interleave(counts)
-    allowed[rows, support.ids[ends[at] : ends[at + len(logits)]]] = True
-    # Finite: 0 · -inf in the entropy would be no number.
-    return logits.masked_fill_(~allowed, -1e30)
-
-
-def chunked_logprobs(
+def tiled_logprobs(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
@@ -134,7 +155,7 @@ def chunked_logprobs(
     (positions,) in float32, in nats; with a `support`, which holds the targets, of the distribution within it.
     Gradients of both reach hidden and weight.
     """
-    return _ChunkedLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
+    return _TiledLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
 
 
 @dataclass
@@ -168,7 +189,7 @@ class _WithLogProbs:
         if isinstance(head, FSDPModule):
             head(hidden[:0])  # FSDP2 gathers a module's weights when it is called, not when they are read
         return TokenLogProbs(
-            *chunked_logprobs(hidden, head.weight, logprob_targets, temperature, logprob_support, with_entropy)
+            *tiled_logprobs(hidden, head.weight, logprob_targets, temperature, logprob_support, with_entropy)
         )
 
 
