@@ -125,10 +125,12 @@ def layer_activations(model: Trained, step: Pass, cpu: bool) -> float:
     return norms + read + attention + heads + 4 * e * s.intermediate + matrices
 
 
-def passing(shape: Shape, number: int) -> float:
+def passing(shape: Shape, number: int, adapters: bool = False) -> float:
     """What a token takes inside a layer without a backward pass: the stream and its normalised form, and of the MLP
-    activation, up and product, or what rotating queries and keys takes: e (2d + max(3f, 4q + 3k))."""
-    return number * (2 * shape.hidden + max(3 * shape.intermediate, 4 * shape.queries + 3 * shape.keys))
+    activation, up and product, or what rotating queries and keys takes: e (2d + max(3f, 4q + 3k)). An adapter's part of
+    up stands beside the layer's own while they are added: e f more."""
+    mlp = (4 if adapters else 3) * shape.intermediate
+    return number * (2 * shape.hidden + max(mlp, 4 * shape.queries + 3 * shape.keys))
 
 
 def in_backward(model: Trained) -> float:
@@ -165,6 +167,7 @@ def decode_logits(shape: Shape, rows: int, record: bool) -> float:
     return rows * shape.vocabulary * (17 + (16 if record else 0))
 
 
-def prefill(shape: Shape, queries: int, length: int, number: int) -> float:
+def prefill(model: Trained, queries: int, length: int) -> float:
     """Prompts of a batch in one pass, and their mask as truth values and as numbers."""
-    return queries * length * passing(shape, number) + queries * length**2 * 5
+    inside = passing(model.shape, model.number, model.adapters > 0)
+    return queries * length * inside + queries * length**2 * 5

@@ -53,7 +53,7 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     head = 0 if model.scalar or sharded else table if full else 2 * table
     cast = casts(model, hardware)
     cast_back = cast / shape.layers if step.checkpointing else cast
-    before = again * held["gradients"]
+    before, within = again * held["gradients"], passing(shape, model.number, not full)
     recomputed = layer if step.checkpointing else 0
     if sharded:
         tables = 0.0
@@ -63,7 +63,7 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
         tables = table
     return [
         Phase(f"{name}loss", rest | {
-            "gradients": before, "activations": kept + step.tokens * passing(shape, model.number) * step.checkpointing,
+            "gradients": before, "activations": kept + step.tokens * within * step.checkpointing,
             "autocast copies": cast, "logits": logits(model, hardware.cpu),
         }),
         Phase(f"{name}backward, last layer", rest | {
@@ -94,9 +94,6 @@ def forward_only(model: Trained, tokens: int, hardware: Hardware, beside: Parts,
     parts = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
     if whole := gathered(model, hardware):
         parts["gathered"] = whole
-    passes = tokens * passing(model.shape, model.number)
-    return Phase(
-        name,
-        parts
-        | {"activations": passes, "autocast copies": casts(model, hardware), "logits": logits(model, hardware.cpu)},
-    )
+    passes = tokens * passing(model.shape, model.number, model.adapters > 0)
+    tiles = logits(model, hardware.cpu)
+    return Phase(name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": tiles})

@@ -169,11 +169,11 @@ def writing(
     prompts = rows // each
     return [
         Phase("reading prompts", rest | {
-            "activations": prefill(shape, prompts, lengths[0], policy.number),
+            "activations": prefill(policy, prompts, lengths[0]),
             "KV cache": kv_cache(shape, prompts, lengths[0], policy.bf16),
         }),
         Phase("writing answers", rest | {
-            "activations": rows * passing(shape, policy.number),
+            "activations": rows * passing(shape, policy.number, policy.adapters > 0),
             "KV cache": kv_cache(shape, rows, sum(lengths), policy.bf16),
             "logits": decode_logits(shape, rows, truncated),
         }),

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.models.sharded import prepare_frozen, prepare_trained
 from engine.run.folder import RunError
+from engine.run.sharding import of
 from engine.scoring.scorer import RewardModels, Scorer, without_model
 from ppo.recipe import PPO
 from recipes.sections import Model
@@ -59,8 +60,10 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     """All four on the device, dropout off, ready to train."""
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = recipe.reward.paths
-    policy = load_causal(model.path, model, tokenizer, trained=True, device=device)
-    waiting = torch.device("cpu") if recipe.ppo.offload_frozen else device
+    # What is shared out goes to the device piece by piece.
+    arrival = torch.device("cpu") if of(accelerator).kind in ("fsdp2", "zero3") else device
+    policy = load_causal(model.path, model, tokenizer, trained=True, device=arrival)
+    waiting = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
     rewards = [load_scalar(path, model, tokenizer, trained=False, device=waiting) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
@@ -68,7 +71,7 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
     prepared_value = (None, None)
     if recipe.ppo.advantage == "gae":
-        value = load_value(paths, model, tokenizer, recipe.run.seed).to(device)
+        value = load_value(paths, model, tokenizer, recipe.run.seed).to(arrival)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
     if not recipe.ppo.offload_frozen:

@@ -85,7 +85,7 @@ class PackedTrainer(DealtBatches, SFTTrainer):
         labels = inputs["labels"][0, 1:]
         positions = (labels != IGNORE).nonzero()[:, 0]
         arguments = {name: value for name, value in inputs.items() if name != "labels"}
-        return model(**arguments, logprob_positions=positions, logprob_targets=labels[positions])
+        return model(**arguments, logprob_positions=positions, logprob_targets=labels[positions], with_entropy=False)
 
     @torch.no_grad()
     def evaluate(

@@ -42,6 +42,7 @@ def test_a_small_step_by_hand():
     assert layer_activations(ALL, STEP, cpu=True) == 128 + 64 + 128 + 256
     assert in_backward(ALL) == 4 * 2 * 16 + 4 * 2 * 8
     assert passing(SMALL, 4) == 4 * (2 * 8 + max(3 * 16, 4 * 8 + 3 * 4))
+    assert passing(SMALL, 4, adapters=True) == 4 * (2 * 8 + 4 * 16)
     phases = {phase.name: phase.parts for phase in training(ALL, STEP, on(), {}, fused=True)}
     rest = {"weights": 5920, "optimiser": 11840}
     # two layers, the last norm's 2·4·8, of 9 positions the hidden state; two buffers of a tile of 512 × 32 logits

@@ -76,9 +76,10 @@ def packed_attention(
     if key_positions is not None:
         key, value = key.index_select(2, key_positions), value.index_select(2, key_positions)
     grouped = key.shape[1] != query.shape[1]
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
+    if query.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
+        query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast rotation leaves them in float32
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         out = varlen_attn(
             q, k, v, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k,
