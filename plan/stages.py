@@ -120,8 +120,6 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
     mini = max(1, responses // ppo.minibatches)
     phases: list[Phase] = []
-    if hardware.sharing not in ("none", "ddp"):  # whole on the device before they are shared out
-        phases.append(Phase("loading", {**without("policy", resting), "whole weights": 4 * policy.base}))
 
     at_once = max(1, min(ppo.micro_batch_tokens // whole, responses))
     phases += writing(recipe, policy, hardware, responses, lengths, without("policy", resting))
