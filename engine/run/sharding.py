@@ -69,7 +69,7 @@ def whole_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str,
     """A prepared model's weights on process 0, where no process holds all of them; asked by all processes."""
     if of(accelerator).kind in ("none", "zero2"):
         return None
-    weights = accelerator.get_state_dict(model)
+    weights = accelerator.get_state_dict(model) or {}  # ZeRO-3 has nothing for the other processes
     tied = accelerator.unwrap_model(model).all_tied_weights_keys  # stored once, under the other name
     return {name: weight for name, weight in weights.items() if name not in tied}
 
