@@ -8,6 +8,7 @@ import reward.train
 import sft.train
 from chatml import IGNORE
 from engine.models.pairs import pair_scores
+from engine.run.trainer import RunCallback
 from recipes import load
 from reward.recipe import Reward
 from sft.recipe import SFT
@@ -72,6 +73,7 @@ def test_sft_loss_that_trl_computes(sft_trainer):
 def test_sft_evaluation(sft_trainer, monkeypatch):
     trainer = sft_trainer()
     monkeypatch.setattr(trainer, "log", lambda *_: None)
+    monkeypatch.setattr(RunCallback, "on_evaluate", lambda *_, **__: None)  # there is no training to go on with
 
     def loss(neighbour, trained):
         rows = Dataset.from_list([packed_row(neighbour, trained=trained)])
