@@ -5,7 +5,6 @@
 
 import argparse
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from engine.run import checkpoints
 from engine.run.metrics import read
@@ -87,23 +86,22 @@ def compare(whole: Path, killed: Path) -> None:
         if not same(weights(whole, name), weights(killed, name)):
             raise UnlikeError(f"{name}/ differs")
     one, other = (checkpoints.newest(run) for run in (whole, killed))
-    names = sorted(path.name for path in one.iterdir())
-    if names != sorted(path.name for path in other.iterdir()):
+    parts = {path.relative_to(one).parts[:2] for path in one.rglob("*") if path.is_file()}
+    if parts != {path.relative_to(other).parts[:2] for path in other.rglob("*") if path.is_file()}:
         raise UnlikeError(f"{other} has other files than {one}")
-    for name in names:
-        if name != checkpoints.RECIPE and not equal(content(one / name), content(other / name)):
-            raise UnlikeError(f"{other / name} differs")
+    for part in parts - {(checkpoints.RECIPE,)}:
+        if not equal(content(one.joinpath(*part)), content(other.joinpath(*part))):
+            raise UnlikeError(f"{other.joinpath(*part)} differs")
 
 
 def content(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix in (".bin", ".pkl"):
-        try:
-            return torch.load(path, weights_only=False)
-        except pickle.UnpicklingError:
-            return pickle.loads(path.read_bytes())
-    return path.read_bytes()
+    """What a file or a folder of torch's distributed checkpoint holds."""
+    if path.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole.pt"
+            dcp_to_torch_save(path, whole)
+            return content(whole)
+    return torch.load(path, weights_only=False) if path.suffix == ".pt" else path.read_bytes()
 
 
 def equal(one: Any, other: Any) -> bool:

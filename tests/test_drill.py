@@ -4,21 +4,29 @@ import shutil
 
 import pytest
 import torch
+from torch.distributed.checkpoint.format_utils import torch_save_to_dcp
 
 from tests.drill import UnlikeError, compare, content, drill
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_killed_three_times_it_ends_as_if_it_had_not_been(tmp_path):
     assert sum(drill(tmp_path, kills=3, seed=1).values()) == 3
 
     whole, spoilt = tmp_path / "whole", tmp_path / "spoilt"
-    for name in ("optimizer.bin", "optimizer_1.bin", "custom_checkpoint_0.pkl", "random_states_0.pkl"):
+    for name, part in (("policy/weights", "model"), ("policy/weights", "optimizer"), ("value/weights", "optimizer"),
+                       ("state.pt", None), ("random-0.pt", None)):  # fmt: skip
         shutil.rmtree(spoilt, ignore_errors=True)
         shutil.copytree(whole, spoilt)
         path = spoilt / "checkpoint-8" / name
         state = content(path)
-        nudge(state)
-        torch.save(state, path)
+        nudge(state[part] if part else state)
+        if part:
+            torch.save(state, tmp_path / "nudged.pt")
+            shutil.rmtree(path)
+            torch_save_to_dcp(tmp_path / "nudged.pt", path)
+        else:
+            torch.save(state, path)
         with pytest.raises(UnlikeError, match=f"{name} differs"):
             compare(whole, spoilt)
 

@@ -28,7 +28,8 @@ if __name__ == "__main__":
 
 def start(tmp_path, path, patience=1e9):
     script = tmp_path / "prepare_rows.py"
-    script.write_text(RUN)
+    if not script.exists():  # the one before may be reading it
+        script.write_text(RUN)
     environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, script, path, str(patience)], env=environment, cwd=ROOT,
                             stdout=subprocess.PIPE, text=True)  # fmt: skip

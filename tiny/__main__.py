@@ -1,6 +1,7 @@
 """python -m tiny FOLDER [--seed N]: write the tiny world."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="where to; an older world there is replaced")
     parser.add_argument("--seed", type=int, default=0, help="another seed is another world (default 0)")
     arguments = parser.parse_args()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed says that it looked for a GPU
     if is_written(arguments.folder, arguments.seed):
         print(f"{arguments.folder}: written already; nothing to do")
         sys.exit()
