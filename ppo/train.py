@@ -43,12 +43,12 @@ def train(recipe: PPO) -> None:
     refuse_without_record(recipe.sampling.engine, recipe.sampling.logprobs)
     folder = RunFolder(recipe)
     accelerator = devices.start(recipe.run.seed, recipe.model, recipe.run.report_to, recipe.run.dir)
-    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-    prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
     if recipe.ppo.target_approx_kl is not None and sharding.of(accelerator).is_deepspeed:
         raise RunError(
             "ppo.target_approx_kl gives up gradients that DeepSpeed has already taken; use HARDWARE=fsdp2, or leave it"
         )
+    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
     shared = recipe.models == "shared"
     models = (load_shared if shared else load_models)(recipe, tokenizer, accelerator)
     normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)

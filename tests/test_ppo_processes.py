@@ -115,3 +115,12 @@ def test_one_base_with_four_roles_in_two_processes(setting, tmp_path):
             assert_close(ours[key], theirs[key], atol=1e-4, rtol=0)
     with pytest.raises(RunError, match=r"models=shared runs in one process or under ddp; use HARDWARE=ddp, or set"):
         run_stage("ppo", setting, f"run.dir={tmp_path / 'sharded'}", *changes, hardware="fsdp2")
+
+
+@pytest.mark.timeout(100)
+def test_an_early_stop_is_not_for_deepspeed(setting, tmp_path):
+    with pytest.raises(RunError) as error:
+        run_stage("ppo", setting, f"run.dir={tmp_path}", "ppo.target_approx_kl=0.1", hardware="zero2")
+    assert str(error.value) == (
+        "ppo.target_approx_kl gives up gradients that DeepSpeed has already taken; use HARDWARE=fsdp2, or leave it"
+    )

@@ -8,6 +8,7 @@ Logits that are few are kept instead of made again.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -128,11 +129,15 @@ class Support:
     counts: torch.Tensor
     """(positions,) how many of them are each position's"""
 
+    @cached_property
+    def ends(self) -> list[int]:
+        """where each position's ids end, with a 0 in front"""
+        return [0, *self.counts.cumsum(0).tolist()]
+
     def cut(self, logits: torch.Tensor, rows: slice, columns: slice) -> None:
         """Make logits of a tile so low, where they are outside, that nothing of them is left."""
-        ends = [0, *self.counts.cumsum(0).tolist()]
         counts = self.counts[rows]
-        ids = self.ids[ends[rows.start] : ends[rows.start + len(counts)]]
+        ids = self.ids[self.ends[rows.start] : self.ends[rows.start + len(counts)]]
         at = torch.arange(len(counts), device=ids.device).repeat_interleave(counts)
         here = (ids >= columns.start) & (ids < columns.stop)
         allowed = torch.zeros_like(logits, dtype=torch.bool)

@@ -46,10 +46,10 @@ def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn
 @contextmanager
 def gathered(model: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """All weights of a prepared model in every process for a while."""
-    if of(accelerator).is_deepspeed:
+    if of(accelerator).kind == "zero3":
         from trl.models.utils import unwrap_model_for_generation
 
-        with unwrap_model_for_generation(model, accelerator):
+        with unwrap_model_for_generation(model, accelerator, gradient_checkpointing_kwargs={"use_reentrant": False}):
             yield
         return
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
