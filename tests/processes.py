@@ -105,7 +105,8 @@ def environment(hardware: str, processes: int) -> dict[str, str]:
     else:
         told = prepare_multi_gpu_env(arguments)
     prefixes = ("ACCELERATE_", "FSDP_")
-    return {name: value for name, value in told.items() if name.startswith(prefixes)} | {"OMP_NUM_THREADS": "1"}
+    ours = {"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": os.devnull}  # nothing is to be compiled: it fails there
+    return {name: value for name, value in told.items() if name.startswith(prefixes)} | ours
 
 
 def free_port() -> int:

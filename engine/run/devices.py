@@ -37,6 +37,7 @@ def start(seed: int, model: Model, report_to: list[str], run_dir: str) -> Accele
     on_cpu = not torch.cuda.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if deepspeed:
+        leave_gloo_to_torch()
         PartialState(cpu=on_cpu)  # accelerate, told of the CPU itself, would leave DeepSpeed out without a word
     accelerator = Accelerator(
         cpu=on_cpu and not deepspeed,
@@ -62,6 +63,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None and not told and not torch.cuda.is_available():
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def leave_gloo_to_torch() -> None:
+    """Keep DeepSpeed from compiling a way of its own for CPU processes of one machine to talk, which nothing here uses.
+
+    A run killed while it compiles leaves a lock for which every later run on that machine would wait without an end.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def launched() -> int:

@@ -19,7 +19,7 @@ from engine.models.loading import save_model
 from engine.run import checkpoints, durable, hub, sharding
 from engine.run.batches import DealtBatches, batch_of, parts_a_step
 from engine.run.console import Steps
-from engine.run.devices import check_processes, compute_dtype, launched, leave
+from engine.run.devices import check_processes, compute_dtype, launched, leave, leave_gloo_to_torch
 from engine.run.folder import RunError, RunFolder, is_main_process
 from engine.run.interruption import Interruption
 from engine.run.limit import OUT_OF_TIME, TimeLimit
@@ -53,6 +53,8 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
     store = Store(folder, recipe.run)
     if store.here != folder.path:  # else it would follow the checkpoints
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.path / "runs"))
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        leave_gloo_to_torch()
     try:
         made = config_class(
             output_dir=str(store.here),
