@@ -7,6 +7,7 @@ vllm           vLLM through trl.generation, in this process, weights synchronise
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedT
 
 from engine.models.draws import uniform
 from engine.models.packed import attention
+from engine.models.pieces import Team
 from engine.models.sampling import Response, evaluating, sample
 from engine.models.sharded import gathered
 from engine.run.folder import RunError
@@ -41,16 +43,20 @@ class Own:
     ):
         self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
         self.sampling, self.end, self.seed, self.accelerator = sampling, end, seed, accelerator
+        self.team = Team(self.policy, sampling.split, accelerator) if sampling.split > 1 else None
 
     def write(
         self, prompts: Sequence[Sequence[int]], *, responses: int, step: int, query_ids: Sequence[int], record: bool
     ) -> list[list[Response]]:
-        with self.accelerator.autocast(), gathered(self.wrapped, self.accelerator):
-            return sample(
-                self.policy, prompts, self.sampling, responses=responses, end=self.end,
-                stops=self.policy.generation_config.eos_token_id, seed=self.seed, step=step, query_ids=query_ids,
-                record=record,
-            )  # fmt: skip
+        written = partial(
+            sample, sampling=self.sampling, responses=responses, end=self.end,
+            stops=self.policy.generation_config.eos_token_id, seed=self.seed, step=step, record=record,
+        )  # fmt: skip
+        with self.accelerator.autocast():
+            if self.team is not None:
+                return self.team.write(written, prompts, query_ids)
+            with gathered(self.wrapped, self.accelerator):
+                return written(self.policy, prompts, query_ids=query_ids)
 
 
 class ContinuousBatching:
