@@ -107,6 +107,16 @@ def gathered(model: Trained, hardware: Hardware) -> float:
     return 0.0
 
 
+def written_with(model: Trained, hardware: Hardware, split: int) -> float:
+    """Weights that are gathered for writing: all, or of layers and head one piece of `split` (sampling.split)."""
+    shape = model.shape
+    if split > 1:
+        tables = shape.table * (1 if shape.tied else 2)
+        cut = shape.products + shape.table
+        return model.number * (model.base - shape.products - (tables - shape.table) + cut / split)
+    return model.number * model.base if hardware.sharing in ("fsdp2", "zero3") else 0.0
+
+
 def layer_activations(model: Trained, step: Pass, cpu: bool) -> float:
     """What one layer keeps of a token for its backward pass.
 

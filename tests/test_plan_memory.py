@@ -19,6 +19,7 @@ from plan.memory import (
     logits,
     passing,
     state,
+    written_with,
 )
 from plan.phases import training
 from plan.shape import Shape, lora_parameters, shape
@@ -84,6 +85,13 @@ def test_what_sharded_processes_gather():
     # the table once, two layers, and gradients of the table and of one layer
     assert gathered(ALL, on("fsdp2", 4)) == 4 * (256 + 2 * 608 + 256 + 608)
     assert gathered(ALL, on()) == 0
+
+
+def test_what_is_gathered_to_write():
+    # of 1480 numbers 64 in the one linear layer, and the table of 256, which is the head as well
+    assert written_with(ALL, on("fsdp2", 4), split=1) == 4 * 1480
+    assert written_with(ALL, on("fsdp2", 4), split=2) == 4 * (1480 - 64 + (64 + 256) / 2)
+    assert written_with(ALL, on("ddp", 2), split=1) == 0
 
 
 def test_adapters_hold_gradients_and_moments_alone():
