@@ -66,7 +66,7 @@ class ContinuousBatching:
         self, policy: torch.nn.Module, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
     ):
         self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
-        self.end, self.seed, self.accelerator = end, seed, accelerator
+        self.sampling, self.end, self.seed, self.accelerator = sampling, end, seed, accelerator
         self.whole = sampling.top_p >= 1  # else its log-probabilities are of the nucleus
         self.config = GenerationConfig(
             do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0,
@@ -79,6 +79,10 @@ class ContinuousBatching:
     ) -> list[list[Response]]:
         repeated = [list(prompt) for prompt in prompts for _ in range(responses)]
         first = query_ids[0] if query_ids else 0
+        batching = ContinuousBatchingConfig(return_logprobs=self.whole)
+        longest = max(map(len, repeated), default=0) + self.config.max_new_tokens
+        at_once = min(self.sampling.batch_size, len(repeated))  # left to itself it takes nine tenths of free memory
+        batching.num_blocks = max(1, at_once * -(-longest // batching.page_size))
         with (
             attention(self.policy, "sdpa"),
             evaluating(self.policy),
@@ -87,8 +91,7 @@ class ContinuousBatching:
         ):
             torch.manual_seed(int(float(uniform(self.seed, step, first)) * 2**62))
             found = self.policy.generate_batch(
-                repeated, generation_config=self.config,
-                continuous_batching_config=ContinuousBatchingConfig(return_logprobs=self.whole),
+                repeated, generation_config=self.config, continuous_batching_config=batching
             )  # fmt: skip
         if len(found) != len(repeated):
             raise RunError(f"sampling.engine=transformers wrote {len(found)} of {len(repeated)} answers; use own")
