@@ -72,7 +72,7 @@ def state(model: Trained, hardware: Hardware) -> Parts:
     """Weights 4 bytes, gradients 4, AdamW's moments 8 a trained number, as the processes share them.
 
     DDP's buckets are a second copy of the gradients. DeepSpeed keeps float32 masters (4) beside the weights, which are
-    then in the type of the computation.
+    then in the type of the computation; ZeRO-3 also the room for its gradients, from one step to the next.
     """
     held, trained, n = model.held, model.trained, hardware.processes
     match hardware.sharing:
@@ -86,7 +86,7 @@ def state(model: Trained, hardware: Hardware) -> Parts:
             return {"weights": model.number * held, "gradients": 4 * trained, "optimiser": 12 * trained / n}
         case "zero2":
             return {"weights": model.number * held, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
-    return {"weights": model.number * held / n, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
+    return {"weights": model.number * held / n, "gradients": 0.0, "optimiser": 16 * trained / n}
 
 
 def gathered(model: Trained, hardware: Hardware) -> float:
