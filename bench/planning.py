@@ -96,6 +96,17 @@ SETTINGS: dict[str, Setting] = {
         "sampling.split=2", "ppo.gradient_checkpointing=true"), hardware="fsdp2"),
     "sft, zero2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero2"),
     "sft, zero3": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero3"),
+    # Chosen after the formulas of shared models were.
+    "sft, LoRA, bfloat16": Setting("sft", 896, 6, 14, 2, 2432, 36000, True, 768, (
+        "lora.r=16", "model.dtype=bfloat16"), frozen=True),
+    "reward, LoRA, Qwen3": Setting("reward", 640, 8, 10, 5, 1792, 28000, False, 512, ("lora.r=32",), "qwen3", True),
+    "ppo, GRPO": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
+        "ppo.advantage=grpo", "ppo.micro_batch_tokens=1024"), frozen=True),
+    "reward, fsdp2": Setting("reward", 512, 10, 8, 4, 1408, 26000, True, 448, (
+        "trainer.per_device_train_batch_size=4",), frozen=True, hardware="fsdp2"),
+    "sft, LoRA, fsdp2": Setting("sft", 768, 8, 12, 4, 2048, 32000, False, 1024, (
+        "lora.r=16", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
+    "ppo, zero2": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 192, frozen=True, hardware="zero2"),
 }  # fmt: skip
 
 
