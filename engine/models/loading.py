@@ -46,15 +46,15 @@ def load_causal(
 ) -> PreTrainedModel:
     """A causal LM with a row for every token of `tokenizer`; an adapter folder is merged into its base.
 
-    Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode. In 4 bits: frozen, but in
-    training mode, on its device already.
+    Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode. In 4 bits: what stays whole
+    is of either type, all is frozen, but in training mode, and on its device already.
     """
     config = load_config(base_of(path), model)
     refuse_unknown_logits(config)
     config.attention_dropout = model.attention_dropout if trained else 0.0
-    loaded, _ = from_pretrained(
-        with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), base_of(path), config, model, in_4bit
-    )
+    model_class = with_logprobs(AutoModelForCausalLM._model_mapping[type(config)])
+    dtype = compute_dtype(model) if in_4bit and not trained else torch.float32
+    loaded, _ = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype)
     if in_4bit:
         return settle_in_4bit(loaded, tokenizer, path)
     fit_embeddings(loaded, tokenizer)
@@ -137,14 +137,19 @@ def refuse_unknown_logits(config: PretrainedConfig) -> None:
 
 
 def from_pretrained(
-    model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, model: Model, in_4bit: bool = False
+    model_class: type[PreTrainedModel],
+    path: str,
+    config: PretrainedConfig,
+    model: Model,
+    in_4bit: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model in float32, linear layers in 4 bits if wanted, and the names of weights that its checkpoint lacks."""
+    """The model, its linear layers in 4 bits if wanted, and the names of weights that its checkpoint lacks."""
     try:
         loaded, report = model_class.from_pretrained(
             path,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             revision=model.revision,
             attn_implementation=attention_for(model.attention),
             output_loading_info=True,
@@ -152,8 +157,8 @@ def from_pretrained(
         )
     except ImportError as error:
         raise RunError(
-            f"lora.load_in_4bit=true: {first_line(error)}; install it with .venv/bin/pip install bitsandbytes, or set "
-            "lora.load_in_4bit=false"
+            f"load_in_4bit=true: {first_line(error)}; install it with .venv/bin/pip install bitsandbytes, or leave "
+            "load_in_4bit out"
         ) from None
     except OSError as error:
         raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
