@@ -81,6 +81,9 @@ SETTINGS: dict[str, Setting] = {
         "ppo.advantage=rloo", "ppo.gradient_checkpointing=true", "ppo.fused_adamw=true"), frozen=True),
     "ppo, bfloat16": Setting("ppo", 384, 6, 6, 2, 1152, 48000, True, 256, (
         "model.dtype=bfloat16", "ppo.pretrain_coef=0", "ppo.minibatches=1"), frozen=True),
+    # With bitsandbytes installed.
+    "sft, 4 bits": Setting("sft", 768, 12, 12, 4, 2048, 32000, False, 512, (
+        "lora.r=16", "lora.merge=false", "lora.load_in_4bit=true"), frozen=True),
 }  # fmt: skip
 
 

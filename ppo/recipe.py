@@ -200,12 +200,7 @@ class PPO(Recipe):
                 "give data.pretrain, or set ppo.pretrain_coef=0",
                 key="ppo.pretrain_coef",
             )
-        if self.models == "full" and self.ppo.load_in_4bit:
-            raise RecipeError(
-                "ppo.load_in_4bit=true holds weights that cannot be trained, and models=full trains them all; set "
-                "models=shared, or ppo.load_in_4bit=false",
-                key="ppo.load_in_4bit",
-            )
+
         if self.models == "shared" and self.ppo.offload_frozen:
             raise RecipeError(
                 "ppo.offload_frozen moves whole models away, but under models=shared there are none; set it to false",
@@ -221,6 +216,12 @@ class PPO(Recipe):
             raise RecipeError(
                 f"watch.gold is {self.watch.gold}, but there is nothing to measure on; give data.heldout",
                 key="watch.gold",
+            )
+        if self.models == "full" and self.ppo.load_in_4bit:
+            raise RecipeError(
+                "ppo.load_in_4bit=true holds weights that cannot be trained, and models=full trains them all; set "
+                "models=shared, or ppo.load_in_4bit=false",
+                key="ppo.load_in_4bit",
             )
 
     def inputs(self) -> Iterator[tuple[str, str]]:
