@@ -107,6 +107,9 @@ SETTINGS: dict[str, Setting] = {
     "sft, LoRA, fsdp2": Setting("sft", 768, 8, 12, 4, 2048, 32000, False, 1024, (
         "lora.r=16", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
     "ppo, zero2": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 192, frozen=True, hardware="zero2"),
+    # With bitsandbytes installed.
+    "sft, 4 bits": Setting("sft", 768, 12, 12, 4, 2048, 32000, False, 512, (
+        "lora.r=16", "lora.merge=false", "lora.load_in_4bit=true"), frozen=True),
 }  # fmt: skip
 
 

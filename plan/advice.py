@@ -34,7 +34,8 @@ def advice(recipe: Any, plan: Planning) -> Iterator[str]:
 
 
 def all_ways(recipe: Any, plan: Planning) -> Iterator[Way]:
-    """Changes that leave the result as it is; adapters instead of all weights; more devices; both."""
+    """Changes that leave the result as it is; adapters instead of all weights, if need be of a base in 4 bits; more
+    devices."""
     hardware, shape = plan.hardware, plan.shape
 
     def tried(change: Change, on: Hardware) -> Planning | None:
@@ -47,12 +48,15 @@ def all_ways(recipe: Any, plan: Planning) -> Iterator[Way]:
         if (begun := tried(start, on)) is not None:
             yield Way(text, *least(recipe, start, begun, lambda change: tried(change, on)))
 
-    yield from reduced({}, hardware, "")
-    ppo = hasattr(recipe, "ppo")
-    fewer = {"models": "shared"} if ppo else {"lora.r": 64}
-    adapters = recipe.models == "full" if ppo else recipe.lora.r == 0
-    if adapters:
-        yield from reduced(fewer, hardware, "")
+    yield from (ways := list(reduced({}, hardware, "")))
+    ppo, fewer = hasattr(recipe, "ppo"), {}
+    if recipe.models == "full" if ppo else recipe.lora.r == 0:
+        fewer = {"models": "shared"} if ppo else {"lora.r": 64}
+        yield from (ways := list(reduced(fewer, hardware, "")))
+    held_so = recipe.ppo.load_in_4bit if ppo else recipe.lora.load_in_4bit
+    if not held_so and not any(way.plan.fits for way in ways):
+        in_4bit = {"ppo.load_in_4bit": True} if ppo else {"lora.merge": False, "lora.load_in_4bit": True}
+        yield from reduced(fewer | in_4bit, hardware, "")
     if not hardware.cpu:
         yield from first_fitting(lambda on, text: reduced({}, on, text), hardware, recipe)
 

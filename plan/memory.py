@@ -18,6 +18,8 @@ Parts = dict[str, float]
 
 # DeepSpeed's own defaults: numbers in its bucket of gradients, and numbers of gathered weights that stay.
 REDUCE_BUCKET, LIVE_PARAMETERS = 5e8, 1e9
+# A weight in 4 bits: with it for every 64 a scale of 8 bits, for every 256 of those one of 32.
+IN_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Trained:
     bf16: bool
     shared: bool = False
     """whether its frozen weights are held once for several models, and counted there"""
+    in_4bit: bool = False
+    """whether its frozen linear layers are"""
 
     @property
     def base(self) -> int:
@@ -51,6 +55,18 @@ class Trained:
         """e"""
         return 2 if self.bf16 else 4
 
+    @property
+    def weights(self) -> float:
+        """Bytes of those that are its own, whole in every process."""
+        return 4 * self.held - (saved_in_4bit(self.shape, 4) if self.in_4bit and not self.shared else 0)
+
+    @property
+    def decoded(self) -> float:
+        """Bytes of the largest layer out of 4 bits while it is multiplied with: in the type it had, and in e."""
+        kept = self.number if self.shared else 4
+        each = kept + (self.number if self.number != kept else 0)
+        return each * max(inputs * outputs for _, inputs, outputs in self.shape.linear) if self.in_4bit else 0.0
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -68,6 +84,11 @@ class Pass:
     """of attention weights"""
 
 
+def saved_in_4bit(shape: Shape, number: int) -> float:
+    """What linear layers but the head are smaller in 4 bits than in `number` bytes a weight."""
+    return (number - IN_4BIT) * shape.products
+
+
 def state(model: Trained, hardware: Hardware) -> Parts:
     """Weights 4 bytes, gradients 4, AdamW's moments 8 a trained number, as the processes share them.
 
@@ -77,9 +98,9 @@ def state(model: Trained, hardware: Hardware) -> Parts:
     held, trained, n = model.held, model.trained, hardware.processes
     match hardware.sharing:
         case "none":
-            return {"weights": 4 * held, "gradients": 4 * trained, "optimiser": 8 * trained}
+            return {"weights": model.weights, "gradients": 4 * trained, "optimiser": 8 * trained}
         case "ddp":
-            return {"weights": 4 * held, "gradients": 8 * trained, "optimiser": 8 * trained}
+            return {"weights": model.weights, "gradients": 8 * trained, "optimiser": 8 * trained}
         case "fsdp2":
             return {"weights": 4 * held / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
         case "zero1":
@@ -159,8 +180,8 @@ def logits(model: Trained, cpu: bool, buffers: int = 2) -> float:
 
 def casts(model: Trained, hardware: Hardware) -> float:
     """bfloat16 copies of the layers' weights, which autocast makes once a pass; a shared base is in bfloat16 already,
-    as is what sharded processes gather."""
-    needed = model.bf16 and not model.shared and hardware.sharing in ("none", "ddp")
+    as is what sharded processes gather; one in 4 bits is decoded a layer at a time."""
+    needed = model.bf16 and not model.shared and not model.in_4bit and hardware.sharing in ("none", "ddp")
     return 2 * model.shape.products if needed else 0.0
 
 

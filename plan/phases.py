@@ -41,9 +41,8 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     shape, full, again = model.shape, model.adapters == 0, int(step.repeated)
     table = 4 * shape.table
     held = state(model, hardware)
-    rest = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
-    if whole := gathered(model, hardware):
-        rest["gathered"] = whole
+    between = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
+    rest = between | for_a_while(model, hardware)
     layer, inside = step.tokens * layer_activations(model, step, hardware.cpu), step.tokens * in_backward(model)
     stream = 4 * step.tokens * shape.hidden
     kept = shape.layers * (stream if step.checkpointing else layer)
@@ -73,10 +72,16 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
             "gradients": held["gradients"] + tables, "activations": stream * 2 + layer + inside,
             "autocast copies": cast / shape.layers,
         }),
-        Phase(f"{name}optimiser's step", rest | {
-            "gradients": held["gradients"], "copies of AdamW": adamw_copies(model, hardware, fused), "gathered": 0.0,
+        Phase(f"{name}optimiser's step", between | {
+            "gradients": held["gradients"], "copies of AdamW": adamw_copies(model, hardware, fused),
         }),
     ]  # fmt: skip
+
+
+def for_a_while(model: Trained, hardware: Hardware) -> Parts:
+    """Weights that are whole only while the model computes."""
+    parts = {"gathered": gathered(model, hardware), "decoded layer": model.decoded}
+    return {name: size for name, size in parts.items() if size}
 
 
 def adamw_copies(model: Trained, hardware: Hardware, fused: bool) -> float:
@@ -91,9 +96,7 @@ def adamw_copies(model: Trained, hardware: Hardware, fused: bool) -> float:
 def forward_only(model: Trained, tokens: int, hardware: Hardware, beside: Parts, name: str) -> Phase:
     """Tokens through a model that will be trained further, without a backward pass."""
     held = state(model, hardware)
-    parts = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
-    if whole := gathered(model, hardware):
-        parts["gathered"] = whole
+    parts = {"weights": held["weights"], "optimiser": held["optimiser"], **beside, **for_a_while(model, hardware)}
     passes = tokens * passing(model.shape, model.number, model.adapters > 0)
     tiles = logits(model, hardware.cpu)
     return Phase(name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": tiles})

@@ -5,7 +5,19 @@ from typing import Any
 
 from engine.run.folder import RunError
 from plan.hardware import PER_MACHINE, Hardware
-from plan.memory import Parts, Pass, Trained, casts, decode_logits, kv_cache, passing, prefill, state, written_with
+from plan.memory import (
+    Parts,
+    Pass,
+    Trained,
+    casts,
+    decode_logits,
+    kv_cache,
+    passing,
+    prefill,
+    saved_in_4bit,
+    state,
+    written_with,
+)
 from plan.phases import PROCESS, Phase, forward_only, training
 from plan.recipe import hardware_of
 from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
@@ -55,8 +67,10 @@ def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     """Finetuning, pretraining, and reward models: a trainer's step over rows or comparisons."""
     scalar, trainer, plan = hasattr(recipe, "reward"), recipe.trainer, recipe.plan
     bf16, lora = in_bf16(recipe, hardware), recipe.lora
+    if lora.load_in_4bit and hardware.sharing not in ("none", "ddp"):
+        raise RunError(f"lora.load_in_4bit=true was not tried under {hardware.sharing}; use HARDWARE=ddp or one_gpu")
     adapters = lora_parameters(shape, lora.r, lora.target_modules, scalar=scalar) if lora.r else 0
-    model = Trained(shape, scalar, adapters, bf16)
+    model = Trained(shape, scalar, adapters, bf16, in_4bit=lora.load_in_4bit)
     # The batch is the recipe's, whatever the number of processes: each takes its share, in parts.
     at_once = int(trainer.get("per_device_train_batch_size", DEFAULT_BATCH))
     batch = at_once * int(trainer.get("gradient_accumulation_steps", 1))
@@ -98,7 +112,9 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
         )
     rank = (adapter_rank(recipe.model.path) or recipe.plan.lora_r) if shared else 0
     adapters = [lora_parameters(shape, rank, "all-linear", scalar=scalar) if shared else 0 for scalar in (False, True)]
-    policy, value = (Trained(shape, scalar, adapters[scalar], bf16, shared) for scalar in (False, True))
+    policy, value = (
+        Trained(shape, scalar, adapters[scalar], bf16, shared, ppo.load_in_4bit) for scalar in (False, True)
+    )
     number, judges = 2 if bf16 else 4, len(recipe.reward.paths)
     has_value = ppo.advantage == "gae"
 
@@ -106,6 +122,7 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     beside: Parts = {"process": PROCESS} if hardware.cpu else {}
     if shared:
         frozen = number * (shape.parameters + adapters[0] + judges * adapters[1])
+        frozen -= saved_in_4bit(shape, number) * ppo.load_in_4bit
     else:
         frozen = number * (shape.parameters + judges * shape.scalar_parameters)
         if hardware.sharing in ("fsdp2", "zero3") and not ppo.offload_frozen:
@@ -163,7 +180,7 @@ def writing(
     sampling, shape, each, split = recipe.sampling, policy.shape, recipe.ppo.responses_per_query, recipe.sampling.split
     rows = min(max(1, sampling.batch_size // each) * each, responses * split)
     held = state(policy, hardware)
-    rest = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
+    rest = {"weights": held["weights"], "optimiser": held["optimiser"], "decoded layer": policy.decoded, **beside}
     rest["autocast copies"] = casts(policy, hardware) if split == 1 else 0.0
     if whole := written_with(policy, hardware, split):
         rest["gathered"] = whole

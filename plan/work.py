@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from plan.hardware import Hardware
-from plan.memory import Pass, Trained
+from plan.memory import IN_4BIT, Pass, Trained
 from plan.shape import Shape
 
 # What transformers takes where a recipe says nothing.
@@ -79,7 +79,10 @@ def ppo_work(
     if hardware.bandwidth:
         split = recipe.sampling.split
         batches = math.ceil(answers * split / hardware.processes / recipe.sampling.batch_size)
-        waiting = batches * lengths[1] * policy.number * policy.base / split / hardware.bandwidth
+        read = policy.number * policy.base / split
+        if policy.in_4bit:  # and decoded before, a layer at a time
+            read += (IN_4BIT + policy.number) * shape.products
+        waiting = batches * lengths[1] * read / hardware.bandwidth
     return Work(round(tokens + text), ppo.steps, sampling + judging + ppo.epochs * learning, waiting)
 
 

@@ -148,6 +148,8 @@ class Algorithm(Section):
     """whole reference and reward models wait in the CPU's memory between their uses: less on the GPU, slower"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more time"""
+    load_in_4bit: bool = False
+    """the base of models=shared is held in 4 bits by bitsandbytes, as lora.load_in_4bit holds it in other stages"""
     log_samples: int = number(4, least=0)
     """answers of a step that go into samples.jsonl"""
     log_samples_every: int = number(1, least=1)
@@ -226,6 +228,12 @@ class PPO(Recipe):
             raise RecipeError(
                 f"watch.gold is {self.watch.gold}, but there is nothing to measure on; give data.heldout",
                 key="watch.gold",
+            )
+        if self.models == "full" and self.ppo.load_in_4bit:
+            raise RecipeError(
+                "ppo.load_in_4bit=true holds weights that cannot be trained, and models=full trains them all; set "
+                "models=shared, or ppo.load_in_4bit=false",
+                key="ppo.load_in_4bit",
             )
 
     def inputs(self) -> Iterator[tuple[str, str]]:

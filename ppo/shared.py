@@ -1,7 +1,7 @@
 """`models: shared`: policy, value, reference and reward as adapters of one base.
 
 The policy starts as a copy of the SFT adapter, the value model as a copy of the reward model's; the copies are float32
-and trained, the originals frozen in the compute type.
+and trained, the originals frozen in the compute type. The base is frozen too, in that type or in 4 bits.
 """
 
 from dataclasses import replace
@@ -33,7 +33,9 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     rewards = [read_adapter(path, "reward.path") for path in paths]
     base_path = one_base(sft, rewards, recipe)
     plain = replace(recipe.model, path=base_path, attention_dropout=0.0)
-    base = load_causal(base_path, plain, tokenizer, trained=False, device=accelerator.device)
+    base = load_causal(
+        base_path, plain, tokenizer, trained=False, in_4bit=recipe.ppo.load_in_4bit, device=accelerator.device
+    )
     roles, low = Roles(), compute_dtype(recipe.model)
     if recipe.ppo.gradient_checkpointing:
         recompute_activations(base, roles)

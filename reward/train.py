@@ -30,8 +30,9 @@ from engine.models.pairs import pack_pairs, pair_scores
 from engine.models.responses import micro_batches
 from engine.models.tokenizer import load_tokenizer
 from engine.run import sharding
-from engine.run.batches import DealtBatches, dealt
+from engine.run.batches import DealtBatches
 from engine.run.folder import RunError, RunFolder
+from engine.run.processes import everyones, share
 from engine.run.trainer import RunCallback, arguments, fit
 from reward.recipe import Reward
 
@@ -166,16 +167,15 @@ class PairTrainer(DealtBatches, RewardTrainer):
 
     @torch.no_grad()
     def scores(self, rows: Any) -> torch.Tensor:
-        """(pairs, 2) scores of rows, chosen first, on every process; in no particular order where there are several."""
+        """(pairs, 2) scores of rows, chosen first, on every process."""
         self.model.eval()
-        lengths = [sum(map(len, sides(row))) for row in rows]
-        own = []
-        for run in dealt(list(micro_batches(lengths, BUDGET)), self.args.world_size, self.args.process_index):
-            if run is None:
-                self.model(**self._prepare_inputs(self.data_collator([])))
+        mine, own = share(range(len(rows))), []
+        for run in micro_batches([sum(map(len, sides(rows[at]))) for at in mine], BUDGET):
+            if chosen := mine[run]:
+                own += pair_scores(self.model, [sides(rows[at]) for at in chosen]).tolist()
             else:
-                own += pair_scores(self.model, [sides(rows[at]) for at in range(run.start, run.stop)]).tolist()
-        return torch.tensor(gather_object(own))
+                self.model(**self._prepare_inputs(self.data_collator([])))
+        return torch.tensor(everyones(own))
 
 
 def score_metrics(scores: torch.Tensor) -> dict[str, float]:

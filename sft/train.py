@@ -25,6 +25,7 @@ from engine.models.tokenizer import load_tokenizer
 from engine.run import sharding
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
+from engine.run.processes import most, share
 from engine.run.trainer import RunCallback, arguments, fit
 from sft.recipe import SFT
 
@@ -96,11 +97,12 @@ class PackedTrainer(DealtBatches, SFTTrainer):
     ) -> dict[str, float]:
         """The mean loss over trained tokens; the Trainer's is one over batches, and moves with their size."""
         rows, size = self.eval_dataset if eval_dataset is None else eval_dataset, self.args.eval_batch_size
-        runs = [slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
+        mine = share(range(len(rows)))
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for inputs in self.evaluation_inputs(rows, runs):
-            logprobs = self.trained_tokens(self.model, inputs).logprobs
+        for start in range(0, most(len(mine)), size):  # all processes go forward together, with no rows if need be
+            chosen = [rows[at] for at in mine[start : start + size]]
+            logprobs = self.trained_tokens(self.model, self._prepare_inputs(self.data_collator(chosen))).logprobs
             total += torch.stack([-logprobs.double().sum(), total.new_tensor(len(logprobs))])
         nll, tokens = self.accelerator.reduce(total).tolist()
         metrics = {f"{metric_key_prefix}_loss": nll / max(tokens, 1)}

@@ -6,7 +6,7 @@ import pytest
 from torch.utils.data import RandomSampler, SequentialSampler
 from trl import RewardConfig, SFTConfig
 
-from engine.run.batches import Batches, batch_of, dealt, parts_a_step, shares
+from engine.run.batches import Batches, batch_of, parts_a_step, shares
 
 
 def epoch(rows, batch, at_once, processes, epoch=0, sampler=RandomSampler, drop_last=False):
@@ -30,7 +30,6 @@ def test_shares_by_hand():
     assert parts_a_step(batch=8, at_once=2, processes=2) == 2
     assert parts_a_step(batch=8, at_once=8, processes=2) == parts_a_step(1, 1, 4) == 1
     assert parts_a_step(batch=9, at_once=2, processes=2) == 3
-    assert [list(dealt("abc", 2, process)) for process in (0, 1)] == [["a", "c"], ["b", None]]
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 23, 24])

@@ -66,8 +66,8 @@ def test_without_bitsandbytes_one_line_says_how_to_get_it(setting, tmp_path):
     with pytest.raises(RunError) as error:
         train_sft(load(SFT, setting / "sft.yaml", [f"run.dir={tmp_path}", *QLORA]))
     text = str(error.value)
-    assert text.startswith("lora.load_in_4bit=true: ")
-    assert text.endswith("; install it with .venv/bin/pip install bitsandbytes, or set lora.load_in_4bit=false")
+    assert text.startswith("load_in_4bit=true: ")
+    assert text.endswith("; install it with .venv/bin/pip install bitsandbytes, or leave load_in_4bit out")
     assert "\n" not in text
 
 
@@ -132,13 +132,13 @@ def test_what_would_change_the_base_is_refused(setting, tmp_path):
     with pytest.raises(RunError) as error:
         train_sft(load(SFT, setting / "sft.yaml", [f"run.dir={tmp_path}/other", f"model.path={adapter}", *QLORA]))
     assert str(error.value) == (
-        f"model.path={adapter} is an adapter, which cannot be merged into a base in 4 bits; merge it first: "
+        f"{adapter} is an adapter, which cannot be merged into a base in 4 bits; merge it first: "
         f'make merge ARGS="{adapter} OUT"'
     )
     write_base(tmp_path / "base", "llama")
     with pytest.raises(RunError) as error:
         train_sft(load(SFT, setting / "sft.yaml", [f"run.dir={tmp_path}/third", f"model.path={tmp_path}/base", *QLORA]))
     assert str(error.value) == (
-        f"model.path={tmp_path}/base has no rows for the ChatML tokens, and an adapter of a base in 4 bits cannot "
-        "bring them; set lora.load_in_4bit=false"
+        f"{tmp_path}/base has no rows for the ChatML tokens, and an adapter of a base in 4 bits cannot bring them; "
+        "leave load_in_4bit out"
     )

@@ -98,6 +98,31 @@ def test_advice_is_computed():
     assert planning(changed(recipe, last.changes), hardware=read_hardware("fsdp2", 2, None, None, None)).fits
 
 
+def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
+    limits = ["plan.hardware=one_gpu", "plan.device=4090"]
+    found = []
+    for path, keys in (("qwen1.5-7b/sft", ["lora.r=64"]), ("qwen1.5-72b/ppo", ["models=shared", "plan.device=h100"])):
+        recipe = planned_recipe(Planned, f"recipes/{path}.yaml", [*limits, *keys, "plan.lora_r=16"])
+        fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
+        assert planning(changed(recipe, fitting[0].changes)).fits
+        found.append(fitting[0].changes)
+    assert found[0] == {"lora.merge": False, "lora.load_in_4bit": True}
+    assert found[1]["ppo.load_in_4bit"]
+
+
+def test_a_shared_base_is_counted_once_in_its_type_or_in_4_bits():
+    keys = ["plan.hardware=one_gpu", "models=shared", "plan.lora_r=16"]
+    whole, four = (plan_of("recipes/qwen1.5-72b/ppo.yaml", *keys, f"ppo.load_in_4bit={x}") for x in (False, True))
+    base, of_four = ({phase.name: phase.parts["frozen models"] for phase in made.phases}["judging"]
+                     for made in (whole, four))  # fmt: skip
+    products, adapters = whole.shape.products, whole.models["policy"][1] + whole.models["value model"][1]
+    assert base == 2 * (whole.shape.parameters + adapters)
+    assert base - of_four == pytest.approx((2 - 0.516) * products, rel=1e-3)
+    assert four.work.waiting - whole.work.waiting == pytest.approx(
+        whole.work.waiting * (2 + 0.516) * products / (2 * whole.shape.parameters), rel=1e-3
+    )  # weights are decoded for every token
+
+
 def test_batches_are_halved_only_as_far_as_it_takes():
     limits = ("plan.hardware=one_gpu", "lora.r=8", "plan.memory_gib=34")
     recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/sft.yaml", [
@@ -193,6 +218,8 @@ def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
                           "or ppo"),
         ("qwen1.5-7b/ppo", ["models=shared", "plan.hardware=fsdp2"],
          "models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full"),
+        ("qwen1.5-7b/sft", ["plan.hardware=fsdp2", "lora.r=8", "lora.merge=false", "lora.load_in_4bit=true"],
+         "lora.load_in_4bit=true was not tried under fsdp2; use HARDWARE=ddp or one_gpu"),
         ("qwen1.5-7b/sft", ["model.path=nowhere/else/model"],
          "model.path: nowhere/else/model does not exist; name a file or folder that does, or the id of one on the hub "
          "(owner/name)"),

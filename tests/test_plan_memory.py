@@ -5,12 +5,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
+from engine.models.loading import load_causal
 from engine.models.logprobs import with_logprobs
 from engine.models.packed import PACKED, pack
+from engine.models.tokenizer import load_tokenizer
 from plan.hardware import Hardware
 from plan.memory import (
     Pass,
     Trained,
+    casts,
     decode_logits,
     gathered,
     in_backward,
@@ -18,13 +21,17 @@ from plan.memory import (
     layer_activations,
     logits,
     passing,
+    saved_in_4bit,
     state,
     written_with,
 )
 from plan.phases import training
 from plan.shape import Shape, lora_parameters, shape
 from plan.work import forward_flops, training_flops
+from recipes.sections import Model
 from tests.small_models import FAMILIES, small_config
+from tests.stage_runs import write_base
+from tests.test_four_bits import needs_bitsandbytes
 
 # Two layers, 8 wide, two heads of 4 and one of keys, 16 in the MLP, 32 tokens, tied; Qwen2's biases on q, k and v.
 LAYER = (8 * 8 + 8) + 2 * (4 * 8 + 4) + 8 * 8 + 3 * 8 * 16 + 2 * 8
@@ -53,7 +60,7 @@ def test_a_small_step_by_hand():
     assert phases["backward, last layer"]["gradients"] == 1024
     # all of them, and two tables more: the head's, the embedding's, their sum
     assert phases["backward, first layer"]["gradients"] == 5920 + 2 * 1024
-    assert phases["optimiser's step"] == rest | {"gradients": 5920, "copies of AdamW": 0, "gathered": 0}
+    assert phases["optimiser's step"] == rest | {"gradients": 5920, "copies of AdamW": 0}
 
 
 def test_checkpointing_keeps_the_stream_and_one_layer():
@@ -97,6 +104,32 @@ def test_what_is_gathered_to_write():
 def test_adapters_hold_gradients_and_moments_alone():
     model = Trained(SMALL, scalar=False, adapters=100, bf16=False)
     assert state(model, on()) == {"weights": 4 * 1580, "gradients": 400, "optimiser": 800}
+
+
+def test_a_base_in_4_bits_by_hand():
+    """64 of its weights are in a linear layer: half a byte each, and a scale."""
+    whole, four = (Trained(SMALL, scalar=False, adapters=100, bf16=True, in_4bit=x) for x in (False, True))
+    assert four.weights == 4 * (1580 - 64) + 64 / 2 + 1 + 4 / 256
+    assert whole.weights - four.weights == saved_in_4bit(SMALL, 4)
+    assert (casts(whole, on()), casts(four, on())) == (128, 0)
+    # decoded to float32, which it was loaded in, and to what is multiplied with; of PPO's base these are the same
+    assert four.decoded == 64 * (4 + 2)
+    shared = Trained(SMALL, scalar=False, adapters=100, bf16=True, shared=True, in_4bit=True)
+    assert (shared.weights, shared.decoded) == (400, 64 * 2)
+    phases = {phase.name: phase.parts for phase in training(four, STEP, on(), {}, fused=True)}
+    assert [parts.get("decoded layer") for parts in phases.values()] == [384, 384, 384, None]
+
+
+@needs_bitsandbytes
+def test_a_base_in_4_bits_is_as_large_as_planned(tmp_path):
+    write_base(tmp_path, hidden_size=256, intermediate_size=512)
+    found = load_causal(str(tmp_path), Model(path=""), load_tokenizer(str(tmp_path)), trained=True, in_4bit=True)
+    held = sum(weights.nbytes for weights in found.parameters())
+    for weights in found.parameters():
+        if (scales := getattr(weights, "quant_state", None)) is not None:
+            held += scales.absmax.nbytes + scales.state2.absmax.nbytes
+    made = shape(found.config, "small")
+    assert held == 4 * made.parameters - saved_in_4bit(made, 4)
 
 
 def test_decoding_by_hand():

@@ -1,7 +1,7 @@
 """A base held in 4 bits under adapters in float32 (QLoRA: Dettmers et al. 2023), by bitsandbytes.
 
-Linear layers are in NF4, its scales in 8 bits; embeddings, norms and heads stay in float32. It is an extra, and
-no requirement of plumbline's.
+Linear layers are in NF4, its scales in 8 bits; embeddings, norms and heads stay whole. It is an extra, and no
+requirement of plumbline's.
 """
 
 import os
@@ -34,13 +34,13 @@ def settle_in_4bit(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     """A model in 4 bits, ready for adapters; RunError where it would have to be changed first."""
     if is_adapter(path):
         raise RunError(
-            f"model.path={path} is an adapter, which cannot be merged into a base in 4 bits; merge it first: "
+            f"{path} is an adapter, which cannot be merged into a base in 4 bits; merge it first: "
             f'make merge ARGS="{path} OUT"'
         )
     if loaded.config.vocab_size < len(tokenizer):
         raise RunError(
-            f"model.path={path} has no rows for the ChatML tokens, and an adapter of a base in 4 bits cannot bring "
-            "them; set lora.load_in_4bit=false"
+            f"{path} has no rows for the ChatML tokens, and an adapter of a base in 4 bits cannot bring them; leave "
+            "load_in_4bit out"
         )
     if loaded.can_generate():
         stop_at_end_of_turn(loaded, tokenizer)

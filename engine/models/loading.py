@@ -52,18 +52,20 @@ def load_causal(
 ) -> PreTrainedModel:
     """A causal LM with a row for every token of `tokenizer`; an adapter folder is merged into its base.
 
-    Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode. In 4 bits: frozen, but in
-    training mode, on its device already. As stored: where nothing has to be added to the weights, they keep the type of
-    their files and are read from these as they are needed, so that processes of a machine have them once.
+    Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode. In 4 bits: what stays whole
+    is of either type, all is frozen, but in training mode, and on its device already. As stored: where nothing has to
+    be added to the weights, they keep the type of their files and are read from these as they are needed, so that
+    processes of a machine have them once.
     """
     config = load_config(base_of(path), model)
     refuse_unknown_logits(config)
     config.attention_dropout = model.attention_dropout if trained else 0.0
-    as_stored = as_stored and not is_adapter(path) and config.get_text_config().vocab_size >= len(tokenizer)
-    loaded, _ = from_pretrained(
-        with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), base_of(path), config, model, in_4bit,
-        as_stored,
-    )  # fmt: skip
+    model_class, dtype = with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), torch.float32
+    if in_4bit and not trained:
+        dtype = compute_dtype(model)
+    elif as_stored and not is_adapter(path) and config.get_text_config().vocab_size >= len(tokenizer):
+        dtype = stored_type(path, model)
+    loaded, _ = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype)
     if in_4bit:
         return settle_in_4bit(loaded, tokenizer, path)
     fit_embeddings(loaded, tokenizer)
@@ -88,8 +90,8 @@ def load_scalar(
     if config is None:
         raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
     config.attention_dropout = model.attention_dropout if trained else 0.0
-    as_stored = as_stored and not is_adapter(path)
-    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model, in_4bit, as_stored)
+    dtype = stored_type(path, model) if as_stored and not is_adapter(path) else torch.float32
+    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model, in_4bit, dtype)
     if in_4bit and not missing:
         return settle_in_4bit(loaded, tokenizer, path)
     if is_adapter(path):
@@ -153,17 +155,14 @@ def from_pretrained(
     config: PretrainedConfig,
     model: Model,
     in_4bit: bool = False,
-    as_stored: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of weights that its checkpoint lacks.
-
-    In float32; linear layers in 4 bits, or all in the type of the files, if wanted.
-    """
+    """The model, its linear layers in 4 bits if wanted, and the names of weights that its checkpoint lacks."""
     try:
         loaded, report = model_class.from_pretrained(
             path,
             config=config,
-            dtype=stored_type(path, model) if as_stored else torch.float32,
+            dtype=dtype,
             revision=model.revision,
             attn_implementation=attention_for(model.attention),
             output_loading_info=True,
@@ -171,8 +170,8 @@ def from_pretrained(
         )
     except ImportError as error:
         raise RunError(
-            f"lora.load_in_4bit=true: {first_line(error)}; install it with .venv/bin/pip install bitsandbytes, or set "
-            "lora.load_in_4bit=false"
+            f"load_in_4bit=true: {first_line(error)}; install it with .venv/bin/pip install bitsandbytes, or leave "
+            "load_in_4bit out"
         ) from None
     except OSError as error:
         raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None

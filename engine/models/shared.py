@@ -42,7 +42,7 @@ class LowRank:
 
 
 class RoleLinear(torch.nn.Module):
-    """A linear layer, and what each role adds: scale · up down x."""
+    """A linear layer, whole or in 4 bits, and what each role adds: scale · up down x."""
 
     def __init__(self, base: torch.nn.Linear, roles: Roles):
         super().__init__()

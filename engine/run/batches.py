@@ -7,14 +7,12 @@ runs the model (on one token, to no effect), since processes that share gradient
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-
-T = TypeVar("T")
 
 
 def batch_of(config_class: type[TrainingArguments], section: dict[str, Any]) -> tuple[int, int]:
@@ -35,12 +33,6 @@ def shares(rows: Sequence[int], processes: int, parts: int) -> list[list[Sequenc
     ends = [at * least + min(at, longer) for at in range(processes * parts + 1)]
     runs = [rows[start:end] for start, end in pairwise(ends)]
     return [runs[process::processes] for process in range(processes)]
-
-
-def dealt(batches: Sequence[T], processes: int, process: int) -> Iterator[T | None]:
-    """Every process's batches in turn; None where the others still have one."""
-    for start in range(0, len(batches), processes):
-        yield batches[start + process] if start + process < len(batches) else None
 
 
 class Batches(BatchSampler):
@@ -98,9 +90,3 @@ class DealtBatches(Trainer):
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor,
         )  # fmt: skip
-
-    def evaluation_inputs(self, rows: Any, runs: Sequence[slice]) -> Iterator[dict[str, Any]]:
-        """The collated `runs` of rows that are this process's, each run some process's, on the model's device."""
-        for run in dealt(runs, self.args.world_size, self.args.process_index):
-            mine = [] if run is None else [rows[at] for at in range(run.start, run.stop)]
-            yield self._prepare_inputs(self.data_collator(mine))
