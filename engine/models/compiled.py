@@ -1,0 +1,193 @@
+"""The forward pass of one token in fixed shapes, compiled: a CUDA graph a shape on a GPU, compiled C++ on a CPU.
+
+Keys and values stand in buffers that stay where they are for the whole run, as CUDA graphs need it: `columns` wide, and
+read as far as a row has got. Rows are rounded up to a power of two, so that finished ones still leave, in few sizes.
+Prompts are read as in the plain loop. What is drawn is the same up to the rounding of logits. Run on CPUs only: no GPU
+was at hand.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch._dynamo.exc import TorchDynamoException
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from engine.models.packed import attention
+from engine.run.folder import RunError
+
+FIXED, BACKEND = "fixed", "inductor"
+FEWEST_ROWS, FEWEST_COLUMNS, MOST_GRAPHS = 16, 64, 64
+
+
+def fixed_rows(rows: int) -> int:
+    """The batch that `rows` rows are computed in: a power of two."""
+    return max(FEWEST_ROWS, 1 << (rows - 1).bit_length())
+
+
+def fixed_columns(columns: int) -> int:
+    """How many columns are held for `columns` that are needed: a power of two, or one and a half."""
+    power = 1 << (columns - 1).bit_length()
+    return max(FEWEST_COLUMNS, power * 3 // 4 if columns <= power * 3 // 4 else power)
+
+
+def fixed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    keys: list[torch.Tensor] | None = None,
+    values: list[torch.Tensor] | None = None,
+    column: torch.Tensor | None = None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token a row, which is written to `column` (1,) of the buffers first; without them, sdpa's.
+
+    query is (rows, heads, 1, head_dim), key and value may have fewer heads; keys and values hold of every layer
+    (rows, key heads, columns, head_dim), attention_mask is (rows, 1, 1, columns). Returns (rows, 1, heads, head_dim).
+    """
+    if keys is None or values is None or column is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+    k, v = keys[module.layer_idx], values[module.layer_idx]
+    k.index_copy_(2, column, key.to(k.dtype))
+    v.index_copy_(2, column, value.to(v.dtype))
+    # Heads that share their keys are queries of one head: keys need not be repeated.
+    grouped = query.unflatten(1, (k.shape[1], -1))[:, :, :, 0]
+    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=attention_mask, scale=scaling)
+    return out.flatten(1, 2)[:, None], None
+
+
+AttentionInterface.register(FIXED, fixed_attention)
+AttentionMaskInterface.register(FIXED, sdpa_mask)
+
+
+class Compiled:
+    """Compiled decoding of one model, for a whole run. Its weights may change, in place; they must not move."""
+
+    def __init__(self, model: PreTrainedModel):
+        if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
+            raise RunError("sampling.engine=compiled knows full attention only, which this model is not; use own")
+        self.model = model
+        self.rows = self.columns = 0
+        self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """keys and values of each layer, (rows, key heads, columns, head_dim)"""
+        self.views: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        """their first rows, by number: always the same tensors"""
+        self.low: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+        torch.compiler.config.recompile_limit = MOST_GRAPHS
+        mode = "reduce-overhead" if model.device.type == "cuda" else None
+        self.step = torch.compile(_logits, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
+
+    @contextmanager
+    def ready(self, rows: int, columns: int) -> Iterator[None]:
+        """Around all decoding between two changes of the weights, of at most so many rows and columns at a time.
+
+        Under autocast linear layers get weights in its type meanwhile: a graph would cast them at every token anew.
+        """
+        self.rows, self.columns = max(self.rows, fixed_rows(rows)), max(self.columns, fixed_columns(columns))
+        device, swapped = self.model.device.type, []
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            for layer in self.model.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    swapped += [(layer, name, whole) for name, whole in layer.named_parameters(recurse=False)]
+            for layer, name, whole in swapped:
+                if whole not in self.low:
+                    self.low[whole] = torch.nn.Parameter(torch.empty_like(whole, dtype=dtype), requires_grad=False)
+                setattr(layer, name, self.low[whole])
+                self.low[whole].copy_(whole.detach())
+        try:
+            with attention(self.model, FIXED):
+                yield
+        finally:
+            for layer, name, whole in swapped:
+                setattr(layer, name, whole)
+
+    def begin(self, cache: DynamicCache, mask: torch.Tensor, responses: int) -> "FixedBatch":
+        """Decoding from prompts that were read: `cache` and mask (prompts, longest) have each once, padded left."""
+        prompts, longest = mask.shape
+        if not self.buffers or self.buffers[0][0].shape[::2] != (self.rows, self.columns):
+            self.buffers.clear()
+            self.views.clear()
+            for layer in cache.layers:
+                shapes = [
+                    (self.rows, read.shape[1], self.columns, read.shape[3]) for read in (layer.keys, layer.values)
+                ]
+                # Zeros, as what is masked is multiplied by 0. Keys in the values' type: under autocast they come out
+                # of the rotation in float32, but are read in bfloat16.
+                self.buffers.append(tuple(layer.values.new_zeros(shape) for shape in shapes))
+        for buffers, layer in zip(self.buffers, cache.layers, strict=True):
+            for buffer, read in zip(buffers, (layer.keys, layer.values), strict=True):
+                rows = buffer[: prompts * responses, :, :longest]
+                rows.unflatten(0, (prompts, responses)).copy_(read[:, None])
+        cache.layers.clear()
+        return FixedBatch(self, (longest - mask.sum(1)).repeat_interleave(responses, 0), longest)
+
+    def view(self, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Keys and values of the first rows."""
+        if rows not in self.views:
+            self.views[rows] = tuple([buffer[:rows] for buffer in kind] for kind in zip(*self.buffers, strict=True))
+            for kind in self.views[rows]:
+                for view in kind:
+                    torch._dynamo.mark_static_address(view)  # a CUDA graph may write into it, and need not copy it
+        return self.views[rows]
+
+
+class FixedBatch:
+    """Rows that are being written, the first ones of the buffers; each call writes the next column."""
+
+    def __init__(self, compiled: Compiled, starts: torch.Tensor, column: int):
+        self.compiled, self.rows, self.size = compiled, len(starts), fixed_rows(len(starts))
+        self.starts = F.pad(starts, (0, self.size - self.rows))
+        """(size,) the column of each row's first token"""
+        self.written, self.column = column, torch.tensor([column - 1], device=starts.device)
+
+    def may_leave(self, left: int) -> bool:
+        """Whether a smaller batch is enough for the rows that are left."""
+        return fixed_rows(left) < self.size
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these alone."""
+        for buffers in self.compiled.buffers:
+            for buffer in buffers:
+                buffer[: len(rows), :, : self.written] = buffer[rows, :, : self.written]
+        self.rows, self.size = len(rows), fixed_rows(len(rows))
+        self.starts = F.pad(self.starts[rows], (0, self.size - self.rows))
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary) logits after one more token of each row, (rows,); good until the next call."""
+        self.written += 1
+        self.column += 1
+        tokens = F.pad(tokens, (0, self.size - self.rows))
+        torch.compiler.cudagraph_mark_step_begin()
+        try:
+            logits = self.compiled.step(
+                self.compiled.model, tokens, self.starts, self.column, *self.compiled.view(self.size)
+            )  # fmt: skip
+        except TorchDynamoException as error:
+            raise RunError(f"sampling.engine=compiled: {str(error).splitlines()[0]}; use sampling.engine=own") from None
+        return logits[: self.rows]
+
+
+def _logits(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    starts: torch.Tensor,
+    column: torch.Tensor,
+    keys: list[torch.Tensor],
+    values: list[torch.Tensor],
+) -> torch.Tensor:
+    """What is compiled. A row sees the columns from its start to the present one; those behind hold what was there."""
+    columns = torch.arange(keys[0].shape[2], device=tokens.device)
+    seen = (columns >= starts[:, None]) & (columns <= column)
+    return model(
+        input_ids=tokens[:, None], attention_mask=seen[:, None, None], position_ids=(column - starts)[:, None],
+        use_cache=False, logits_to_keep=1, keys=keys, values=values, column=column,
+    ).logits[:, -1]  # fmt: skip
