@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.models.compiled import fixed_columns, fixed_rows
 from engine.run.folder import RunError
 from plan.hardware import Hardware
-from plan.memory import Parts, Pass, Trained, casts, decode_logits, kv_cache, passing, prefill, state
+from plan.memory import Parts, Pass, Trained, casts, compiled_decoding, decode_logits, kv_cache, passing, prefill, state
 from plan.phases import PROCESS, Phase, forward_only, training
 from plan.recipe import hardware_of
 from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
@@ -118,6 +119,9 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
                recipe.plan.response_tokens or recipe.sampling.max_new_tokens)  # fmt: skip
     whole = sum(lengths)
     responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
+    if recipe.sampling.engine == "compiled":
+        rows = fixed_rows(rows_at_once(recipe, responses))
+        beside["compiled decoding"] = compiled_decoding(policy, rows, fixed_columns(whole))
     mini = max(1, responses // ppo.minibatches)
     phases: list[Phase] = []
 
@@ -153,12 +157,12 @@ def writing(
 ) -> list[Phase]:
     """Answers: the prompts of a batch in one pass, then the last token written, when the cache is longest."""
     sampling, shape, each = recipe.sampling, policy.shape, recipe.ppo.responses_per_query
-    rows = min(max(1, sampling.batch_size // each) * each, responses)
+    rows, compiled = rows_at_once(recipe, responses), sampling.engine == "compiled"
     held = state(policy, hardware)
     rest = {
         "weights": held["weights"],
         "optimiser": held["optimiser"],
-        "autocast copies": casts(policy, hardware),
+        "autocast copies": 0.0 if compiled else casts(policy, hardware),
         **beside,
     }
     if hardware.sharing in ("fsdp2", "zero3"):
@@ -172,10 +176,16 @@ def writing(
         }),
         Phase("writing answers", rest | {
             "activations": rows * passing(shape, policy.number, policy.adapters > 0),
-            "KV cache": kv_cache(shape, rows, sum(lengths), policy.bf16),
+            "KV cache": 0.0 if compiled else kv_cache(shape, rows, sum(lengths), policy.bf16),
             "logits": decode_logits(shape, rows, truncated),
         }),
     ]  # fmt: skip
+
+
+def rows_at_once(recipe: Any, responses: int) -> int:
+    """How many of so many answers are written at a time."""
+    each = recipe.ppo.responses_per_query
+    return min(max(1, recipe.sampling.batch_size // each) * each, responses)
 
 
 def host(hardware: Hardware, models: list[Trained]) -> float:

@@ -1,6 +1,6 @@
 """sampling.engine=compiled: the plain loop's answers, from few graphs, which see the weights as they are."""
 
-import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -9,14 +9,16 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 
 from engine.models import compiled as module
-from engine.models.compiled import Compiled, fixed_columns, fixed_rows
 from engine.models.adapter_files import read_adapter
+from engine.models.compiled import Compiled
+from engine.models.engines import ENGINES
 from engine.models.loading import load_causal
+from engine.models.packed import attention
 from engine.models.sampling import sample
 from engine.models.shared import Role, Roles
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunError
-from engine.run.metrics import read
+from engine.run.sharding import Sharding
 from ppo.train import train
 from recipes.sections import Model, Sampling
 from tests.ppo_setting import make_adapters, make_setting, recipe_of
@@ -112,10 +114,85 @@ def test_a_role_of_a_shared_base_decodes_for_itself_alone(counter, setting):
     assert_same(written(policy, compiled), first)
     graphs = counter.frame_count
     change(value)
-    value(torch.tensor([[5]]))
+    assert written(value) != first
     assert_same(written(policy, compiled), first)
     change(policy)
     second = written(policy)
     assert second != first
     assert_same(written(policy, compiled), second)
     assert counter.frame_count == graphs
+
+
+def test_under_autocast_weights_are_cast_once_a_rollout(counter):
+    """What is compiled has bfloat16 weights, which follow the float32 ones; those are in their places afterwards."""
+    model = small_model(tie_word_embeddings=True)
+    places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    compiled = Compiled(model)
+    for step in (1, 2):
+        with torch.autocast("cpu", torch.bfloat16):
+            answers = written(model, compiled, step=step)
+            for prompt, r in ((prompt, r) for prompt, group in zip(PROMPTS, answers, strict=True) for r in group):
+                with attention(model, "sdpa"), torch.no_grad():
+                    logits = model(torch.tensor([[*prompt, *r.tokens]]), use_cache=False).logits[
+                        0, len(prompt) - 1 : -1
+                    ]
+                expected = logits.float().log_softmax(-1).gather(1, torch.tensor(r.tokens)[:, None])[:, 0]
+                assert_close(torch.tensor(r.logprobs), expected, atol=0.06, rtol=0)
+        change(model)
+    given = [node.meta["example_value"] for node in counter.graphs[0].graph.find_nodes(op="placeholder")]
+    tables = [value.shape for value in given if value.dtype == torch.float32 and value.ndim == 2]
+    assert tables == [(320, 32)]  # the embedding, which autocast leaves alone
+    assert counter.frame_count == 3
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == places
+    assert compiled.buffers[0][0].dtype == torch.bfloat16
+
+
+def test_a_run_of_ppo_is_the_plain_engines(counter, setting, tmp_path):
+    train(recipe_of(setting, f"run.dir={tmp_path / 'own'}"))
+    train(recipe_of(setting, f"run.dir={tmp_path / 'compiled'}", "sampling.engine=compiled"))
+    for a, b in zip(untimed(tmp_path / "own"), untimed(tmp_path / "compiled"), strict=True):
+        assert a == pytest.approx(b, abs=2e-4, rel=1e-3)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
+def test_generated_code_writes_the_plain_loops_answers():
+    torch._dynamo.reset()
+    model = small_model(num_hidden_layers=1)
+    prompts = PROMPTS[:4]
+    compiled = Compiled(model)
+    assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
+    change(model)
+    assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
+
+
+def test_what_cannot_be_compiled_is_told_in_a_line(monkeypatch):
+    torch._dynamo.reset()
+
+    def no_compiler(graph, inputs):
+        raise ValueError("no C++ compiler")
+
+    monkeypatch.setattr(module, "BACKEND", no_compiler)
+    model = small_model()
+    with pytest.raises(RunError, match=r"^sampling.engine=compiled: .*no C\+\+ compiler; use sampling.engine=own$"):
+        written(model, Compiled(model))
+
+
+def test_layers_that_see_a_window_alone_are_refused():
+    model = small_model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    with pytest.raises(RunError) as error:
+        Compiled(model)
+    assert str(error.value) == (
+        "sampling.engine=compiled knows full attention only, and a layer of this model has another; "
+        "use sampling.engine=own"
+    )
+
+
+def test_processes_that_share_weights_out_are_refused(monkeypatch, setting):
+    monkeypatch.setattr("engine.models.engines.of", lambda _: Sharding("fsdp2", 2))
+    model = small_model()
+    with pytest.raises(RunError) as error:
+        ENGINES["compiled"](model, recipe_of(setting).sampling, 1, 0, accelerator=Accelerator(cpu=True))
+    assert str(error.value) == (
+        "sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp, or sampling.engine=own"
+    )

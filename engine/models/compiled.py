@@ -73,7 +73,10 @@ class Compiled:
 
     def __init__(self, model: PreTrainedModel):
         if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
-            raise RunError("sampling.engine=compiled knows full attention only, which this model is not; use own")
+            raise RunError(
+                "sampling.engine=compiled knows full attention only, and a layer of this model has another; "
+                "use sampling.engine=own"
+            )
         self.model = model
         self.rows = self.columns = 0
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -81,31 +84,33 @@ class Compiled:
         self.views: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         """their first rows, by number: always the same tensors"""
         self.low: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+        """weights of linear layers in autocast's type"""
         torch.compiler.config.recompile_limit = MOST_GRAPHS
         mode = "reduce-overhead" if model.device.type == "cuda" else None
         self.step = torch.compile(_logits, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
 
     @contextmanager
     def ready(self, rows: int, columns: int) -> Iterator[None]:
-        """Around all decoding between two changes of the weights, of at most so many rows and columns at a time.
-
-        Under autocast linear layers get weights in its type meanwhile: a graph would cast them at every token anew.
-        """
+        """Around all decoding between two changes of the weights, of at most so many rows and columns at a time."""
         self.rows, self.columns = max(self.rows, fixed_rows(rows)), max(self.columns, fixed_columns(columns))
+        with attention(self.model, FIXED), self._cast_once():
+            yield
+
+    @contextmanager
+    def _cast_once(self) -> Iterator[None]:
+        """Under autocast linear layers have weights in its type for a while: a graph would cast them at every token."""
         device, swapped = self.model.device.type, []
         if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            for layer in self.model.modules():
-                if isinstance(layer, torch.nn.Linear):
-                    swapped += [(layer, name, whole) for name, whole in layer.named_parameters(recurse=False)]
-            for layer, name, whole in swapped:
-                if whole not in self.low:
-                    self.low[whole] = torch.nn.Parameter(torch.empty_like(whole, dtype=dtype), requires_grad=False)
-                setattr(layer, name, self.low[whole])
-                self.low[whole].copy_(whole.detach())
+            linear = [layer for layer in self.model.modules() if isinstance(layer, torch.nn.Linear)]
+            swapped = [(layer, *named) for layer in linear for named in layer.named_parameters(recurse=False)]
+        for layer, name, whole in swapped:
+            if whole not in self.low:
+                low = torch.empty_like(whole, dtype=torch.get_autocast_dtype(device))
+                self.low[whole] = torch.nn.Parameter(low, requires_grad=False)
+            self.low[whole].copy_(whole.detach())
+            setattr(layer, name, self.low[whole])
         try:
-            with attention(self.model, FIXED):
-                yield
+            yield
         finally:
             for layer, name, whole in swapped:
                 setattr(layer, name, whole)
@@ -114,21 +119,25 @@ class Compiled:
         """Decoding from prompts that were read: `cache` and mask (prompts, longest) have each once, padded left."""
         prompts, longest = mask.shape
         if not self.buffers or self.buffers[0][0].shape[::2] != (self.rows, self.columns):
-            self.buffers.clear()
-            self.views.clear()
-            for layer in cache.layers:
-                shapes = [
-                    (self.rows, read.shape[1], self.columns, read.shape[3]) for read in (layer.keys, layer.values)
-                ]
-                # Zeros, as what is masked is multiplied by 0. Keys in the values' type: under autocast they come out
-                # of the rotation in float32, but are read in bfloat16.
-                self.buffers.append(tuple(layer.values.new_zeros(shape) for shape in shapes))
+            self._hold(cache)
         for buffers, layer in zip(self.buffers, cache.layers, strict=True):
             for buffer, read in zip(buffers, (layer.keys, layer.values), strict=True):
                 rows = buffer[: prompts * responses, :, :longest]
                 rows.unflatten(0, (prompts, responses)).copy_(read[:, None])
         cache.layers.clear()
         return FixedBatch(self, (longest - mask.sum(1)).repeat_interleave(responses, 0), longest)
+
+    def _hold(self, cache: DynamicCache) -> None:
+        """Buffers for such keys and values, in the type that attention reads them in."""
+        self.buffers.clear()
+        self.views.clear()
+        for layer in cache.layers:
+            device, dtype = layer.keys.device, layer.keys.dtype
+            if torch.is_autocast_enabled(device.type):
+                dtype = torch.get_autocast_dtype(device.type)
+            shapes = [(self.rows, read.shape[1], self.columns, read.shape[3]) for read in (layer.keys, layer.values)]
+            # Zeros: what is masked is multiplied by 0, and has to be a number.
+            self.buffers.append(tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes))
 
     def view(self, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Keys and values of the first rows."""
@@ -172,7 +181,8 @@ class FixedBatch:
                 self.compiled.model, tokens, self.starts, self.column, *self.compiled.view(self.size)
             )  # fmt: skip
         except TorchDynamoException as error:
-            raise RunError(f"sampling.engine=compiled: {str(error).splitlines()[0]}; use sampling.engine=own") from None
+            told = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise RunError(f"sampling.engine=compiled: {told}; use sampling.engine=own") from None
         return logits[: self.rows]
 
 
