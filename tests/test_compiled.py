@@ -88,19 +88,28 @@ def test_sets_that_tokens_were_drawn_from_are_the_plain_loops(counter):
 
 
 def test_ragged_batches_need_few_graphs(counter):
-    """Prompts of 1 to 40 tokens in batches of other widths: one width of buffers, until a longer prompt comes."""
+    """Prompts of 1 to 40 tokens in batches of other widths: one width for all of a rollout, and few of them."""
     model = small_model()
     compiled = Compiled(model)
     ragged = [[3 + (7 * i + t) % 300 for t in range(1 + i)] for i in range(40)]
     assert_same(written(model, compiled, prompts=ragged, batch_size=16), written(model, prompts=ragged, batch_size=16))
-    assert counter.frame_count == 1
-    assert compiled.buffers[0][0].shape == (16, 2, 64, 8)
+    assert set(compiled.views) == {(16, 64)}
     longer = [*ragged, [9] * 60]
     assert_same(written(model, compiled, prompts=longer), written(model, prompts=longer))
-    assert counter.frame_count == 1 + 3
-    assert compiled.buffers[0][0].shape == (64, 2, 96, 8)
-    assert_same(written(model, compiled, prompts=ragged), written(model, prompts=ragged))
-    assert counter.frame_count == 1 + 3
+    assert set(compiled.views) == {(64, 96), (32, 96), (16, 96)}
+    for _ in range(2):
+        assert_same(written(model, compiled, prompts=ragged), written(model, prompts=ragged))
+    assert counter.frame_count == 1 + 3 + 2
+    assert compiled.buffers[0][0].shape == (64 * 96, 2, 8)
+
+
+def test_a_resumed_run_writes_what_it_would_have_written(counter):
+    """Longer prompts and more rows of earlier rollouts leave no trace, not in the last digit."""
+    model = small_model()
+    fresh, used = Compiled(model), Compiled(model)
+    written(model, used, prompts=[[4] * 100, *PROMPTS, *PROMPTS], batch_size=128)
+    got, expected = (written(model, compiled) for compiled in (used, fresh))
+    assert [r.logprobs for group in got for r in group] == [r.logprobs for group in expected for r in group]
 
 
 def test_a_role_of_a_shared_base_decodes_for_itself_alone(counter, setting):
@@ -121,6 +130,16 @@ def test_a_role_of_a_shared_base_decodes_for_itself_alone(counter, setting):
     assert second != first
     assert_same(written(policy, compiled), second)
     assert counter.frame_count == graphs
+
+
+def test_a_cuda_graph_would_copy_tokens_and_places_alone(counter):
+    """Weights and buffers are known to stay where they are; anything else that is written to forbids the graph."""
+    model = small_model()
+    written(model, Compiled(model))
+    inputs = counter.graphs[0].graph.find_nodes(op="placeholder")
+    moving = [node for node in inputs if not node.meta["tensor_dict"].get("_dynamo_static_input_type")]
+    assert [tuple(node.meta["example_value"].shape) for node in moving] == [(64,), (64,), (1,)]
+    assert len(inputs) > 3 + 2 * 2
 
 
 def test_under_autocast_weights_are_cast_once_a_rollout(counter):

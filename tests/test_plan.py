@@ -131,6 +131,19 @@ def test_what_ppo_can_give_up():
     assert shared.peak.total < full.peak.total
 
 
+def test_compiled_decoding_holds_its_buffers_all_the_time():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
+    plain, compiled = planning(recipe), planning(changed(recipe, {"sampling.engine": "compiled"}))
+    held = {phase.parts["compiled decoding"] for phase in compiled.phases}
+    assert len(held) == 1
+    for before, after in zip(plain.phases, compiled.phases, strict=True):
+        given_up = before.parts.get("autocast copies", 0) + before.parts.get("KV cache", 0)
+        if before.name == "writing answers":
+            assert after.total == pytest.approx(before.total + max(held) - given_up)
+        elif before.name != "reading prompts":
+            assert after.total == pytest.approx(before.total + max(held))
+
+
 def test_steps_of_epochs_are_told_by_rows():
     batch = ["plan.hardware=fsdp2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=32"]
     made = plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch, "plan.rows=1000")

@@ -1,9 +1,9 @@
 """The forward pass of one token in fixed shapes, compiled: a CUDA graph a shape on a GPU, compiled C++ on a CPU.
 
-Keys and values stand in buffers that stay where they are for the whole run, as CUDA graphs need it: `columns` wide, and
-read as far as a row has got. Rows are rounded up to a power of two, so that finished ones still leave, in few sizes.
-Prompts are read as in the plain loop. What is drawn is the same up to the rounding of logits. Run on CPUs only: no GPU
-was at hand.
+Keys and values stand in buffers that stay where they are for the whole run, as CUDA graphs need it. Rows are rounded up
+to a power of two, so that finished ones still leave, and columns are those of the rollout's longest prompt with its
+answer, rounded up: few shapes, each compiled once. Prompts are read as in the plain loop. What is drawn is the same up
+to the rounding of logits. Run on CPUs only: no GPU was at hand.
 """
 
 from collections.abc import Iterator
@@ -23,6 +23,10 @@ from engine.run.folder import RunError
 
 FIXED, BACKEND = "fixed", "inductor"
 FEWEST_ROWS, FEWEST_COLUMNS, MOST_GRAPHS = 16, 64, 64
+
+
+Views = tuple[list[torch.Tensor], list[torch.Tensor]]
+"""keys and values of each layer"""
 
 
 def fixed_rows(rows: int) -> int:
@@ -78,11 +82,11 @@ class Compiled:
                 "use sampling.engine=own"
             )
         self.model = model
-        self.rows = self.columns = 0
+        self.places = self.columns = 0
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        """keys and values of each layer, (rows, key heads, columns, head_dim)"""
-        self.views: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-        """their first rows, by number: always the same tensors"""
+        """keys and values of each layer, (places, key heads, head_dim)"""
+        self.views: dict[tuple[int, int], Views] = {}
+        """the same memory in the shapes that are computed, by rows and columns: always the same tensors"""
         self.low: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
         """weights of linear layers in autocast's type"""
         torch.compiler.config.recompile_limit = MOST_GRAPHS
@@ -92,7 +96,8 @@ class Compiled:
     @contextmanager
     def ready(self, rows: int, columns: int) -> Iterator[None]:
         """Around all decoding between two changes of the weights, of at most so many rows and columns at a time."""
-        self.rows, self.columns = max(self.rows, fixed_rows(rows)), max(self.columns, fixed_columns(columns))
+        self.columns = fixed_columns(columns)  # of no earlier rollout: a resumed run has not seen those
+        self.places = max(self.places, fixed_rows(rows) * self.columns)
         with attention(self.model, FIXED), self._cast_once():
             yield
 
@@ -118,12 +123,12 @@ class Compiled:
     def begin(self, cache: DynamicCache, mask: torch.Tensor, responses: int) -> "FixedBatch":
         """Decoding from prompts that were read: `cache` and mask (prompts, longest) have each once, padded left."""
         prompts, longest = mask.shape
-        if not self.buffers or self.buffers[0][0].shape[::2] != (self.rows, self.columns):
+        if not self.buffers or len(self.buffers[0][0]) < self.places:
             self._hold(cache)
-        for buffers, layer in zip(self.buffers, cache.layers, strict=True):
-            for buffer, read in zip(buffers, (layer.keys, layer.values), strict=True):
-                rows = buffer[: prompts * responses, :, :longest]
-                rows.unflatten(0, (prompts, responses)).copy_(read[:, None])
+        rows = prompts * responses
+        for layer, *fixed in zip(cache.layers, *self.view(fixed_rows(rows)), strict=True):
+            for view, read in zip(fixed, (layer.keys, layer.values), strict=True):
+                view[:rows, :, :longest].unflatten(0, (prompts, responses)).copy_(read[:, None])
         cache.layers.clear()
         return FixedBatch(self, (longest - mask.sum(1)).repeat_interleave(responses, 0), longest)
 
@@ -135,18 +140,22 @@ class Compiled:
             device, dtype = layer.keys.device, layer.keys.dtype
             if torch.is_autocast_enabled(device.type):
                 dtype = torch.get_autocast_dtype(device.type)
-            shapes = [(self.rows, read.shape[1], self.columns, read.shape[3]) for read in (layer.keys, layer.values)]
             # Zeros: what is masked is multiplied by 0, and has to be a number.
+            shapes = [(self.places, read.shape[1], read.shape[3]) for read in (layer.keys, layer.values)]
             self.buffers.append(tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes))
 
-    def view(self, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Keys and values of the first rows."""
-        if rows not in self.views:
-            self.views[rows] = tuple([buffer[:rows] for buffer in kind] for kind in zip(*self.buffers, strict=True))
-            for kind in self.views[rows]:
-                for view in kind:
-                    torch._dynamo.mark_static_address(view)  # a CUDA graph may write into it, and need not copy it
-        return self.views[rows]
+    def view(self, rows: int) -> Views:
+        """Of each layer (rows, key heads, columns, head_dim); fewer rows are the first ones of more."""
+        if (rows, self.columns) not in self.views:
+            kinds = [[self._shaped(buffer, rows) for buffer in kind] for kind in zip(*self.buffers, strict=True)]
+            self.views[rows, self.columns] = tuple(kinds)
+        return self.views[rows, self.columns]
+
+    def _shaped(self, buffer: torch.Tensor, rows: int) -> torch.Tensor:
+        _, heads, dim = buffer.shape
+        view = buffer[: rows * self.columns].view(rows, heads, self.columns, dim)
+        torch._dynamo.mark_static_address(view)  # a CUDA graph may write into it, and need not copy it
+        return view
 
 
 class FixedBatch:
@@ -164,10 +173,10 @@ class FixedBatch:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with these alone."""
-        for buffers in self.compiled.buffers:
-            for buffer in buffers:
-                buffer[: len(rows), :, : self.written] = buffer[rows, :, : self.written]
-        self.rows, self.size = len(rows), fixed_rows(len(rows))
+        before, self.rows, self.size = self.compiled.view(self.size), len(rows), fixed_rows(len(rows))
+        for fewer, more in zip(self.compiled.view(self.size), before, strict=True):
+            for view, whole in zip(fewer, more, strict=True):
+                view[: self.rows, :, : self.written] = whole[rows, :, : self.written]
         self.starts = F.pad(self.starts[rows], (0, self.size - self.rows))
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
