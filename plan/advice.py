@@ -6,7 +6,8 @@ from typing import Any
 
 from engine.run.folder import RunError
 from plan.hardware import GIB, PER_MACHINE, Hardware
-from plan.stages import Planning, can_split, planning
+from plan.stages import Planning, planning
+from plan.writing import can_split
 
 MOST_PROCESSES = 512
 Change = dict[str, Any]

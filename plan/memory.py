@@ -192,6 +192,14 @@ def kv_cache(shape: Shape, rows: int, length: int, bf16: bool) -> float:
     return rows * length * shape.keys * (shape.layers * numbers + 4)
 
 
+def compiled_decoding(model: Trained, rows: int, columns: int) -> float:
+    """What stays for the whole run where decoding is compiled: keys and values of full size, in the type of matrix
+    products, and under autocast the weights of layers and head in it."""
+    numbers = 2 * rows * columns * model.shape.keys * model.shape.layers
+    low = model.shape.products + model.shape.table if model.bf16 and not model.shared else 0
+    return model.number * (numbers + low)
+
+
 def decode_logits(shape: Shape, rows: int, record: bool) -> float:
     """Of one decoding step: logits, probabilities, their running sum, and the comparison of top-p with its product: 17
     bytes a token of the vocabulary; where the drawn-from set is recorded a sort as well, 16 more."""

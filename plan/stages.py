@@ -4,24 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.run.folder import RunError
-from plan.hardware import PER_MACHINE, Hardware
-from plan.memory import (
-    Parts,
-    Pass,
-    Trained,
-    casts,
-    decode_logits,
-    kv_cache,
-    passing,
-    prefill,
-    saved_in_4bit,
-    state,
-    written_with,
-)
+from plan.hardware import Hardware
+from plan.memory import Parts, Pass, Trained, saved_in_4bit, state
 from plan.phases import PROCESS, Phase, forward_only, training
 from plan.recipe import hardware_of
 from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
 from plan.work import Work, ppo_work, trainer_work
+from plan.writing import compiled_for_the_run, refuse_split, writing
 
 # Tokens in one forward pass where the reward stage measures its finished model (reward/train.py).
 REWARD_BUDGET = 16384
@@ -105,11 +94,7 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     ppo, bf16, shared = recipe.ppo, in_bf16(recipe, hardware), recipe.models == "shared"
     if shared and hardware.sharing not in ("none", "ddp"):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
-    if recipe.sampling.split > 1 and not can_split(recipe, shape, hardware, recipe.sampling.split):
-        raise RunError(
-            f"sampling.split={recipe.sampling.split} does not divide the {hardware.processes} processes of this plan, "
-            "or its model's heads; choose another"
-        )
+    refuse_split(recipe, shape, hardware)
     rank = (adapter_rank(recipe.model.path) or recipe.plan.lora_r) if shared else 0
     adapters = [lora_parameters(shape, rank, "all-linear", scalar=scalar) if shared else 0 for scalar in (False, True)]
     policy, value = (
@@ -140,6 +125,7 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
                recipe.plan.response_tokens or recipe.sampling.max_new_tokens)  # fmt: skip
     whole = sum(lengths)
     responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
+    beside |= compiled_for_the_run(recipe, policy, responses, whole)
     mini = max(1, responses // ppo.minibatches)
     phases: list[Phase] = []
 
@@ -168,43 +154,6 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     models |= {f"reward model {at + 1}": (shape.scalar_parameters + adapters[1], 0) for at in range(judges)}
     work = ppo_work(recipe, policy, lengths, has_value, judges, hardware)
     return Planning(shape, hardware, models, phases, work, host(hardware, policy, True))
-
-
-def writing(
-    recipe: Any, policy: Trained, hardware: Hardware, responses: int, lengths: tuple[int, int], beside: Parts
-) -> list[Phase]:
-    """Answers: the prompts of a batch in one pass, then the last token written, when the cache is longest.
-
-    A team (sampling.split) writes the answers of all its processes at once; each has the cache of its heads.
-    """
-    sampling, shape, each, split = recipe.sampling, policy.shape, recipe.ppo.responses_per_query, recipe.sampling.split
-    rows = min(max(1, sampling.batch_size // each) * each, responses * split)
-    held = state(policy, hardware)
-    rest = {"weights": held["weights"], "optimiser": held["optimiser"], "decoded layer": policy.decoded, **beside}
-    rest["autocast copies"] = casts(policy, hardware) if split == 1 else 0.0
-    if whole := written_with(policy, hardware, split):
-        rest["gathered"] = whole
-    truncated = sampling.logprobs == "truncated"
-    prompts = rows // each
-    return [
-        Phase("reading prompts", rest | {
-            "activations": prefill(policy, prompts, lengths[0]),
-            "KV cache": kv_cache(shape, prompts, lengths[0], policy.bf16) / split,
-        }),
-        Phase("writing answers", rest | {
-            "activations": rows * passing(shape, policy.number, policy.adapters > 0),
-            "KV cache": kv_cache(shape, rows, sum(lengths), policy.bf16) / split,
-            "logits": decode_logits(shape, rows, truncated),
-        }),
-    ]  # fmt: skip
-
-
-def can_split(recipe: Any, shape: Shape, hardware: Hardware, split: int) -> bool:
-    """Whether teams of so many processes of one machine can write (engine/models/pieces.py)."""
-    key_heads = shape.keys * shape.heads // shape.queries
-    widths = (hardware.processes, shape.heads, key_heads, shape.intermediate)
-    whole = recipe.models == "full" and recipe.sampling.engine == "own"
-    return whole and split <= PER_MACHINE and not any(width % split for width in widths)
 
 
 def host(hardware: Hardware, model: Trained, stored: bool) -> float:

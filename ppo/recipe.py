@@ -31,8 +31,8 @@ class PPOSampling(Sampling):
     logprobs: Literal["full", "truncated"] = "full"
     """of which distribution log-probabilities are: the model's whole one, or the set that the token was drawn from,
     recorded with the rollout"""
-    engine: Literal["own", "transformers", "vllm"] = "own"
-    """what writes the answers: our decode loop, transformers' continuous batching, or vLLM"""
+    engine: Literal["own", "compiled", "transformers", "vllm"] = "own"
+    """what writes the answers: our decode loop, the same compiled, transformers' continuous batching, or vLLM"""
     split: int = number(1, least=1)
     """neighbouring processes that hold the policy in pieces together while it writes; 1 has it whole in each"""
 
@@ -218,7 +218,8 @@ class PPO(Recipe):
                 "ppo.offload_frozen moves whole models away, but under models=shared there are none; set it to false",
                 key="ppo.offload_frozen",
             )
-        if self.ppo.importance_cap is not None and self.sampling.engine != "own" and self.sampling.top_p < 1:
+        tells_all = self.sampling.engine in ("own", "compiled") or self.sampling.top_p == 1
+        if self.ppo.importance_cap is not None and not tells_all:
             raise RecipeError(
                 f"ppo.importance_cap needs the engine's log-probabilities, and sampling.engine={self.sampling.engine} "
                 "tells those of the whole distribution at top_p 1 only; set sampling.top_p=1",

@@ -1,5 +1,7 @@
 """A plan's arithmetic: by hand, and beside what models of the families really keep for their backward pass."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -14,6 +16,7 @@ from plan.memory import (
     Pass,
     Trained,
     casts,
+    compiled_decoding,
     decode_logits,
     gathered,
     in_backward,
@@ -137,6 +140,14 @@ def test_decoding_by_hand():
     assert kv_cache(SMALL, 3, 5, bf16=False) == 3 * 5 * 4 * (2 * 8 + 4)
     assert decode_logits(SMALL, 3, record=False) == 3 * 32 * 17
     assert logits(ALL, cpu=True) == 2 * 4 * 512 * 32
+
+
+def test_compiled_decoding_by_hand():
+    # keys and values of two layers, 4 wide; q of two layers and the table in bfloat16, which a shared base has already
+    assert compiled_decoding(ALL, 16, 64) == 4 * 2 * 16 * 64 * 4 * 2
+    low = Trained(SMALL, scalar=False, adapters=0, bf16=True)
+    assert compiled_decoding(low, 16, 64) == 2 * (2 * 16 * 64 * 4 * 2 + SMALL.products + 256)
+    assert compiled_decoding(replace(low, shared=True), 16, 64) == 2 * 2 * 16 * 64 * 4 * 2
 
 
 def test_operations_by_hand():

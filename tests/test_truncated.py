@@ -127,7 +127,7 @@ def test_an_engine_that_hides_the_set_is_refused(setting, tmp_path, engine):
         train(recipe_of(setting, f"run.dir={tmp_path / 'run'}", *TRUNCATED, f"sampling.engine={engine}"))
     assert str(error.value) == (
         "sampling.logprobs=truncated needs the set that each token was drawn from, which "
-        f"sampling.engine={engine} does not return; use sampling.engine=own, or sampling.logprobs=full"
+        f"sampling.engine={engine} does not return; use sampling.engine=own or compiled, or sampling.logprobs=full"
     )
     assert not (tmp_path / "run").exists()
 

@@ -1,6 +1,7 @@
 """Engines: what writes the responses. One class each; `ENGINES` names them for `sampling.engine`.
 
 own            our decode loop: random numbers by (seed, step, query, response, token), bit for bit repeatable
+compiled       the same, its forward pass of a token compiled. Not run on a GPU, for which it is meant
 transformers   transformers' continuous batching (generate_batch); repeatable under the same versions
 vllm           vLLM through trl.generation, in this process, weights synchronised after every update.
                Not tested: it could not be run where plumbline was written.
@@ -14,12 +15,14 @@ import torch
 from accelerate import Accelerator
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedTokenizerBase
 
+from engine.models.compiled import Compiled
 from engine.models.draws import uniform
 from engine.models.packed import attention
 from engine.models.pieces import Team
 from engine.models.sampling import Response, evaluating, sample
 from engine.models.sharded import gathered
 from engine.run.folder import RunError
+from engine.run.sharding import of
 from recipes.sections import Sampling
 
 
@@ -37,6 +40,7 @@ class Engine(Protocol):
 
 class Own:
     records = True
+    compiled: Compiled | None = None
 
     def __init__(
         self, policy: torch.nn.Module, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
@@ -51,12 +55,25 @@ class Own:
         written = partial(
             sample, sampling=self.sampling, responses=responses, end=self.end,
             stops=self.policy.generation_config.eos_token_id, seed=self.seed, step=step, record=record,
+            compiled=self.compiled,
         )  # fmt: skip
         with self.accelerator.autocast():
             if self.team is not None:
                 return self.team.write(written, prompts, query_ids)
             with gathered(self.wrapped, self.accelerator):
                 return written(self.policy, prompts, query_ids=query_ids)
+
+
+class OwnCompiled(Own):
+    def __init__(
+        self, policy: torch.nn.Module, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
+    ):
+        super().__init__(policy, sampling, end, seed, accelerator=accelerator)
+        if of(accelerator).kind != "none":  # gathered weights stand elsewhere every time
+            raise RunError(
+                "sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp, or sampling.engine=own"
+            )
+        self.compiled = Compiled(self.policy)
 
 
 class ContinuousBatching:
@@ -137,7 +154,12 @@ class Vllm:
         return grouped(written, responses, self.end)
 
 
-ENGINES: dict[str, type[Engine]] = {"own": Own, "transformers": ContinuousBatching, "vllm": Vllm}
+ENGINES: dict[str, type[Engine]] = {
+    "own": Own,
+    "compiled": OwnCompiled,
+    "transformers": ContinuousBatching,
+    "vllm": Vllm,
+}
 
 
 def grouped(written: list[tuple[list[int], list[float] | None]], responses: int, end: int) -> list[list[Response]]:

@@ -9,10 +9,12 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from engine.models.compiled import Compiled
 from engine.models.draws import draw_token, uniform
 from engine.models.packed import attention
 from recipes.sections import Sampling
@@ -49,25 +51,30 @@ def sample(
     query_ids: Sequence[int],
     record: bool = False,
     agree: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    compiled: Compiled | None = None,
 ) -> list[list[Response]]:
     """`responses` responses to each prompt, in the prompts' order.
 
     `end` is the token that ends a response well, `stops` all tokens that end it. `query_ids` name the queries for the
     random numbers. `record` keeps the set that each token was drawn from. `agree` is given the tokens drawn and returns
-    those to go on with, where processes write together. The model must not be wrapped; while it samples it is in
-    evaluation mode.
+    those to go on with, where processes write together. `compiled`, made of the same model, computes all tokens but the
+    first. The model must not be wrapped; while it samples it is in evaluation mode.
     """
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding in each batch
     per_batch = max(1, sampling.batch_size // responses)
     sampled: dict[int, list[Response]] = {}
-    with attention(model, "sdpa"), evaluating(model):
+    ready = attention(model, "sdpa")
+    if compiled is not None:
+        longest = max(map(len, prompts), default=0)
+        ready = compiled.ready(min(per_batch, len(prompts)) * responses, longest + sampling.max_new_tokens)
+    with ready, evaluating(model):
         for at in range(0, len(prompts), per_batch):
             chosen = by_length[at : at + per_batch]
             ids = torch.tensor([query_ids[i] for i in chosen], device=model.device).repeat_interleave(responses)
             turns = torch.arange(responses, device=model.device).repeat(len(chosen))
             rows = _decode(
                 model, [prompts[i] for i in chosen], sampling, responses, stops, lambda rows, t, attempt, ids=ids,
-                turns=turns: uniform(seed, step, ids[rows], turns[rows], t, attempt), record, agree,
+                turns=turns: uniform(seed, step, ids[rows], turns[rows], t, attempt), record, agree, compiled,
             )  # fmt: skip
             for place, i in enumerate(chosen):
                 mine = rows[place * responses : (place + 1) * responses]
@@ -95,7 +102,31 @@ class _Row:
     supports: list[array] | None = None
 
 
-def _decode(model, prompts, sampling, responses, stops, uniform_at, record, agree) -> list[_Row]:
+class GrowingBatch:
+    """Rows that are being written, over a cache that grows by a column a call."""
+
+    def __init__(self, model: PreTrainedModel, cache: DynamicCache, mask: torch.Tensor, responses: int):
+        cache.batch_repeat_interleave(responses)
+        self.model, self.cache, self.mask = model, cache, mask.repeat_interleave(responses, 0)
+        self.position = self.mask.sum(1, keepdim=True) - 1
+
+    def may_leave(self, left: int) -> bool:
+        """Whether so few rows are left that it pays to copy the cache."""
+        return left <= (1 - LEAVING) * len(self.mask)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these alone."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.position = self.mask[rows], self.position[rows]
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary) logits after one more token of each row, (rows,)."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
+        self.position = self.position + 1
+        return _last_logits(self.model, tokens[:, None], self.mask, self.position, self.cache)
+
+
+def _decode(model, prompts, sampling, responses, stops, uniform_at, record, agree, compiled) -> list[_Row]:
     """The rows of one batch, (prompts × responses) of them; each stops after the first of `stops`."""
     device, longest = model.device, max(map(len, prompts))
     # Left padding: what is generated is appended, so the last prompt token must stand in the last column.
@@ -104,12 +135,12 @@ def _decode(model, prompts, sampling, responses, stops, uniform_at, record, agre
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp_(min=0)
     logits = _last_logits(model, tokens, mask, positions, cache).repeat_interleave(responses, 0)
-    cache.batch_repeat_interleave(responses)
-    mask, position = mask.repeat_interleave(responses, 0), positions[:, -1:].repeat_interleave(responses, 0)
+    begin = compiled.begin if compiled else partial(GrowingBatch, model)
+    batch = begin(cache, mask, responses)
 
     stop_ids = torch.tensor(list(stops), device=device)
-    active = torch.arange(len(mask), device=device)  # which response each row of the batch is
-    running = torch.ones(len(mask), dtype=torch.bool, device=device)
+    active = torch.arange(len(logits), device=device)  # which response each row of the batch is
+    running = torch.ones(len(logits), dtype=torch.bool, device=device)
     columns: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     rows = [_Row(supports=[] if record else None) for _ in range(len(prompts) * responses)]
     for t in range(sampling.max_new_tokens):
@@ -125,14 +156,12 @@ def _decode(model, prompts, sampling, responses, stops, uniform_at, record, agre
         left = int(running.sum())
         if left == 0 or t + 1 == sampling.max_new_tokens:
             break
-        if left <= (1 - LEAVING) * len(active):
+        if batch.may_leave(left):
             keep = running.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            active, mask, position, drawn = active[keep], mask[keep], position[keep], drawn[keep]
+            batch.keep(keep)
+            active, drawn = active[keep], drawn[keep]
             running = torch.ones_like(active, dtype=torch.bool)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        position = position + 1
-        logits = _last_logits(model, drawn[:, None], mask, position, cache)
+        logits = batch(drawn)
 
     for column in columns:
         for row, token, logprob in zip(*(values.tolist() for values in column), strict=True):
