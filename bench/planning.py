@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,45 +89,40 @@ SETTINGS: dict[str, Setting] = {
         "ppo.advantage=rloo", "ppo.gradient_checkpointing=true", "ppo.fused_adamw=true"), frozen=True),
     "ppo, bfloat16": Setting("ppo", 384, 6, 6, 2, 1152, 48000, True, 256, (
         "model.dtype=bfloat16", "ppo.pretrain_coef=0", "ppo.minibatches=1"), frozen=True),
-    # Two processes that share the model, their messages over gloo.
-    "sft, fsdp2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, (
-        "trainer.per_device_train_batch_size=2",), hardware="fsdp2"),
-    "ppo, fsdp2": Setting("ppo", 512, 8, 8, 4, 1408, 32000, False, 256, hardware="fsdp2"),
-    "ppo, fsdp2, split": Setting("ppo", 512, 8, 8, 4, 1408, 64000, False, 256, (
-        "sampling.split=2", "ppo.gradient_checkpointing=true"), hardware="fsdp2"),
-    "sft, zero2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero2"),
-    "sft, zero3": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero3"),
-    # Chosen after the formulas of shared models were.
     "sft, LoRA, bfloat16": Setting("sft", 896, 6, 14, 2, 2432, 36000, True, 768, (
         "lora.r=16", "model.dtype=bfloat16"), frozen=True),
     "reward, LoRA, Qwen3": Setting("reward", 640, 8, 10, 5, 1792, 28000, False, 512, ("lora.r=32",), "qwen3", True),
     "ppo, GRPO": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
         "ppo.advantage=grpo", "ppo.micro_batch_tokens=1024"), frozen=True),
-    "reward, fsdp2": Setting("reward", 512, 10, 8, 4, 1408, 26000, True, 448, (
-        "trainer.per_device_train_batch_size=4",), frozen=True, hardware="fsdp2"),
-    "sft, LoRA, fsdp2": Setting("sft", 768, 8, 12, 4, 2048, 32000, False, 1024, (
-        "lora.r=16", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
-    "ppo, zero2": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 192, frozen=True, hardware="zero2"),
     # With bitsandbytes installed.
     "sft, 4 bits": Setting("sft", 768, 12, 12, 4, 2048, 32000, False, 512, (
         "lora.r=16", "lora.merge=false", "lora.load_in_4bit=true"), frozen=True),
 }  # fmt: skip
 
 
-def main(names: list[str], folder: Path, kept: bool) -> None:
-    """Measure, and print a line a setting; `kept` runs each as it is as well."""
+def main(
+    settings: dict[str, Setting],
+    names: list[str],
+    folder: Path,
+    kept: bool = False,
+    side: str = "bench.planning:measured",
+) -> None:
+    """Measure by calls of `side`, and print a line a setting; `kept` runs each as it is as well."""
     found = []
     print(f"{'MiB':<24}{'planned':>10}{'measured':>10}{'ratio':>7}{'as glibc keeps it' if kept else '':>20}")
-    for name in names:
-        setting, home = SETTINGS[name], folder.resolve() / "planning" / name.replace(", ", "-").replace(" ", "-")
+    for name, setting in settings.items():
+        if "lora.load_in_4bit=true" in setting.overrides and find_spec("bitsandbytes") is None:
+            print(f"{name}: left out, bitsandbytes is not installed")
+            continue
+        home = folder.resolve() / "planning" / name.replace(", ", "-").replace(" ", "-")
         given = {"setting": asdict(setting), "home": str(home)}
         planned = alone("bench.planning:planned", given)["mib"]
-        exact = alone("bench.planning:measured", given, environment=EXACT)["mib"]
+        exact = alone(side, given, environment=EXACT)["mib"]
         row = {"setting": name, **asdict(setting), "planned": planned, "measured": exact}
         met = "" if abs(planned / exact - 1) <= BAR else "  MISSED"
         line = f"{name:<24}{planned:>10,.0f}{exact:>10,.0f}{planned / exact:>7.2f}{met}"
         if kept:
-            row["as_glibc_keeps"] = alone("bench.planning:measured", given)["mib"]
+            row["as_glibc_keeps"] = alone(side, given)["mib"]
             line += f"{row['as_glibc_keeps']:>20,.0f}"
         print(line, flush=True)
         found.append(row)
@@ -145,13 +141,9 @@ def planned(setting: dict[str, Any], home: str) -> dict[str, float]:
 
 
 def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
-    """The stage as its command runs it: the peak above what stood after the imports, the fuller process's of two."""
+    """The stage as its command runs it: the peak above what stood after the imports."""
     shutil.rmtree(f"{home}/run", ignore_errors=True)
-    if not setting["hardware"]:
-        return {"mib": one_run(setting, home)}
-    from tests.processes import together  # which lets FSDP2 run on a CPU
-
-    return {"mib": max(together(one_run, setting, home, hardware=setting["hardware"], timeout=600))}
+    return {"mib": one_run(setting, home)}
 
 
 def one_run(setting: dict[str, Any], home: str) -> float:
@@ -231,4 +223,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.settings if name not in SETTINGS]:
         parser.error(f"no setting is called {unknown[0]}; use {'; '.join(SETTINGS)}")
-    main(arguments.settings or list(SETTINGS), arguments.folder, arguments.kept)
+    asked = {name: SETTINGS[name] for name in arguments.settings or SETTINGS}
+    main(asked, arguments.folder, arguments.kept)

@@ -48,7 +48,8 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     kept = shape.layers * (stream if step.checkpointing else layer)
     # The last norm's, and the positions that are predicted.
     kept += (2 if full else 1) * stream + (0 if model.scalar else 4 * step.predicted * shape.hidden)
-    sharded = hardware.sharing in ("fsdp2", "zero3")  # tables and their gradients are among what is gathered
+    # Tables and their gradients are among what is gathered; not so the copies whose rows adapters train.
+    sharded = full and hardware.sharing in ("fsdp2", "zero3")
     head = 0 if model.scalar or sharded else table if full else 2 * table
     cast = casts(model, hardware)
     cast_back = cast / shape.layers if step.checkpointing else cast

@@ -1,0 +1,45 @@
+"""What a plan says beside what its run takes where two processes share a model: bench/planning.py's work.
+
+    python -m tests.planning [SETTING ...]       all of them by default; a table, and runs/bench/planning.json
+
+It stands among the tests because only these can shard on a CPU (tests/processes.py). Measured is the fuller process.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.planning import Setting, main, one_run
+from tests.processes import together
+
+SETTINGS: dict[str, Setting] = {
+    "sft, fsdp2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, (
+        "trainer.per_device_train_batch_size=2",), hardware="fsdp2"),
+    "ppo, fsdp2": Setting("ppo", 512, 8, 8, 4, 1408, 32000, False, 256, hardware="fsdp2"),
+    "ppo, fsdp2, split": Setting("ppo", 512, 8, 8, 4, 1408, 64000, False, 256, (
+        "sampling.split=2", "ppo.gradient_checkpointing=true"), hardware="fsdp2"),
+    "sft, zero2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero2"),
+    "sft, zero3": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero3"),
+    # Chosen after the formulas of shared models were.
+    "reward, fsdp2": Setting("reward", 512, 10, 8, 4, 1408, 26000, True, 448, (
+        "trainer.per_device_train_batch_size=4",), frozen=True, hardware="fsdp2"),
+    "sft, LoRA, fsdp2": Setting("sft", 768, 8, 12, 4, 2048, 32000, False, 1024, (
+        "lora.r=16", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
+    "ppo, zero2": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 192, frozen=True, hardware="zero2"),
+    # Chosen after that of adapters in shared models was mended.
+    "sft, LoRA, Qwen3, fsdp2": Setting("sft", 640, 9, 10, 5, 1664, 44000, False, 704, (
+        "lora.r=8", "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"),
+        "qwen3", True, "fsdp2"),
+}  # fmt: skip
+
+
+def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
+    """MiB of the stage in two processes, above what stood after the imports."""
+    shutil.rmtree(f"{home}/run", ignore_errors=True)
+    return {"mib": max(together(one_run, setting, home, hardware=setting["hardware"], timeout=600))}
+
+
+if __name__ == "__main__":
+    asked = {name: SETTINGS[name] for name in sys.argv[1:] or SETTINGS}
+    main(asked, Path("runs/bench"), side="tests.planning:measured")
