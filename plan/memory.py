@@ -57,8 +57,12 @@ class Trained:
 
     @property
     def weights(self) -> float:
-        """Bytes of those that are its own, whole in every process."""
-        return 4 * self.held - (saved_in_4bit(self.shape, 4) if self.in_4bit and not self.shared else 0)
+        """Bytes of those that are its own: 4 each, of frozen linear layers e, or what they take in 4 bits."""
+        if self.shared or not self.adapters:
+            return 4 * self.held
+        return 4 * self.held - (
+            saved_in_4bit(self.shape, 4) if self.in_4bit else (4 - self.number) * self.shape.products
+        )
 
     @property
     def decoded(self) -> float:
@@ -102,7 +106,7 @@ def state(model: Trained, hardware: Hardware) -> Parts:
         case "ddp":
             return {"weights": model.weights, "gradients": 8 * trained, "optimiser": 8 * trained}
         case "fsdp2":
-            return {"weights": 4 * held / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
+            return {"weights": model.weights / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
         case "zero1":
             return {"weights": model.number * held, "gradients": 4 * trained, "optimiser": 12 * trained / n}
         case "zero2":
@@ -179,9 +183,9 @@ def logits(model: Trained, cpu: bool, buffers: int = 2) -> float:
 
 
 def casts(model: Trained, hardware: Hardware) -> float:
-    """bfloat16 copies of the layers' weights, which autocast makes once a pass; a shared base is in bfloat16 already,
-    as is what sharded processes gather; one in 4 bits is decoded a layer at a time."""
-    needed = model.bf16 and not model.shared and not model.in_4bit and hardware.sharing in ("none", "ddp")
+    """bfloat16 copies of the layers' weights, which autocast makes once a pass; sharded processes gather them so, and
+    what adapters stand on is in bfloat16 already, or in 4 bits."""
+    needed = model.bf16 and not model.adapters and hardware.sharing in ("none", "ddp")
     return 2 * model.shape.products if needed else 0.0
 
 

@@ -23,7 +23,7 @@ from trl import RewardConfig, RewardTrainer
 
 from engine.data.order import stream
 from engine.data.rows import pair_rows
-from engine.models.adapters import lora_config
+from engine.models.adapters import hold_low, lora_config
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.packed import PACKED, pack
 from engine.models.pairs import pack_pairs, pair_scores
@@ -31,6 +31,7 @@ from engine.models.responses import micro_batches
 from engine.models.tokenizer import load_tokenizer
 from engine.run import sharding
 from engine.run.batches import DealtBatches
+from engine.run.devices import compute_dtype
 from engine.run.folder import RunError, RunFolder
 from engine.run.processes import everyones, share
 from engine.run.trainer import RunCallback, arguments, fit
@@ -85,6 +86,8 @@ def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrained
         )  # fmt: skip
     else:
         model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
+    if recipe.lora.r and not in_4bit:
+        hold_low(model, compute_dtype(recipe.model))
     if recipe.reward.share_prompts:
         model.set_attn_implementation(PACKED)  # where `auto` is flash-attn: that cannot share
     return model

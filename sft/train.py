@@ -17,13 +17,14 @@ from trl import SFTConfig, SFTTrainer
 from chatml import IGNORE
 from engine.data.packing import packed
 from engine.data.rows import conversation_rows
-from engine.models.adapters import lora_config
+from engine.models.adapters import hold_low, lora_config
 from engine.models.loading import load_causal
 from engine.models.logprobs import TokenLogProbs
 from engine.models.packed import pack
 from engine.models.tokenizer import load_tokenizer
 from engine.run import sharding
 from engine.run.batches import DealtBatches
+from engine.run.devices import compute_dtype
 from engine.run.folder import RunFolder
 from engine.run.processes import most, share
 from engine.run.trainer import RunCallback, arguments, fit
@@ -40,6 +41,8 @@ def train(recipe: SFT) -> None:
     model = load_causal(
         recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=as_stored
     )  # fmt: skip
+    if recipe.lora.r and not in_4bit:
+        hold_low(model, compute_dtype(recipe.model))
     callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,

@@ -113,8 +113,10 @@ def test_a_base_in_4_bits_by_hand():
     """64 of its weights are in a linear layer: half a byte each, and a scale."""
     whole, four = (Trained(SMALL, scalar=False, adapters=100, bf16=True, in_4bit=x) for x in (False, True))
     assert four.weights == 4 * (1580 - 64) + 64 / 2 + 1 + 4 / 256
-    assert whole.weights - four.weights == saved_in_4bit(SMALL, 4)
-    assert (casts(whole, on()), casts(four, on())) == (128, 0)
+    assert whole.weights == 4 * (1580 - 64) + 2 * 64  # what bfloat16 holds as well
+    assert whole.weights - four.weights == saved_in_4bit(SMALL, 2)
+    trained = Trained(SMALL, scalar=False, adapters=0, bf16=True)
+    assert (casts(trained, on()), casts(whole, on()), casts(four, on())) == (128, 0, 0)
     # decoded to float32, which it was loaded in, and to what is multiplied with; of PPO's base these are the same
     assert four.decoded == 64 * (4 + 2)
     shared = Trained(SMALL, scalar=False, adapters=100, bf16=True, shared=True, in_4bit=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -33,6 +34,21 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         modules_to_save=None if model.can_generate() else ["score"],
         task_type=TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS,
     )
+
+
+def hold_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Linear layers of a base under adapters, but for its heads, in the type of the computation, where that is exact.
+
+    Of published weights it is: they are bfloat16, which autocast would make of them again for every pass, beside their
+    float32. What is computed stays the same to the last bit.
+    """
+    heads = {base.get_output_embeddings(), getattr(base, "score", None)}
+    for layer in base.modules():
+        if isinstance(layer, torch.nn.Linear) and layer not in heads:
+            for weight in layer.parameters(recurse=False):
+                low = weight.data.to(dtype)
+                if torch.equal(low.to(weight.dtype), weight.data):
+                    weight.data = low
 
 
 def is_adapter(path: str) -> bool:

@@ -234,7 +234,8 @@ def merged(
 ) -> PreTrainedModel:
     """The model with its adapter merged; where it is sharded, a base loaded anew with the adapter in `weights`."""
     if weights is None:
-        return model.merge_and_unload()
+        low = any(weight.dtype != torch.float32 for weight in model.parameters())
+        return (model.to("cpu").float() if low else model).merge_and_unload()
     with tempfile.TemporaryDirectory(dir=near.parent) as adapter:
         model.save_pretrained(adapter, state_dict=weights)
         load = load_causal if model.can_generate() else load_scalar

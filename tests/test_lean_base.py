@@ -1,0 +1,83 @@
+"""LoRA under bfloat16: the base's linear layers stay in bfloat16, which computes the same and is merged in float32."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
+
+import reward.train
+import sft.train
+from engine.models.adapters import hold_low, lora_config
+from recipes.sections import Lora
+from tests.small_models import small_model
+from tests.stage_runs import untimed
+from tests.tokenizers_for_tests import qwen
+from tests.uneven_setting import alone, make_setting
+
+LORA = ["lora.r=4", "trainer.learning_rate=1e-2", "model.dtype=bfloat16"]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("lean"))
+
+
+def test_what_is_computed_stays_the_same_to_the_last_bit():
+    found, drawn = [], torch.Generator()
+    for low in (False, True):
+        model = small_model(vocab_size=len(qwen()), tie_word_embeddings=False)
+        model.load_state_dict({name: weight.bfloat16().float() for name, weight in model.state_dict().items()})
+        if low:
+            hold_low(model, torch.bfloat16)
+        model = get_peft_model(model, lora_config(Lora(r=4), model, qwen()))
+        drawn.manual_seed(1)
+        adapters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        for name, weight in adapters.items():
+            assert weight.dtype == torch.float32
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, generator=drawn)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(torch.arange(40)[None], labels=torch.arange(40)[None]).loss
+        loss.backward()
+        found.append((model, loss, {name: weight.grad for name, weight in adapters.items()}))
+    (_, loss, gradients), (lean, again, lean_gradients) = found
+    assert torch.equal(loss, again)
+    assert all(torch.equal(gradients[name], lean_gradients[name]) for name in gradients)
+    held = [name for name, weight in lean.named_parameters() if weight.dtype == torch.bfloat16]
+    assert len(held) == 2 * (7 + 3)  # all linear layers but the head, with three biases; no norm, no table
+    assert not any("lm_head" in name or "lora" in name for name in held)
+
+
+def test_layers_that_bfloat16_would_round_are_left_alone():
+    model = small_model()
+    hold_low(model, torch.bfloat16)
+    hold_low(model, torch.float32)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("stage", "module"), [("sft", sft.train), ("reward", reward.train)])
+def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage, module):
+    held = []
+
+    def holding(base, dtype):
+        hold_low(base, dtype)
+        held.append({weight.dtype for weight in base.parameters()})
+
+    monkeypatch.setattr(module, "hold_low", holding)
+    lean = alone(setting, stage, *LORA)
+    assert held == [{torch.float32, torch.bfloat16}]
+    monkeypatch.setattr(module, "hold_low", lambda base, dtype: None)
+    whole = alone(setting, stage, *LORA, "run.keep_checkpoints=1")
+    assert untimed(lean)[0]["loss"] == untimed(whole)[0]["loss"]  # adapters are drawn in other digits, but start at 0
+
+
+def test_merged_is_base_and_adapter_in_float32(setting):
+    apart = alone(setting, "sft", *LORA, "lora.merge=false")
+    merged = load_file(alone(setting, "sft", *LORA) / "model" / "model.safetensors")
+    base = AutoModelForCausalLM.from_pretrained(setting / "base", dtype=torch.float32)
+    expected = PeftModel.from_pretrained(base, apart / "model").merge_and_unload().state_dict()
+    for name, weight in merged.items():
+        assert weight.dtype == torch.float32
+        assert_close(weight, expected[name], atol=1e-6, rtol=0)
