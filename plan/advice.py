@@ -51,7 +51,8 @@ def all_ways(recipe: Any, plan: Planning) -> Iterator[Way]:
 
     yield from (ways := list(reduced({}, hardware, "")))
     ppo, fewer = hasattr(recipe, "ppo"), {}
-    if recipe.models == "full" if ppo else recipe.lora.r == 0:
+    whole = recipe.models == "full" if ppo else recipe.lora.r == 0
+    if whole:
         fewer = {"models": "shared"} if ppo else {"lora.r": 64}
         yield from (ways := list(reduced(fewer, hardware, "")))
     held_so = recipe.ppo.load_in_4bit if ppo else recipe.lora.load_in_4bit

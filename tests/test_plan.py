@@ -243,6 +243,15 @@ def test_mistakes(recipe, overrides, message):
     assert str(error.value).startswith(message)
 
 
+def test_the_command_prints_the_plan_and_nothing_else():
+    """Not even what DeepSpeed, where it is installed, says of a machine without GPU."""
+    recipe, overrides = "recipes/qwen1.5-7b/sft.yaml", ["plan.hardware=fsdp2"]
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    command = [sys.executable, "-m", "plan", recipe, *overrides]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert ended.stdout == "".join(f"{line}\n" for line in page(planned_recipe(Planned, recipe, overrides)))
+
+
 def test_a_mistake_on_the_command_line_is_one_line_before_torch():
     command = [sys.executable, "-X", "importtime", "-m", "plan", "recipes/qwen1.5-7b/sft.yaml", "plan.device=v100"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ)

@@ -136,7 +136,7 @@ def test_an_adapter_kept_apart_is_merged_by_its_command(setting, tmp_path):
     adapter, out = tmp_path / "run" / "model", tmp_path / "merged"
     assert (adapter / "adapter_config.json").exists()
     merge = [*command("engine.models.merge", adapter), str(out)]
-    subprocess.run(merge, check=True, capture_output=True)
+    assert subprocess.run(merge, check=True, capture_output=True, text=True).stdout == f"{out}: merged\n"
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         one, two = (AutoModelForCausalLM.from_pretrained(path).eval()(ids).logits for path in (adapter, out))
