@@ -208,6 +208,12 @@ class PPO(Recipe):
                 key="ppo.pretrain_coef",
             )
 
+        if self.models == "shared" and self.sampling.engine in ("transformers", "vllm"):
+            raise RecipeError(
+                f"sampling.engine={self.sampling.engine} writes with a whole model, and under models=shared the "
+                "policy is an adapter; use sampling.engine=own or compiled",
+                key="sampling.engine",
+            )
         if self.models == "shared" and self.sampling.split > 1:
             raise RecipeError(
                 f"sampling.split={self.sampling.split}: under models=shared every process holds the base whole; set 1",

@@ -25,12 +25,12 @@ SETTINGS: dict[str, Setting] = {
     "reward, fsdp2": Setting("reward", 512, 10, 8, 4, 1408, 26000, True, 448, (
         "trainer.per_device_train_batch_size=4",), frozen=True, hardware="fsdp2"),
     "sft, LoRA, fsdp2": Setting("sft", 768, 8, 12, 4, 2048, 32000, False, 1024, (
-        "lora.r=16", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
+        "lora.r=16", "lora.merge=false", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
     "ppo, zero2": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 192, frozen=True, hardware="zero2"),
     # Chosen after that of adapters in shared models was mended.
     "sft, LoRA, Qwen3, fsdp2": Setting("sft", 640, 9, 10, 5, 1664, 44000, False, 704, (
-        "lora.r=8", "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"),
-        "qwen3", True, "fsdp2"),
+        "lora.r=8", "lora.merge=false", "trainer.gradient_checkpointing=true",
+        "trainer.per_device_train_batch_size=2"), "qwen3", True, "fsdp2"),
 }  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def test_a_shared_base_is_counted_once_in_its_type_or_in_4_bits():
 
 
 def test_batches_are_halved_only_as_far_as_it_takes():
-    limits = ("plan.hardware=one_gpu", "lora.r=8", "plan.memory_gib=34")
+    limits = ("plan.hardware=one_gpu", "lora.r=8", "plan.memory_gib=28")
     recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/sft.yaml", [
         *limits, "trainer.per_device_train_batch_size=32", "trainer.gradient_accumulation_steps=4",
     ])  # fmt: skip

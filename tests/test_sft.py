@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatml import control, encode
+from engine.run.folder import RunError
 from engine.run.metrics import read
 from recipes import load
 from sft.recipe import SFT
@@ -143,6 +144,12 @@ def test_an_adapter_kept_apart_is_merged_by_its_command(setting, tmp_path):
     assert_close(one, two, atol=1e-5, rtol=1e-5)
     refused = subprocess.run(merge, capture_output=True, text=True)
     assert (refused.returncode, refused.stderr) == (2, f"error: {out} exists already; name a folder that does not\n")
+    with pytest.raises(RunError) as error:
+        run(setting, tmp_path / "second", f"model.path={adapter}", "lora.r=4", "lora.merge=false")
+    assert str(error.value) == (
+        f"lora.merge=false would keep an adapter of {setting / 'base'} alone and lose model.path={adapter}, one of it "
+        f'already; set lora.merge=true, or merge that first: make merge ARGS="{adapter} OUT"'
+    )
 
 
 @pytest.mark.parametrize("lora", [0, 4])

@@ -16,6 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from engine.models.adapters import base_of, is_adapter
 from engine.models.loading import save_model
 from engine.models.sharded import share_out
 from engine.run import checkpoints, durable, hub, sharding
@@ -43,6 +44,12 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
     the recipe's; how many parts each process takes of it follows from their number. Raises RunError, also if not all
     processes that were launched are there.
     """
+    path = recipe.model.path
+    if recipe.lora.r and not recipe.lora.merge and is_adapter(path):
+        raise RunError(
+            f"lora.merge=false would keep an adapter of {base_of(path)} alone and lose model.path={path}, one of it "
+            f'already; set lora.merge=true, or merge that first: make merge ARGS="{path} OUT"'
+        )
     # transformers has renamed `gradient_checkpointing`; under that name, which TRL's default still goes by, it warns.
     settings = {
         "activation_checkpointing": recipe.trainer.get("gradient_checkpointing", True),
