@@ -9,7 +9,7 @@ is in use, as an allocator's count on a GPU is. `--kept` measures without it too
 
 import argparse
 import json
-import time
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,13 @@ class Setting:
     family: str = "qwen2"
     frozen: bool = False
     """whether it was chosen after the formulas were"""
+    hardware: str = ""
+    """how two processes share the model, if they do: a file of recipes/accelerate/"""
+
+    @property
+    def planned_with(self) -> list[str]:
+        processes = [f"plan.hardware={self.hardware}", "plan.processes=2"] if self.hardware else []
+        return [*self.overrides, *processes, "plan.device=cpu"]
 
 
 COMMON = "model: {{path: {home}/base, dtype: float32}}\nrun: {{dir: {home}/run, save_steps: 1000}}\n"
@@ -81,6 +88,25 @@ SETTINGS: dict[str, Setting] = {
         "ppo.advantage=rloo", "ppo.gradient_checkpointing=true", "ppo.fused_adamw=true"), frozen=True),
     "ppo, bfloat16": Setting("ppo", 384, 6, 6, 2, 1152, 48000, True, 256, (
         "model.dtype=bfloat16", "ppo.pretrain_coef=0", "ppo.minibatches=1"), frozen=True),
+    # Two processes that share the model, their messages over gloo.
+    "sft, fsdp2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, (
+        "trainer.per_device_train_batch_size=2",), hardware="fsdp2"),
+    "ppo, fsdp2": Setting("ppo", 512, 8, 8, 4, 1408, 32000, False, 256, hardware="fsdp2"),
+    "ppo, fsdp2, split": Setting("ppo", 512, 8, 8, 4, 1408, 64000, False, 256, (
+        "sampling.split=2", "ppo.gradient_checkpointing=true"), hardware="fsdp2"),
+    "sft, zero2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero2"),
+    "sft, zero3": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero3"),
+    # Chosen after the formulas of shared models were.
+    "sft, LoRA, bfloat16": Setting("sft", 896, 6, 14, 2, 2432, 36000, True, 768, (
+        "lora.r=16", "model.dtype=bfloat16"), frozen=True),
+    "reward, LoRA, Qwen3": Setting("reward", 640, 8, 10, 5, 1792, 28000, False, 512, ("lora.r=32",), "qwen3", True),
+    "ppo, GRPO": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
+        "ppo.advantage=grpo", "ppo.micro_batch_tokens=1024"), frozen=True),
+    "reward, fsdp2": Setting("reward", 512, 10, 8, 4, 1408, 26000, True, 448, (
+        "trainer.per_device_train_batch_size=4",), frozen=True, hardware="fsdp2"),
+    "sft, LoRA, fsdp2": Setting("sft", 768, 8, 12, 4, 2048, 32000, False, 1024, (
+        "lora.r=16", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
+    "ppo, zero2": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 192, frozen=True, hardware="zero2"),
 }  # fmt: skip
 
 
@@ -109,15 +135,24 @@ def planned(setting: dict[str, Any], home: str) -> dict[str, float]:
     from plan.recipe import Planned, planned_recipe
     from plan.stages import planning
 
-    made(Setting(**setting), Path(home))
-    overrides = [*setting["overrides"], "plan.device=cpu"]
-    return {"mib": planning(planned_recipe(Planned, f"{home}/{setting['stage']}.yaml", overrides)).peak.total / 2**20}
+    asked = Setting(**setting)
+    made(asked, Path(home))
+    recipe = planned_recipe(Planned, f"{home}/{asked.stage}.yaml", asked.planned_with)
+    return {"mib": planning(recipe).peak.total / 2**20}
 
 
 def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
-    """The stage as its command runs it: the peak above what stood after the imports."""
-    import shutil
+    """The stage as its command runs it: the peak above what stood after the imports, the fuller process's of two."""
+    shutil.rmtree(f"{home}/run", ignore_errors=True)
+    if not setting["hardware"]:
+        return {"mib": one_run(setting, home)}
+    from tests.processes import together  # which lets FSDP2 run on a CPU
 
+    return {"mib": max(together(one_run, setting, home, hardware=setting["hardware"], timeout=600))}
+
+
+def one_run(setting: dict[str, Any], home: str) -> float:
+    """MiB that this process takes for a run."""
     import peft  # noqa: F401 - among what is imported before
     from trl import RewardTrainer, SFTTrainer  # noqa: F401
 
@@ -132,11 +167,10 @@ def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
 
     stages = {"sft": (SFT, train_sft), "reward": (Reward, train_reward), "ppo": (PPO, train_ppo)}
     schema, train = stages[setting["stage"]]
-    recipe = load(schema, f"{home}/{setting['stage']}.yaml", [o for o in setting["overrides"] if o[:5] != "plan."])
-    shutil.rmtree(recipe.run.dir, ignore_errors=True)
-    before, began = begin_peak(), time.perf_counter()
+    recipe = load(schema, f"{home}/{setting['stage']}.yaml", setting["overrides"])
+    before = begin_peak()
     train(recipe)
-    return {"mib": (peak() - before) / 2**20, "seconds": time.perf_counter() - began}
+    return (peak() - before) / 2**20
 
 
 def made(setting: Setting, home: Path) -> None:

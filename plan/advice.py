@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.run.folder import RunError
 from plan.hardware import GIB, PER_MACHINE, Hardware
-from plan.stages import Planning, planning
+from plan.stages import Planning, can_split, planning
 
 MOST_PROCESSES = 512
 Change = dict[str, Any]
@@ -82,7 +82,7 @@ def least(
 ) -> tuple[Change, Planning]:
     """`change` and as many more as it takes to fit, each time the one that helps most."""
     while not plan.fits:
-        found = [(more, tried(more)) for more in harmless(changed(recipe, change), change)]
+        found = [(more, tried(more)) for more in harmless(changed(recipe, change), change, plan)]
         better = [(more, made) for more, made in found if made is not None and made.peak.total < plan.peak.total]
         if not better:
             return change, plan
@@ -90,11 +90,13 @@ def least(
     return change, plan
 
 
-def harmless(recipe: Any, change: Change) -> Iterator[Change]:
+def harmless(recipe: Any, change: Change, plan: Planning) -> Iterator[Change]:
     """`change` with one more that costs time, and leaves the result as it is up to rounding."""
     if hasattr(recipe, "ppo"):
         ppo, sampling = recipe.ppo, recipe.sampling
         longest = recipe.data.max_prompt_tokens + sampling.max_new_tokens
+        if can_split(recipe, plan.shape, plan.hardware, 2 * sampling.split):
+            yield change | {"sampling.split": 2 * sampling.split}
         if sampling.batch_size > ppo.responses_per_query:
             yield change | {"sampling.batch_size": sampling.batch_size // 2}
         if ppo.micro_batch_tokens // 2 >= longest:

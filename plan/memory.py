@@ -72,7 +72,7 @@ def state(model: Trained, hardware: Hardware) -> Parts:
     """Weights 4 bytes, gradients 4, AdamW's moments 8 a trained number, as the processes share them.
 
     DDP's buckets are a second copy of the gradients. DeepSpeed keeps float32 masters (4) beside the weights, which are
-    then in the type of the computation.
+    then in the type of the computation; ZeRO-3 also the room for its gradients, from one step to the next.
     """
     held, trained, n = model.held, model.trained, hardware.processes
     match hardware.sharing:
@@ -86,7 +86,7 @@ def state(model: Trained, hardware: Hardware) -> Parts:
             return {"weights": model.number * held, "gradients": 4 * trained, "optimiser": 12 * trained / n}
         case "zero2":
             return {"weights": model.number * held, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
-    return {"weights": model.number * held / n, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
+    return {"weights": model.number * held / n, "gradients": 0.0, "optimiser": 16 * trained / n}
 
 
 def gathered(model: Trained, hardware: Hardware) -> float:
@@ -105,6 +105,16 @@ def gathered(model: Trained, hardware: Hardware) -> float:
         case "zero1" | "zero2":
             return e * min(model.trained, REDUCE_BUCKET)
     return 0.0
+
+
+def written_with(model: Trained, hardware: Hardware, split: int) -> float:
+    """Weights that are gathered for writing: all, or of layers and head one piece of `split` (sampling.split)."""
+    shape = model.shape
+    if split > 1:
+        tables = shape.table * (1 if shape.tied else 2)
+        cut = shape.products + shape.table
+        return model.number * (model.base - shape.products - (tables - shape.table) + cut / split)
+    return model.number * model.base if hardware.sharing in ("fsdp2", "zero3") else 0.0
 
 
 def layer_activations(model: Trained, step: Pass, cpu: bool) -> float:

@@ -5,8 +5,20 @@ from typing import Any
 
 from engine.models.compiled import fixed_columns, fixed_rows
 from engine.run.folder import RunError
-from plan.hardware import Hardware
-from plan.memory import Parts, Pass, Trained, casts, compiled_decoding, decode_logits, kv_cache, passing, prefill, state
+from plan.hardware import PER_MACHINE, Hardware
+from plan.memory import (
+    Parts,
+    Pass,
+    Trained,
+    casts,
+    compiled_decoding,
+    decode_logits,
+    kv_cache,
+    passing,
+    prefill,
+    state,
+    written_with,
+)
 from plan.phases import PROCESS, Phase, forward_only, training
 from plan.recipe import hardware_of
 from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
@@ -83,7 +95,7 @@ def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     work = trainer_work(model, step, batch, batch * row, trainer, plan.rows)
     name = "reward model" if scalar else "model"
     return Planning(
-        shape, hardware, {name: (model.base + adapters, model.trained)}, phases, work, host(hardware, [model])
+        shape, hardware, {name: (model.base + adapters, model.trained)}, phases, work, host(hardware, model, not scalar)
     )
 
 
@@ -92,6 +104,11 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     ppo, bf16, shared = recipe.ppo, in_bf16(recipe, hardware), recipe.models == "shared"
     if shared and hardware.sharing not in ("none", "ddp"):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
+    if recipe.sampling.split > 1 and not can_split(recipe, shape, hardware, recipe.sampling.split):
+        raise RunError(
+            f"sampling.split={recipe.sampling.split} does not divide the {hardware.processes} processes of this plan, "
+            "or its model's heads; choose another"
+        )
     rank = (adapter_rank(recipe.model.path) or recipe.plan.lora_r) if shared else 0
     adapters = [lora_parameters(shape, rank, "all-linear", scalar=scalar) if shared else 0 for scalar in (False, True)]
     policy, value = (Trained(shape, scalar, adapters[scalar], bf16, shared) for scalar in (False, True))
@@ -149,46 +166,55 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     models |= {"reference": (shape.parameters + adapters[0], 0)}
     models |= {f"reward model {at + 1}": (shape.scalar_parameters + adapters[1], 0) for at in range(judges)}
     work = ppo_work(recipe, policy, lengths, has_value, judges, hardware)
-    return Planning(shape, hardware, models, phases, work, host(hardware, [policy]))
+    return Planning(shape, hardware, models, phases, work, host(hardware, policy, True))
 
 
 def writing(
     recipe: Any, policy: Trained, hardware: Hardware, responses: int, lengths: tuple[int, int], beside: Parts
 ) -> list[Phase]:
-    """Answers: the prompts of a batch in one pass, then the last token written, when the cache is longest."""
-    sampling, shape, each = recipe.sampling, policy.shape, recipe.ppo.responses_per_query
+    """Answers: the prompts of a batch in one pass, then the last token written, when the cache is longest.
+
+    A team (sampling.split) writes the answers of all its processes at once; each has the cache of its heads.
+    """
+    sampling, shape, each, split = recipe.sampling, policy.shape, recipe.ppo.responses_per_query, recipe.sampling.split
     rows, compiled = rows_at_once(recipe, responses), sampling.engine == "compiled"
     held = state(policy, hardware)
-    rest = {
-        "weights": held["weights"],
-        "optimiser": held["optimiser"],
-        "autocast copies": 0.0 if compiled else casts(policy, hardware),
-        **beside,
-    }
-    if hardware.sharing in ("fsdp2", "zero3"):
-        rest["gathered"] = policy.number * policy.base
+    rest = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
+    rest["autocast copies"] = 0.0 if compiled or split > 1 else casts(policy, hardware)
+    if whole := written_with(policy, hardware, split):
+        rest["gathered"] = whole
     truncated = sampling.logprobs == "truncated"
     prompts = rows // each
     return [
         Phase("reading prompts", rest | {
             "activations": prefill(policy, prompts, lengths[0]),
-            "KV cache": kv_cache(shape, prompts, lengths[0], policy.bf16),
+            "KV cache": kv_cache(shape, prompts, lengths[0], policy.bf16) / split,
         }),
         Phase("writing answers", rest | {
             "activations": rows * passing(shape, policy.number, policy.adapters > 0),
-            "KV cache": 0.0 if compiled else kv_cache(shape, rows, sum(lengths), policy.bf16),
+            "KV cache": 0.0 if compiled else kv_cache(shape, rows, sum(lengths), policy.bf16) / split,
             "logits": decode_logits(shape, rows, truncated),
         }),
     ]  # fmt: skip
 
 
 def rows_at_once(recipe: Any, responses: int) -> int:
-    """How many of so many answers are written at a time."""
-    each = recipe.ppo.responses_per_query
-    return min(max(1, recipe.sampling.batch_size // each) * each, responses)
+    """How many answers are written at a time, of so many of each process."""
+    each, sampling = recipe.ppo.responses_per_query, recipe.sampling
+    return min(max(1, sampling.batch_size // each) * each, responses * sampling.split)
 
 
-def host(hardware: Hardware, models: list[Trained]) -> float:
-    """Every process loads whole float32 weights before it keeps its share."""
-    per_machine = -(-hardware.processes // hardware.machines)
-    return per_machine * sum(4 * model.base for model in models)
+def can_split(recipe: Any, shape: Shape, hardware: Hardware, split: int) -> bool:
+    """Whether teams of so many processes of one machine can write (engine/models/pieces.py)."""
+    key_heads = shape.keys * shape.heads // shape.queries
+    widths = (hardware.processes, shape.heads, key_heads, shape.intermediate)
+    whole = recipe.models == "full" and recipe.sampling.engine == "own"
+    return whole and split <= PER_MACHINE and not any(width % split for width in widths)
+
+
+def host(hardware: Hardware, model: Trained, stored: bool) -> float:
+    """Every process loads whole float32 weights before it keeps its share; what FSDP2 takes from files as it is stored
+    (bfloat16, as published) is there once."""
+    if stored and hardware.sharing == "fsdp2" and not model.adapters:
+        return 2 * model.base
+    return -(-hardware.processes // hardware.machines) * 4 * model.base

@@ -77,8 +77,9 @@ def ppo_work(
     learning += has_value * training_flops(policy, tokens, sum(lengths), 0, ppo.gradient_checkpointing)
     waiting = 0.0
     if hardware.bandwidth:
-        batches = math.ceil(answers / hardware.processes / recipe.sampling.batch_size)
-        waiting = batches * lengths[1] * policy.number * policy.base / hardware.bandwidth
+        split = recipe.sampling.split
+        batches = math.ceil(answers * split / hardware.processes / recipe.sampling.batch_size)
+        waiting = batches * lengths[1] * policy.number * policy.base / split / hardware.bandwidth
     return Work(round(tokens + text), ppo.steps, sampling + judging + ppo.epochs * learning, waiting)
 
 

@@ -8,6 +8,7 @@ a judge gives the rewards, it starts as the policy's body with a fresh head.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,19 +62,22 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = recipe.reward.paths
     # What is shared out goes to the device piece by piece.
-    arrival = torch.device("cpu") if of(accelerator).kind in ("fsdp2", "zero3") else device
-    policy = load_causal(model.path, model, tokenizer, trained=True, device=arrival)
+    kind = of(accelerator).kind
+    arrival = torch.device("cpu") if kind in ("fsdp2", "zero3") else device
+    stored = kind == "fsdp2"
+    policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=stored, device=arrival)
     waiting = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
-    rewards = [load_scalar(path, model, tokenizer, trained=False, device=waiting) for path in paths]
+    frozen = {"trained": False, "as_stored": stored, "device": waiting}
+    rewards = [load_scalar(path, model, tokenizer, **frozen) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
     prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
     prepared_value = (None, None)
     if recipe.ppo.advantage == "gae":
-        value = load_value(paths, model, tokenizer, recipe.run.seed).to(arrival)
+        value = load_value(paths, model, tokenizer, recipe.run.seed, stored).to(arrival)
         prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
-    reference = load_causal(model.path, model, tokenizer, trained=False, device=waiting)
+    reference = load_causal(model.path, model, tokenizer, **frozen)
     if not recipe.ppo.offload_frozen:
         reference = prepare_frozen(reference, accelerator)
         rewards = [prepare_frozen(reward, accelerator) for reward in rewards]
@@ -84,10 +88,12 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     return Models(*prepared_policy, *prepared_value, reference, scorer, device, offloaded)
 
 
-def load_value(paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+def load_value(
+    paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, as_stored: bool
+) -> PreTrainedModel:
     """A copy of the (first) reward model; where there is none, the policy's body with a fresh head."""
     if paths:
-        return load_scalar(paths[0], model, tokenizer, trained=True)
+        return load_scalar(paths[0], model, tokenizer, trained=True, as_stored=as_stored)
     return new_scalar(model.path, model, tokenizer, seed).train()
 
 
@@ -97,7 +103,8 @@ def prepare(
     """A model to be trained, wrapped, with its optimiser."""
     if recipe.ppo.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    return prepare_trained(model, adamw(model, recipe, learning_rate), recipe.ppo.max_grad_norm, accelerator)
+    optimizer_of = partial(adamw, recipe=recipe, learning_rate=learning_rate)
+    return prepare_trained(model, optimizer_of, recipe.ppo.max_grad_norm, accelerator)
 
 
 def same_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:

@@ -33,8 +33,15 @@ class PPOSampling(Sampling):
     recorded with the rollout"""
     engine: Literal["own", "compiled", "transformers", "vllm"] = "own"
     """what writes the answers: our decode loop, the same compiled, transformers' continuous batching, or vLLM"""
+    split: int = number(1, least=1)
+    """neighbouring processes that hold the policy in pieces together while it writes; 1 has it whole in each"""
 
     def check(self, key: str) -> None:
+        if self.split > 1 and self.engine != "own":
+            raise RecipeError(
+                f"{key}.split={self.split} needs {key}.engine=own; {self.engine} holds the policy its own way",
+                key=f"{key}.split",
+            )
         if self.logprobs == "truncated" and self.top_p == 1:
             raise RecipeError(
                 f"{key}.logprobs=truncated records the set that {key}.top_p leaves, but that is 1 and leaves all; "
@@ -199,6 +206,11 @@ class PPO(Recipe):
                 key="ppo.pretrain_coef",
             )
 
+        if self.models == "shared" and self.sampling.split > 1:
+            raise RecipeError(
+                f"sampling.split={self.sampling.split}: under models=shared every process holds the base whole; set 1",
+                key="sampling.split",
+            )
         if self.models == "shared" and self.ppo.offload_frozen:
             raise RecipeError(
                 "ppo.offload_frozen moves whole models away, but under models=shared there are none; set it to false",

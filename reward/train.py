@@ -29,6 +29,7 @@ from engine.models.packed import PACKED, pack
 from engine.models.pairs import pack_pairs, pair_scores
 from engine.models.responses import micro_batches
 from engine.models.tokenizer import load_tokenizer
+from engine.run import sharding
 from engine.run.batches import DealtBatches, dealt
 from engine.run.folder import RunError, RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
@@ -76,9 +77,11 @@ def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
-    in_4bit = recipe.lora.load_in_4bit
+    in_4bit, as_stored = recipe.lora.load_in_4bit, sharding.asked_for() and not recipe.lora.r
     if scalar_config(recipe.model.path, recipe.model) is not None:
-        model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit)
+        model = load_scalar(
+            recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=as_stored
+        )  # fmt: skip
     else:
         model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
     if recipe.reward.share_prompts:

@@ -22,6 +22,7 @@ from engine.models.loading import load_causal
 from engine.models.logprobs import TokenLogProbs
 from engine.models.packed import pack
 from engine.models.tokenizer import load_tokenizer
+from engine.run import sharding
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
@@ -34,8 +35,10 @@ def train(recipe: SFT) -> None:
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    in_4bit = recipe.lora.load_in_4bit
-    model = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit)
+    in_4bit, as_stored = recipe.lora.load_in_4bit, sharding.asked_for() and not recipe.lora.r
+    model = load_causal(
+        recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=as_stored
+    )  # fmt: skip
     callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,

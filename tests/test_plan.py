@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.run.folder import RunError
 from plan.advice import all_ways, changed
 from plan.hardware import GIB, read_hardware
 from plan.page import page
@@ -142,6 +143,30 @@ def test_compiled_decoding_holds_its_buffers_all_the_time():
             assert after.total == pytest.approx(before.total + max(held) - given_up)
         elif before.name != "reading prompts":
             assert after.total == pytest.approx(before.total + max(held))
+
+
+def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-72b/ppo.yaml", [
+        "plan.hardware=fsdp2", "plan.processes=64", "plan.device=a100", "ppo.gradient_checkpointing=true",
+    ])  # fmt: skip
+    whole = planning(recipe)
+    assert not whole.fits
+    way = next(all_ways(recipe, whole))
+    assert way.changes == {"sampling.split": 8}
+    assert way.plan.fits
+    with pytest.raises(RunError) as error:
+        planning(changed(recipe, {"sampling.split": 5}))
+    assert str(error.value) == (
+        "sampling.split=5 does not divide the 64 processes of this plan, or its model's heads; choose another"
+    )
+
+
+def test_published_files_are_read_once_a_machine():
+    held = {
+        lora: plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=fsdp2", f"lora.r={lora}").host for lora in (0, 8)
+    }
+    weights = PARAMETERS["Qwen/Qwen1.5-7B"]
+    assert held == {0: 2 * weights, 8: 8 * 4 * weights}
 
 
 def test_steps_of_epochs_are_told_by_rows():

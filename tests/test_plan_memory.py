@@ -22,6 +22,7 @@ from plan.memory import (
     logits,
     passing,
     state,
+    written_with,
 )
 from plan.phases import training
 from plan.shape import Shape, lora_parameters, shape
@@ -74,7 +75,7 @@ def test_checkpointing_keeps_the_stream_and_one_layer():
         ("fsdp2", True, (1, 1, 2)),
         ("zero1", True, (2, 4, 3)),
         ("zero2", True, (2, 1, 3)),
-        ("zero3", True, (0.5, 1, 3)),
+        ("zero3", True, (0.5, 0, 4)),
     ],
 )
 def test_bytes_a_parameter_on_one_of_four_devices(sharing, bf16, expected):
@@ -87,6 +88,13 @@ def test_what_sharded_processes_gather():
     # the table once, two layers, and gradients of the table and of one layer
     assert gathered(ALL, on("fsdp2", 4)) == 4 * (256 + 2 * 608 + 256 + 608)
     assert gathered(ALL, on()) == 0
+
+
+def test_what_is_gathered_to_write():
+    # of 1480 numbers 64 in the one linear layer, and the table of 256, which is the head as well
+    assert written_with(ALL, on("fsdp2", 4), split=1) == 4 * 1480
+    assert written_with(ALL, on("fsdp2", 4), split=2) == 4 * (1480 - 64 + (64 + 256) / 2)
+    assert written_with(ALL, on("ddp", 2), split=1) == 0
 
 
 def test_adapters_hold_gradients_and_moments_alone():

@@ -11,7 +11,7 @@ from engine.run.metrics import read
 from ppo.train import train
 from tests.ppo_setting import make_adapters, make_setting, recipe_of
 from tests.processes import run_stage
-from tests.stage_runs import assert_alike, weights
+from tests.stage_runs import assert_alike, store_in_half, weights
 
 # Small micro-batches and ragged answers: some processes have fewer forward passes than others, some have none.
 CHANGES = ["ppo.steps=4", "run.save_steps=1", "run.keep_checkpoints=4", "ppo.micro_batch_tokens=40",
@@ -20,7 +20,10 @@ CHANGES = ["ppo.steps=4", "run.save_steps=1", "run.keep_checkpoints=4", "ppo.mic
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    return make_setting(tmp_path_factory.mktemp("setting"))
+    recipe = make_setting(tmp_path_factory.mktemp("setting"))
+    for model in ("policy", "reward"):
+        store_in_half(recipe.parent / model)
+    return recipe
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,18 @@
 """SFT and reward runs whose processes share a model (FSDP2, DeepSpeed's ZeRO) are those of one that holds it whole."""
 
-import shutil
-
 import pytest
+import torch
+from accelerate import Accelerator
 
+from engine.models.loading import load_causal
+from engine.models.sharded import share_out
+from engine.models.tokenizer import load_tokenizer
 from engine.run import sharding
 from engine.run.folder import RunError
 from engine.run.sharding import Sharding
-from tests.processes import run_stage
+from recipes.sections import Model
+from tests.processes import run_stage, together
 from tests.uneven_setting import alone, assert_same_run, make_setting, unfinish
-
-# DeepSpeed compiles an operation of its own when it first runs.
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed needs g++")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,9 @@ def setting(tmp_path_factory):
     [
         ("sft", "fsdp2", 1),
         ("reward", "fsdp2", 3),
-        pytest.param("sft", "zero2", 2, marks=needs_compiler),
-        pytest.param("sft", "zero3", 2, marks=needs_compiler),
-        pytest.param("reward", "zero3", None, marks=needs_compiler),
+        ("sft", "zero2", 2),
+        ("sft", "zero3", 2),
+        ("reward", "zero3", None),
     ],
 )
 def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware, ended_by):
@@ -47,21 +48,38 @@ def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware, ended_
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize(
-    ("stage", "hardware"), [("sft", "fsdp2"), ("reward", "fsdp2"), pytest.param("sft", "zero2", marks=needs_compiler)]
-)
+@pytest.mark.parametrize(("stage", "hardware"), [("sft", "fsdp2"), ("reward", "fsdp2"), ("sft", "zero2")])
 def test_adapters_under_sharding(setting, tmp_path, stage, hardware):
     lora = ["lora.r=4", "trainer.learning_rate=1e-2"]
     run_stage(stage, setting / f"{stage}.yaml", *lora, f"run.dir={tmp_path}", processes=2, hardware=hardware)
     assert_same_run(alone(setting, stage, *lora), tmp_path)
 
 
-@needs_compiler
 @pytest.mark.timeout(100)
 def test_adapters_are_refused_under_zero3(setting, tmp_path):
     with pytest.raises(RunError) as error:
         run_stage("sft", setting / "sft.yaml", "lora.r=4", f"run.dir={tmp_path}", processes=2, hardware="zero3")
     assert str(error.value) == "lora.r is 4, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2"
+
+
+def loaded_and_shared_out(path):
+    """Types of a policy's weights: as loaded, as shared out; and what each process holds then of what there is."""
+    accelerator = Accelerator(cpu=True)
+    tokenizer = load_tokenizer(path)
+    model = load_causal(path, Model(path=path), tokenizer, trained=True, as_stored=True)
+    loaded, numbers = {weight.dtype for weight in model.parameters()}, model.num_parameters()
+    share_out(model, accelerator)
+    held = sum(weight.to_local().numel() for weight in model.parameters())
+    learns = all(weight.requires_grad for weight in model.parameters())
+    return loaded, {weight.dtype for weight in model.parameters()}, held / numbers, learns
+
+
+@pytest.mark.timeout(100)
+def test_weights_become_float32_in_pieces(setting):
+    """Processes of a machine share the file's pages until then: none has the whole model in float32."""
+    for loaded, shared_out, held, learns in together(loaded_and_shared_out, f"{setting}/base", hardware="fsdp2"):
+        assert (loaded, shared_out, learns) == ({torch.bfloat16}, {torch.float32}, True)
+        assert held == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.timeout(100)

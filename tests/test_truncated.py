@@ -173,7 +173,8 @@ def test_the_cap_weighs_tokens_by_the_engines_error(setting, tmp_path, monkeypat
 
 
 def test_transformers_continuous_batching_writes_a_run(setting, tmp_path):
-    overrides = ["sampling.engine=transformers", "sampling.top_p=1.0", "ppo.steps=2", "ppo.value_warmup_steps=0"]
+    overrides = ["sampling.engine=transformers", "sampling.top_p=1.0", "ppo.steps=2", "ppo.value_warmup_steps=0",
+                 "sampling.batch_size=3"]  # fmt: skip
     train(recipe_of(setting, f"run.dir={tmp_path}", *overrides))
     rows = read(tmp_path / "metrics.jsonl")
     assert max(row["engine_mismatch"] for row in rows) < 1e-4

@@ -12,7 +12,7 @@ from reward.recipe import Reward
 from reward.train import train as train_reward
 from sft.recipe import SFT
 from sft.train import train as train_sft
-from tests.stage_runs import untimed, weights, write_base, write_jsonl
+from tests.stage_runs import store_in_half, untimed, weights, write_base, write_jsonl
 from tests.test_reward import pair
 from tests.test_sft import conversation
 
@@ -34,6 +34,7 @@ def make_setting(folder: Path, **changes: Any) -> Path:
     """A base (`changes` to its configuration), 17 records to train on, 5 to evaluate on, sft.yaml, reward.yaml."""
     folder.mkdir(exist_ok=True)
     write_base(folder / "base", **changes)
+    store_in_half(folder / "base")
     for stage, record in (("sft", conversation), ("reward", pair)):
         write_jsonl(folder / f"{stage}.jsonl", map(record, range(17)))
         write_jsonl(folder / f"{stage}_eval.jsonl", map(record, range(17, 22)))

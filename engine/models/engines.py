@@ -8,6 +8,7 @@ vllm           vLLM through trl.generation, in this process, weights synchronise
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedT
 from engine.models.compiled import Compiled
 from engine.models.draws import uniform
 from engine.models.packed import attention
+from engine.models.pieces import Team
 from engine.models.sampling import Response, evaluating, sample
 from engine.models.sharded import gathered
 from engine.run.folder import RunError
@@ -45,16 +47,21 @@ class Own:
     ):
         self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
         self.sampling, self.end, self.seed, self.accelerator = sampling, end, seed, accelerator
+        self.team = Team(self.policy, sampling.split, accelerator) if sampling.split > 1 else None
 
     def write(
         self, prompts: Sequence[Sequence[int]], *, responses: int, step: int, query_ids: Sequence[int], record: bool
     ) -> list[list[Response]]:
-        with self.accelerator.autocast(), gathered(self.wrapped, self.accelerator):
-            return sample(
-                self.policy, prompts, self.sampling, responses=responses, end=self.end,
-                stops=self.policy.generation_config.eos_token_id, seed=self.seed, step=step, query_ids=query_ids,
-                record=record, compiled=self.compiled,
-            )  # fmt: skip
+        written = partial(
+            sample, sampling=self.sampling, responses=responses, end=self.end,
+            stops=self.policy.generation_config.eos_token_id, seed=self.seed, step=step, record=record,
+            compiled=self.compiled,
+        )  # fmt: skip
+        with self.accelerator.autocast():
+            if self.team is not None:
+                return self.team.write(written, prompts, query_ids)
+            with gathered(self.wrapped, self.accelerator):
+                return written(self.policy, prompts, query_ids=query_ids)
 
 
 class OwnCompiled(Own):
@@ -76,7 +83,7 @@ class ContinuousBatching:
         self, policy: torch.nn.Module, sampling: Sampling, end: int, seed: int, *, accelerator: Accelerator, **_: Any
     ):
         self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
-        self.end, self.seed, self.accelerator = end, seed, accelerator
+        self.sampling, self.end, self.seed, self.accelerator = sampling, end, seed, accelerator
         self.whole = sampling.top_p >= 1  # else its log-probabilities are of the nucleus
         self.config = GenerationConfig(
             do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0,
@@ -89,6 +96,10 @@ class ContinuousBatching:
     ) -> list[list[Response]]:
         repeated = [list(prompt) for prompt in prompts for _ in range(responses)]
         first = query_ids[0] if query_ids else 0
+        batching = ContinuousBatchingConfig(return_logprobs=self.whole)
+        longest = max(map(len, repeated), default=0) + self.config.max_new_tokens
+        at_once = min(self.sampling.batch_size, len(repeated))  # left to itself it takes nine tenths of free memory
+        batching.num_blocks = max(1, at_once * -(-longest // batching.page_size))
         with (
             attention(self.policy, "sdpa"),
             evaluating(self.policy),
@@ -97,8 +108,7 @@ class ContinuousBatching:
         ):
             torch.manual_seed(int(float(uniform(self.seed, step, first)) * 2**62))
             found = self.policy.generate_batch(
-                repeated, generation_config=self.config,
-                continuous_batching_config=ContinuousBatchingConfig(return_logprobs=self.whole),
+                repeated, generation_config=self.config, continuous_batching_config=batching
             )  # fmt: skip
         if len(found) != len(repeated):
             raise RunError(f"sampling.engine=transformers wrote {len(found)} of {len(repeated)} answers; use own")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,6 +19,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from chatml import control
 from engine.models.adapters import base_of, is_adapter, merge_adapter, outgrew_its_base
@@ -33,6 +36,8 @@ from recipes.sections import Model
 
 # What makes a configuration that of a reward model, and where it stands beside an adapter.
 SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json"
+# safetensors' names of half types.
+STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def load_causal(
@@ -42,19 +47,23 @@ def load_causal(
     *,
     trained: bool,
     in_4bit: bool = False,
+    as_stored: bool = False,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """A causal LM with a row for every token of `tokenizer`; an adapter folder is merged into its base.
 
     Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode. In 4 bits: frozen, but in
-    training mode, on its device already.
+    training mode, on its device already. As stored: where nothing has to be added to the weights, they keep the type of
+    their files and are read from these as they are needed, so that processes of a machine have them once.
     """
     config = load_config(base_of(path), model)
     refuse_unknown_logits(config)
     config.attention_dropout = model.attention_dropout if trained else 0.0
+    as_stored = as_stored and not is_adapter(path) and config.get_text_config().vocab_size >= len(tokenizer)
     loaded, _ = from_pretrained(
-        with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), base_of(path), config, model, in_4bit
-    )
+        with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), base_of(path), config, model, in_4bit,
+        as_stored,
+    )  # fmt: skip
     if in_4bit:
         return settle_in_4bit(loaded, tokenizer, path)
     fit_embeddings(loaded, tokenizer)
@@ -71,6 +80,7 @@ def load_scalar(
     *,
     trained: bool,
     in_4bit: bool = False,
+    as_stored: bool = False,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """A reward model that has been trained: head and offset come with it, or RunError says what is missing."""
@@ -78,7 +88,8 @@ def load_scalar(
     if config is None:
         raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
     config.attention_dropout = model.attention_dropout if trained else 0.0
-    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model, in_4bit)
+    as_stored = as_stored and not is_adapter(path)
+    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model, in_4bit, as_stored)
     if in_4bit and not missing:
         return settle_in_4bit(loaded, tokenizer, path)
     if is_adapter(path):
@@ -137,14 +148,22 @@ def refuse_unknown_logits(config: PretrainedConfig) -> None:
 
 
 def from_pretrained(
-    model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, model: Model, in_4bit: bool = False
+    model_class: type[PreTrainedModel],
+    path: str,
+    config: PretrainedConfig,
+    model: Model,
+    in_4bit: bool = False,
+    as_stored: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model in float32, linear layers in 4 bits if wanted, and the names of weights that its checkpoint lacks."""
+    """The model, and the names of weights that its checkpoint lacks.
+
+    In float32; linear layers in 4 bits, or all in the type of the files, if wanted.
+    """
     try:
         loaded, report = model_class.from_pretrained(
             path,
             config=config,
-            dtype=torch.float32,
+            dtype=stored_type(path, model) if as_stored else torch.float32,
             revision=model.revision,
             attn_implementation=attention_for(model.attention),
             output_loading_info=True,
@@ -158,6 +177,22 @@ def from_pretrained(
     except OSError as error:
         raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
     return loaded, sorted(report["missing_keys"])
+
+
+def stored_type(path: str, model: Model) -> torch.dtype:
+    """The type of all numbers in a checkpoint's safetensors files; float32, which holds any, if there are several."""
+
+    def here(name: str) -> str | None:
+        return cached_file(path, name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
+
+    files, index = [here(SAFE_WEIGHTS_NAME)], here(SAFE_WEIGHTS_INDEX_NAME)
+    if index is not None:
+        files, _ = get_checkpoint_shard_files(path, index, revision=model.revision)
+    found = set()
+    for file in filter(None, files):
+        with safe_open(file, "pt") as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in tensors.offset_keys()}
+    return STORED[found.pop()] if len(found) == 1 and found <= STORED.keys() else torch.float32
 
 
 def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.device | str) -> PreTrainedModel:

@@ -6,7 +6,7 @@ prefill, and finished rows leave the batch.
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,13 +50,15 @@ def sample(
     step: int,
     query_ids: Sequence[int],
     record: bool = False,
+    agree: Callable[[torch.Tensor], torch.Tensor] | None = None,
     compiled: Compiled | None = None,
 ) -> list[list[Response]]:
     """`responses` responses to each prompt, in the prompts' order.
 
     `end` is the token that ends a response well, `stops` all tokens that end it. `query_ids` name the queries for the
-    random numbers. `record` keeps the set that each token was drawn from. The model must not be wrapped; while it
-    samples it is in evaluation mode. `compiled`, made of the same model, computes all tokens but the first.
+    random numbers. `record` keeps the set that each token was drawn from. `agree` is given the tokens drawn and returns
+    those to go on with, where processes write together. The model must not be wrapped; while it samples it is in
+    evaluation mode. `compiled`, made of the same model, computes all tokens but the first.
     """
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding in each batch
     per_batch = max(1, sampling.batch_size // responses)
@@ -72,7 +74,7 @@ def sample(
             turns = torch.arange(responses, device=model.device).repeat(len(chosen))
             rows = _decode(
                 model, [prompts[i] for i in chosen], sampling, responses, stops, lambda rows, t, attempt, ids=ids,
-                turns=turns: uniform(seed, step, ids[rows], turns[rows], t, attempt), record, compiled,
+                turns=turns: uniform(seed, step, ids[rows], turns[rows], t, attempt), record, agree, compiled,
             )  # fmt: skip
             for place, i in enumerate(chosen):
                 mine = rows[place * responses : (place + 1) * responses]
@@ -124,7 +126,7 @@ class GrowingBatch:
         return _last_logits(self.model, tokens[:, None], self.mask, self.position, self.cache)
 
 
-def _decode(model, prompts, sampling, responses, stops, uniform_at, record, compiled) -> list[_Row]:
+def _decode(model, prompts, sampling, responses, stops, uniform_at, record, agree, compiled) -> list[_Row]:
     """The rows of one batch, (prompts × responses) of them; each stops after the first of `stops`."""
     device, longest = model.device, max(map(len, prompts))
     # Left padding: what is generated is appended, so the last prompt token must stand in the last column.
@@ -146,7 +148,7 @@ def _decode(model, prompts, sampling, responses, stops, uniform_at, record, comp
             logits, sampling.top_p, sampling.temperature,
             lambda rows, attempt, t=t, active=active: uniform_at(active[rows], t, attempt), record=record,
         )  # fmt: skip
-        drawn = draw.tokens
+        drawn = draw.tokens if agree is None else agree(draw.tokens)
         columns.append((active[running], drawn[running], draw.logprobs[running]))
         if draw.nucleus is not None:
             _keep_supports(rows, active[running], draw.nucleus[running])

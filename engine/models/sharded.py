@@ -6,7 +6,7 @@ DeepSpeed clips, steps and clears by itself, so all training here goes through `
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,15 +21,35 @@ from engine.run.sharding import of
 
 
 def prepare_trained(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, accelerator: Accelerator
+    model: torch.nn.Module,
+    optimizer_of: Callable[[torch.nn.Module], torch.optim.Optimizer],
+    max_grad_norm: float,
+    accelerator: Accelerator,
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     """A model with its optimiser, wrapped or sharded; one at a time, FSDP2 wants it."""
+    share_out(model, accelerator)
+    optimizer = optimizer_of(model)
     if of(accelerator).is_deepspeed:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         # Batches and their parts are ours: a loss comes divided, and `accumulating` says which part is the last.
         settings |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
         settings["gradient_clipping"] = max_grad_norm
     return accelerator.prepare(model, optimizer)
+
+
+def share_out(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Under FSDP2, keep this process's part of a model that is to be trained; then its weights are float32.
+
+    accelerate would make float32 of the whole model first, in the memory of every process of a machine.
+    """
+    if accelerator.is_fsdp2:
+        trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+        model.requires_grad_(False)
+        fsdp2_prepare_model(accelerator, model)
+    model.float()
+    if accelerator.is_fsdp2:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in trained)
 
 
 def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn.Module:

@@ -1,6 +1,7 @@
 """What processes hold of a model: all of it, or a share (FSDP2, DeepSpeed's ZeRO), and what follows for its files."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,11 @@ class Sharding(NamedTuple):
     @property
     def is_deepspeed(self) -> bool:
         return self.kind.startswith("zero")
+
+
+def asked_for() -> bool:
+    """Whether the launcher asks for FSDP2; known before there is an accelerator."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def of(accelerator: Accelerator) -> Sharding:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from engine.models.loading import save_model
+from engine.models.sharded import share_out
 from engine.run import checkpoints, durable, hub, sharding
 from engine.run.batches import DealtBatches, batch_of, parts_a_step
 from engine.run.console import Steps
@@ -181,9 +183,12 @@ def fit(
         sharding.check(callback.resume, callback.sharding)
         accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
-    for weights in trainer.model.parameters():
-        if weights.requires_grad:
-            weights.data = weights.data.float()  # TRL makes bfloat16 of adapters on a base in 4 bits
+    if isinstance(trainer.model, PeftModel):
+        for weights in trainer.model.parameters():
+            if weights.requires_grad:
+                weights.data = weights.data.float()  # TRL makes bfloat16 of adapters on a base in 4 bits
+    else:
+        share_out(trainer.model, accelerator)
     with Interruption(accelerator, callback.limit) as interruption:
         callback.interruption, callback.throughput = interruption, Throughput(trainer.model)
         trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
