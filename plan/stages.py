@@ -104,6 +104,10 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     ppo, bf16, shared = recipe.ppo, in_bf16(recipe, hardware), recipe.models == "shared"
     if shared and hardware.sharing not in ("none", "ddp"):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
+    if recipe.sampling.engine == "compiled" and hardware.sharing not in ("none", "ddp"):
+        raise RunError(
+            "sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp, or sampling.engine=own"
+        )
     if recipe.sampling.split > 1 and not can_split(recipe, shape, hardware, recipe.sampling.split):
         raise RunError(
             f"sampling.split={recipe.sampling.split} does not divide the {hardware.processes} processes of this plan, "

@@ -143,6 +143,8 @@ def test_compiled_decoding_holds_its_buffers_all_the_time():
             assert after.total == pytest.approx(before.total + max(held) - given_up)
         elif before.name != "reading prompts":
             assert after.total == pytest.approx(before.total + max(held))
+    with pytest.raises(RunError, match=r"^sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp"):
+        plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=fsdp2", "sampling.engine=compiled")
 
 
 def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
