@@ -102,7 +102,6 @@ SETTINGS: dict[str, Setting] = {
 
 def main(
     settings: dict[str, Setting],
-    names: list[str],
     folder: Path,
     kept: bool = False,
     side: str = "bench.planning:measured",

@@ -10,7 +10,7 @@ from plan.phases import PROCESS, Phase, forward_only, training
 from plan.recipe import hardware_of
 from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
 from plan.work import Work, ppo_work, trainer_work
-from plan.writing import compiled_for_the_run, refuse_split, writing
+from plan.writing import compiled_for_the_run, refuse_writing, writing
 
 # Tokens in one forward pass where the reward stage measures its finished model (reward/train.py).
 REWARD_BUDGET = 16384
@@ -94,7 +94,7 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     ppo, bf16, shared = recipe.ppo, in_bf16(recipe, hardware), recipe.models == "shared"
     if shared and hardware.sharing not in ("none", "ddp"):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
-    refuse_split(recipe, shape, hardware)
+    refuse_writing(recipe, shape, hardware)
     rank = (adapter_rank(recipe.model.path) or recipe.plan.lora_r) if shared else 0
     adapters = [lora_parameters(shape, rank, "all-linear", scalar=scalar) if shared else 0 for scalar in (False, True)]
     policy, value = (

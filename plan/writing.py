@@ -71,8 +71,12 @@ def can_split(recipe: Any, shape: Shape, hardware: Hardware, split: int) -> bool
     return whole and split <= PER_MACHINE and not any(width % split for width in widths)
 
 
-def refuse_split(recipe: Any, shape: Shape, hardware: Hardware) -> None:
-    """RunError where the run would refuse its teams."""
+def refuse_writing(recipe: Any, shape: Shape, hardware: Hardware) -> None:
+    """RunError where the run would refuse its engine or its teams."""
+    if recipe.sampling.engine == "compiled" and hardware.sharing not in ("none", "ddp"):
+        raise RunError(
+            "sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp, or sampling.engine=own"
+        )
     split = recipe.sampling.split
     if split > 1 and not can_split(recipe, shape, hardware, split):
         raise RunError(

@@ -157,6 +157,21 @@ def test_what_ppo_can_give_up():
     assert shared.peak.total < full.peak.total
 
 
+def test_compiled_decoding_holds_its_buffers_all_the_time():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
+    plain, compiled = planning(recipe), planning(changed(recipe, {"sampling.engine": "compiled"}))
+    held = {phase.parts["compiled decoding"] for phase in compiled.phases}
+    assert len(held) == 1
+    for before, after in zip(plain.phases, compiled.phases, strict=True):
+        given_up = before.parts.get("autocast copies", 0) + before.parts.get("KV cache", 0)
+        if before.name == "writing answers":
+            assert after.total == pytest.approx(before.total + max(held) - given_up)
+        elif before.name != "reading prompts":
+            assert after.total == pytest.approx(before.total + max(held))
+    with pytest.raises(RunError, match=r"^sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp"):
+        plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=fsdp2", "sampling.engine=compiled")
+
+
 def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
     recipe = planned_recipe(Planned, "recipes/qwen1.5-72b/ppo.yaml", [
         "plan.hardware=fsdp2", "plan.processes=64", "plan.device=a100", "ppo.gradient_checkpointing=true",
@@ -178,19 +193,6 @@ def test_published_files_are_read_once_a_machine():
     held = {rank: plan_of(recipe, "plan.hardware=fsdp2", f"lora.r={rank}").host for rank in (0, 8)}
     weights = PARAMETERS["Qwen/Qwen1.5-7B"]
     assert held == {0: 2 * weights, 8: 8 * 4 * weights}
-
-
-def test_compiled_decoding_holds_its_buffers_all_the_time():
-    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
-    plain, compiled = planning(recipe), planning(changed(recipe, {"sampling.engine": "compiled"}))
-    held = {phase.parts["compiled decoding"] for phase in compiled.phases}
-    assert len(held) == 1
-    for before, after in zip(plain.phases, compiled.phases, strict=True):
-        given_up = before.parts.get("autocast copies", 0) + before.parts.get("KV cache", 0)
-        if before.name == "writing answers":
-            assert after.total == pytest.approx(before.total + max(held) - given_up)
-        elif before.name != "reading prompts":
-            assert after.total == pytest.approx(before.total + max(held))
 
 
 def test_steps_of_epochs_are_told_by_rows():
