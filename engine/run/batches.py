@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from engine.run.zero_checkpoints import ZeroCheckpoints
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Epochs(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-class DealtBatches(Trainer):
+class DealtBatches(ZeroCheckpoints):
     """The part of a trainer that hands out rows; its collator takes an empty list as well."""
 
     batch: int
