@@ -1,6 +1,7 @@
 """PPO in several processes, whole or sharded: the rollouts, metrics and weights of one process, and its checkpoints."""
 
 import shutil
+from functools import cache
 
 import pytest
 from safetensors.torch import load_file
@@ -34,6 +35,19 @@ def alone(setting, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def together(setting, tmp_path_factory):
+    """Runs of several processes, each made when it is first asked for."""
+
+    @cache
+    def run_of(processes, hardware):
+        run = tmp_path_factory.mktemp(hardware)
+        run_stage("ppo", setting, f"run.dir={run}", *CHANGES, processes=processes, hardware=hardware)
+        return run
+
+    return run_of
+
+
 def assert_the_same_run(run, alone):
     assert_alike(run, alone)
     for ours, theirs in zip(read(run / "samples.jsonl"), read(alone / "samples.jsonl"), strict=True):
@@ -49,27 +63,26 @@ def assert_the_same_run(run, alone):
 @pytest.mark.parametrize(
     ("processes", "hardware"), [(2, "ddp"), (3, "ddp"), (2, "fsdp2"), (3, "fsdp2"), (2, "zero2"), (2, "zero3")]
 )
-def test_several_processes_are_one(setting, alone, tmp_path, processes, hardware):
-    run_stage("ppo", setting, f"run.dir={tmp_path}", *CHANGES, processes=processes, hardware=hardware)
-    assert_the_same_run(tmp_path, alone)
+def test_several_processes_are_one(alone, together, processes, hardware):
+    assert_the_same_run(together(processes, hardware), alone)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("written_by", "step", "goes_on"),
     [
-        ((2, "fsdp2"), 1, [(1, "alone"), (4, "fsdp2")]),  # the policy has not stepped yet
-        ((2, "zero2"), 1, [(2, "zero2")]),
-        ((2, "zero3"), 2, [(2, "zero3")]),
-        ((2, "ddp"), 2, [(1, "alone"), (4, "ddp"), (2, "fsdp2")]),
+        ("fsdp2", 1, [(4, "fsdp2"), (2, "zero3")]),  # the policy has not stepped yet
+        ("zero2", 1, [(1, "alone"), (3, "zero3")]),
+        ("zero3", 2, [(4, "zero2"), (2, "fsdp2")]),
+        ("ddp", 2, [(1, "alone"), (4, "ddp")]),
     ],
 )
-def test_a_checkpoint_resumes_on_any_number_of_processes(setting, alone, tmp_path, written_by, step, goes_on):
-    processes, hardware = written_by
-    run_stage("ppo", setting, f"run.dir={tmp_path / 'first'}", *CHANGES, processes=processes, hardware=hardware)
+def test_a_checkpoint_of_two_processes_resumes_on_any_number(
+    setting, alone, together, tmp_path, written_by, step, goes_on
+):
     for processes, hardware in goes_on:
         run = tmp_path / f"{processes}-{hardware}"
-        shutil.copytree(tmp_path / "first", run)
+        shutil.copytree(together(2, written_by), run)
         stop_at(run, step)
         if hardware == "alone":
             train(recipe_of(setting, f"run.dir={run}", *CHANGES))

@@ -12,6 +12,7 @@ from engine.run.folder import RunError
 from engine.run.sharding import Sharding
 from recipes.sections import Model
 from tests.processes import run_stage, together
+from tests.stage_runs import same, untimed, weights
 from tests.uneven_setting import alone, assert_same_run, make_setting, unfinish
 
 
@@ -24,42 +25,65 @@ def setting(tmp_path_factory):
 @pytest.mark.parametrize(
     ("stage", "hardware", "ended_by"),
     [
-        ("sft", "fsdp2", 1),
-        ("reward", "fsdp2", 3),
-        ("sft", "zero2", 2),
-        ("sft", "zero3", 2),
-        ("reward", "zero3", None),
+        ("sft", "fsdp2", (1, "fsdp2")),
+        ("reward", "fsdp2", (3, "fsdp2")),
+        ("sft", "zero2", (3, "zero3")),
+        ("sft", "zero3", (1, "zero2")),
+        ("reward", "zero3", (4, "zero3")),
     ],
 )
 def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware, ended_by):
     """Losses, clipped gradients, evaluation, the model that is left; and from a checkpoint in the second epoch.
 
-    FSDP2 goes on in another number of processes, ZeRO in the same. Checkpointed, as large models have it.
+    It goes on in another number of processes. Checkpointed, as large models have it.
     """
     checkpointed = "trainer.gradient_checkpointing=true"
     command = [stage, setting / f"{stage}.yaml", checkpointed, f"run.dir={tmp_path}"]
     run_stage(*command, processes=2, hardware=hardware)
     expected = alone(setting, stage, checkpointed)
     assert_same_run(expected, tmp_path)
-    if ended_by:
-        unfinish(tmp_path, 4)
-        run_stage(*command, processes=ended_by, hardware=hardware)
-        assert_same_run(expected, tmp_path)
+    unfinish(tmp_path, 4)
+    processes, hardware = ended_by
+    run_stage(*command, processes=processes, hardware=hardware)
+    assert_same_run(expected, tmp_path)
 
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(("stage", "hardware"), [("sft", "fsdp2"), ("reward", "fsdp2"), ("sft", "zero2")])
 def test_adapters_under_sharding(setting, tmp_path, stage, hardware):
     lora = ["lora.r=4", "trainer.learning_rate=1e-2"]
-    run_stage(stage, setting / f"{stage}.yaml", *lora, f"run.dir={tmp_path}", processes=2, hardware=hardware)
+    command = [stage, setting / f"{stage}.yaml", *lora, f"run.dir={tmp_path}"]
+    run_stage(*command, processes=2, hardware=hardware)
+    assert_same_run(alone(setting, stage, *lora), tmp_path)
+    unfinish(tmp_path, 4)
+    run_stage(*command, processes=3, hardware=hardware)
     assert_same_run(alone(setting, stage, *lora), tmp_path)
 
 
 @pytest.mark.timeout(100)
-def test_adapters_are_refused_under_zero3(setting, tmp_path):
+@pytest.mark.parametrize("hardware", ["zero2", "zero3"])
+def test_the_best_checkpoint_under_deepspeed(setting, tmp_path, hardware):
+    best = ["reward.keep_best=true", "trainer.learning_rate=3e-2", "run.save_steps=1"]
+    run_stage("reward", setting / "reward.yaml", *best, f"run.dir={tmp_path}", processes=2, hardware=hardware)
+    accuracy = {row["step"]: row["eval_accuracy"] for row in untimed(tmp_path) if "eval_accuracy" in row}
+    best = max(accuracy, key=lambda step: (accuracy[step], -step))
+    assert best < max(accuracy)
+    assert same(weights(tmp_path), weights(tmp_path, f"checkpoint-{best}"))
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize(
+    ("override", "hardware", "message"),
+    [
+        ("lora.r=4", "zero3", "lora.r is 4, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2"),
+        ("trainer.optim=adafactor", "zero2",
+         "trainer.optim=adafactor has no checkpoints under ZeRO; use adamw_torch_fused, or HARDWARE=fsdp2"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_under_deepspeed(setting, tmp_path, override, hardware, message):
     with pytest.raises(RunError) as error:
-        run_stage("sft", setting / "sft.yaml", "lora.r=4", f"run.dir={tmp_path}", processes=2, hardware="zero3")
-    assert str(error.value) == "lora.r is 4, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2"
+        run_stage("sft", setting / "sft.yaml", override, f"run.dir={tmp_path}", hardware=hardware)
+    assert str(error.value) == message
 
 
 def loaded_and_shared_out(path):
@@ -100,18 +124,13 @@ def test_a_checkpoint_of_another_sharding_is_refused(tmp_path):
         return tmp_path
 
     for now in (1, 2, 8):
-        sharding.check(written("none", 2), Sharding("none", now))
-        sharding.check(written("fsdp2", 2), Sharding("fsdp2", now))
-    sharding.check(written("zero2", 2), Sharding("zero2", 2))
-    with pytest.raises(RunError) as error:
-        sharding.check(written("fsdp2", 2), Sharding("none", 1))
-    assert str(error.value) == (
-        f"{tmp_path} was written with 2 processes under fsdp2 and cannot be continued with one process, unsharded; "
-        "use HARDWARE=fsdp2, or name another run.dir"
-    )
-    with pytest.raises(RunError) as error:
-        sharding.check(written("zero3", 4), Sharding("zero3", 2))
-    assert str(error.value) == (
-        f"{tmp_path} was written with 4 processes under zero3 and cannot be continued with 2 processes under zero3; "
-        "use HARDWARE=zero3 and 4 processes, or name another run.dir"
-    )
+        for kind in ("none", "fsdp2", "zero2", "zero3"):
+            sharding.check(written(kind, 2), Sharding(kind, now))
+    sharding.check(written("zero2", 2), Sharding("zero3", 3))
+    for kind, hardware in (("fsdp2", "fsdp2"), ("zero3", "zero3")):
+        with pytest.raises(RunError) as error:
+            sharding.check(written(kind, 2), Sharding("none", 1))
+        assert str(error.value) == (
+            f"{tmp_path} was written with 2 processes under {kind} and cannot be continued with one process, "
+            f"unsharded; use HARDWARE={hardware}, or name another run.dir"
+        )

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from engine.run.zero_checkpoints import ZeroCheckpoints
 
 
 def batch_of(config_class: type[TrainingArguments], section: dict[str, Any]) -> tuple[int, int]:
@@ -68,7 +70,7 @@ class Epochs(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-class DealtBatches(Trainer):
+class DealtBatches(ZeroCheckpoints):
     """The part of a trainer that hands out rows; its collator takes an empty list as well."""
 
     batch: int

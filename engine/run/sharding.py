@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,20 +48,14 @@ def note(checkpoint: Path, sharding: Sharding) -> None:
     (checkpoint / NOTE).write_text(json.dumps(sharding._asdict()) + "\n", encoding="utf-8")
 
 
-def check(checkpoint: Path, now: Sharding, interchangeable: Sequence[str] = ()) -> None:
-    """Raises RunError where `now` cannot read what is there: another kind, under ZeRO also another number.
-
-    Kinds that are `interchangeable` read each other's.
-    """
+def check(checkpoint: Path, now: Sharding) -> None:
+    """Raises RunError where `now` cannot read what a Trainer has written there: another kind, but zero2 and zero3."""
     before = Sharding(**json.loads((checkpoint / NOTE).read_text(encoding="utf-8")))
-    if before.kind == now.kind and (before == now or not now.is_deepspeed):
+    if before.kind == now.kind or (before.is_deepspeed and now.is_deepspeed):
         return
-    if before.kind in interchangeable and now.kind in interchangeable:
-        return
-    number = f" and {before.processes} processes" if before.is_deepspeed else ""
     raise RunError(
         f"{checkpoint} was written with {described(before)} and cannot be continued with {described(now)}; "
-        f"use HARDWARE={HARDWARE[before.kind]}{number}, or name another run.dir"
+        f"use HARDWARE={HARDWARE[before.kind]}, or name another run.dir"
     )
 
 

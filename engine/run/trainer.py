@@ -84,6 +84,11 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
     if recipe.lora.r and made.deepspeed_plugin is not None and made.deepspeed_plugin.zero_stage == 3:
         # peft reads the rows that it trains of a vocabulary on a GPU alone there; not tried on one.
         raise RunError(f"lora.r is {recipe.lora.r}, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2")
+    if made.deepspeed_plugin is not None and made.optim not in ("adamw_torch", "adamw_torch_fused"):
+        # Its state would have to be one number a weight (engine/run/zero_state.py).
+        raise RunError(
+            f"trainer.optim={made.optim.value} has no checkpoints under ZeRO; use adamw_torch_fused, or HARDWARE=fsdp2"
+        )
     made._n_gpu = min(made.n_gpu, 1)  # a process takes one GPU, whatever it sees; else several would be DataParallel's
     return made
 

@@ -1,8 +1,8 @@
 """What training needs to go on where it was, written so that any number of processes reads it, however models lie.
 
 torch's distributed checkpoint holds a model and its optimiser by parameter name: a process writes the pieces that it
-has and reads those that it needs. Only DeepSpeed has files of its own, which as many processes read as wrote them.
-Beside them stand small things that all processes share, and each one's random generators.
+has and reads those that it needs. Beside it stand small things that all processes share, and each one's random
+generators.
 """
 
 import random
@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
 
-from engine.run import sharding
+from engine.run import zero_state
 from engine.run.sharding import Sharding
 
 # Name -> a model and its optimiser.
@@ -30,28 +30,16 @@ WEIGHTS, SMALL = "weights", "state.pt"
 def save(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) -> None:
     """Write all of it, by all processes together. Raises what the first failing writer raised."""
     for name, (model, optimizer) in trained.items():
-        if now.is_deepspeed:
-            model.save_checkpoint(str(folder / name), tag=WEIGHTS)
-        else:
-            with _checkpointing():
-                dcp.save(_held(model, optimizer, new=False), checkpoint_id=folder / name / WEIGHTS)
+        write(folder / name / WEIGHTS, model, optimizer, now)
     torch.save(_generators(), folder / f"random-{_rank()}.pt")
     if _rank() == 0:
         torch.save([item.state_dict() for item in state], folder / SMALL)
-        sharding.note(folder, now)
 
 
 def load(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) -> None:
-    """Read it back, in place. A process that was not there when it was written keeps its own random generators.
-
-    Raises RunError where DeepSpeed wrote and something else reads, or the other way round.
-    """
-    sharding.check(folder, now, interchangeable=("none", "fsdp2"))
+    """Read it back, in place. A process that was not there when it was written keeps its own random generators."""
     for name, (model, optimizer) in trained.items():
-        if now.is_deepspeed:
-            model.load_checkpoint(str(folder / name), tag=WEIGHTS)
-        else:
-            _read(folder / name / WEIGHTS, model, optimizer)
+        read(folder / name / WEIGHTS, model, optimizer, now)
     for item, saved in zip(state, torch.load(folder / SMALL), strict=True):
         item.load_state_dict(saved)
     generators = folder / f"random-{_rank()}.pt"
@@ -59,14 +47,25 @@ def load(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) ->
         _set_generators(torch.load(generators, weights_only=False))
 
 
-def _read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-    stepped = any(key.startswith("optimizer.state.") for key in written)
-    held = _held(model, optimizer, new=stepped)
+def write(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, now: Sharding) -> None:
+    """One model and its optimiser."""
     with _checkpointing():
+        held = zero_state.held(model) if now.is_deepspeed else _held(model, optimizer, new=False)
+        dcp.save(held, checkpoint_id=folder)
+
+
+def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, now: Sharding) -> None:
+    """What `write` has written, by processes of any number and kind."""
+    with _checkpointing():
+        if now.is_deepspeed:
+            zero_state.read(folder, model)
+            return
+        written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        stepped = any(key.startswith("optimizer.state.") for key in written)
+        held = _held(model, optimizer, new=stepped)
         dcp.load(held, checkpoint_id=folder)
-    if stepped:
-        set_state_dict(model, optimizer, model_state_dict=held["model"], optim_state_dict=held["optimizer"])
+        if stepped:
+            set_state_dict(model, optimizer, model_state_dict=held["model"], optim_state_dict=held["optimizer"])
 
 
 @contextmanager

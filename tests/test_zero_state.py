@@ -1,0 +1,77 @@
+"""What ZeRO's processes write of a model and its optimiser others read bit for bit, and compute with."""
+
+import pytest
+import torch
+from torch.optim import AdamW
+
+from engine.models.sharded import accumulating, backward, gathered, prepare_trained, step
+from engine.run import devices, training_state, zero_state
+from engine.run.sharding import of
+from recipes.sections import Model
+from tests.processes import together
+from tests.small_models import small_model
+
+
+def prepared(seed):
+    """Computes in bfloat16; what is trained is float32."""
+    accelerator = devices.start(0, Model(path="", dtype="bfloat16"), [], "")
+    model = small_model(seed=seed, tie_word_embeddings=True).train()
+    return accelerator, *prepare_trained(model, in_two_groups, 1.0, accelerator)
+
+
+def in_two_groups(model):
+    """As Trainers have it."""
+    tables, norms = ([p for p in model.parameters() if (p.ndim > 1) is table] for table in (True, False))
+    return AdamW([{"params": tables}, {"params": norms, "weight_decay": 0.0}], lr=1e-3)
+
+
+def write(folder):
+    """Make two steps and write."""
+    accelerator, model, optimizer = prepared(0)
+    for at in range(2):
+        accumulating(model, True, accelerator)
+        tokens = torch.arange(8)[None] + 8 * accelerator.process_index + at
+        backward(model(input_ids=tokens, labels=tokens).loss, model, accelerator)
+        step(model, optimizer, 1.0, accelerator)
+    training_state.save(folder, {"model": (model, optimizer)}, [], of(accelerator))
+    keep(folder / f"before-{accelerator.process_index}.pt", model, accelerator)
+
+
+def read(folder):
+    accelerator, model, optimizer = prepared(1)
+    training_state.load(folder, {"model": (model, optimizer)}, [], of(accelerator))
+    keep(folder / f"after-{accelerator.process_index}.pt", model, accelerator)
+
+
+def keep(path, model, accelerator):
+    """This process's share of what is trained, and the weights that it computes with."""
+    with gathered(model, accelerator):
+        weights = {name: weight.detach().clone() for name, weight in model.module.named_parameters()}
+    torch.save((zero_state.held(model), weights), path)
+
+
+def joined(shares):
+    """[process] -> weights, moments and numbers of steps by name, of all processes."""
+    found = {}
+    for share, _ in shares:
+        assert [len(group["params"]) for group in share["optimizer"]["param_groups"]] == [15, 11]
+        found |= share["model"]
+        for name, state in share["optimizer"]["state"].items():
+            found |= {f"{name}.{key}": value for key, value in state.items()}
+    return found
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize(("by", "then"), [("zero2", "zero3"), ("zero3", "zero2")])
+def test_two_processes_write_and_three_read(tmp_path, by, then):
+    together(write, tmp_path, processes=2, hardware=by)
+    together(read, tmp_path, processes=3, hardware=then)
+    before, after = ([torch.load(tmp_path / f"{when}-{at}.pt") for at in range(number)]
+                     for when, number in (("before", 2), ("after", 3)))  # fmt: skip
+    was, now = joined(before), joined(after)
+    assert was.keys() == now.keys()
+    assert all(torch.equal(was[key], now[key]) for key in was)
+    assert now["model.norm.weight.step"] == 2
+    assert now["model.norm.weight.exp_avg"].any()
+    for _, weights in [*before, *after]:
+        assert all(torch.equal(weights[name], now[name].bfloat16()) for name in weights)
