@@ -190,10 +190,9 @@ def casts(model: Trained, hardware: Hardware) -> float:
 
 
 def kv_cache(shape: Shape, rows: int, length: int, bf16: bool) -> float:
-    """Keys and values of `rows` answers with their prompts, and one layer's keys twice while they grow: numbers of 4
-    bytes, but for values under autocast (keys come out of the rotation in float32)."""
-    numbers = 4 + (2 if bf16 else 4)
-    return rows * length * shape.keys * (shape.layers * numbers + 4)
+    """Keys and values of `rows` answers with their prompts, and one layer's keys twice while they grow: e each."""
+    number = 2 if bf16 else 4
+    return number * rows * length * shape.keys * (2 * shape.layers + 1)
 
 
 def compiled_decoding(model: Trained, rows: int, columns: int) -> float:

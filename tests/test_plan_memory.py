@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import DynamicCache
 
 from engine.models.loading import load_causal
 from engine.models.logprobs import with_logprobs
 from engine.models.packed import PACKED, pack
+from engine.models.sampling import Cache
 from engine.models.tokenizer import load_tokenizer
 from plan.hardware import Hardware
 from plan.memory import (
@@ -199,15 +199,16 @@ def test_a_layers_activations_are_what_a_real_layer_keeps(family, bf16, lora):
     assert more == pytest.approx(expected, rel=0.04)
 
 
-def test_a_cache_is_as_large_as_planned():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_cache_is_as_large_as_planned(bf16):
     config = small_config("qwen2")
     model = FAMILIES["qwen2"][1](config).eval()
-    cache = DynamicCache(config=config)
-    with torch.no_grad():
+    cache = Cache(config=config)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         model(input_ids=torch.ones(3, 5, dtype=torch.long), past_key_values=cache, use_cache=True)
     held = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
     made = shape(config, "small")
-    assert held == kv_cache(made, 3, 5, bf16=False) - 3 * 5 * made.keys * 4
+    assert held == kv_cache(made, 3, 5, bf16) - 3 * 5 * made.keys * (2 if bf16 else 4)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"], r".*\.(gate|up)_proj"])

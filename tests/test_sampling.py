@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from transformers import DynamicCache
 
+import engine.models.sampling as sampling_module
 from engine.models.packed import attention
 from engine.models.sampling import sample
 from recipes.sections import Sampling
@@ -71,3 +73,17 @@ def test_first_tokens_follow_the_models_distribution():
     likely = expected > 5
     chi_squared = ((counts[likely] - expected[likely]) ** 2 / expected[likely]).sum()
     assert chi_squared < likely.sum() + 5 * (2 * likely.sum()) ** 0.5
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_a_low_cache_under_autocast_changes_no_bit(monkeypatch, family):
+    """Attention casts what it reads; a cache of float32 would be cast whole at every token."""
+    model = small_model(family)
+
+    def written():
+        with torch.autocast("cpu", torch.bfloat16):
+            return [[(r.tokens, r.logprobs) for r in group] for group in draw(model, PROMPTS)]
+
+    low = written()
+    monkeypatch.setattr(sampling_module, "Cache", DynamicCache)
+    assert low == written()

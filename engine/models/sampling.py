@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -102,6 +103,18 @@ class _Row:
     supports: list[array] | None = None
 
 
+class Cache(DynamicCache):
+    """Keys and values in the type that attention reads them in: autocast would cast all of them at every token."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.is_autocast_enabled(key_states.device.type):
+            low = torch.get_autocast_dtype(key_states.device.type)
+            key_states, value_states = key_states.to(low), value_states.to(low)
+        return super().update(key_states, value_states, *args, **kwargs)
+
+
 class GrowingBatch:
     """Rows that are being written, over a cache that grows by a column a call."""
 
@@ -132,7 +145,7 @@ def _decode(model, prompts, sampling, responses, stops, uniform_at, record, agre
     # Left padding: what is generated is appended, so the last prompt token must stand in the last column.
     tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    cache = DynamicCache(config=model.config)
+    cache = Cache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp_(min=0)
     logits = _last_logits(model, tokens, mask, positions, cache).repeat_interleave(responses, 0)
     begin = compiled.begin if compiled else partial(GrowingBatch, model)
