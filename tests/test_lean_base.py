@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -22,6 +23,14 @@ LORA = ["lora.r=4", "trainer.learning_rate=1e-2", "model.dtype=bfloat16"]
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("lean"))
+
+
+@pytest.fixture(autouse=True)
+def own_precision():
+    """accelerate keeps the precision of a process's first run for all others."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_what_is_computed_stays_the_same_to_the_last_bit():
