@@ -106,7 +106,7 @@ def state(model: Trained, hardware: Hardware) -> Parts:
         case "ddp":
             return {"weights": model.weights, "gradients": 8 * trained, "optimiser": 8 * trained}
         case "fsdp2":
-            return {"weights": model.weights / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
+            return {"weights": 4 * held / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
         case "zero1":
             return {"weights": model.number * held, "gradients": 4 * trained, "optimiser": 12 * trained / n}
         case "zero2":

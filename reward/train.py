@@ -79,14 +79,15 @@ def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
-    in_4bit, as_stored = recipe.lora.load_in_4bit, sharding.asked_for() and not recipe.lora.r
+    in_4bit, shared = recipe.lora.load_in_4bit, sharding.asked_for()
     if scalar_config(recipe.model.path, recipe.model) is not None:
         model = load_scalar(
-            recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=as_stored
+            recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit,
+            as_stored=shared and not recipe.lora.r,
         )  # fmt: skip
     else:
         model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
-    if recipe.lora.r and not in_4bit:
+    if recipe.lora.r and not (in_4bit or shared):
         hold_low(model, compute_dtype(recipe.model))
     if recipe.reward.share_prompts:
         model.set_attn_implementation(PACKED)  # where `auto` is flash-attn: that cannot share

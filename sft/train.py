@@ -37,11 +37,12 @@ def train(recipe: SFT) -> None:
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    in_4bit, as_stored = recipe.lora.load_in_4bit, sharding.asked_for() and not recipe.lora.r
+    lora, shared = recipe.lora, sharding.asked_for()
     model = load_causal(
-        recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=as_stored
+        recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=lora.load_in_4bit,
+        as_stored=shared and not lora.r,
     )  # fmt: skip
-    if recipe.lora.r and not in_4bit:
+    if lora.r and not (lora.load_in_4bit or shared):
         hold_low(model, compute_dtype(recipe.model))
     callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
@@ -51,7 +52,7 @@ def train(recipe: SFT) -> None:
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=lora_config(recipe.lora, model, tokenizer),
+        peft_config=lora_config(lora, model, tokenizer),
         callbacks=[callback],
     )
     fit(trainer, callback, recipe, tokenizer)

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM
 import reward.train
 import sft.train
 from engine.models.adapters import hold_low, lora_config
+from engine.run.metrics import read
 from recipes.sections import Lora
+from tests.processes import run_stage
 from tests.small_models import small_model
 from tests.stage_runs import untimed
 from tests.tokenizers_for_tests import qwen
@@ -90,3 +92,10 @@ def test_merged_is_base_and_adapter_in_float32(setting):
     for name, weight in merged.items():
         assert weight.dtype == torch.float32
         assert_close(weight, expected[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.timeout(100)
+def test_shared_out_it_stays_float32(setting, tmp_path):
+    """FSDP2 has no autocast, which layers in two types would need."""
+    run_stage("sft", setting / "sft.yaml", *LORA, f"run.dir={tmp_path}", hardware="fsdp2")
+    assert read(tmp_path / "metrics.jsonl")[0]["loss"] == pytest.approx(6.4, abs=0.5)

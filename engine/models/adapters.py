@@ -40,7 +40,7 @@ def hold_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
     """Linear layers of a base under adapters, but for its heads, in the type of the computation, where that is exact.
 
     Of published weights it is: they are bfloat16, which autocast would make of them again for every pass, beside their
-    float32. What is computed stays the same to the last bit.
+    float32. What is computed stays the same to the last bit. Not for FSDP2, where there is no autocast.
     """
     heads = {base.get_output_embeddings(), getattr(base, "score", None)}
     for layer in base.modules():
