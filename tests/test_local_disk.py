@@ -50,15 +50,19 @@ def names(place):
     return sorted(path.name for path in place.glob("*checkpoint-*"))
 
 
+def until_copied():
+    for thread in threading.enumerate():
+        if thread.name == "copy":
+            thread.join()
+
+
 def killed(setting, step, *overrides):
     """A run that ends in a step; what was being copied may come to its end first."""
     plain, calls = ppo.train.judge, iter(range(1, 99))
 
     def judge(*arguments):
         if next(calls) == step:
-            for thread in threading.enumerate():
-                if thread.name == "copy":
-                    thread.join()
+            until_copied()
             raise KilledError
         return plain(*arguments)
 
@@ -195,6 +199,7 @@ def test_the_best_of_a_reward_model_is_found_in_either_place(tmp_path, monkeypat
     disk = f"run.local_dir={tmp_path}/disk"
     with pytest.raises(StopIteration):
         run("other", disk)
+    until_copied()
     local = local_place(f"{tmp_path}/disk", tmp_path / "other")
     for place in (local, tmp_path / "other"):
         assert names(place) == ["checkpoint-2", "checkpoint-3"]
