@@ -64,7 +64,7 @@ def serving(refusal=None):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Handler.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # else it ends half a second late
     thread.start()
     try:
         yield Handler.endpoint, repositories

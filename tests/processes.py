@@ -9,6 +9,7 @@ that each believe to be alone would pass for one of two.
 """
 
 import faulthandler
+import gc
 import importlib
 import multiprocessing
 import multiprocessing.connection
@@ -131,6 +132,7 @@ def _member(
     arguments: tuple[Any, ...],
 ) -> None:
     """One process of `together`: sends (True, result) or (False, exception); says where it is if it hangs."""
+    gc.freeze()  # what was imported is no garbage, and looking at it takes longer than a step
     os.environ.update(variables)
     faulthandler.dump_traceback_later(0.9 * timeout)
     import torch

@@ -90,9 +90,10 @@ def check_processes(found: int) -> None:
 
 def leave(accelerator: Accelerator) -> None:
     """End a run of several processes together: without this, gloo now and then aborts or hangs after the work."""
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()  # before the group ends: DeepSpeed asks for its rank here
-    gc.collect()
+    if torch.distributed.is_initialized():
+        accelerator.wait_for_everyone()
+        accelerator.free_memory()  # before the group ends: DeepSpeed asks for its rank here
+        gc.collect()
     accelerator.end_training()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
