@@ -46,6 +46,7 @@ def mini(tmp_path_factory) -> Path:
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINY", str(folder))
+        patch.setattr("reward.train.OFFSET_PAIRS", 64)
         patch.chdir(ROOT)
         write_world(folder / "world", 0)
         for name, (schema, train) in stages.items():

@@ -47,7 +47,8 @@ def test_sft(source, overrides, tmp_path):
     assert (tmp_path / "model" / "model.safetensors").exists()
 
 
-def test_reward(tmp_path):
+def test_reward(tmp_path, monkeypatch):
+    monkeypatch.setattr("reward.train.OFFSET_PAIRS", 64)
     train_reward(load(Reward, "recipes/tiny/rm.yaml", [
         f"run.dir={tmp_path}", f"data.train={DATA / 'hh_helpful_rejection_sampled.jsonl.gz'}",
         f"data.eval={{path: {DATA / 'hh_helpful_online.jsonl.gz'}, take: 50}}", "trainer.max_steps=1",
