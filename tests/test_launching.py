@@ -89,7 +89,7 @@ def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
     assert arguments.use_deepspeed == name.startswith("zero")
 
 
-def test_gpus_that_are_not_there(monkeypatch, tmp_path):
+def test_what_cannot_be_launched(monkeypatch, tmp_path):
     with pytest.raises(RecipeError) as error:
         launch.settings("zero3", 0, {})
     assert str(error.value) == "HARDWARE=zero3 needs a GPU, and none is there; use HARDWARE=cpu or cpu_2"
@@ -106,6 +106,12 @@ def test_gpus_that_are_not_there(monkeypatch, tmp_path):
     with pytest.raises(RecipeError) as error:
         launch.settings("mine", 2, {})
     assert str(error.value) == f"HARDWARE=mine needs 8 GPUs, and 2 are there; see {tmp_path / 'mine.yaml'}"
+    (tmp_path / "mine.yaml").write_text("distributed_type: MULTI_CPU\ncompute_environment: LOCAL_MACHINE\n")
+    with pytest.raises(RecipeError) as error:
+        launch.settings("mine", 0, {})
+    assert str(error.value) == (
+        f"{tmp_path / 'mine.yaml'}: accelerate starts one process for MULTI_CPU; write MULTI_GPU, and use_cpu: true"
+    )
 
 
 def test_exit_codes(capsys):

@@ -91,7 +91,7 @@ def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[s
     Of the environment it takes MACHINE_RANK, which of several machines this one is, and RESTARTS, how often all
     processes are started again when one dies.
 
-    Raises RecipeError where it asks for GPUs that are not there.
+    Raises RecipeError where it asks for GPUs that are not there, or would start one process without a word.
     """
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import DistributedType
@@ -101,6 +101,8 @@ def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[s
         names = " ".join(sorted(path.stem for path in CONFIGURATIONS.glob("*.yaml")))
         raise RecipeError(f"HARDWARE={hardware} is none of: auto {names}")
     asked = load_config_from_file(str(file))
+    if asked.distributed_type == DistributedType.MULTI_CPU:
+        raise RecipeError(f"{file}: accelerate starts one process for MULTI_CPU; write MULTI_GPU, and use_cpu: true")
     arguments = ["--config_file", str(file), "--max_restarts", environment.get("RESTARTS") or "0"]
     if asked.num_machines > 1:
         if environment.get("RESTARTS", "0") not in ("", "0"):
