@@ -94,6 +94,19 @@ SETTINGS: dict[str, Setting] = {
     "reward, LoRA, Qwen3": Setting("reward", 640, 8, 10, 5, 1792, 28000, False, 512, ("lora.r=32",), "qwen3", True),
     "ppo, GRPO": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
         "ppo.advantage=grpo", "ppo.micro_batch_tokens=1024"), frozen=True),
+    # A second round, after what the first had missed was mended.
+    "sft, wide": Setting("sft", 768, 4, 12, 3, 3072, 20000, False, 1536, frozen=True),
+    "sft, LoRA, checkpointing": Setting("sft", 896, 8, 14, 7, 2432, 32000, True, 768, (
+        "lora.r=64", "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"), frozen=True),
+    "reward, bfloat16": Setting("reward", 512, 10, 8, 4, 1408, 30000, False, 640, (
+        "model.dtype=bfloat16", "trainer.per_device_train_batch_size=2"), frozen=True),
+    "reward, Qwen3, in two parts": Setting("reward", 576, 8, 9, 3, 1536, 40000, True, 320, (
+        "trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=2",
+        "trainer.gradient_checkpointing=true"), "qwen3", True),
+    "ppo, long answers": Setting("ppo", 448, 6, 7, 7, 1216, 36000, False, 64, (
+        "sampling.max_new_tokens=320", "ppo.fused_adamw=true"), frozen=True),
+    "ppo, Qwen3, bfloat16": Setting("ppo", 512, 7, 8, 4, 1536, 30000, False, 160, (
+        "model.dtype=bfloat16", "ppo.gradient_checkpointing=true"), "qwen3", True),
     # With bitsandbytes installed.
     "sft, 4 bits": Setting("sft", 768, 12, 12, 4, 2048, 32000, False, 512, (
         "lora.r=16", "lora.merge=false", "lora.load_in_4bit=true"), frozen=True),
