@@ -19,6 +19,12 @@ from engine.run import sharding, training_state
 class NamedCheckpoints(Trainer):
     """The part of a trainer that writes and reads them."""
 
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Without groups of no weights (no part of an adapter is spared weight decay), which DeepSpeed leaves out."""
+        groups = super().create_optimizer(model).param_groups
+        groups[:] = [group for group in groups if group["params"]]
+        return self.optimizer
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         now = sharding.of(self.accelerator)
         written = now.kind == "none" and not isinstance(self.model, PeftModel)
