@@ -15,6 +15,8 @@ from transformers.trainer import SCHEDULER_NAME
 
 from engine.run import sharding, training_state
 
+BY_NAME = "by_name"
+
 
 class NamedCheckpoints(Trainer):
     """The part of a trainer that writes and reads them."""
@@ -25,12 +27,16 @@ class NamedCheckpoints(Trainer):
         groups[:] = [group for group in groups if group["params"]]
         return self.optimizer
 
+    def _save(self, output_dir: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Weights under their own names: published ones have others where a layer's experts are one weight here."""
+        if self.args.should_save:
+            self.model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
+            self.processing_class.save_pretrained(output_dir)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         now = sharding.of(self.accelerator)
         written = now.kind == "none" and not isinstance(self.model, PeftModel)
-        training_state.write(
-            Path(output_dir) / training_state.WEIGHTS, self.model_wrapped, self.optimizer, now, weights=not written
-        )
+        training_state.write(Path(output_dir) / BY_NAME, self.model_wrapped, self.optimizer, now, weights=not written)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
@@ -52,5 +58,5 @@ class NamedCheckpoints(Trainer):
 
     def _read(self, checkpoint: str) -> None:
         training_state.read(
-            Path(checkpoint) / training_state.WEIGHTS, self.model_wrapped, self.optimizer, sharding.of(self.accelerator)
+            Path(checkpoint) / BY_NAME, self.model_wrapped, self.optimizer, sharding.of(self.accelerator)
         )
