@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.distributed.checkpoint import FileSystemReader
 
 from engine.models.loading import load_causal
 from engine.models.sharded import share_out
@@ -12,8 +13,8 @@ from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunError
 from recipes.sections import Model
 from tests.processes import run_stage, together
-from tests.stage_runs import same, untimed, weights
-from tests.uneven_setting import alone, assert_same_run, make_setting, run_by, unfinish
+from tests.stage_runs import same, unfinish, untimed, weights
+from tests.uneven_setting import alone, assert_same_run, make_setting, run_by
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,8 @@ def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware, then):
 )
 def test_adapters_under_sharding(setting, tmp_path, stage, hardware, then):
     follow(setting, stage, tmp_path, (2, hardware), then, "lora.r=4", "trainer.learning_rate=1e-2")
+    by_name = FileSystemReader(tmp_path / "checkpoint-2" / "by_name").read_metadata().state_dict_metadata
+    assert not any("base_layer" in name or "original" in name for name in by_name)  # nothing of the frozen base
 
 
 def follow(setting, stage, run, first, then, *overrides):

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from tests.stage_runs import untimed
-from tests.uneven_setting import alone, assert_same_run, make_setting, run_by, unfinish
+from tests.stage_runs import unfinish, untimed
+from tests.uneven_setting import alone, assert_same_run, make_setting, run_by
 
 
 @pytest.fixture(scope="module")

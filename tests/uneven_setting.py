@@ -1,14 +1,12 @@
 """What tests of several processes run: SFT and a reward model on rows that divide by nothing, and runs to compare."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.testing import assert_close
 
-from engine.run.checkpoints import step_of
 from recipes import load
 from reward.recipe import Reward
 from reward.train import train as train_reward
@@ -77,11 +75,3 @@ def assert_same_run(one: Path, other: Path) -> None:
     offsets = [config.pop("score_offset", 0.0) for config in configs]
     assert offsets[1] == pytest.approx(offsets[0], abs=1e-4)
     assert configs[0] == configs[1]
-
-
-def unfinish(run: Path, step: int) -> None:
-    """As if the run had been killed after the checkpoint of `step`."""
-    (run / "finished.json").unlink()
-    for path in run.glob("checkpoint-*"):
-        if step_of(path) > step:
-            shutil.rmtree(path)

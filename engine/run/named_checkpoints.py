@@ -47,7 +47,6 @@ class NamedCheckpoints(Trainer):
             self.lr_scheduler.load_state_dict(torch.load(Path(resume_from_checkpoint) / SCHEDULER_NAME))
             for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
-            self._load_scaler(resume_from_checkpoint)
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
