@@ -1,4 +1,4 @@
-"""Random models small enough for a test, one of each family that the recipes name."""
+"""Random models small enough for a test, one of each family that the recipes name, and one of experts."""
 
 import torch
 from transformers import (
@@ -9,6 +9,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SIZES = {
@@ -24,11 +26,13 @@ FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
 }
+EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
 
 
 def small_config(family: str = "qwen2", **changes: object) -> object:
-    extra = {"head_dim": 8} if family == "qwen3" else {}
+    extra = ({"head_dim": 8} if "qwen3" in family else {}) | (EXPERTS if "moe" in family else {})
     return FAMILIES[family][0](**{**SIZES, **extra, "initializer_range": 0.2, **changes})
 
 

@@ -1,6 +1,7 @@
 """What tests of whole runs share: a base model in a folder, data, metrics without their timings, weights to compare."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from engine.run.checkpoints import step_of
 from engine.run.metrics import TIMING, read
 from tests.small_models import small_model
 from tests.tokenizers_for_tests import llama, qwen
@@ -59,3 +61,11 @@ def store_in_half(model: Path) -> None:
     """Weights of a model folder as published ones are, in bfloat16."""
     file = model / "model.safetensors"
     save_file({name: weight.bfloat16() for name, weight in load_file(file).items()}, file, {"format": "pt"})
+
+
+def unfinish(run: Path, step: int) -> None:
+    """As if the run had been killed after the checkpoint of `step`."""
+    (run / "finished.json").unlink()
+    for path in run.glob("checkpoint-*"):
+        if step_of(path) > step:
+            shutil.rmtree(path)

@@ -208,7 +208,7 @@ def test_layers_that_see_a_window_alone_are_refused():
 
 
 def test_processes_that_share_weights_out_are_refused(monkeypatch, setting):
-    monkeypatch.setattr("engine.models.engines.of", lambda _: Sharding("fsdp2", 2))
+    monkeypatch.setattr("engine.models.engines.of", lambda _: Sharding("fsdp2"))
     model = small_model()
     with pytest.raises(RunError) as error:
         ENGINES["compiled"](model, recipe_of(setting).sampling, 1, 0, accelerator=Accelerator(cpu=True))

@@ -132,8 +132,8 @@ def test_a_launched_run_is_that_of_one_process(tmp_path):
     setting = make_setting(tmp_path)
     done, _ = launched("cpu_2", "sft", str(setting / "sft.yaml"), f"run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    note = json.loads((tmp_path / "run" / "checkpoint-6" / "processes.json").read_text())
-    assert note == {"kind": "none", "processes": 2}  # as many as have met, not as were launched
+    generators = {path.name for path in (tmp_path / "run" / "checkpoint-6").glob("rng_state*")}
+    assert generators == {"rng_state_0.pth", "rng_state_1.pth"}  # as many as have met, not as were launched
     assert_same_run(alone(setting, "sft"), tmp_path / "run")
 
 

@@ -1,6 +1,7 @@
 """SFT runs: the loss against plain cross-entropy, invariances, LoRA, resume."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -8,6 +9,7 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed.checkpoint import FileSystemReader
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,7 +19,7 @@ from engine.run.metrics import read
 from recipes import load
 from sft.recipe import SFT
 from sft.train import train
-from tests.stage_runs import command, same, untimed, weights, write_base, write_jsonl
+from tests.stage_runs import command, same, unfinish, untimed, weights, write_base, write_jsonl
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
 RECIPE = """
@@ -108,6 +110,10 @@ def test_what_a_finished_run_leaves(setting, tmp_path):
     assert {"recipe.yaml", "environment.json", "data.json", "metrics.jsonl", "model", "finished.json"} <= left
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     assert all((path / "COMPLETE").exists() for path in tmp_path.glob("checkpoint-*"))
+    last = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-4").state_dict()
+    assert all(torch.equal(last[name], weight) for name, weight in weights(tmp_path).items())
+    by_name = FileSystemReader(tmp_path / "checkpoint-4" / "by_name").read_metadata().state_dict_metadata
+    assert {name.partition(".")[0] for name in by_name} == {"optimizer"}  # weights are written once
     model, tokenizer = (kind.from_pretrained(tmp_path / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     ids = control(tokenizer)
     assert model.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
@@ -169,6 +175,18 @@ def test_killed_it_goes_on_as_if_nothing_had_been(setting, tmp_path, lora):
     again = run(setting, killed, *long)
     assert again[:8] == expected[:8]
     assert same(weights(killed), weights(tmp_path / "whole"))
+
+
+def test_experts_are_found_in_a_checkpoint(tmp_path):
+    """Their published names are others than their own; the first weights of all are random."""
+    write_base(tmp_path / "base", "qwen3_moe")
+    write_jsonl(tmp_path / "train.jsonl", map(conversation, range(16)))
+    (tmp_path / "sft.yaml").write_text(RECIPE.format(folder=tmp_path))
+    run(tmp_path, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    unfinish(tmp_path / "again", 2)
+    run(tmp_path, tmp_path / "again")
+    assert same(weights(tmp_path / "again"), weights(tmp_path / "whole"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(setting, tmp_path):

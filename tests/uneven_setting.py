@@ -12,6 +12,7 @@ from reward.recipe import Reward
 from reward.train import train as train_reward
 from sft.recipe import SFT
 from sft.train import train as train_sft
+from tests.processes import run_stage
 from tests.stage_runs import store_in_half, untimed, weights, write_base, write_jsonl
 from tests.test_reward import pair
 from tests.test_sft import conversation
@@ -21,7 +22,7 @@ TRAIN = {"sft": (SFT, train_sft), "reward": (Reward, train_reward)}
 RECIPE = """
 model: {{path: {folder}/base}}
 data: {{train: {folder}/{stage}.jsonl, eval: {folder}/{stage}_eval.jsonl, max_length: 64{packing}}}
-run: {{dir: {folder}/run, save_steps: 2}}
+run: {{dir: {folder}/run, save_steps: 2, keep_checkpoints: 3}}
 trainer: {{per_device_train_batch_size: 4, gradient_accumulation_steps: 2, per_device_eval_batch_size: 2,
           num_train_epochs: 2, learning_rate: 1.0e-3, logging_steps: 1, gradient_checkpointing: false,
           lr_scheduler_type: linear, max_grad_norm: 0.5}}
@@ -43,12 +44,21 @@ def make_setting(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def run_by(processes: int, hardware: str, setting: Path, stage: str, run: Path, *overrides: str) -> None:
+    """A run to its end; `none` is this process, others are started."""
+    recipe, overrides = setting / f"{stage}.yaml", (*overrides, f"run.dir={run}")
+    if hardware == "none":
+        schema, train = TRAIN[stage]
+        train(load(schema, recipe, list(overrides)))
+    else:
+        run_stage(stage, recipe, *overrides, processes=processes, hardware=hardware)
+
+
 def alone(setting: Path, stage: str, *overrides: str) -> Path:
     """The run folder of one process, that of this test."""
-    schema, train = TRAIN[stage]
     run = setting / "-".join(["alone", stage, *overrides])
     if not run.exists():
-        train(load(schema, setting / f"{stage}.yaml", [*overrides, f"run.dir={run}"]))
+        run_by(1, "none", setting, stage, run, *overrides)
     return run
 
 
@@ -65,11 +75,3 @@ def assert_same_run(one: Path, other: Path) -> None:
     offsets = [config.pop("score_offset", 0.0) for config in configs]
     assert offsets[1] == pytest.approx(offsets[0], abs=1e-4)
     assert configs[0] == configs[1]
-
-
-def unfinish(run: Path, step: int) -> None:
-    """As if the run had been killed after the checkpoint of `step`, which stays in its folder."""
-    (run / "finished.json").unlink()
-    for path in run.glob("checkpoint-*"):
-        if path.name != f"checkpoint-{step}":
-            path.rename(path.with_name(f"was-{path.name}"))

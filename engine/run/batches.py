@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from engine.run.zero_checkpoints import ZeroCheckpoints
+from engine.run.named_checkpoints import NamedCheckpoints
 
 
 def batch_of(config_class: type[TrainingArguments], section: dict[str, Any]) -> tuple[int, int]:
@@ -70,7 +70,7 @@ class Epochs(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-class DealtBatches(ZeroCheckpoints):
+class DealtBatches(NamedCheckpoints):
     """The part of a trainer that hands out rows; its collator takes an empty list as well."""
 
     batch: int

@@ -1,8 +1,6 @@
 """What processes hold of a model: all of it, or a share (FSDP2, DeepSpeed's ZeRO), and what follows for its files."""
 
-import json
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,15 +11,10 @@ from transformers import Trainer
 
 from engine.run.folder import RunError
 
-NOTE = "processes.json"
-# How the person asks for each.
-HARDWARE = {"none": "ddp, one_gpu, cpu_2 or no HARDWARE", "fsdp2": "fsdp2", "zero2": "zero2", "zero3": "zero3"}
-
 
 class Sharding(NamedTuple):
     kind: str
     """none, fsdp2, zero2 or zero3"""
-    processes: int
 
     @property
     def is_deepspeed(self) -> bool:
@@ -40,28 +33,7 @@ def of(accelerator: Accelerator) -> Sharding:
         kind = "fsdp2"
     elif accelerator.distributed_type == DistributedType.DEEPSPEED:
         kind = f"zero{accelerator.state.deepspeed_plugin.zero_stage}"
-    return Sharding(kind, accelerator.num_processes)
-
-
-def note(checkpoint: Path, sharding: Sharding) -> None:
-    """Keep beside a checkpoint who wrote it."""
-    (checkpoint / NOTE).write_text(json.dumps(sharding._asdict()) + "\n", encoding="utf-8")
-
-
-def check(checkpoint: Path, now: Sharding) -> None:
-    """Raises RunError where `now` cannot read what a Trainer has written there: another kind, but zero2 and zero3."""
-    before = Sharding(**json.loads((checkpoint / NOTE).read_text(encoding="utf-8")))
-    if before.kind == now.kind or (before.is_deepspeed and now.is_deepspeed):
-        return
-    raise RunError(
-        f"{checkpoint} was written with {described(before)} and cannot be continued with {described(now)}; "
-        f"use HARDWARE={HARDWARE[before.kind]}, or name another run.dir"
-    )
-
-
-def described(sharding: Sharding) -> str:
-    processes = "one process" if sharding.processes == 1 else f"{sharding.processes} processes"
-    return f"{processes} under {sharding.kind}" if sharding.kind != "none" else f"{processes}, unsharded"
+    return Sharding(kind)
 
 
 def whole_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:

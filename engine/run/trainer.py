@@ -98,8 +98,7 @@ class RunCallback(TrainerCallback):
 
     interruption: Interruption
     throughput: Throughput
-    sharding: sharding.Sharding
-    """all set by `fit`, which has the processes and the model"""
+    """both set by `fit`, which has the processes and the model"""
 
     def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
         hub.refuse_without_token(run)
@@ -163,7 +162,6 @@ class RunCallback(TrainerCallback):
         self.interruption.accelerator.wait_for_everyone()  # each writes its part
         if state.is_world_process_zero:
             written, best = self.store.here / f"checkpoint-{state.global_step}", state.best_model_checkpoint
-            sharding.note(written, self.sharding)
             checkpoints.seal(written, self.folder.recipe)
             self.store.keep(written, Path(best) if best else None)
         self.limit.lap("save")
@@ -183,16 +181,11 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     before_saving: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train to the end, from the last checkpoint if there is one; write `model/` and mark the run as finished.
-
-    Raises RunError where the checkpoint was written under a sharding that this run does not have.
-    """
+    """Train to the end, from the last checkpoint if there is one; write `model/` and mark the run as finished."""
     folder, accelerator = callback.folder, trainer.accelerator
     trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
-    callback.sharding = sharding.of(accelerator)
     sharding.refuse_tied_adapters(trainer)
     if callback.resume:
-        sharding.check(callback.resume, callback.sharding)
         accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
     if isinstance(trainer.model, PeftModel):

@@ -16,8 +16,9 @@ import numpy
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from accelerate.utils import extract_model_from_parallel
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from engine.run import zero_state
 from engine.run.sharding import Sharding
@@ -47,10 +48,14 @@ def load(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) ->
         _set_generators(torch.load(generators, weights_only=False))
 
 
-def write(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, now: Sharding) -> None:
-    """One model and its optimiser."""
+def write(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, now: Sharding, *, weights: bool = True
+) -> None:
+    """One model and its optimiser; without its `weights`, where they stand in safetensors files beside the folder."""
     with _checkpointing():
         held = zero_state.held(model) if now.is_deepspeed else _held(model, optimizer, new=False)
+        if not weights:
+            del held["model"]
         dcp.save(held, checkpoint_id=folder)
 
 
@@ -63,9 +68,11 @@ def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
         written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
         stepped = any(key.startswith("optimizer.state.") for key in written)
         held = _held(model, optimizer, new=stepped)
+        if not any(key.startswith("model.") for key in written):
+            dcp.load(held.pop("model"), storage_reader=dcp.HuggingFaceStorageReader(folder.parent))
         dcp.load(held, checkpoint_id=folder)
         if stepped:
-            set_state_dict(model, optimizer, model_state_dict=held["model"], optim_state_dict=held["optimizer"])
+            set_optimizer_state_dict(model, optimizer, held["optimizer"])
 
 
 @contextmanager
@@ -84,14 +91,18 @@ def _rank() -> int:
 
 
 def _held(model: torch.nn.Module, optimizer: torch.optim.Optimizer, new: bool) -> dict[str, Any]:
-    """A model's and its optimiser's tensors by parameter name; of an optimiser that has not stepped nothing.
+    """A model's and its optimiser's own tensors by parameter name; of one that has not stepped nothing.
 
     `new` makes room for what a step would leave. (torch's function does that by a step: a saving run must not take it.)
     """
-    if not new and not optimizer.state:
-        return {"model": get_model_state_dict(model)}
-    parameters, moments = get_state_dict(model, optimizer)
-    return {"model": parameters, "optimizer": moments}
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    stored = model.state_dict()  # of FSDP2's weights the pieces, also where a forward pass has left them whole
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    names += [name for name, _ in model.named_buffers() if name in stored]
+    held: dict[str, Any] = {"model": {name: stored[name] for name in names}}
+    if new or optimizer.state:
+        held["optimizer"] = get_optimizer_state_dict(model, optimizer)
+    return held
 
 
 def _generators() -> dict[str, Any]:

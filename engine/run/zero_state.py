@@ -23,47 +23,53 @@ def held(engine: Any) -> dict[str, Any]:
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    names: dict[torch.nn.Parameter, list[str]] = {}  # tied weights have several
-    for name, weight in engine.module.named_parameters(remove_duplicate=False):
-        if weight.requires_grad:
-            names.setdefault(weight, []).append(name)
+    names = {weight: name for name, weight in engine.module.named_parameters() if weight.requires_grad}
     state = engine.optimizer.optimizer.state.get(_flat(engine)[0], {})
     steps = {key: value.cpu() for key, value in state.items() if not value.ndim}
     keys = [WEIGHT, *(key for key in state if key not in steps)]
     if state:
         _link(engine)
     weights, moments = _buffers(engine), {}
-    for at, (weight, (name, *tied)) in enumerate(names.items()):
+    for at, (weight, name) in enumerate(names.items()):
         whole = {key: safe_get_full_optimizer_state(weight, key) for key in keys}
         if at % dist.get_world_size() == dist.get_rank():
             kept = {key: value.cpu() for key, value in whole.items()}
-            weights |= dict.fromkeys([name, *tied], kept.pop(WEIGHT))
+            weights[name] = kept.pop(WEIGHT)
             moments[name] = kept | steps
     if not state:
         return {"model": weights}
     groups = [
-        settings | {"params": [names[weight][0] for weight in group]}
+        settings | {"params": [names[weight] for weight in group]}
         for settings, group in zip(engine.optimizer.param_groups, _groups(engine), strict=True)
     ]
     return {"model": weights, "optimizer": {"state": moments, "param_groups": groups}}
 
 
-def read(folder: Path, engine: Any) -> None:
-    """Take over what processes of any kind have written; by all processes together."""
-    reader = dcp.FileSystemReader(folder)
-    metadata = reader.read_metadata()
-    reader.read_metadata = lambda *_, **__: metadata  # else once for every weight
-    written = metadata.state_dict_metadata
+class Written:
+    """Whole tensors of a checkpoint by key, read when they are asked for."""
 
-    def value(key: str) -> torch.Tensor:
-        room = {key: torch.empty(written[key].size, dtype=written[key].properties.dtype)}
-        dcp.load(room, storage_reader=reader, no_dist=True)
+    def __init__(self, reader: dcp.FileSystemReader):
+        metadata = reader.read_metadata()
+        reader.read_metadata = lambda *_, **__: metadata  # else once for every tensor
+        self.reader, self.described = reader, metadata.state_dict_metadata
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        about = self.described[key]
+        room = {key: torch.empty(about.size, dtype=about.properties.dtype)}
+        dcp.load(room, storage_reader=self.reader, no_dist=True)
         return room[key]
 
+
+def read(folder: Path, engine: Any) -> None:
+    """Take over what processes of any kind have written; by all processes together."""
+    written = weights = Written(dcp.FileSystemReader(folder))
+    prefix = "model."
+    if not any(key.startswith(prefix) for key in written.described):
+        weights, prefix = Written(dcp.HuggingFaceStorageReader(folder.parent)), ""
     names = {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
-    prefix = f"optimizer.state.{next(iter(names))}."
-    keys = [key.removeprefix(prefix) for key in written if key.startswith(prefix)]
-    steps = {key: value(prefix + key) for key in keys if not written[prefix + key].size}
+    first = f"optimizer.state.{next(iter(names))}."
+    keys = [key.removeprefix(first) for key in written.described if key.startswith(first)]
+    steps = {key: written[first + key] for key in keys if not written.described[first + key].size}
     moments = [key for key in keys if key not in steps]
     if _is_three(engine):
         engine.optimizer.checkpoint_event_prologue()
@@ -72,11 +78,11 @@ def read(folder: Path, engine: Any) -> None:
     for name, weight in names.items():
         if getattr(weight, "_hp_mapping", weight) is None:
             continue  # under ZeRO-2, where others have all of it
-        _put(weight, WEIGHT, value(f"model.{name}"))
+        _put(weight, WEIGHT, weights[prefix + name])
         for key in moments:
-            _put(weight, key, value(f"optimizer.state.{name}.{key}"))
+            _put(weight, key, written[f"optimizer.state.{name}.{key}"])
     for name, buffer in _buffers(engine).items():
-        buffer.copy_(value(f"model.{name}"))
+        buffer.copy_(weights[prefix + name])
     # What is computed with, and may be of another type, follows what is trained.
     if _is_three(engine):
         for group in range(len(_flat(engine))):
