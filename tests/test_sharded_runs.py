@@ -4,13 +4,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from engine.models.adapters import adapted
 from engine.models.loading import load_causal
 from engine.models.sharded import share_out
 from engine.models.tokenizer import load_tokenizer
 from engine.run import sharding
 from engine.run.folder import RunError
 from engine.run.sharding import Sharding
-from recipes.sections import Model
+from recipes.sections import Lora, Model
 from tests.processes import run_stage, together
 from tests.stage_runs import same, untimed, weights
 from tests.uneven_setting import alone, assert_same_run, make_setting, unfinish
@@ -83,23 +84,33 @@ def test_what_is_refused_under_deepspeed(setting, tmp_path):
 
 
 def loaded_and_shared_out(path):
-    """Types of a policy's weights: as loaded, as shared out; and what each process holds then of what there is."""
-    accelerator = Accelerator(cpu=True)
-    tokenizer = load_tokenizer(path)
-    model = load_causal(path, Model(path=path), tokenizer, trained=True, as_stored=True)
-    loaded, numbers = {weight.dtype for weight in model.parameters()}, model.num_parameters()
-    share_out(model, accelerator)
-    held = sum(weight.to_local().numel() for weight in model.parameters())
-    learns = all(weight.requires_grad for weight in model.parameters())
-    return loaded, {weight.dtype for weight in model.parameters()}, held / numbers, learns
+    """Types of the weights of a policy and of one under adapters, the trained and the frozen: as loaded, as shared out;
+    and what share of the numbers each process holds then."""
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    tokenizer, found = load_tokenizer(path), []
+    for rank in (0, 4):
+        model = load_causal(path, Model(path=path), tokenizer, trained=True, as_stored=True)
+        loaded = {weight.dtype for weight in model.parameters()}
+        model = adapted(model, Lora(r=rank), tokenizer, seed=1)
+        numbers = sum(weight.numel() for weight in model.parameters())
+        share_out(model, accelerator)
+        held = sum(weight.to_local().numel() for weight in model.parameters())
+        types = [
+            {weight.dtype for weight in model.parameters() if weight.requires_grad is learns}
+            for learns in (True, False)
+        ]
+        found.append((loaded, *types, held / numbers))
+    return found
 
 
 @pytest.mark.timeout(100)
 def test_weights_become_float32_in_pieces(setting):
-    """Processes of a machine share the file's pages until then: none has the whole model in float32."""
-    for loaded, shared_out, held, learns in together(loaded_and_shared_out, f"{setting}/base", hardware="fsdp2"):
-        assert (loaded, shared_out, learns) == ({torch.bfloat16}, {torch.float32}, True)
-        assert held == pytest.approx(0.5, abs=0.01)
+    """Processes of a machine share the file's pages until then: none has the whole model in float32. What is frozen
+    stays in bfloat16, if it is computed with in bfloat16."""
+    stored, whole = {torch.bfloat16}, {torch.float32}
+    for full, lora in together(loaded_and_shared_out, f"{setting}/base", hardware="fsdp2"):
+        assert full == (stored, whole, set(), pytest.approx(0.5, abs=0.01))
+        assert lora == (stored, whole, stored, pytest.approx(0.5, abs=0.01))
 
 
 @pytest.mark.timeout(100)
