@@ -28,8 +28,9 @@ class Sharding(NamedTuple):
 
 
 def asked_for() -> bool:
-    """Whether the launcher asks for FSDP2; known before there is an accelerator."""
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    """Whether the launcher asks for weights in pieces; known before there is an accelerator."""
+    three = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true" or three
 
 
 def of(accelerator: Accelerator) -> Sharding:
