@@ -159,8 +159,8 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
 
 
 def host(hardware: Hardware, model: Trained, stored: bool) -> float:
-    """Every process loads whole float32 weights before it keeps its share; what FSDP2 takes from files as it is stored
-    (bfloat16, as published) is there once."""
-    if stored and hardware.sharing == "fsdp2":
+    """Every process loads whole float32 weights before it keeps its share; what FSDP2 and ZeRO-3 take from files as it
+    is stored (bfloat16, as published) is there once."""
+    if stored and hardware.sharing in ("fsdp2", "zero3"):
         return 2 * model.base
     return -(-hardware.processes // hardware.machines) * 4 * model.base
