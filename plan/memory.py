@@ -96,8 +96,9 @@ def saved_in_4bit(shape: Shape, number: int) -> float:
 def state(model: Trained, hardware: Hardware) -> Parts:
     """Weights 4 bytes, gradients 4, AdamW's moments 8 a trained number, as the processes share them.
 
-    DDP's buckets are a second copy of the gradients. DeepSpeed keeps float32 masters (4) beside the weights, which are
-    then in the type of the computation; ZeRO-3 also the room for its gradients, from one step to the next.
+    What adapters stand on takes e where FSDP2 shares it. DDP's buckets are a second copy of the gradients. DeepSpeed
+    keeps float32 masters (4) beside the weights, which are then in the type of the computation; ZeRO-3 also the room
+    for its gradients, from one step to the next.
     """
     held, trained, n = model.held, model.trained, hardware.processes
     match hardware.sharing:
@@ -106,7 +107,8 @@ def state(model: Trained, hardware: Hardware) -> Parts:
         case "ddp":
             return {"weights": model.weights, "gradients": 8 * trained, "optimiser": 8 * trained}
         case "fsdp2":
-            return {"weights": 4 * held / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
+            frozen = (4 - model.number) * model.base if model.adapters else 0
+            return {"weights": (4 * held - frozen) / n, "gradients": 4 * trained / n, "optimiser": 8 * trained / n}
         case "zero1":
             return {"weights": model.number * held, "gradients": 4 * trained, "optimiser": 12 * trained / n}
         case "zero2":

@@ -48,6 +48,8 @@ def memory(plan: Planning) -> Iterator[str]:
     yield f"{verdict}: {gib(plan.peak.total)} of {gib(plan.hardware.usable)} GiB, a tenth of the device left free"
     if plan.hardware.processes > 1:
         yield f"and of each machine's own memory {gib(plan.host)} GiB while weights are loaded"
+        if plan.merging:
+            yield f"and of the first one's {gib(plan.merging)} GiB while adapters are merged (lora.merge=false: none)"
 
 
 def parts(phase: Phase) -> Iterator[str]:

@@ -35,11 +35,12 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     """A step of one model, `beside` what else is there.
 
     The gradient of a table is as large as the table. A head's is there before any layer's; under LoRA, which trains
-    some of its rows, so is a copy of the head. Where the head is the embedding table, both gradients and their sum are
-    there at the end. The first micro-batch makes gradients in place; others add theirs.
+    some of its rows, so is a copy of the head, under FSDP2 and ZeRO in the type of the computation. Where the head is
+    the embedding table, both gradients and their sum are there at the end. The first micro-batch makes gradients in
+    place; others add theirs.
     """
     shape, full, again = model.shape, model.adapters == 0, int(step.repeated)
-    table = 4 * shape.table
+    table = (4 if full or hardware.sharing in ("none", "ddp") else model.number) * shape.table
     held = state(model, hardware)
     between = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
     rest = between | for_a_while(model, hardware)

@@ -30,6 +30,8 @@ class Planning:
     work: Work
     host: float
     """bytes of weights that the processes of one machine load before they share them"""
+    merging: float = 0.0
+    """bytes of the model that one process merges adapters into at the end"""
 
     @property
     def peak(self) -> Phase:
@@ -84,9 +86,9 @@ def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
         phases.append(forward_only(model, tokens, hardware, beside, "evaluation"))
     work = trainer_work(model, step, batch, batch * row, trainer, plan.rows)
     name = "reward model" if scalar else "model"
-    return Planning(
-        shape, hardware, {name: (model.base + adapters, model.trained)}, phases, work, host(hardware, model, not scalar)
-    )
+    merging = 4 * model.base if adapters and lora.merge else 0.0
+    models = {name: (model.base + adapters, model.trained)}
+    return Planning(shape, hardware, models, phases, work, host(hardware, model, not scalar), merging)
 
 
 def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
@@ -157,8 +159,8 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
 
 
 def host(hardware: Hardware, model: Trained, stored: bool) -> float:
-    """Every process loads whole float32 weights before it keeps its share; what FSDP2 takes from files as it is stored
-    (bfloat16, as published) is there once."""
-    if stored and hardware.sharing == "fsdp2" and not model.adapters:
+    """Every process loads whole float32 weights before it keeps its share; what FSDP2 and ZeRO-3 take from files as it
+    is stored (bfloat16, as published) is there once."""
+    if stored and hardware.sharing in ("fsdp2", "zero3"):
         return 2 * model.base
     return -(-hardware.processes // hardware.machines) * 4 * model.base

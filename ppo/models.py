@@ -62,9 +62,8 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = recipe.reward.paths
     # What is shared out goes to the device piece by piece.
-    kind = of(accelerator).kind
-    arrival = torch.device("cpu") if kind in ("fsdp2", "zero3") else device
-    stored = kind == "fsdp2"
+    stored = of(accelerator).kind in ("fsdp2", "zero3")
+    arrival = torch.device("cpu") if stored else device
     policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=stored, device=arrival)
     waiting = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
     frozen = {"trained": False, "as_stored": stored, "device": waiting}

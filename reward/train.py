@@ -23,7 +23,7 @@ from trl import RewardConfig, RewardTrainer
 
 from engine.data.order import stream
 from engine.data.rows import pair_rows
-from engine.models.adapters import hold_low, lora_config
+from engine.models.adapters import adapted, hold_low
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.packed import PACKED, pack
 from engine.models.pairs import pack_pairs, pair_scores
@@ -48,7 +48,7 @@ def train(recipe: Reward) -> None:
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    model = load_model(recipe, tokenizer)
+    model = adapted(load_model(recipe, tokenizer), recipe.lora, tokenizer, recipe.run.seed)
     callback = RunCallback("rm", folder, recipe.run)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
@@ -58,7 +58,6 @@ def train(recipe: Reward) -> None:
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=lora_config(recipe.lora, model, tokenizer),
         callbacks=[callback],
     )
     fit(trainer, callback, recipe, tokenizer, before_saving=lambda: centre(trainer, train_rows, recipe.run.seed))
@@ -81,10 +80,7 @@ def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrained
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
     in_4bit, shared = recipe.lora.load_in_4bit, sharding.asked_for()
     if scalar_config(recipe.model.path, recipe.model) is not None:
-        model = load_scalar(
-            recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit,
-            as_stored=shared and not recipe.lora.r,
-        )  # fmt: skip
+        model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=shared)
     else:
         model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
     if recipe.lora.r and not (in_4bit or shared):

@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from chatml import IGNORE
 from engine.data.packing import packed
 from engine.data.rows import conversation_rows
-from engine.models.adapters import hold_low, lora_config
+from engine.models.adapters import adapted, hold_low
 from engine.models.loading import load_causal
 from engine.models.logprobs import TokenLogProbs
 from engine.models.packed import pack
@@ -39,11 +39,11 @@ def train(recipe: SFT) -> None:
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     lora, shared = recipe.lora, sharding.asked_for()
     model = load_causal(
-        recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=lora.load_in_4bit,
-        as_stored=shared and not lora.r,
-    )  # fmt: skip
+        recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=lora.load_in_4bit, as_stored=shared
+    )
     if lora.r and not (lora.load_in_4bit or shared):
         hold_low(model, compute_dtype(recipe.model))
+    model = adapted(model, lora, tokenizer, recipe.run.seed)
     callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,
@@ -52,7 +52,6 @@ def train(recipe: SFT) -> None:
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=lora_config(lora, model, tokenizer),
         callbacks=[callback],
     )
     fit(trainer, callback, recipe, tokenizer)

@@ -31,6 +31,9 @@ SETTINGS: dict[str, Setting] = {
     "sft, LoRA, Qwen3, fsdp2": Setting("sft", 640, 9, 10, 5, 1664, 44000, False, 704, (
         "lora.r=8", "lora.merge=false", "trainer.gradient_checkpointing=true",
         "trainer.per_device_train_batch_size=2"), "qwen3", True, "fsdp2"),
+    "sft, LoRA, bfloat16, fsdp2": Setting("sft", 896, 12, 14, 2, 2432, 24000, False, 512, (
+        "lora.r=16", "lora.merge=false", "model.dtype=bfloat16", "trainer.gradient_checkpointing=true"), frozen=True,
+        hardware="fsdp2"),
 }  # fmt: skip
 
 

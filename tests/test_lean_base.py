@@ -11,11 +11,10 @@ from transformers import AutoModelForCausalLM
 import reward.train
 import sft.train
 from engine.models.adapters import hold_low, lora_config
-from engine.run.metrics import read
 from recipes.sections import Lora
 from tests.processes import run_stage
 from tests.small_models import small_model
-from tests.stage_runs import untimed
+from tests.stage_runs import same, untimed, weights
 from tests.tokenizers_for_tests import qwen
 from tests.uneven_setting import alone, make_setting
 
@@ -81,7 +80,8 @@ def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage, module):
     assert held == [{torch.float32, torch.bfloat16}]
     monkeypatch.setattr(module, "hold_low", lambda base, dtype: None)
     whole = alone(setting, stage, *LORA, "run.keep_checkpoints=1")
-    assert untimed(lean)[0]["loss"] == untimed(whole)[0]["loss"]  # adapters are drawn in other digits, but start at 0
+    assert untimed(lean) == untimed(whole)
+    assert same(weights(lean), weights(whole))
 
 
 def test_merged_is_base_and_adapter_in_float32(setting):
@@ -95,7 +95,8 @@ def test_merged_is_base_and_adapter_in_float32(setting):
 
 
 @pytest.mark.timeout(100)
-def test_shared_out_it_stays_float32(setting, tmp_path):
-    """FSDP2 has no autocast, which layers in two types would need."""
+def test_shared_out_it_learns_the_same(setting, tmp_path):
+    """FSDP2 has no autocast: norms and what is added up are in bfloat16 too, so no more than near it."""
     run_stage("sft", setting / "sft.yaml", *LORA, f"run.dir={tmp_path}", hardware="fsdp2")
-    assert read(tmp_path / "metrics.jsonl")[0]["loss"] == pytest.approx(6.4, abs=0.5)
+    for row, expected in zip(untimed(tmp_path), untimed(alone(setting, "sft", *LORA)), strict=True):
+        assert row.get("loss") == pytest.approx(expected.get("loss"), abs=0.02)

@@ -140,7 +140,7 @@ def test_batches_are_halved_only_as_far_as_it_takes():
 
 def test_the_docs_show_what_the_command_prints():
     shown = re.findall(r"```\n\$ make plan ([^\n]*)\n(.*?)\n```", (ROOT / "docs/planning.md").read_text(), re.DOTALL)
-    assert len(shown) == 2
+    assert len(shown) == 3
     for command, text in shown:
         words = {name: value.strip('"') for name, value in re.findall(r'(\w+)=("[^"]*"|\S+)', command)}
         overrides = [f"plan.hardware={words['HARDWARE']}", *words["ARGS"].split()]
@@ -190,9 +190,16 @@ def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
 
 def test_published_files_are_read_once_a_machine():
     recipe = "recipes/qwen1.5-7b/sft.yaml"
-    held = {rank: plan_of(recipe, "plan.hardware=fsdp2", f"lora.r={rank}").host for rank in (0, 8)}
-    weights = PARAMETERS["Qwen/Qwen1.5-7B"]
-    assert held == {0: 2 * weights, 8: 8 * 4 * weights}
+    for hardware, rank in (("fsdp2", 0), ("fsdp2", 8), ("zero3", 8)):
+        made = plan_of(recipe, f"plan.hardware={hardware}", f"lora.r={rank}")
+        assert made.host == 2 * PARAMETERS["Qwen/Qwen1.5-7B"]
+
+
+def test_adapters_are_merged_in_one_process():
+    recipe, told = "recipes/qwen1.5-7b/sft.yaml", "and of the first one's 28.76 GiB while adapters are merged "
+    for keys, shown in ((["lora.r=8"], True), (["lora.r=8", "lora.merge=false"], False), ([], False)):
+        lines = list(page(planned_recipe(Planned, recipe, ["plan.hardware=fsdp2", *keys])))
+        assert any(line.startswith(told) for line in lines) is shown
 
 
 def test_steps_of_epochs_are_told_by_rows():

@@ -107,6 +107,13 @@ def test_what_is_gathered_to_write():
 def test_adapters_hold_gradients_and_moments_alone():
     model = Trained(SMALL, scalar=False, adapters=100, bf16=False)
     assert state(model, on()) == {"weights": 4 * 1580, "gradients": 400, "optimiser": 800}
+    # shared out by FSDP2, what they stand on is in bfloat16 if it is computed with in bfloat16
+    assert state(model, on("fsdp2", 2)) == {"weights": 2 * 1580, "gradients": 200, "optimiser": 400}
+    low = replace(model, bf16=True)
+    assert state(low, on("fsdp2", 2)) == {"weights": 1480 + 2 * 100, "gradients": 200, "optimiser": 400}
+    tables = {sharing: training(low, STEP, on(sharing, 2), {}, fused=True)[1].parts["gradients"]
+              for sharing in ("ddp", "fsdp2", "zero3")}  # fmt: skip
+    assert tables == {"ddp": 2 * 1024, "fsdp2": 2 * 512, "zero3": 2 * 512}
 
 
 def test_a_base_in_4_bits_by_hand():

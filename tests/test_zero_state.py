@@ -21,7 +21,8 @@ def prepared(seed):
 
 def in_two_groups(model):
     """As Trainers have it."""
-    tables, norms = ([p for p in model.parameters() if (p.ndim > 1) is table] for table in (True, False))
+    vectors = {name for name, _ in model.named_parameters() if name.endswith(("norm.weight", "bias"))}
+    tables, norms = ([p for name, p in model.named_parameters() if (name in vectors) is one] for one in (False, True))
     return AdamW([{"params": tables}, {"params": norms, "weight_decay": 0.0}], lr=1e-3)
 
 

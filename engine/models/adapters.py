@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
@@ -36,11 +37,30 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     )
 
 
+def adapted(
+    base: PreTrainedModel, lora: Lora, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel | PeftModel:
+    """A base under the adapters that a recipe asks for, if any.
+
+    They are a function of the seed alone, in float32: peft rounds what it draws to the type that the base is held in.
+    To be called before there are TrainingArguments: told by them of ZeRO-3, peft takes the base for cut up already.
+    """
+    config = lora_config(lora, base, tokenizer)
+    if config is None:
+        return base
+    model = get_peft_model(base, config)
+    torch.manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.reset_lora_parameters("default", init_lora_weights=True)
+    return model
+
+
 def hold_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
     """Linear layers of a base under adapters, but for its heads, in the type of the computation, where that is exact.
 
     Of published weights it is: they are bfloat16, which autocast would make of them again for every pass, beside their
-    float32. What is computed stays the same to the last bit. Not for FSDP2, where there is no autocast.
+    float32. What is computed stays the same to the last bit. Under FSDP2 `share_out` does the same.
     """
     heads = {base.get_output_embeddings(), getattr(base, "score", None)}
     for layer in base.modules():

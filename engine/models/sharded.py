@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
+from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -38,18 +39,41 @@ def prepare_trained(
 
 
 def share_out(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Under FSDP2, keep this process's part of a model that is to be trained; then its weights are float32.
+    """Under FSDP2 and ZeRO-3, keep this process's part of a model; then what is trained is float32.
 
-    accelerate would make float32 of the whole model first, in the memory of every process of a machine.
+    accelerate would make float32 of it first, whole, in the memory of every process of a machine. What adapters stand
+    on is then in the type of the computation, which FSDP2 would make of it for every pass; under ZeRO all is, and
+    DeepSpeed holds float32 beside what is trained.
     """
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    if of(accelerator).kind == "zero3":
+        return cut_up(model, accelerator)
     if accelerator.is_fsdp2:
-        trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
         model.requires_grad_(False)
-        fsdp2_prepare_model(accelerator, model)
-    model.float()
-    if accelerator.is_fsdp2:
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(name in trained)
+        # Where adapters train rows of a table that is both embeddings, accelerate would not see that it is one.
+        with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+            fsdp2_prepare_model(accelerator, model)
+    for name, weight in model.named_parameters():
+        if isinstance(weight, DTensor):
+            part = weight.detach().to(torch.float32 if name in trained else computed_in(accelerator))
+            torch.utils.swap_tensors(weight, torch.nn.Parameter(part, requires_grad=name in trained))
+        elif name in trained:
+            weight.data = weight.data.float()
+
+
+def cut_up(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """ZeRO-3's pieces, one weight after the other: DeepSpeed itself would move the whole model to each device first."""
+    import deepspeed
+
+    pieces = deepspeed.zero.Init(module=torch.nn.Identity())
+    for weight in model.parameters():
+        weight.data = weight.data.to(computed_in(accelerator), copy=True)  # written to, unlike a file's pages
+        pieces._convert_to_zero_parameters([weight])
+
+
+def computed_in(accelerator: Accelerator) -> torch.dtype:
+    """The type of matrix products."""
+    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
 def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn.Module:
@@ -59,6 +83,7 @@ def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn
     if of(accelerator).kind == "zero3":
         from trl.models.utils import prepare_deepspeed
 
+        cut_up(model, accelerator)
         return prepare_deepspeed(model, accelerator)
     return model
 

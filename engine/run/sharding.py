@@ -6,10 +6,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from peft import PeftModel
-from transformers import Trainer
-
-from engine.run.folder import RunError
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 
 class Sharding(NamedTuple):
@@ -22,8 +19,9 @@ class Sharding(NamedTuple):
 
 
 def asked_for() -> bool:
-    """Whether the launcher asks for FSDP2; known before there is an accelerator."""
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    """Whether the launcher asks for weights in pieces; known before there is an accelerator."""
+    three = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true" or three
 
 
 def of(accelerator: Accelerator) -> Sharding:
@@ -37,18 +35,14 @@ def of(accelerator: Accelerator) -> Sharding:
 
 
 def whole_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
-    """A prepared model's weights on process 0, where no process holds all of them; asked by all processes."""
-    if of(accelerator).kind in ("none", "zero2"):
-        return None
-    weights = accelerator.get_state_dict(model) or {}  # ZeRO-3 has nothing for the other processes
+    """A prepared model's trained weights on process 0, where no process holds all of them; asked by all processes."""
+    match of(accelerator).kind:
+        case "fsdp2":
+            whole = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            weights = get_model_state_dict(model, options=whole)
+        case "zero3":  # has nothing for the other processes
+            weights = model._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
+        case _:
+            return None
     tied = accelerator.unwrap_model(model).all_tied_weights_keys  # stored once, under the other name
     return {name: weight for name, weight in weights.items() if name not in tied}
-
-
-def refuse_tied_adapters(trainer: Trainer) -> None:
-    """Raises RunError for adapters under FSDP2 on a causal model whose tables are one: peft wraps it twice."""
-    model = trainer.model
-    if of(trainer.accelerator).kind != "fsdp2" or not isinstance(model, PeftModel):
-        return
-    if model.can_generate() and model.config.tie_word_embeddings:
-        raise RunError("this model's embeddings are tied: FSDP2 takes no adapters on it; use HARDWARE=ddp or zero2")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -15,6 +14,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from engine.models.adapters import base_of, is_adapter
 from engine.models.loading import save_model
@@ -81,9 +81,6 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
     except ValueError as error:
         raise RunError(f"trainer: {str(error).splitlines()[0]}") from None
     check_processes(made.world_size)
-    if recipe.lora.r and made.deepspeed_plugin is not None and made.deepspeed_plugin.zero_stage == 3:
-        # peft reads the rows that it trains of a vocabulary on a GPU alone there; not tried on one.
-        raise RunError(f"lora.r is {recipe.lora.r}, but ZeRO-3 takes no adapters here; use HARDWARE=fsdp2 or zero2")
     if made.deepspeed_plugin is not None and made.optim not in ("adamw_torch", "adamw_torch_fused"):
         # Its state would have to be one number a weight (engine/run/zero_state.py).
         raise RunError(
@@ -184,16 +181,10 @@ def fit(
     """Train to the end, from the last checkpoint if there is one; write `model/` and mark the run as finished."""
     folder, accelerator = callback.folder, trainer.accelerator
     trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
-    sharding.refuse_tied_adapters(trainer)
     if callback.resume:
         accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
-    if isinstance(trainer.model, PeftModel):
-        for weights in trainer.model.parameters():
-            if weights.requires_grad:
-                weights.data = weights.data.float()  # TRL makes bfloat16 of adapters on a base in 4 bits
-    else:
-        share_out(trainer.model, accelerator)
+    share_out(trainer.model, accelerator)  # also: TRL makes bfloat16 of adapters on a base in 4 bits
     with Interruption(accelerator, callback.limit) as interruption:
         callback.interruption, callback.throughput = interruption, Throughput(trainer.model)
         trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
@@ -202,6 +193,7 @@ def fit(
     if callback.stop:
         interruption.leave(folder.path / f"checkpoint-{trainer.state.global_step}", callback.stop)
     before_saving()
+    unset_hf_deepspeed_config()  # a base that adapters are merged into is loaded whole
     weights = sharding.whole_weights(trainer.model_wrapped, accelerator)
     if trainer.is_world_process_zero():
         model = accelerator.unwrap_model(trainer.model)
