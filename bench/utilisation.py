@@ -141,9 +141,9 @@ def measured_alone(setting: Setting, folder: Path, steps: int, seconds: float, s
     except subprocess.TimeoutExpired:
         said = f"no step was timed within {seconds:g} s"
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[-1]
-        if any(words in said for words in ("out of memory", "can't allocate memory", "ended by signal 9")):
-            said = FULL
+        text = str(error).strip()
+        full = any(words in text for words in ("MemoryError", "DefaultCPUAllocator", "ended by signal 9"))
+        said = FULL if full else text.splitlines()[-1]
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return {"said": said, "device": alone("bench.utilisation:device", {})}  # here it would take some of the device
@@ -224,8 +224,9 @@ def product_flops(dtype: str) -> float:
     """Operations a second of a large matrix product here."""
     from plan.work import measured_flops
 
-    place, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
-    return measured_flops(size, getattr(torch, dtype), place, times=10)
+    # A GPU's clock has to rise first.
+    place, size, times = ("cuda", 8192, 50) if torch.cuda.is_available() else ("cpu", 2048, 5)
+    return measured_flops(size, getattr(torch, dtype), place, times)
 
 
 def device() -> str:
@@ -243,6 +244,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    if given.steps < 1:
+        parser.error("--steps is at least 1")
     try:
         found = asked_for(given.settings or (ON_A_GPU if torch.cuda.is_available() else ON_A_CPU), given.lengths)
     except ValueError as error:

@@ -54,7 +54,8 @@ def test_the_settings():
 
 
 @pytest.mark.parametrize(("stage", "method"), [("sft", "lora"), ("reward", "all"), ("ppo", "all"), ("ppo", "lora")])
-def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path):
+def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.utilisation, "product_flops", lambda dtype: 1e12)
     setting = minute(stage, method)
     models, home = made(setting, folder), tmp_path / "home"
     row = measured(asdict(setting), str(home), str(models), steps=2, seconds=60)
@@ -79,7 +80,17 @@ def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path):
         assert set(report["lengths"].values()) == {32}
 
 
-def test_a_table_grows_by_processes_of_their_own(folder, tmp_path, capsys):
+@pytest.fixture
+def device_known(monkeypatch):
+    """Without a process that asks for it."""
+    real = bench.utilisation.alone
+    monkeypatch.setattr(
+        bench.utilisation, "alone", lambda side, *rest, **more: "it" if "device" in side else real(side, *rest, **more)
+    )
+
+
+@pytest.mark.usefixtures("device_known")
+def test_a_table_grows_by_processes_of_their_own(tmp_path, capsys):
     setting, other = minute("sft", "all"), minute("sft", "lora")
     main([setting], tmp_path, steps=1, seconds=60)
     assert "| minute/sft/all/64/float32 | " in capsys.readouterr().out
@@ -97,12 +108,10 @@ def test_a_table_grows_by_processes_of_their_own(folder, tmp_path, capsys):
     assert f"{other.name}: measured already" in capsys.readouterr().out
 
 
-def test_what_fails_otherwise_is_tried_again(monkeypatch, folder, tmp_path, capsys):
-    setting, real = minute("sft", "all"), bench.utilisation.alone
-    monkeypatch.setattr(bench.utilisation, "made", lambda *_: folder)
-    monkeypatch.setattr(
-        bench.utilisation, "alone", lambda side, *rest, **more: "it" if "device" in side else real(side, *rest, **more)
-    )
+@pytest.mark.usefixtures("device_known")
+def test_what_fails_otherwise_is_tried_again(monkeypatch, tmp_path, capsys):
+    setting = minute("sft", "all")
+    monkeypatch.setattr(bench.utilisation, "made", lambda *_: tmp_path)
     main([setting], tmp_path, steps=1, seconds=0.5, side="tests.bench_sides:slow")
     assert f"| {setting.name} | no step was timed within 0.5 s |" in capsys.readouterr().out
     main([setting], tmp_path, steps=1, seconds=60, side="tests.bench_sides:failing")
