@@ -9,7 +9,9 @@ is in use, as an allocator's count on a GPU is. `--kept` measures without it too
 
 import argparse
 import json
+import random
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,10 +162,19 @@ def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
 
 def one_run(setting: dict[str, Any], home: str) -> float:
     """MiB that this process takes for a run."""
-    import peft  # noqa: F401 - among what is imported before
+    from bench.clock import begin_peak, peak
+
+    train, recipe = stage(setting["stage"], home, setting["overrides"])
+    before = begin_peak()
+    train(recipe)
+    return (peak() - before) / 2**20
+
+
+def stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable[[Any], None], Any]:
+    """What runs a stage and the recipe in `home`; with it all is imported that its run imports."""
+    import peft  # noqa: F401
     from trl import RewardTrainer, SFTTrainer  # noqa: F401
 
-    from bench.clock import begin_peak, peak
     from ppo.recipe import PPO
     from ppo.train import train as train_ppo
     from recipes import load
@@ -173,17 +184,12 @@ def one_run(setting: dict[str, Any], home: str) -> float:
     from sft.train import train as train_sft
 
     stages = {"sft": (SFT, train_sft), "reward": (Reward, train_reward), "ppo": (PPO, train_ppo)}
-    schema, train = stages[setting["stage"]]
-    recipe = load(schema, f"{home}/{setting['stage']}.yaml", setting["overrides"])
-    before = begin_peak()
-    train(recipe)
-    return (peak() - before) / 2**20
+    schema, train = stages[name]
+    return train, load(schema, f"{home}/{name}.yaml", overrides)
 
 
 def made(setting: Setting, home: Path) -> None:
     """A base, a reward model, a tokenizer of bytes, data and a recipe, at the first call."""
-    import random
-
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -210,17 +216,21 @@ def made(setting: Setting, home: Path) -> None:
     reward = new_scalar(section.path, section, prepared, seed=1).to(torch.bfloat16)
     save_model(reward, prepared, home / "reward")
 
+    write_data(home, setting.length - 1, setting.length - AROUND, setting.length - AROUND - 20)
+    (home / f"{setting.stage}.yaml").write_text(RECIPES[setting.stage].format(home=home, length=setting.length))
+    (home / "ready").touch()
+
+
+def write_data(home: Path, text: int, prompt: int, answer: int) -> None:
+    """48 texts, prompts and comparisons of as many letters, each of which is a token."""
     drawn = random.Random(0)
-    long = setting.length - AROUND
-    said = [  # a letter is a token; rows are as long as the recipe lets them be
-        {"text.jsonl": {"text": letters(drawn, setting.length - 1)}, "prompts.jsonl": {"prompt": letters(drawn, long)},
-         "pairs.jsonl": {"prompt": letters(drawn, 20), **{key: letters(drawn, long - 20) for key in SIDES}}}
+    said = [
+        {"text.jsonl": {"text": letters(drawn, text)}, "prompts.jsonl": {"prompt": letters(drawn, prompt)},
+         "pairs.jsonl": {"prompt": letters(drawn, 20), **{key: letters(drawn, answer) for key in SIDES}}}
         for _ in range(48)
     ]  # fmt: skip
     for name in said[0]:
         (home / name).write_text("".join(json.dumps(row[name]) + "\n" for row in said))
-    (home / f"{setting.stage}.yaml").write_text(RECIPES[setting.stage].format(home=home, length=setting.length))
-    (home / "ready").touch()
 
 
 def letters(drawn: Any, count: int) -> str:

@@ -234,7 +234,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
 
 def floor(case: Case, prompts: list[list[int]], answers: list[list[int]], dtype: Any) -> float:
     """Seconds of one step's matrix products, attention's aside, at the speed of a large product of this type."""
-    import torch
+    from plan.work import measured_flops
 
     layer = 4 * case.width**2 + 3 * case.width * case.intermediate
     total, written = sum(map(len, prompts)) + sum(map(len, answers)), sum(map(len, answers))
@@ -242,14 +242,7 @@ def floor(case: Case, prompts: list[list[int]], answers: list[list[int]], dtype:
     forward = body + head  # one pass of the policy; a scalar model's is the body alone
     sampling, scoring = forward, 2 * forward + 2 * body
     learning = EPOCHS * 3 * (forward + body)
-    size = 2048
-    one, other = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        one @ other
-        took.append(time.perf_counter() - began)
-    return (sampling + scoring + learning) / (2 * size**3 / min(took))
+    return (sampling + scoring + learning) / measured_flops(2048, dtype)
 
 
 if __name__ == "__main__":

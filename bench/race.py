@@ -32,17 +32,25 @@ def race(sides: Mapping[str, Side], rounds: int) -> dict[str, list[Figures]]:
 
 
 def alone(
-    function: str, arguments: dict[str, Any], python: str = sys.executable, environment: Mapping[str, str] | None = None
+    function: str,
+    arguments: dict[str, Any],
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    seconds: float | None = None,
 ) -> Figures:
     """What a side returns in a fresh process of `python`, with more environment variables than this one has.
 
-    Raises RuntimeError, with the end of what it said, where it fails.
+    Raises RuntimeError, with the end of what it said, where it fails, and TimeoutExpired where that takes longer than
+    `seconds`: the process is ended then.
     """
     command = [python, "-m", "bench.race", function, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **(environment or {})}, timeout=seconds
+    )
     marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not marked:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+        killed = f"ended by signal {-done.returncode}" if done.returncode < 0 else ""
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}{killed}")
     return json.loads(marked[-1].removeprefix(MARK))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from engine.run.devices import synchronise
 from plan.hardware import Hardware
 from plan.memory import IN_4BIT, Pass, Trained
 from plan.shape import Shape
@@ -26,6 +27,8 @@ class Work:
     """None where nothing says how many rows there are"""
     flops: float
     """operations of a step, of all processes"""
+    again: float
+    """those of them that compute a second time what was not kept, to save memory"""
     waiting: float
     """seconds of a step in which a device reads its memory rather than computes: decoding"""
 
@@ -42,9 +45,15 @@ def forward_flops(shape: Shape, tokens: float, sequence: float, predicted: float
 
 
 def training_flops(model: Trained, tokens: float, sequence: float, predicted: float, checkpointing: bool) -> float:
-    """Forward 1, backward 2 (1 where weights are frozen), 1 again with checkpointing; logits are made twice."""
-    layers = forward_flops(model.shape, tokens, sequence, 0) * ((2 if model.adapters else 3) + checkpointing)
-    return layers + forward_flops(model.shape, 0, 0, predicted) * 4
+    """Forward 1, backward 2 (of layers 1 where weights are frozen), and what is computed again."""
+    layers = forward_flops(model.shape, tokens, sequence, 0) * (2 if model.adapters else 3)
+    head = forward_flops(model.shape, 0, 0, predicted) * 3
+    return layers + head + flops_again(model, tokens, sequence, predicted, checkpointing)
+
+
+def flops_again(model: Trained, tokens: float, sequence: float, predicted: float, checkpointing: bool) -> float:
+    """The layers' forward pass with checkpointing, and logits."""
+    return checkpointing * forward_flops(model.shape, tokens, sequence, 0) + forward_flops(model.shape, 0, 0, predicted)
 
 
 def trainer_work(
@@ -52,12 +61,12 @@ def trainer_work(
 ) -> Work:
     """Of a trainer that takes `batch` rows, `tokens` tokens, a step."""
     predicted = tokens * step.predicted / step.tokens
-    flops = training_flops(model, tokens, step.sequence, predicted, step.checkpointing)
+    learning = (model, tokens, step.sequence, predicted, step.checkpointing)
     steps = trainer.get("max_steps", -1)
     if steps <= 0:
         epochs = trainer.get("num_train_epochs", DEFAULT_EPOCHS)
         steps = data_rows and math.ceil(epochs * math.ceil(data_rows / batch))
-    return Work(tokens, steps, flops, 0.0)
+    return Work(tokens, steps, training_flops(*learning), flops_again(*learning), 0.0)
 
 
 def ppo_work(
@@ -72,9 +81,11 @@ def ppo_work(
     sampling = forward_flops(shape, ppo.queries_per_step * lengths[0] + written, sum(lengths), written)
     judging = (2 + judges + has_value) * body + 2 * head
     text = ppo.pretrain_ratio * written if ppo.pretrain_coef > 0 else 0
-    learning = training_flops(policy, tokens, sum(lengths), written, ppo.gradient_checkpointing)
-    learning += training_flops(policy, text, recipe.data.pretrain_length, text, ppo.gradient_checkpointing)
-    learning += has_value * training_flops(policy, tokens, sum(lengths), 0, ppo.gradient_checkpointing)
+    learning = [
+        (policy, tokens, sum(lengths), written, ppo.gradient_checkpointing),
+        (policy, text, recipe.data.pretrain_length, text, ppo.gradient_checkpointing),
+        (policy, has_value * tokens, sum(lengths), 0, ppo.gradient_checkpointing),
+    ]
     waiting = 0.0
     if hardware.bandwidth:
         split = recipe.sampling.split
@@ -83,15 +94,18 @@ def ppo_work(
         if policy.in_4bit:  # and decoded before, a layer at a time
             read += (IN_4BIT + policy.number) * shape.products
         waiting = batches * lengths[1] * read / hardware.bandwidth
-    return Work(round(tokens + text), ppo.steps, sampling + judging + ppo.epochs * learning, waiting)
+    flops, again = (ppo.epochs * sum(count(*model) for model in learning) for count in (training_flops, flops_again))
+    return Work(round(tokens + text), ppo.steps, sampling + judging + flops, again, waiting)
 
 
-def measured_flops(size: int = 1024) -> float:
-    """Operations a second of a large float32 product on this machine's CPU, the best of five."""
-    one, other = torch.randn(size, size), torch.randn(size, size)
+def measured_flops(size: int = 1024, dtype: torch.dtype = torch.float32, device: str = "cpu", times: int = 5) -> float:
+    """Operations a second of a large product on this machine, the best of some `times`."""
+    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in "ab")
     took = []
-    for _ in range(5):
+    for _ in range(times):
+        synchronise()
         began = time.perf_counter()
         one @ other
+        synchronise()
         took.append(time.perf_counter() - began)
     return 2 * size**3 / min(took)

@@ -60,15 +60,46 @@ def test_what_is_picked():
     assert launch.pick(2, gpu, 4 * 7_000_000_000) == "ddp"
 
 
+LOW, IN_4BIT = "model.dtype=bfloat16", ["lora.load_in_4bit=true", "lora.merge=false"]
+
+
 @pytest.mark.parametrize(
-    ("stage", "overrides", "bytes_a_parameter"),
-    [("sft", [], 16), ("sft", ["lora.r=8"], 4), ("ppo", [], 36), ("ppo", ["models=shared"], 4)],
+    ("stage", "stored", "overrides", "of_layers", "of_the_rest"),
+    [
+        ("sft", "bfloat16", [], 16, 16),
+        ("ppo", "bfloat16", [LOW], 36, 36),
+        ("sft", "bfloat16", ["lora.r=8"], 4, 4),
+        ("sft", "bfloat16", ["lora.r=8", LOW], 2, 4),
+        ("sft", "float32", ["lora.r=8", LOW], 4, 4),
+        ("reward", "bfloat16", ["lora.r=8", LOW, *IN_4BIT], 0.52, 4),
+        ("ppo", "float32", ["models=shared"], 4, 4),
+        ("ppo", "float32", ["models=shared", LOW], 2, 2),
+        ("ppo", "float32", ["models=shared", LOW, "ppo.load_in_4bit=true"], 0.52, 2),
+    ],
 )
-def test_the_memory_of_a_recipes_models(tmp_path, stage, overrides, bytes_a_parameter):
-    recipe = make_ppo_setting(tmp_path) if stage == "ppo" else make_setting(tmp_path) / "sft.yaml"
-    vocabulary = json.loads(next(tmp_path.glob("*/config.json")).read_text())["vocab_size"]
-    parameters = small_model(vocab_size=vocabulary).num_parameters()
-    assert launch.bytes_needed(stage, str(recipe), overrides) == bytes_a_parameter * parameters
+def test_the_memory_of_a_recipes_models(tmp_path, stage, stored, overrides, of_layers, of_the_rest):
+    recipe = make_ppo_setting(tmp_path) if stage == "ppo" else make_setting(tmp_path) / f"{stage}.yaml"
+    base = next(tmp_path.glob("*/config.json"))
+    config = json.loads(base.read_text()) | {"dtype": stored}
+    base.write_text(json.dumps(config))
+    model = small_model(vocab_size=config["vocab_size"])
+    layers = sum(p.numel() for name, p in model.named_parameters() if name.endswith("proj.weight"))
+    rest = model.num_parameters() - layers
+    assert min(layers, rest) > 1000
+    assert launch.bytes_needed(stage, str(recipe), overrides) == round(of_layers * layers + of_the_rest * rest)
+
+
+def test_a_base_that_an_adapter_is_merged_into_is_float32(tmp_path):
+    recipe = make_setting(tmp_path) / "sft.yaml"
+    config = tmp_path / "base" / "config.json"
+    config.write_text(config.read_text().replace('"float32"', '"bfloat16"'))
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    whole, merged = (launch.bytes_needed("sft", str(recipe), ["lora.r=8", LOW, f"model.path={tmp_path / name}"])
+                     for name in ("base", "adapter"))  # fmt: skip
+    parameters = small_model(vocab_size=json.loads(config.read_text())["vocab_size"]).num_parameters()
+    assert whole < merged == 4 * parameters
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

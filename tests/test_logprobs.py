@@ -45,6 +45,28 @@ def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeyp
             assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
+def test_under_autocast_the_backward_pass_is_in_its_type_too(monkeypatch):
+    """It runs outside of autocast, as trainers have it: products would be in float32, on a GPU ten times as slow."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(40, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    targets, found = torch.randint(50, (40,)), []
+    for kept in (KEPT, 0):  # logits of the forward pass, then made again: the same
+        monkeypatch.setattr("engine.models.logprobs.KEPT", kept)
+        with torch.autocast("cpu", torch.bfloat16):
+            logprobs, _ = tiled_logprobs(hidden, weight, targets)
+        found.append((logprobs, *torch.autograd.grad(logprobs.sum(), [hidden, weight])))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = F.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    expected = (plain, *torch.autograd.grad(plain.sum(), [hidden, weight]))
+    for one, other in zip(found[0], expected, strict=True):
+        assert one.dtype == torch.float32
+        assert_close(one, other, atol=2e-2, rtol=1e-2)
+    _, of_hidden, of_weight = found[0]
+    assert all(torch.equal(gradient.bfloat16().float(), gradient) for gradient in (of_hidden, of_weight))
+
+
 def test_a_frozen_head_gets_no_gradient():
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(7, 4)
     tiled_logprobs(hidden, weight, torch.tensor([0, 1, 2]))[0].sum().backward()

@@ -30,7 +30,7 @@ from plan.memory import (
 )
 from plan.phases import training
 from plan.shape import Shape, lora_parameters, shape
-from plan.work import forward_flops, training_flops
+from plan.work import flops_again, forward_flops, training_flops
 from recipes.sections import Model
 from tests.small_models import FAMILIES, small_config
 from tests.stage_runs import write_base
@@ -165,6 +165,10 @@ def test_operations_by_hand():
     assert forward_flops(shape_, 10, 10, 9) == 10 * (384 + 320) + 9 * 512
     model = Trained(shape_, scalar=False, adapters=0, bf16=False)
     assert training_flops(model, 10, 10, 9, checkpointing=True) == 4 * 7040 + 4 * 9 * 512
+    assert flops_again(model, 10, 10, 9, checkpointing=True) == 7040 + 9 * 512
+    lora = replace(model, adapters=5)
+    assert training_flops(lora, 10, 10, 9, checkpointing=False) == 2 * 7040 + 4 * 9 * 512
+    assert flops_again(lora, 10, 10, 9, checkpointing=False) == 9 * 512
 
 
 def kept(family, layers, *, bf16=False, lora=False, tokens=64):

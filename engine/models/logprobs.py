@@ -77,10 +77,13 @@ class _TiledLogProbs(torch.autograd.Function):
                 grad[at, within] = at_target
                 if of_entropy is not None:
                     grad.add_(of_entropy)
+                low = grad.to(hidden.dtype)
                 if grad_hidden is not None:
-                    grad_hidden[rows] += grad.to(hidden.dtype) @ weight[columns].to(hidden.dtype)
-                if grad_weight is not None:
-                    grad_weight[columns].addmm_(grad.to(weight.dtype).t(), hidden[rows].to(weight.dtype))
+                    grad_hidden[rows] += low @ weight[columns].to(hidden.dtype)
+                if grad_weight is not None and weight.dtype == hidden.dtype:
+                    grad_weight[columns].addmm_(low.t(), hidden[rows])
+                elif grad_weight is not None:
+                    grad_weight[columns] += low.t() @ hidden[rows]
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)
         return grad_hidden, grad_weight, None, None, None, None
@@ -158,8 +161,12 @@ def tiled_logprobs(
 
     hidden is (positions, hidden_size), weight (vocabulary, hidden_size), targets (positions,); both results are
     (positions,) in float32, in nats; with a `support`, which holds the targets, of the distribution within it.
-    Gradients of both reach hidden and weight.
+    Gradients of both reach hidden and weight. Under autocast all products are in its type, the backward pass's as well,
+    which runs outside of it.
     """
+    place = hidden.device.type
+    if torch.is_autocast_enabled(place):
+        hidden = hidden.to(torch.get_autocast_dtype(place))
     return _TiledLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
 
 

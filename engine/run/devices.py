@@ -99,6 +99,12 @@ def leave(accelerator: Accelerator) -> None:
         torch.distributed.destroy_process_group()
 
 
+def synchronise() -> None:
+    """Wait until a GPU, if there is one, has done all that it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def peak_memory() -> int:
     """Bytes: the GPU allocator's peak where there is a GPU, else the process's peak resident memory."""
     if torch.cuda.is_available():

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from engine.run.folder import FINISHED
 from engine.run.limit import OUT_OF_TIME
@@ -23,9 +23,10 @@ CONFIGURATIONS = Path(__file__).parents[2] / "recipes" / "accelerate"
 # Seconds that processes have after SIGTERM or Ctrl-C: PPO finishes its step and saves.
 PATIENCE = 300
 # Bytes a parameter of the model in `model.path`, before activations: float32 weights, gradients and AdamW's two
-# moments; PPO has two such models and two frozen ones in bfloat16. Adapters leave the weights alone.
+# moments; PPO has two such models and two frozen ones in bfloat16.
 BYTES = {"sft": 16, "reward": 16, "ppo": 2 * 16 + 2 * 2}
-BYTES_WITH_LORA = {"sft": 4, "reward": 4, "ppo": 4}
+# And of a linear layer in 4 bits, its scales included.
+IN_4BIT = 0.52
 # How much of a GPU these may take; the rest is for activations.
 SHARE = 0.7
 
@@ -37,6 +38,7 @@ class Size(Recipe):
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     models: str = "full"
+    ppo: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,34 @@ def pick(gpus: int, gpu_bytes: int, needed: int) -> str:
 
 
 def bytes_needed(stage: str, recipe: str, overrides: list[str]) -> int:
-    """What one process holds if nothing is shared out; the model's configuration is read, its weights are not."""
+    """What one process holds if nothing is shared out; the model's configuration is read, its weights are not.
+
+    Under adapters the base's linear layers but the head are in 4 bits, or in bfloat16 where that is exact
+    (engine/models/adapters.py); the rest of it is float32, of PPO's base in the type of the computation.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engine.models.adapters import base_of
+    from engine.models.adapters import base_of, is_adapter
     from engine.models.loading import load_config
+    from engine.run.devices import compute_dtype
 
     size = load_part(Size, recipe, overrides)
+    config = load_config(base_of(size.model.path), size.model)
     with torch.device("meta"):
-        parameters = AutoModelForCausalLM.from_config(
-            load_config(base_of(size.model.path), size.model)
-        ).num_parameters()
-    adapters = size.models == "shared" if stage == "ppo" else size.lora.r > 0
-    return parameters * (BYTES_WITH_LORA if adapters else BYTES)[stage]
+        model = AutoModelForCausalLM.from_config(config)
+    parameters, ppo = model.num_parameters(), stage == "ppo"
+    if not (size.models == "shared" if ppo else size.lora.r > 0):
+        return parameters * BYTES[stage]
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    low = sum(layer.weight.numel() for layer in layers if layer is not model.get_output_embeddings())
+    as_computed = compute_dtype(size.model).itemsize
+    stored_low = config.dtype == torch.bfloat16 and not is_adapter(size.model.path)
+    whole = as_computed if ppo else 4
+    each = as_computed if ppo or stored_low else 4
+    if size.ppo.get("load_in_4bit") or size.lora.load_in_4bit:
+        each = IN_4BIT
+    return round(low * each + (parameters - low) * whole)
 
 
 def chosen(stage: str, recipe: str, overrides: list[str], gpus: int) -> str:
