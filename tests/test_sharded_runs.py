@@ -17,8 +17,6 @@ from tests.processes import run_stage, together
 from tests.stage_runs import same, unfinish, untimed, weights
 from tests.uneven_setting import alone, assert_same_run, make_setting, run_by
 
-LORA = ["lora.r=4", "trainer.learning_rate=1e-2"]
-
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
@@ -54,7 +52,8 @@ def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware, then):
     ],
 )
 def test_adapters_under_sharding(setting, tmp_path, stage, hardware, then):
-    follow(setting, stage, tmp_path, (2, hardware), then, *LORA, "trainer.gradient_checkpointing=true")
+    lora = ["lora.r=4", "trainer.learning_rate=1e-2", "trainer.gradient_checkpointing=true"]
+    follow(setting, stage, tmp_path, (2, hardware), then, *lora)
     by_name = FileSystemReader(tmp_path / "checkpoint-2" / "by_name").read_metadata().state_dict_metadata
     assert not any("base_layer" in name or "original" in name for name in by_name)  # nothing of the frozen base
 
@@ -125,7 +124,6 @@ def test_weights_become_float32_in_pieces(setting):
 
 @pytest.mark.timeout(100)
 def test_tied_embeddings_under_fsdp2(tmp_path):
-    setting = make_setting(tmp_path / "setting", tie_word_embeddings=True)
-    follow(setting, "sft", tmp_path / "run", (1, "none"), [(2, "fsdp2"), (1, "none")])
-    run_by(2, "fsdp2", setting, "sft", tmp_path / "lora", *LORA)
-    assert_same_run(alone(setting, "sft", *LORA), tmp_path / "lora")
+    setting, run = make_setting(tmp_path / "setting", tie_word_embeddings=True), tmp_path / "run"
+    follow(setting, "sft", run, (1, "none"), [(2, "fsdp2"), (1, "none")])
+    follow(setting, "sft", tmp_path / "lora", (2, "fsdp2"), [(3, "fsdp2")], "lora.r=4", "trainer.learning_rate=1e-2")
