@@ -34,6 +34,13 @@ SETTINGS: dict[str, Setting] = {
     "sft, LoRA, bfloat16, fsdp2": Setting("sft", 896, 12, 14, 2, 2432, 24000, False, 512, (
         "lora.r=16", "lora.merge=false", "model.dtype=bfloat16", "trainer.gradient_checkpointing=true"), frozen=True,
         hardware="fsdp2"),
+    # A second round, after the first one's faults were mended and adapters were held otherwise.
+    "sft, fsdp2, checkpointing": Setting("sft", 576, 9, 9, 3, 1536, 28000, True, 768, (
+        "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
+    "reward, LoRA, zero3": Setting("reward", 640, 8, 10, 5, 1792, 30000, False, 512, (
+        "lora.r=16", "lora.merge=false", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="zero3"),
+    "ppo, zero3": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
+        "ppo.gradient_checkpointing=true",), frozen=True, hardware="zero3"),
 }  # fmt: skip
 
 
