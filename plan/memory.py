@@ -98,7 +98,7 @@ def state(model: Trained, hardware: Hardware) -> Parts:
 
     What adapters stand on takes e where FSDP2 shares it. DDP's buckets are a second copy of the gradients. DeepSpeed
     keeps float32 masters (4) beside the weights, which are then in the type of the computation; ZeRO-3 also the room
-    for its gradients, from one step to the next.
+    for its gradients and its bucket of them, from one step to the next.
     """
     held, trained, n = model.held, model.trained, hardware.processes
     match hardware.sharing:
@@ -113,13 +113,22 @@ def state(model: Trained, hardware: Hardware) -> Parts:
             return {"weights": model.number * held, "gradients": 4 * trained, "optimiser": 12 * trained / n}
         case "zero2":
             return {"weights": model.number * held, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
-    return {"weights": model.number * held / n, "gradients": 0.0, "optimiser": 16 * trained / n}
+    return {
+        "weights": model.number * held / n, "gradients": 0.0, "optimiser": 16 * trained / n,
+        "bucket": model.number * (min(trained, REDUCE_BUCKET) if hardware.cpu else REDUCE_BUCKET),
+    }  # fmt: skip
+
+
+def at_rest(model: Trained, hardware: Hardware) -> Parts:
+    """What of its state is there between two steps."""
+    return {part: size for part, size in state(model, hardware).items() if part != "gradients"}
 
 
 def gathered(model: Trained, hardware: Hardware) -> float:
     """Whole weights and gradients that sharded processes hold for a while.
 
     FSDP2: tables for the whole pass; of the layers two, of which one is fetched ahead, and one layer's gradients.
+    DeepSpeed: a bucket of gradients, under ZeRO-3 laid out anew to be shared out; and all weights of small models.
     """
     shape, e = model.shape, model.number
     tables = shape.table * (1 if model.scalar or shape.tied else 2)

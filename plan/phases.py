@@ -7,6 +7,7 @@ from plan.memory import (
     Parts,
     Pass,
     Trained,
+    at_rest,
     casts,
     gathered,
     in_backward,
@@ -35,14 +36,14 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     """A step of one model, `beside` what else is there.
 
     The gradient of a table is as large as the table. A head's is there before any layer's; under LoRA, which trains
-    some of its rows, so is a copy of the head, under FSDP2 and ZeRO in the type of the computation. Where the head is
-    the embedding table, both gradients and their sum are there at the end. The first micro-batch makes gradients in
-    place; others add theirs.
+    some of its rows, so is a copy of the head, under FSDP2 and ZeRO in the type of the computation; under FSDP2 one of
+    the two was seen beside what is gathered. Where the head is the embedding table, both gradients and their sum are
+    there at the end. The first micro-batch makes gradients in place; others add theirs.
     """
     shape, full, again = model.shape, model.adapters == 0, int(step.repeated)
     table = (4 if full or hardware.sharing in ("none", "ddp") else model.number) * shape.table
     held = state(model, hardware)
-    between = {"weights": held["weights"], "optimiser": held["optimiser"], **beside}
+    between = at_rest(model, hardware) | beside
     rest = between | for_a_while(model, hardware)
     layer, inside = step.tokens * layer_activations(model, step, hardware.cpu), step.tokens * in_backward(model)
     stream = 4 * step.tokens * shape.hidden
@@ -51,7 +52,7 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     kept += (2 if full else 1) * stream + (0 if model.scalar else 4 * step.predicted * shape.hidden)
     # Tables and their gradients are among what is gathered; not so the copies whose rows adapters train.
     sharded = full and hardware.sharing in ("fsdp2", "zero3")
-    head = 0 if model.scalar or sharded else table if full else 2 * table
+    head = 0 if model.scalar or sharded else table if full or hardware.sharing == "fsdp2" else 2 * table
     cast = casts(model, hardware)
     cast_back = cast / shape.layers if step.checkpointing else cast
     before, within = again * held["gradients"], passing(shape, model.number, not full)
@@ -97,8 +98,7 @@ def adamw_copies(model: Trained, hardware: Hardware, fused: bool) -> float:
 
 def forward_only(model: Trained, tokens: int, hardware: Hardware, beside: Parts, name: str) -> Phase:
     """Tokens through a model that will be trained further, without a backward pass."""
-    held = state(model, hardware)
-    parts = {"weights": held["weights"], "optimiser": held["optimiser"], **beside, **for_a_while(model, hardware)}
+    parts = at_rest(model, hardware) | beside | for_a_while(model, hardware)
     passes = tokens * passing(model.shape, model.number, model.adapters > 0)
     tiles = logits(model, hardware.cpu)
     return Phase(name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": tiles})

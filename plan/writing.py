@@ -8,13 +8,13 @@ from plan.hardware import PER_MACHINE, Hardware
 from plan.memory import (
     Parts,
     Trained,
+    at_rest,
     casts,
     compiled_decoding,
     decode_logits,
     kv_cache,
     passing,
     prefill,
-    state,
     written_with,
 )
 from plan.phases import Phase
@@ -30,8 +30,7 @@ def writing(
     """
     sampling, shape, split = recipe.sampling, policy.shape, recipe.sampling.split
     rows, compiled = rows_at_once(recipe, responses), sampling.engine == "compiled"
-    held = state(policy, hardware)
-    rest = {"weights": held["weights"], "optimiser": held["optimiser"], "decoded layer": policy.decoded, **beside}
+    rest = at_rest(policy, hardware) | {"decoded layer": policy.decoded, **beside}
     rest["autocast copies"] = 0.0 if compiled or split > 1 else casts(policy, hardware)
     if whole := written_with(policy, hardware, split):
         rest["gathered"] = whole

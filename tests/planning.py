@@ -41,6 +41,11 @@ SETTINGS: dict[str, Setting] = {
         "lora.r=16", "lora.merge=false", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="zero3"),
     "ppo, zero3": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
         "ppo.gradient_checkpointing=true",), frozen=True, hardware="zero3"),
+    # After what that round had missed was mended.
+    "reward, zero3": Setting("reward", 512, 9, 8, 4, 1536, 34000, False, 384, (
+        "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="zero3"),
+    "sft, LoRA, tied, fsdp2": Setting("sft", 704, 8, 11, 11, 1920, 26000, True, 640, (
+        "lora.r=32", "lora.merge=false", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
 }  # fmt: skip
 
 
