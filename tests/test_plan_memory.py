@@ -94,7 +94,7 @@ def test_bytes_a_parameter_on_one_of_four_devices(sharing, bf16, expected):
 
 
 def test_zero3_keeps_its_bucket_between_steps():
-    """On a CPU, where memory counts once it is written to, as large as the gradients; in the pass laid out once more."""
+    """On a CPU, where memory counts once it is written to, as large as the gradients; in a pass twice."""
     phases = {phase.name: phase.parts for phase in training(ALL, STEP, on("zero3", 2), {}, fused=True)}
     assert [parts["bucket"] for parts in phases.values()] == [4 * 1480] * 4
     assert phases["loss"]["gathered"] == 4 * 1480 + 4 * 1480
