@@ -61,7 +61,7 @@ def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path, monk
     row = measured(asdict(setting), str(home), str(models), steps=2, seconds=60)
     assert row["steps"] == 2
     assert 0 < row["seconds"] < 5
-    assert row["peak"] > 0 < row["planned"]
+    assert row["planned"] > 0
     assert 0 < utilisation(row)[0] <= utilisation(row)[1] < 1
     assert not list((home / "run").glob("checkpoint-*"))
     assert not (home / "run" / "model").exists()
@@ -96,6 +96,7 @@ def test_a_table_grows_by_processes_of_their_own(tmp_path, capsys):
     assert "| minute/sft/all/64/float32 | " in capsys.readouterr().out
     row = json.loads((tmp_path / "utilisation.json").read_text())[setting.name]
     assert row["tokens"] == A_STEP * 64
+    assert row["peak"] > 0  # of a fresh process: in an old one the allocator may have enough already
 
     # What is there is left out; what is too large for the device is a row.
     main([setting, other], tmp_path, steps=1, seconds=60, side="tests.bench_sides:out_of_memory")
