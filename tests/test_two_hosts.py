@@ -59,6 +59,7 @@ def hosts():
             ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", "cable")
             for device in ("lo", "cable"):
                 ip("-n", name, "link", "set", device, "up")
+            ip("netns", "exec", name, "true")
         yield names
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
