@@ -6,7 +6,7 @@ from torch.optim import AdamW
 
 from engine.models.sharded import accumulating, backward, gathered, prepare_trained, step
 from engine.run import devices, training_state, zero_state
-from engine.run.sharding import of
+from engine.run.sharding import asked_for, of
 from recipes.sections import Model
 from tests.processes import together
 from tests.small_models import small_model
@@ -20,7 +20,8 @@ def prepared(seed):
 
 
 def in_two_groups(model):
-    """As Trainers have it."""
+    """As Trainers have it. ZeRO-3's weights are cut up by then: DeepSpeed is to move none that is whole to a device."""
+    assert {not weight.numel() for weight in model.parameters()} == {asked_for()}
     vectors = {name for name, _ in model.named_parameters() if name.endswith(("norm.weight", "bias"))}
     tables, norms = ([p for name, p in model.named_parameters() if (name in vectors) is one] for one in (False, True))
     return AdamW([{"params": tables}, {"params": norms, "weight_decay": 0.0}], lr=1e-3)
