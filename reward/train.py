@@ -23,7 +23,7 @@ from trl import RewardConfig, RewardTrainer
 
 from engine.data.order import stream
 from engine.data.rows import pair_rows
-from engine.models.adapters import adapted, hold_low
+from engine.models.adapters import adapted
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.packed import PACKED, pack
 from engine.models.pairs import pack_pairs, pair_scores
@@ -48,7 +48,8 @@ def train(recipe: Reward) -> None:
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    model = adapted(load_model(recipe, tokenizer), recipe.lora, tokenizer, recipe.run.seed)
+    base, lora = load_model(recipe, tokenizer), recipe.lora
+    model = adapted(base, lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     callback = RunCallback("rm", folder, recipe.run)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
@@ -83,8 +84,6 @@ def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrained
         model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=shared)
     else:
         model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
-    if recipe.lora.r and not (in_4bit or shared):
-        hold_low(model, compute_dtype(recipe.model))
     if recipe.reward.share_prompts:
         model.set_attn_implementation(PACKED)  # where `auto` is flash-attn: that cannot share
     return model

@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from chatml import IGNORE
 from engine.data.packing import packed
 from engine.data.rows import conversation_rows
-from engine.models.adapters import adapted, hold_low
+from engine.models.adapters import adapted
 from engine.models.loading import load_causal
 from engine.models.logprobs import TokenLogProbs
 from engine.models.packed import pack
@@ -37,13 +37,11 @@ def train(recipe: SFT) -> None:
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    lora, shared = recipe.lora, sharding.asked_for()
-    model = load_causal(
-        recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=lora.load_in_4bit, as_stored=shared
-    )
-    if lora.r and not (lora.load_in_4bit or shared):
-        hold_low(model, compute_dtype(recipe.model))
-    model = adapted(model, lora, tokenizer, recipe.run.seed)
+    base = load_causal(
+        recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=recipe.lora.load_in_4bit,
+        as_stored=sharding.asked_for(),
+    )  # fmt: skip
+    model = adapted(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,

@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
-import reward.train
-import sft.train
+from engine.models import adapters
 from engine.models.adapters import hold_low, lora_config
 from recipes.sections import Lora
 from tests.processes import run_stage
@@ -67,18 +66,18 @@ def test_layers_that_bfloat16_would_round_are_left_alone():
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize(("stage", "module"), [("sft", sft.train), ("reward", reward.train)])
-def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage, module):
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage):
     held = []
 
     def holding(base, dtype):
         hold_low(base, dtype)
         held.append({weight.dtype for weight in base.parameters()})
 
-    monkeypatch.setattr(module, "hold_low", holding)
+    monkeypatch.setattr(adapters, "hold_low", holding)
     lean = alone(setting, stage, *LORA)
     assert held == [{torch.float32, torch.bfloat16}]
-    monkeypatch.setattr(module, "hold_low", lambda base, dtype: None)
+    monkeypatch.setattr(adapters, "hold_low", lambda base, dtype: None)
     whole = alone(setting, stage, *LORA, "run.keep_checkpoints=1")
     assert untimed(lean) == untimed(whole)
     assert same(weights(lean), weights(whole))

@@ -100,7 +100,7 @@ def loaded_and_shared_out(path):
     for rank in (0, 4):
         model = load_causal(path, Model(path=path), tokenizer, trained=True, as_stored=True)
         loaded = {weight.dtype for weight in model.parameters()}
-        model = adapted(model, Lora(r=rank), tokenizer, seed=1)
+        model = adapted(model, Lora(r=rank), tokenizer, 1, torch.bfloat16)
         numbers = sum(weight.numel() for weight in model.parameters())
         share_out(model, accelerator)
         held = sum(weight.to_local().numel() for weight in model.parameters())

@@ -8,6 +8,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
+from engine.run import sharding
 from recipes.sections import Lora
 
 
@@ -38,9 +39,9 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 
 def adapted(
-    base: PreTrainedModel, lora: Lora, tokenizer: PreTrainedTokenizerBase, seed: int
+    base: PreTrainedModel, lora: Lora, tokenizer: PreTrainedTokenizerBase, seed: int, dtype: torch.dtype
 ) -> PreTrainedModel | PeftModel:
-    """A base under the adapters that a recipe asks for, if any.
+    """A base, held as low as `dtype`, that of the computation, allows, under the adapters of a recipe, if any.
 
     They are a function of the seed alone, in float32: peft rounds what it draws to the type that the base is held in.
     To be called before there are TrainingArguments: told by them of ZeRO-3, peft takes the base for cut up already.
@@ -48,6 +49,8 @@ def adapted(
     config = lora_config(lora, base, tokenizer)
     if config is None:
         return base
+    if not (lora.load_in_4bit or sharding.asked_for()):
+        hold_low(base, dtype)
     model = get_peft_model(base, config)
     torch.manual_seed(seed)
     for layer in model.modules():
