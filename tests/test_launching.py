@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from engine.run import launch
 from recipes import RecipeError
@@ -23,9 +24,13 @@ FLAWED = """
 import os, signal, sys
 from accelerate import Accelerator
 from engine.run.entry import run
+from engine.run.launch import Whose
 from recipes import RecipeError
+from recipes.sections import TrainingRun
 
-def stage(flaw):
+def stage(recipe):
+    if flaw == "first" and os.environ["RANK"] == "0":
+        raise RecipeError("before they have met")
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     if flaw == "both":
@@ -37,7 +42,8 @@ def stage(flaw):
         raise {"one": RecipeError("only here"), "bug": KeyError("only here")}[flaw]
     accelerator.wait_for_everyone()
 
-run(stage, sys.argv[1])
+_, flaw, folder = sys.argv
+run(stage, Whose(run=TrainingRun(dir=folder)))
 """
 
 
@@ -145,17 +151,40 @@ def test_what_cannot_be_launched(monkeypatch, tmp_path):
     )
 
 
-def test_exit_codes(capsys):
-    assert launch.exit_code({0: 2, 1: 2}) == 2
-    assert launch.exit_code({0: 1, 1: 2}) == 2
-    assert launch.exit_code({1: 1}) == 1
-    assert launch.exit_code({0: 1, 1: -signal.SIGTERM, 2: 143}) == 1
-    assert launch.exit_code({0: 143, 1: -signal.SIGTERM}) == 143
-    assert capsys.readouterr().err == ""
-    assert launch.exit_code({0: 1, 3: -signal.SIGKILL}) == 137
-    assert capsys.readouterr().err == (
-        "error: process 3 was ended by SIGKILL; the same command continues from the last checkpoint\n"
-    )
+def failures(*ended: tuple[int, int]) -> dict[int, ProcessFailure]:
+    """What the launcher makes of processes, given the exit code of each and the second in which that was seen."""
+    made = {rank: ProcessFailure(rank, 0, code, "") for rank, (code, _) in enumerate(ended)}
+    for rank, (_, second) in enumerate(ended):
+        made[rank].timestamp = second
+    return made
+
+
+TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "killed"),
+    [
+        ([(2, 100), (2, 100)], 2, []),
+        ([(1, 100), (2, 100)], 2, []),
+        ([(1, 100)], 1, []),
+        ([(1, 100), (TERM, 101), (143, 101)], 1, []),
+        ([(143, 100), (TERM, 101)], 143, []),
+        ([(1, 102), (KILL, 100), (TERM, 102)], 137, [1]),  # memory ran out
+        ([(TERM, 130), (KILL, 100), (KILL, 130)], 137, [1]),  # memory ran out, and one waited until the launcher's end
+        ([(2, 100), (KILL, 130)], 2, []),
+        ([(TERM, 100), (KILL, 131)], 143, []),
+        ([(-signal.SIGSEGV, 100), (1, 101)], 139, [0]),
+    ],
+)
+def test_exit_codes(capsys, ended, code, killed):
+    assert launch.exit_code(failures(*ended)) == code
+    names = {KILL: "SIGKILL", -signal.SIGSEGV: "SIGSEGV"}
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: process {rank} was ended by {names[ended[rank][0]]}; "
+        "the same command continues from the last checkpoint"
+        for rank in killed
+    ]
 
 
 @pytest.mark.timeout(120)
@@ -172,6 +201,7 @@ def test_a_launched_run_is_that_of_one_process(tmp_path):
 @pytest.mark.parametrize(
     ("flaw", "code", "said"),
     [
+        ("first", 2, "error: before they have met\n"),
         ("both", 2, "error: a.jsonl:3: no such role\n"),
         ("one", 2, "error: only here\n"),
         ("killed", 137, "error: process 1 was ended by SIGKILL; the same command continues from the last checkpoint\n"),
@@ -180,7 +210,7 @@ def test_a_launched_run_is_that_of_one_process(tmp_path):
 )
 def test_how_a_launch_ends_whose_process_fails(tmp_path, flaw, code, said):
     (tmp_path / "flawed.py").write_text(FLAWED)
-    done, seconds = launched("cpu_2", "flawed", flaw, path=str(tmp_path))
+    done, seconds = launched("cpu_2", "flawed", flaw, str(tmp_path / "run"), path=str(tmp_path))
     assert done.returncode == code, done.stderr
     assert done.stderr.rstrip().endswith(said.rstrip())
     if flaw != "bug":

@@ -35,12 +35,14 @@ PATIENCE = 2.0
 def run(stage: Callable[[Any], None], recipe: Any) -> None:
     """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2.
 
-    SIGTERM leaves with 143, SIGINT with 130; a loop that can save first does so (engine/run/interruption.py). Of
-    several processes that fail alike the first one speaks, and one that fails alone does; each has its log.
+    SIGTERM leaves with 143 (one process of several ends as if it had no handler), SIGINT with 130; a loop that can
+    save first does so (engine/run/interruption.py). Of several processes that fail alike the first one speaks, and
+    one that fails alone does; each has its log.
     """
     if launched() > 1 and isinstance(recipe, Recipe):
         logs.keep(Path(recipe.run.dir))
-    signal.signal(signal.SIGTERM, lambda number, _: leave(128 + number))
+    # One process of several may be waiting for the others in C++, where no handler of Python's gets its turn.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if launched() > 1 else lambda number, _: leave(128 + number))
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     # At each checkpoint it would say that tied weights are stored once.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.run.folder import FINISHED
 from engine.run.limit import OUT_OF_TIME
@@ -19,9 +19,14 @@ from recipes import RecipeError, load_part
 from recipes.schema import Recipe
 from recipes.sections import Lora, Model, TrainingRun
 
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
 CONFIGURATIONS = Path(__file__).parents[2] / "recipes" / "accelerate"
 # Seconds that processes have after SIGTERM or Ctrl-C: PPO finishes its step and saves.
 PATIENCE = 300
+# And after one of them has failed: torch's own figure (PContext.close).
+GRACE = 30
 # Bytes a parameter of the model in `model.path`, before activations: float32 weights, gradients and AdamW's two
 # moments; PPO has two such models and two frozen ones in bfloat16.
 BYTES = {"sft": 16, "reward": 16, "ppo": 2 * 16 + 2 * 2}
@@ -165,7 +170,7 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
     try:
         launch_command(arguments)
     except ChildFailedError as error:
-        sys.exit(exit_code({rank: failure.exitcode for rank, failure in error.failures.items()}))
+        sys.exit(exit_code(error.failures))
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except (AssertionError, ConnectionError, ValueError) as error:  # of a configuration, or of a port in use
@@ -174,14 +179,20 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
     sys.exit(0 if (Path(run.dir) / FINISHED).is_file() else OUT_OF_TIME)
 
 
-def exit_code(codes: Mapping[int, int]) -> int:
+def exit_code(failures: Mapping[int, "ProcessFailure"]) -> int:
     """The launch's, of those of the processes that failed; a process that a signal ended is named, it could not speak.
 
-    A signal comes first (what others say then is that they lost it), then the person's mistakes; SIGTERM is what the
-    launcher ends the others with.
+    A signal comes first (what others say then is that they lost it), then the person's mistakes. What the launcher
+    ended the others with does not count: SIGTERM, and SIGKILL for those that were still there GRACE seconds later.
     """
     ended = (-signal.SIGTERM, 128 + signal.SIGTERM)
-    codes = {rank: code for rank, code in codes.items() if code not in ended} or dict.fromkeys(codes, ended[1])
+    last = min(failure.timestamp for failure in failures.values()) + GRACE
+    codes = {
+        rank: failure.exitcode
+        for rank, failure in failures.items()
+        if failure.exitcode not in ended
+        if failure.exitcode != -signal.SIGKILL or failure.timestamp < last
+    }
     killed = {rank: -code for rank, code in codes.items() if code < 0}
     for rank, number in killed.items():
         print(
@@ -191,7 +202,7 @@ def exit_code(codes: Mapping[int, int]) -> int:
         )
     if killed:
         return 128 + min(killed.values())
-    return 2 if 2 in codes.values() else max(codes.values())
+    return 2 if 2 in codes.values() else max(codes.values(), default=128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,11 @@ def keep(run: Path) -> None:
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))  # how often a launcher has started all again
     start = f"{datetime.now():%Y-%m-%d %H:%M:%S} process {rank} of {processes}, pid {os.getpid()}"
     print(f"--- {start}{f', restart {attempt}' if attempt else ''}", file=log)
+    sys.stdout.flush()
+    sys.stdout.reconfigure(line_buffering=True)  # else a kill would lose the last lines
     if rank == 0:
         sys.stdout, sys.stderr = Both(sys.stdout, log), Both(sys.stderr, log)
         return
-    sys.stdout.flush()
-    sys.stdout.reconfigure(line_buffering=True)  # else a kill would lose the last lines
     _hidden.append(os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1))
     for descriptor in (1, 2):  # what C code prints goes there as well
         os.dup2(log.fileno(), descriptor)
