@@ -5,12 +5,12 @@ the first row TRL's precision and checkpointing are set as ours are; in the seco
 nobody configures it. Steps are timed from the end of the first, which warms up.
 """
 
-import resource
 import tempfile
 from pathlib import Path
 from time import perf_counter
 
 from bench.base import made_base, real
+from bench.clock import peak
 from bench.race import race
 from bench.row import Figures, Row, compare
 
@@ -103,5 +103,4 @@ def recipe(pairs: str, base: str, folder: str):
 
 def figures(batch: int, ends: list[float]) -> Figures:
     """Of the moments at which each step ended."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"pairs_per_second": batch * (len(ends) - 1) / (ends[-1] - ends[0]), "peak_mib": peak}
+    return {"pairs_per_second": batch * (len(ends) - 1) / (ends[-1] - ends[0]), "peak_mib": peak() / 2**20}

@@ -2,24 +2,40 @@
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from recipes import load
 
-# Prepared data goes where nothing else is, and goes away with the tests; `datasets` reads this when it is imported.
+# Prepared data goes where nothing else is, and goes away with the tests; what this machine has of the hub is not looked
+# at. The libraries read this when they are imported.
 CACHE = tempfile.TemporaryDirectory(prefix="plumbline-tests-")
-os.environ["HF_DATASETS_CACHE"] = CACHE.name
+os.environ |= {"HF_DATASETS_CACHE": CACHE.name, "HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
+# A proxy of this machine's is not asked for servers that tests start here.
+os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
 from tests.rows_setting import write_records  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+# The same examples in every run: what one finds, the next one finds as well.
+settings.register_profile("plumbline", derandomize=True)
+settings.load_profile("plumbline")
 
 
 def pytest_collection_finish() -> None:
     """A Trainer collects garbage at its start: a third of a second, were it to look at all that was imported."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def own_precision():
+    """accelerate keeps the precision of a process's first run for all others; few tests have imported it."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def drill(folder: Path, kills: int, seed: int, *changes: str) -> dict[str, int]:
 
 def wait_for(process: subprocess.Popen[bytes], run: Path, step: int, writing: bool) -> None:
     """Until the run has logged `step`, or is writing a checkpoint of that step or a later one."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
             raise UnlikeError(f"the run ended by itself, or hangs: {process.stderr.read().decode()}")

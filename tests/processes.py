@@ -14,7 +14,6 @@ import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -34,14 +33,14 @@ class MemberError(Exception):
 
 
 def together(
-    function: Callable[..., Any], *arguments: Any, processes: int = 2, hardware: str = "ddp", timeout: float = 100
+    function: Callable[..., Any], *arguments: Any, processes: int = 2, hardware: str = "ddp", timeout: float = 500
 ) -> list[Any]:
     """Results by rank. The first process that fails ends it: RecipeError as it was raised, MemberError for the rest.
 
     `function` stands at the top of a module and makes an Accelerator; `hardware` is a key of KINDS. What prints goes to
     the terminal and not to capsys.
     """
-    port, deadline = free_port(), time.monotonic() + timeout
+    port, deadline = 0, time.monotonic() + timeout
     settings, members = environment(hardware, processes), {}
     for rank in range(processes):
         ours, theirs = SERVER.Pipe()
@@ -53,6 +52,8 @@ def together(
         member.start()
         theirs.close()
         members[ours] = (rank, member)
+        if rank == 0:
+            port = ours.recv()
     results: dict[int, Any] = {}
     try:
         pending = set(members)
@@ -60,12 +61,11 @@ def together(
             ready = multiprocessing.connection.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise MemberError(f"no end after {timeout} s; finished: {sorted(results)}")
-            for end in ready:
-                rank, _ = members[end]
-                try:
-                    done, value = end.recv()
-                except EOFError:
-                    raise MemberError(f"process {rank} died") from None
+            said = {members[end][0]: _said(end) for end in ready}
+            for rank, result in said.items():  # first of all, since others then say that they have lost it
+                if result is None:
+                    raise MemberError(f"process {rank} died")
+            for rank, (done, value) in said.items():
                 if not done:
                     raise value
                 results[rank] = value
@@ -82,7 +82,7 @@ def together(
 
 
 def run_stage(
-    stage: str, recipe: Path | str, *overrides: str, processes: int = 2, hardware: str = "ddp", timeout: float = 100
+    stage: str, recipe: Path | str, *overrides: str, processes: int = 2, hardware: str = "ddp", timeout: float = 500
 ) -> None:
     """Run `python -m STAGE RECIPE overrides` to its end in `processes` processes."""
     together(
@@ -110,10 +110,12 @@ def environment(hardware: str, processes: int) -> dict[str, str]:
     return {name: value for name, value in told.items() if name.startswith(prefixes)} | ours
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _said(end: Any) -> tuple[bool, Any] | None:
+    """What a process has sent, None if it has died."""
+    try:
+        return end.recv()
+    except EOFError:
+        return None
 
 
 def _stage(stage: str, recipe: str, overrides: list[str]) -> None:
@@ -141,6 +143,13 @@ def _member(
     from recipes import RecipeError
 
     torch.set_num_threads(1)
+    if variables["RANK"] == "0":
+        # The group meets at a port that is open already, so that nothing else takes it in between.
+        store = torch.distributed.TCPStore(
+            "127.0.0.1", 0, int(variables["WORLD_SIZE"]), is_master=True, multi_tenant=True, wait_for_workers=False
+        )
+        os.environ["MASTER_PORT"] = str(store.port)
+        end.send(store.port)
     if hardware == "fsdp2":
         fsdp2_on_cpu()
     found, join = [], torch.distributed.init_process_group
@@ -159,10 +168,12 @@ def _member(
         if torch.distributed.is_initialized():  # the others may still be at work with this one
             torch.distributed.barrier()
         end.send((True, result))
+        return
     except RecipeError as error:
         end.send((False, error))
     except BaseException:
         end.send((False, MemberError(f"process {variables['RANK']}:\n{traceback.format_exc()}")))
+    end.poll(timeout)  # until it is killed: others that lost it would fail as well, and might be heard first
 
 
 def fsdp2_on_cpu() -> None:

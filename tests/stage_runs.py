@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +36,30 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> str:
 
 def command(stage: str, recipe: Path | str, *overrides: str) -> list[str]:
     return [sys.executable, "-m", stage, str(recipe), *overrides]
+
+
+# A stage that kills itself as by kill -9 once it has logged a step.
+KILLED = """
+import os, runpy, signal, sys
+from engine.run.metrics import MetricsLog
+
+_, stage, last, *arguments = sys.argv
+append = MetricsLog.append
+
+def append_and_die(log, row):
+    append(log, row)
+    if row["step"] >= int(last):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+MetricsLog.append, sys.argv = append_and_die, [stage, *arguments]
+runpy.run_module(stage, run_name="__main__", alter_sys=True)
+"""
+
+
+def killed_after(step: int, stage: str, recipe: Path | str, *overrides: str) -> None:
+    """Run a stage in a process of its own, gone when it has logged `step`: a poll from here might come too late."""
+    command = [sys.executable, "-c", KILLED, stage, str(step), str(recipe), *overrides]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
 
 
 def untimed(run: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ CONFIGURATIONS = sorted(path.stem for path in launch.CONFIGURATIONS.glob("*.yaml
 FLAWED = """
 import os, signal, sys
 from accelerate import Accelerator
-from engine.run.entry import run
+from engine.run import entry
 from engine.run.launch import Whose
 from recipes import RecipeError
 from recipes.sections import TrainingRun
@@ -43,7 +43,9 @@ def stage(recipe):
     accelerator.wait_for_everyone()
 
 _, flaw, folder = sys.argv
-run(stage, Whose(run=TrainingRun(dir=folder)))
+if flaw == "both" or os.environ["RANK"] == "0":
+    entry.PATIENCE = 60  # however late the launcher is, it ends these before they speak
+entry.run(stage, Whose(run=TrainingRun(dir=folder)))
 """
 
 
@@ -52,7 +54,7 @@ def launched(*arguments: str, path: str = "") -> tuple[subprocess.CompletedProce
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "engine.run.launch", *arguments],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     return done, time.perf_counter() - began
 
@@ -187,7 +189,6 @@ def test_exit_codes(capsys, ended, code, killed):
     ]
 
 
-@pytest.mark.timeout(120)
 def test_a_launched_run_is_that_of_one_process(tmp_path):
     setting = make_setting(tmp_path)
     done, _ = launched("cpu_2", "sft", str(setting / "sft.yaml"), f"run.dir={tmp_path / 'run'}")
@@ -197,7 +198,6 @@ def test_a_launched_run_is_that_of_one_process(tmp_path):
     assert_same_run(alone(setting, "sft"), tmp_path / "run")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("flaw", "code", "said"),
     [
@@ -217,4 +217,4 @@ def test_how_a_launch_ends_whose_process_fails(tmp_path, flaw, code, said):
         assert done.stderr == said
     else:
         assert done.stderr.count("Traceback") == 1
-    assert seconds < 60
+    assert seconds < launch.GRACE

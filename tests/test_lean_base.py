@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -23,14 +22,6 @@ LORA = ["lora.r=4", "trainer.learning_rate=1e-2", "model.dtype=bfloat16"]
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("lean"))
-
-
-@pytest.fixture(autouse=True)
-def own_precision():
-    """accelerate keeps the precision of a process's first run for all others."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_what_is_computed_stays_the_same_to_the_last_bit():
@@ -93,7 +84,6 @@ def test_merged_is_base_and_adapter_in_float32(setting):
         assert_close(weight, expected[name], atol=1e-6, rtol=0)
 
 
-@pytest.mark.timeout(100)
 def test_shared_out_it_learns_the_same(setting, tmp_path):
     """FSDP2 has no autocast: norms and what is added up are in bfloat16 too, so no more than near it."""
     run_stage("sft", setting / "sft.yaml", *LORA, f"run.dir={tmp_path}", hardware="fsdp2")

@@ -26,7 +26,7 @@ def make(tmp_path):
     (tmp_path / "python").chmod(0o755)
     # Nothing of a make that this test may itself run under.
     outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "TINY", "MINI", "SEED", "ARGS", "RECIPE", "HARDWARE")
-    clean = {name: value for name, value in os.environ.items() if name not in outer}
+    clean = {name: value for name, value in os.environ.items() if name not in outer} | {"LC_ALL": "C"}
 
     def run(*arguments: str, fails: str = "none") -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
         done = subprocess.run(

@@ -32,7 +32,6 @@ def alone(setting, tmp_path_factory):
     return run
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize(("processes", "hardware"), [(2, "ddp"), (4, "fsdp2"), (2, "zero3")])
 def test_teams_write_what_one_process_writes(setting, alone, tmp_path, processes, hardware):
     changes = [*CHANGES, "sampling.split=2"]
@@ -40,7 +39,6 @@ def test_teams_write_what_one_process_writes(setting, alone, tmp_path, processes
     assert_the_same_run(tmp_path, alone)
 
 
-@pytest.mark.timeout(200)
 def test_sets_and_heldout_prompts_of_a_team(setting, tmp_path):
     """Recorded sets reach the process that asked; one process has no prompt left at the end, and writes along."""
     changes = [*CHANGES, "ppo.steps=2", "sampling.logprobs=truncated",
@@ -63,7 +61,6 @@ def pieces_of():
     return held, sum(weight.numel() for weight in whole.parameters()), float(difference), left
 
 
-@pytest.mark.timeout(100)
 def test_each_has_its_part_of_the_layers_and_the_head():
     """101 rows of a head in two pieces of 51; biases and norms of heads; nothing is kept when the answers are there."""
     for held, whole, difference, left in together(pieces_of):
@@ -87,7 +84,6 @@ def written_by(seeds):
     return mine
 
 
-@pytest.mark.timeout(100)
 def test_a_team_goes_by_what_its_first_process_draws():
     """Rounding might let two processes draw different tokens; they would wait for each other for good."""
     assert together(written_by, [3, 4]) == written_by([3])

@@ -59,7 +59,6 @@ def assert_the_same_run(run, alone):
             assert_close(ours[key], theirs[key], atol=1e-4, rtol=0)
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     ("processes", "hardware"), [(2, "ddp"), (3, "ddp"), (2, "fsdp2"), (3, "fsdp2"), (2, "zero2"), (2, "zero3")]
 )
@@ -67,7 +66,6 @@ def test_several_processes_are_one(alone, together, processes, hardware):
     assert_the_same_run(together(processes, hardware), alone)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("written_by", "step", "goes_on"),
     [
@@ -109,7 +107,6 @@ def short_is_good(record, answer):
     return {"gold": -len(answer)}
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize("name", KNOBS)
 def test_knobs_that_look_across_responses(setting, tmp_path, name):
     held_out = [f"data.heldout={{path: {setting.parent}/prompts.jsonl, take: 5}}"] * (name == "held out")
@@ -119,7 +116,6 @@ def test_knobs_that_look_across_responses(setting, tmp_path, name):
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.timeout(200)
 def test_one_base_with_four_roles_in_two_processes(setting, tmp_path):
     changes = [*CHANGES, "ppo.steps=3", *make_adapters(setting.parent), "models=shared"]
     train(recipe_of(setting, f"run.dir={tmp_path / 'one'}", *changes))
@@ -133,7 +129,6 @@ def test_one_base_with_four_roles_in_two_processes(setting, tmp_path):
         run_stage("ppo", setting, f"run.dir={tmp_path / 'sharded'}", *changes, hardware="fsdp2")
 
 
-@pytest.mark.timeout(100)
 def test_an_early_stop_is_not_for_deepspeed(setting, tmp_path):
     with pytest.raises(RunError) as error:
         run_stage("ppo", setting, f"run.dir={tmp_path}", "ppo.target_approx_kl=0.1", hardware="zero2")

@@ -1,17 +1,14 @@
 """Runs of PPO through its entry point: the value-only steps, kill and resume, what a person sees of a mistake."""
 
 import json
-import os
-import signal
 import subprocess
-import time
 
 import pytest
 
 from engine.run.metrics import read
 from ppo.train import train
 from tests.ppo_setting import make_setting, recipe_of
-from tests.stage_runs import command, same, untimed, weights
+from tests.stage_runs import command, killed_after, same, untimed, weights
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +59,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(recipe_of(setting, f"run.dir={whole}", *long))
 
-    process = subprocess.Popen(command("ppo", setting, f"run.dir={killed}", *long), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not any(row["step"] >= 4 for row in read(killed / "metrics.jsonl")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killed_after(4, "ppo", setting, f"run.dir={killed}", *long)
     assert not (killed / "finished.json").exists()
     assert (killed / "checkpoint-3" / "COMPLETE").exists()
 

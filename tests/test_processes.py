@@ -44,14 +44,12 @@ def stuck() -> None:
         signal.pause()
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("hardware", ["ddp", "fsdp2"])
 def test_processes_know_of_each_other(hardware):
     assert together(who, processes=3, hardware=hardware) == [(0, 3), (1, 3), (2, 3)]
     assert together(who, processes=1, hardware=hardware) == [(0, 1)]
 
 
-@pytest.mark.timeout(60)
 def test_processes_that_each_believe_to_be_alone_are_found_out():
     with pytest.raises(MemberError, match=r"AssertionError: 2 processes, found \[\]"):
         together(alone)
@@ -59,7 +57,6 @@ def test_processes_that_each_believe_to_be_alone_are_found_out():
         together(unsharded, hardware="fsdp2")
 
 
-@pytest.mark.timeout(60)
 def test_what_becomes_of_a_process_that_fails():
     with pytest.raises(RecipeError, match=r"a\.jsonl:3: no such role"):
         together(mistaken, 0)

@@ -31,23 +31,22 @@ def launch(*arguments, restarts=0, stage="ppo", path=""):
     )  # fmt: skip
 
 
-@pytest.mark.timeout(280)
 def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(setting, tmp_path):
     steps = ["ppo.steps=12", "run.save_steps=2", "run.local_dir=" + str(tmp_path / "disk")]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = launch(setting, f"run.dir={whole}", *steps)
-    out, err = done.communicate(timeout=120)
+    out, err = done.communicate(timeout=500)
     assert done.returncode == 0, err
 
     process = launch(setting, f"run.dir={killed}", *steps, restarts=1)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not any(row["step"] >= 4 for row in read(killed / "metrics.jsonl")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     log = killed / "logs" / "process-1.log"
     os.kill(int(re.search(r"pid (\d+)", log.read_text())[1]), signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     assert f"{killed}: continuing from checkpoint-" in out
     assert out.count("finished, 12 steps") == 1
@@ -74,10 +73,9 @@ def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(setting, 
         assert row["straggler_seconds"] == pytest.approx(lost, abs=1e-5)
 
 
-@pytest.mark.timeout(200)
 def test_a_launch_whose_time_is_over_ends_with_75(setting, tmp_path):
     process = launch(setting, f"run.dir={tmp_path}/run", "run.max_hours=1e-6", restarts=2)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 75, err
     assert out.endswith(
         f"{tmp_path}/run: run.max_hours=1e-06 is nearly over; saved checkpoint-1; "
@@ -86,7 +84,6 @@ def test_a_launch_whose_time_is_over_ends_with_75(setting, tmp_path):
     assert (tmp_path / "run" / "logs" / "process-1.log").read_text().count("---") == 1  # not started again
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     ("flaw", "told"),
     [
@@ -111,7 +108,7 @@ ppo.train.judge = judge
 run(ppo.train.train, recipe_of(sys.argv[1], *sys.argv[2:]))
 """)
     process = launch(setting, f"run.dir={tmp_path}/run", stage="spoilt", path=tmp_path)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=500)
     assert process.returncode == (2 if "RunError" in flaw else 1)
     assert told in err
     assert told in (tmp_path / "run" / "logs" / "process-1.log").read_text()

@@ -1,10 +1,6 @@
 """Reward model runs: the loss against a plain rewriting, offset, evaluation by pairs, RM from PMP."""
 
 import json
-import os
-import signal
-import subprocess
-import time
 
 import pytest
 import torch
@@ -17,12 +13,11 @@ from engine.models.loading import load_scalar
 from engine.models.responses import sequence_scores
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunError
-from engine.run.metrics import read
 from recipes import RecipeError, load
 from recipes.sections import Model
 from reward.recipe import Reward
 from reward.train import collate, load_model, pair_metrics, train
-from tests.stage_runs import command, same, untimed, weights, write_base, write_jsonl
+from tests.stage_runs import killed_after, same, untimed, weights, write_base, write_jsonl
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
 RECIPE = """
@@ -195,14 +190,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(setting, tmp_path):
     long = ["trainer.max_steps=8", "run.save_steps=3"]
     train(recipe_of(setting, tmp_path / "whole", *long))
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command("reward", setting / "rm.yaml", f"run.dir={killed}", *long), stdout=subprocess.DEVNULL
-    )  # fmt: skip
-    while not any(row["step"] >= 4 for row in read(killed / "metrics.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killed_after(4, "reward", setting / "rm.yaml", f"run.dir={killed}", *long)
     train(recipe_of(setting, killed, *long))
     assert untimed(killed)[:8] == untimed(tmp_path / "whole")[:8]
     assert same(weights(killed), weights(tmp_path / "whole"))

@@ -1,10 +1,7 @@
 """SFT runs: the loss against plain cross-entropy, invariances, LoRA, resume."""
 
-import os
 import shutil
-import signal
 import subprocess
-import time
 
 import pytest
 import torch
@@ -15,11 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatml import control, encode
 from engine.run.folder import RunError
-from engine.run.metrics import read
 from recipes import load
 from sft.recipe import SFT
 from sft.train import train
-from tests.stage_runs import command, same, unfinish, untimed, weights, write_base, write_jsonl
+from tests.stage_runs import command, killed_after, same, unfinish, untimed, weights, write_base, write_jsonl
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
 RECIPE = """
@@ -163,14 +159,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(setting, tmp_path, lora):
     long = ["trainer.max_steps=8", f"lora.r={lora}", "model.attention_dropout=0.1", "run.save_steps=3"]
     expected = run(setting, tmp_path / "whole", *long)
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command("sft", setting / "sft.yaml", f"run.dir={killed}", *long), stdout=subprocess.DEVNULL
-    )  # fmt: skip
-    while not any(row["step"] >= 4 for row in read(killed / "metrics.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killed_after(4, "sft", setting / "sft.yaml", f"run.dir={killed}", *long)
     assert not (killed / "finished.json").exists()
     again = run(setting, killed, *long)
     assert again[:8] == expected[:8]

@@ -23,7 +23,6 @@ def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("sharded"))
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("stage", "hardware", "then"),
     [
@@ -42,7 +41,6 @@ def test_sharded_is_whole_and_goes_on(setting, tmp_path, stage, hardware, then):
     follow(setting, stage, tmp_path, (2, hardware), then, "trainer.gradient_checkpointing=true")
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("stage", "hardware", "then"),
     [
@@ -69,7 +67,6 @@ def follow(setting, stage, run, first, then, *overrides):
         assert_same_run(expected, run)
 
 
-@pytest.mark.timeout(100)
 @pytest.mark.parametrize("hardware", ["fsdp2", "zero2", "zero3"])
 def test_the_best_checkpoint_is_taken_whoever_wrote_it(setting, tmp_path, hardware):
     best = ["reward.keep_best=true", "trainer.learning_rate=3e-2", "run.save_steps=1"]
@@ -83,7 +80,6 @@ def test_the_best_checkpoint_is_taken_whoever_wrote_it(setting, tmp_path, hardwa
     assert same(weights(run), weights(run, f"checkpoint-{best}"))
 
 
-@pytest.mark.timeout(100)
 def test_what_is_refused_under_deepspeed(setting, tmp_path):
     with pytest.raises(RunError) as error:
         run_stage("sft", setting / "sft.yaml", "trainer.optim=adafactor", f"run.dir={tmp_path}", hardware="zero2")
@@ -112,7 +108,6 @@ def loaded_and_shared_out(path):
     return found
 
 
-@pytest.mark.timeout(100)
 def test_weights_become_float32_in_pieces(setting):
     """Processes of a machine share the file's pages until then: none has the whole model in float32. What is frozen
     stays in bfloat16, if it is computed with in bfloat16."""
@@ -122,7 +117,6 @@ def test_weights_become_float32_in_pieces(setting):
         assert lora == (stored, whole, stored, pytest.approx(0.5, abs=0.01))
 
 
-@pytest.mark.timeout(100)
 def test_tied_embeddings_under_fsdp2(tmp_path):
     setting, run = make_setting(tmp_path / "setting", tie_word_embeddings=True), tmp_path / "run"
     follow(setting, "sft", run, (1, "none"), [(2, "fsdp2"), (1, "none")])

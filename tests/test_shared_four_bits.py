@@ -168,7 +168,6 @@ def test_in_bfloat16_what_stays_whole_is_of_that_type(setting, tmp_path):
 
 
 @needs_bitsandbytes
-@pytest.mark.timeout(200)
 def test_two_processes_are_one(setting, tmp_path):
     changes = ["ppo.micro_batch_tokens=40", "ppo.policy_learning_rate=1e-3", "ppo.value_learning_rate=1e-3"]
     train(in_4bit(setting, f"run.dir={tmp_path / 'one'}", *changes))

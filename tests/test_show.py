@@ -1,6 +1,7 @@
 """`make show`: the page as a person reads it, from every stage's recipe and on data of every kind."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -230,10 +231,11 @@ def test_real_data(page, file, overrides, kind):
 
 def test_colour_instead_of_brackets(folder):
     command = [sys.executable, "-m", "eval.show", f"{folder}/sft.yaml", "show.rows=1"]
-    colour = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "PATH": ""}
+    plainly = {"PATH": "", "HF_DATASETS_CACHE": os.environ["HF_DATASETS_CACHE"]}
+    colour = plainly | {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     plain, coloured = (
-        subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=env, cwd=ROOT).stdout
-        for env in ({"PATH": ""}, colour)
+        subprocess.run(command, capture_output=True, text=True, check=True, env=env, cwd=ROOT).stdout
+        for env in (plainly, colour)
     )
     assert "⟦seven␛[31m<|im_end|>⟧" in plain
     assert "\x1b" not in plain

@@ -44,12 +44,12 @@ def test_a_signal_saves_and_leaves_with_its_code(setting, tmp_path, number, code
         command("ppo", setting, f"run.dir={tmp_path}", *ENDLESS), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not read(tmp_path / "metrics.jsonl"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == code
     rows = read(tmp_path / "metrics.jsonl")
     assert checkpoints.newest(tmp_path) == tmp_path / f"checkpoint-{len(rows)}"

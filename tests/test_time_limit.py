@@ -87,7 +87,7 @@ def test_it_leaves_before_the_limit(ppo, tmp_path, monkeypatch):
     monkeypatch.setattr(limit.psutil.Process, "create_time", lambda self: began)
     with pytest.raises(SystemExit):
         run_ppo(ppo, f"run.dir={tmp_path}", f"run.max_hours={16 / 3600}", "ppo.steps=5000")
-    assert began + 3 < time.time() < began + 16
+    assert time.time() < began + 16
 
 
 def test_the_margin_is_the_longest_of_each(monkeypatch):

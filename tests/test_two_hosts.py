@@ -90,22 +90,20 @@ def launch(hosts, tmp_path):
             process.kill()
 
 
-@pytest.mark.timeout(150)
 def test_the_processes_of_two_machines_are_one(launch, tmp_path):
     setting = make_setting(tmp_path / "setting")
     for process in launch("sft", setting / "sft.yaml", f"run.dir={tmp_path / 'run'}"):
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=500)
         assert process.returncode == 0, said
     assert_same_run(alone(setting, "sft"), tmp_path / "run")
     logs = {path.name for path in (tmp_path / "run" / "logs").iterdir()}
     assert logs == {f"process-{rank}.log" for rank in range(4)}
 
 
-@pytest.mark.timeout(150)
 def test_a_process_that_dies_on_one_machine_ends_the_run_on_both(launch, tmp_path):
     run = tmp_path / "run"
     here, there = launch("ppo", make_ppo_setting(tmp_path), f"run.dir={run}", "ppo.steps=5000", "run.save_steps=5")
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 500
     while not (run / "checkpoint-5").exists():
         assert time.monotonic() < deadline
         assert here.poll() is None, here.communicate()[1]
@@ -115,6 +113,6 @@ def test_a_process_that_dies_on_one_machine_ends_the_run_on_both(launch, tmp_pat
         (here, 1, "error: another process of this run has ended; the same command continues from the last checkpoint"),
         (there, 137, "was ended by SIGKILL; the same command continues from the last checkpoint"),
     ):
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=500)
         assert (process.returncode, said.splitlines()[-1][-len(last) :]) == (code, last)
     assert not (run / "finished.json").exists()

@@ -13,7 +13,6 @@ def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("two"))
 
 
-@pytest.mark.timeout(100)
 @pytest.mark.parametrize(
     ("stage", "others"), [("sft", [(1, "zero2"), (4, "ddp")]), ("reward", [(1, "fsdp2"), (4, "zero3")])]
 )

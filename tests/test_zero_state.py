@@ -63,7 +63,6 @@ def joined(shares):
     return found
 
 
-@pytest.mark.timeout(100)
 @pytest.mark.parametrize(("by", "then"), [("zero2", "zero3"), ("zero3", "zero2")])
 def test_two_processes_write_and_three_read(tmp_path, by, then):
     together(write, tmp_path, processes=2, hardware=by)

@@ -7,7 +7,9 @@ the choice of the CPU is made explicit and the number of processes is compared w
 import ctypes
 import gc
 import os
+import re
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -19,6 +21,8 @@ from recipes.sections import Model
 
 # Of malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Of the first process of several, what keeps the port open at which they meet.
+_held: list[torch.distributed.TCPStore] = []
 
 
 def compute_dtype(model: Model) -> torch.dtype:
@@ -80,6 +84,19 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def hold_port() -> None:
+    """Open the port at which the processes will meet, in the first of them: loading may take minutes until they do,
+    and any other program could have taken it by then. torch finds what is open here and takes it."""
+    there = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # the launcher holds it
+    if launched() > 1 and not there and os.environ["RANK"] == "0":
+        port = int(os.environ["MASTER_PORT"])
+        _held.append(
+            torch.distributed.TCPStore(
+                "127.0.0.1", port, launched(), is_master=True, multi_tenant=True, wait_for_workers=False
+            )
+        )
+
+
 def check_processes(found: int) -> None:
     """Raises RunError if not all launched processes are in one group: each would do the whole work by itself."""
     if found != launched():
@@ -109,6 +126,10 @@ def peak_memory() -> int:
     """Bytes: the GPU allocator's peak where there is a GPU, else the process's peak resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    import resource
+    status = Path("/proc/self/status")
+    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(peak[1]) * 1024
+    import resource  # on Linux its figure begins with the peak of whoever started this process
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

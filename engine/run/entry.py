@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from chatml import RecordError
 from engine.run import logs
-from engine.run.devices import launched
+from engine.run.devices import hold_port, launched
 from engine.run.folder import AlreadyFinishedError, is_main_process
 from recipes import RecipeError
 from recipes.schema import Recipe
@@ -50,6 +50,7 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     # DeepSpeed, where it is installed, says on standard output that there is no GPU, unless told.
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    hold_port()
     disable_progress_bars()
     transformers_logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
     try:

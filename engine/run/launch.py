@@ -166,6 +166,9 @@ def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
     if "--main_process_port" in how:  # one machine
         # Else processes that are started again find the addresses of those before, and wait for them.
         arguments.standalone, os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = True, "1"
+        arguments.local_addr = "127.0.0.1"  # its own name need not be one that it can look up
+        # Who lost whom is said in a line of ours; of several machines torch's own tell why they do not meet.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.disable(logging.CRITICAL)
     try:
         launch_command(arguments)
