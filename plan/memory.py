@@ -16,8 +16,8 @@ from plan.shape import Shape
 Parts = dict[str, float]
 """bytes by what they are of"""
 
-# DeepSpeed's own defaults: numbers in its bucket of gradients, and numbers of gathered weights that stay.
-REDUCE_BUCKET, LIVE_PARAMETERS = 5e8, 1e9
+# DeepSpeed's own defaults: numbers in its bucket of gradients, of gathered weights that stay, of those gathered ahead.
+REDUCE_BUCKET, LIVE_PARAMETERS, PREFETCH_BUCKET = 5e8, 1e9, 5e7
 # A weight in 4 bits: with it for every 64 a scale of 8 bits, for every 256 of those one of 32.
 IN_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -124,21 +124,23 @@ def at_rest(model: Trained, hardware: Hardware) -> Parts:
     return {part: size for part, size in state(model, hardware).items() if part != "gradients"}
 
 
-def gathered(model: Trained, hardware: Hardware) -> float:
-    """Whole weights and gradients that sharded processes hold for a while.
+def gathered(model: Trained, hardware: Hardware, forward: bool) -> float:
+    """Whole weights, and on the way back gradients, that sharded processes hold for a while.
 
     FSDP2: tables for the whole pass; of the layers two, of which one is fetched ahead, and one layer's gradients.
-    DeepSpeed: a bucket of gradients, under ZeRO-3 laid out anew to be shared out; and all weights of small models.
+    DeepSpeed: a bucket of gradients, under ZeRO-3 laid out anew to be shared out. There all weights of small models,
+    and on the way forward what they were gathered into ahead: copied at once, it stays until the last of them is used.
     """
     shape, e = model.shape, model.number
     tables = shape.table * (1 if model.scalar or shape.tied else 2)
     match hardware.sharing:
         case "fsdp2":
-            gradients = 0 if model.adapters else tables + shape.layer_parameters
+            gradients = 0 if model.adapters or forward else tables + shape.layer_parameters
             return e * (tables + 2 * shape.layer_parameters + gradients)
         case "zero3":
-            return e * min(model.base, LIVE_PARAMETERS) + e * min(model.trained, REDUCE_BUCKET)
-        case "zero1" | "zero2":
+            besides = min(model.base, PREFETCH_BUCKET) if forward else min(model.trained, REDUCE_BUCKET)
+            return e * (min(model.base, LIVE_PARAMETERS) + besides)
+        case "zero1" | "zero2" if not forward:
             return e * min(model.trained, REDUCE_BUCKET)
     return 0.0
 

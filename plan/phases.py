@@ -44,7 +44,8 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     table = (4 if full or hardware.sharing in ("none", "ddp") else model.number) * shape.table
     held = state(model, hardware)
     between = at_rest(model, hardware) | beside
-    rest = between | for_a_while(model, hardware)
+    forward = between | for_a_while(model, hardware, forward=True)
+    back = between | for_a_while(model, hardware, forward=False)
     layer, inside = step.tokens * layer_activations(model, step, hardware.cpu), step.tokens * in_backward(model)
     stream = 4 * step.tokens * shape.hidden
     kept = shape.layers * (stream if step.checkpointing else layer)
@@ -64,14 +65,14 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     else:
         tables = table
     return [
-        Phase(f"{name}loss", rest | {
+        Phase(f"{name}loss", forward | {
             "gradients": before, "activations": kept + step.tokens * within * step.checkpointing,
             "autocast copies": cast, "logits": logits(model, hardware.cpu),
         }),
-        Phase(f"{name}backward, last layer", rest | {
+        Phase(f"{name}backward, last layer", back | {
             "gradients": before + head, "activations": kept + recomputed + inside, "autocast copies": cast_back,
         }),
-        Phase(f"{name}backward, first layer", rest | {
+        Phase(f"{name}backward, first layer", back | {
             "gradients": held["gradients"] + tables, "activations": stream * 2 + layer + inside,
             "autocast copies": cast / shape.layers,
         }),
@@ -81,9 +82,9 @@ def training(model: Trained, step: Pass, hardware: Hardware, beside: Parts, fuse
     ]  # fmt: skip
 
 
-def for_a_while(model: Trained, hardware: Hardware) -> Parts:
-    """Weights that are whole only while the model computes."""
-    parts = {"gathered": gathered(model, hardware), "decoded layer": model.decoded}
+def for_a_while(model: Trained, hardware: Hardware, forward: bool) -> Parts:
+    """Weights that are whole only while the model computes, in its `forward` pass or in the one back."""
+    parts = {"gathered": gathered(model, hardware, forward), "decoded layer": model.decoded}
     return {name: size for name, size in parts.items() if size}
 
 
@@ -98,7 +99,7 @@ def adamw_copies(model: Trained, hardware: Hardware, fused: bool) -> float:
 
 def forward_only(model: Trained, tokens: int, hardware: Hardware, beside: Parts, name: str) -> Phase:
     """Tokens through a model that will be trained further, without a backward pass."""
-    parts = at_rest(model, hardware) | beside | for_a_while(model, hardware)
+    parts = at_rest(model, hardware) | beside | for_a_while(model, hardware, forward=True)
     passes = tokens * passing(model.shape, model.number, model.adapters > 0)
     tiles = logits(model, hardware.cpu)
     return Phase(name, parts | {"activations": passes, "autocast copies": casts(model, hardware), "logits": tiles})

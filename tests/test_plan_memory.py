@@ -94,17 +94,24 @@ def test_bytes_a_parameter_on_one_of_four_devices(sharing, bf16, expected):
 
 
 def test_zero3_keeps_its_bucket_between_steps():
-    """On a CPU, where memory counts once it is written to, as large as the gradients; in a pass twice."""
+    """On a CPU, where memory counts once it is written to, as large as the gradients; on the way back twice."""
     phases = {phase.name: phase.parts for phase in training(ALL, STEP, on("zero3", 2), {}, fused=True)}
     assert [parts["bucket"] for parts in phases.values()] == [4 * 1480] * 4
-    assert phases["loss"]["gathered"] == 4 * 1480 + 4 * 1480
+    assert phases["loss"]["gathered"] == 4 * 1480 + 4 * 1480  # weights, and what they were gathered into ahead
+    assert phases["backward, last layer"]["gathered"] == 4 * 1480 + 4 * 1480  # weights, and gradients to share out
     assert "gathered" not in phases["optimiser's step"]
 
 
 def test_what_sharded_processes_gather():
-    # the table once, two layers, and gradients of the table and of one layer
-    assert gathered(ALL, on("fsdp2", 4)) == 4 * (256 + 2 * 608 + 256 + 608)
-    assert gathered(ALL, on()) == 0
+    # the table once, two layers; on the way back gradients of the table and of one layer
+    assert gathered(ALL, on("fsdp2", 4), forward=True) == 4 * (256 + 2 * 608)
+    assert gathered(ALL, on("fsdp2", 4), forward=False) == 4 * (256 + 2 * 608 + 256 + 608)
+    assert gathered(ALL, on("zero2", 4), forward=True) == gathered(ALL, on(), forward=False) == 0
+    assert gathered(ALL, on("zero2", 4), forward=False) == 4 * 1480
+    # of ZeRO-3 no more than 5e7 numbers ahead, 1e9 weights, 5e8 gradients
+    large = Trained(replace(SMALL, parameters=3 * 10**9), scalar=False, adapters=0, bf16=True)
+    found = [gathered(large, on("zero3", 4), forward) for forward in (True, False)]
+    assert found == [2 * (1e9 + 5e7), 2 * (1e9 + 5e8)]
 
 
 def test_what_is_gathered_to_write():
