@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.run import devices
+from engine.run.folder import RunError
 
 # A process larger than what it starts.
 LARGE = """
@@ -45,6 +46,18 @@ def test_the_first_process_holds_the_port_until_all_have_met(group):
     )  # as torch does when they meet
     first.set("said", "by the first")
     assert second.get("said") == b"by the first"
+
+
+def test_a_port_that_is_taken_is_said_at_once(group):
+    with socket.socket() as other:
+        other.bind(("", group))
+        other.listen()
+        with pytest.raises(RunError) as error:
+            devices.hold_port()
+    assert str(error.value) == (
+        f"port {group}, at which the processes would meet, is taken by another program; run the same command again, "
+        "or where a configuration of accelerate names it, give main_process_port another"
+    )
 
 
 @pytest.mark.parametrize("other", [{"RANK": "1"}, {"WORLD_SIZE": "1"}, {"TORCHELASTIC_USE_AGENT_STORE": "True"}])

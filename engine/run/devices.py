@@ -86,15 +86,24 @@ def launched() -> int:
 
 def hold_port() -> None:
     """Open the port at which the processes will meet, in the first of them: loading may take minutes until they do,
-    and any other program could have taken it by then. torch finds what is open here and takes it."""
+    and any other program could have taken it by then. torch finds what is open here and takes it.
+
+    Raises RunError if it is taken already.
+    """
     there = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # the launcher holds it
-    if launched() > 1 and not there and os.environ["RANK"] == "0":
-        port = int(os.environ["MASTER_PORT"])
-        _held.append(
-            torch.distributed.TCPStore(
-                "127.0.0.1", port, launched(), is_master=True, multi_tenant=True, wait_for_workers=False
-            )
+    if launched() == 1 or there or os.environ["RANK"] != "0":
+        return
+    port = int(os.environ["MASTER_PORT"])
+    try:
+        store = torch.distributed.TCPStore(
+            "127.0.0.1", port, launched(), is_master=True, multi_tenant=True, wait_for_workers=False
         )
+    except torch.distributed.DistNetworkError:
+        raise RunError(
+            f"port {port}, at which the processes would meet, is taken by another program; run the same command again, "
+            "or where a configuration of accelerate names it, give main_process_port another"
+        ) from None
+    _held.append(store)
 
 
 def check_processes(found: int) -> None:

@@ -50,10 +50,10 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     # DeepSpeed, where it is installed, says on standard output that there is no GPU, unless told.
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    hold_port()
     disable_progress_bars()
     transformers_logging.disable_progress_bar()  # a bar for every file of weights would bury the stage's own line
     try:
+        hold_port()
         stage(recipe)
     except AlreadyFinishedError as finished:
         if is_main_process():
