@@ -4,10 +4,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import Trainer
 
 from bench.row import Figures
+from engine.run.devices import peak_memory
 
 # Calls of `training_step` before the clock starts.
 UNTIMED = 4
@@ -40,7 +42,7 @@ class Clock:
         seconds = self._starts[-1] - self._starts[UNTIMED]
         return {
             "tokens_per_second": sum(self._tokens[UNTIMED:-1]) / seconds,
-            "peak_mib": (peak() - self._before) / 2**20,
+            "peak_mib": (peak_memory() - self._before) / 2**20,
         }
 
 
@@ -50,14 +52,4 @@ def begin_peak() -> int:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+    return psutil.Process().memory_info().rss

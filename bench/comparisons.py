@@ -10,9 +10,9 @@ from pathlib import Path
 from time import perf_counter
 
 from bench.base import made_base, real
-from bench.clock import peak
 from bench.race import race
 from bench.row import Figures, Row, compare
+from engine.run.devices import peak_memory
 
 # Pairs a step, steps, and tokens a side at most (RewardConfig's default); pairs with a longer side are left out.
 BATCH, STEPS, LONGEST = 16, 6, 1024
@@ -103,4 +103,4 @@ def recipe(pairs: str, base: str, folder: str):
 
 def figures(batch: int, ends: list[float]) -> Figures:
     """Of the moments at which each step ended."""
-    return {"pairs_per_second": batch * (len(ends) - 1) / (ends[-1] - ends[0]), "peak_mib": peak() / 2**20}
+    return {"pairs_per_second": batch * (len(ends) - 1) / (ends[-1] - ends[0]), "peak_mib": peak_memory() / 2**20}

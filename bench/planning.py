@@ -162,12 +162,13 @@ def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
 
 def one_run(setting: dict[str, Any], home: str) -> float:
     """MiB that this process takes for a run."""
-    from bench.clock import begin_peak, peak
+    from bench.clock import begin_peak
+    from engine.run.devices import peak_memory
 
     train, recipe = stage(setting["stage"], home, setting["overrides"])
     before = begin_peak()
     train(recipe)
-    return (peak() - before) / 2**20
+    return (peak_memory() - before) / 2**20
 
 
 def stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable[[Any], None], Any]:

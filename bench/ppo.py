@@ -169,7 +169,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     """Our side: the stage's own phases, from its own models."""
     import torch
 
-    from bench.clock import begin_peak, peak
+    from bench.clock import begin_peak
     from engine.models.engines import Own
     from engine.models.sampling import Response, sample
     from engine.models.tokenizer import load_tokenizer
@@ -224,7 +224,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
         if step > WARM:
             for phase, start, stop in zip(PHASES, at, at[1:], strict=False):
                 seconds[phase] += (stop - start) / STEPS
-    top, trained = peak(), [p for m in (held.policy, held.value) for p in m.parameters()]
+    top, trained = devices.peak_memory(), [p for m in (held.policy, held.value) for p in m.parameters()]
     seconds["floor_seconds"] = floor(work, rollout.prompts, rollout.tokens, getattr(torch, work.dtype))
     taken = sum(seconds[phase] for phase in PHASES[:3])
     # Above weights, gradients and AdamW's two moments, all float32.

@@ -4,9 +4,10 @@ import tempfile
 import time
 from typing import Any
 
-from bench.clock import begin_peak, peak
+from bench.clock import begin_peak
 from bench.ppo import EPOCHS, STEPS, WARM, Case, make_ending, prompts_of
 from bench.row import Figures
+from engine.run.devices import peak_memory
 
 
 def steps(case: dict[str, Any], models: str) -> Figures:
@@ -57,5 +58,5 @@ def steps(case: dict[str, Any], models: str) -> Figures:
         trainer.train()
     seconds = (ends[-1] - ends[WARM - 1]) / STEPS
     trained = [p for model in (policy, value) for p in model.parameters()]
-    above = peak() - before - 12 * sum(p.numel() for p in trained)
+    above = peak_memory() - before - 12 * sum(p.numel() for p in trained)
     return {"steps_per_hour": 3600 / seconds, "peak_mib": max(above, 0) / 2**20}

@@ -9,10 +9,9 @@ from unittest.mock import patch
 
 from transformers import Trainer
 
-from bench.clock import peak
 from engine.models.engines import Own
 from engine.models.sampling import Response
-from engine.run.devices import synchronise
+from engine.run.devices import peak_memory, synchronise
 from engine.run.loop import Loop
 from engine.run.trainer import RunCallback
 
@@ -61,7 +60,7 @@ class StepTimes:
         synchronise()
         self.ends.append(time.perf_counter())
         self.tokens.append(tokens)
-        self.peak = peak()
+        self.peak = peak_memory()
         next_end = 2 * self.ends[-1] - self.ends[-2] if len(self.ends) > 1 else 0.0
         if self.timed >= self.steps or (self.timed and next_end > self.deadline):
             raise EnoughError

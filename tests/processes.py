@@ -140,14 +140,13 @@ def _member(
     import torch
     from accelerate.state import AcceleratorState
 
+    from engine.run.devices import opened
     from recipes import RecipeError
 
     torch.set_num_threads(1)
     if variables["RANK"] == "0":
         # The group meets at a port that is open already, so that nothing else takes it in between.
-        store = torch.distributed.TCPStore(
-            "127.0.0.1", 0, int(variables["WORLD_SIZE"]), is_master=True, multi_tenant=True, wait_for_workers=False
-        )
+        store = opened(0)
         os.environ["MASTER_PORT"] = str(store.port)
         end.send(store.port)
     if hardware == "fsdp2":

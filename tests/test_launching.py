@@ -22,6 +22,7 @@ CONFIGURATIONS = sorted(path.stem for path in launch.CONFIGURATIONS.glob("*.yaml
 # A stage of two processes in which something goes wrong, and the other one waits.
 FLAWED = """
 import os, signal, sys
+from pathlib import Path
 from accelerate import Accelerator
 from engine.run import entry
 from engine.run.launch import Whose
@@ -29,6 +30,7 @@ from recipes import RecipeError
 from recipes.sections import TrainingRun
 
 def stage(recipe):
+    Path(recipe.run.dir, "began").touch()
     if flaw == "first" and os.environ["RANK"] == "0":
         raise RecipeError("before they have met")
     accelerator = Accelerator(cpu=True)
@@ -49,14 +51,12 @@ entry.run(stage, Whose(run=TrainingRun(dir=folder)))
 """
 
 
-def launched(*arguments: str, path: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
-    """`python -m engine.run.launch ...`, and how many seconds it took."""
-    began = time.perf_counter()
-    done = subprocess.run(
+def launched(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """`python -m engine.run.launch ...`"""
+    return subprocess.run(
         [sys.executable, "-m", "engine.run.launch", *arguments],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
-    return done, time.perf_counter() - began
 
 
 def test_what_is_picked():
@@ -191,7 +191,7 @@ def test_exit_codes(capsys, ended, code, killed):
 
 def test_a_launched_run_is_that_of_one_process(tmp_path):
     setting = make_setting(tmp_path)
-    done, _ = launched("cpu_2", "sft", str(setting / "sft.yaml"), f"run.dir={tmp_path / 'run'}")
+    done = launched("cpu_2", "sft", str(setting / "sft.yaml"), f"run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     generators = {path.name for path in (tmp_path / "run" / "checkpoint-6").glob("rng_state*")}
     assert generators == {"rng_state_0.pth", "rng_state_1.pth"}  # as many as have met, not as were launched
@@ -210,7 +210,9 @@ def test_a_launched_run_is_that_of_one_process(tmp_path):
 )
 def test_how_a_launch_ends_whose_process_fails(tmp_path, flaw, code, said):
     (tmp_path / "flawed.py").write_text(FLAWED)
-    done, seconds = launched("cpu_2", "flawed", flaw, str(tmp_path / "run"), path=str(tmp_path))
+    run = tmp_path / "run"
+    done = launched("cpu_2", "flawed", flaw, str(run), path=str(tmp_path))
+    seconds = time.time() - (run / "began").stat().st_mtime  # since the last process has come so far
     assert done.returncode == code, done.stderr
     assert done.stderr.rstrip().endswith(said.rstrip())
     if flaw != "bug":

@@ -88,6 +88,7 @@ def test_it_leaves_before_the_limit(ppo, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         run_ppo(ppo, f"run.dir={tmp_path}", f"run.max_hours={16 / 3600}", "ppo.steps=5000")
     assert time.time() < began + 16
+    assert checkpoints.step_of(checkpoints.newest(tmp_path)) > 1  # not at once
 
 
 def test_the_margin_is_the_longest_of_each(monkeypatch):

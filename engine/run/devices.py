@@ -95,15 +95,19 @@ def hold_port() -> None:
         return
     port = int(os.environ["MASTER_PORT"])
     try:
-        store = torch.distributed.TCPStore(
-            "127.0.0.1", port, launched(), is_master=True, multi_tenant=True, wait_for_workers=False
-        )
+        _held.append(opened(port))
     except torch.distributed.DistNetworkError:
         raise RunError(
             f"port {port}, at which the processes would meet, is taken by another program; run the same command again, "
             "or where a configuration of accelerate names it, give main_process_port another"
         ) from None
-    _held.append(store)
+
+
+def opened(port: int) -> torch.distributed.TCPStore:
+    """A port (0: any that is free) at which as many processes can meet as were launched, open as long as this lives."""
+    return torch.distributed.TCPStore(
+        "127.0.0.1", port, launched(), is_master=True, multi_tenant=True, wait_for_workers=False
+    )
 
 
 def check_processes(found: int) -> None:
