@@ -78,6 +78,14 @@ def weights(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
     return load_file(run / name / "model.safetensors")
 
 
+def has_gradient(name: str) -> bool:
+    """False for the biases of attention keys: softmax does not see them, so their gradient is rounding noise.
+
+    Adam turns noise of any size into full steps, which differ between CPUs, threads and ways to batch the same rows.
+    """
+    return not name.endswith("k_proj.bias")
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
