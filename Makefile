@@ -61,7 +61,7 @@ test: $(STAMP)
 
 # ARGS="KILLS SEED"
 drill: $(STAMP)
-	$(PYTHON) -m tests.drill $(ARGS)
+	$(PYTHON) -m tests.support.drill $(ARGS)
 
 check: $(STAMP)
 	$(PYTHON) -m ruff check .
@@ -114,20 +114,20 @@ report: $(STAMP)
 	$(PYTHON) -m eval.report $(RECIPE) $(OVERRIDES)
 
 show: $(STAMP)
-	@$(PYTHON) -m eval.show $(RECIPE) $(OVERRIDES)
+	@$(PYTHON) -m show $(RECIPE) $(OVERRIDES)
 
 plan: $(STAMP)
 	@$(PYTHON) -m plan $(RECIPE) $(if $(HARDWARE),plan.hardware=$(HARDWARE)) $(OVERRIDES)
 
 chat: $(STAMP)
-	$(PYTHON) -m eval.chat $(RECIPE) $(OVERRIDES)
+	$(PYTHON) -m release.chat $(RECIPE) $(OVERRIDES)
 
 merge: $(STAMP)
-	$(PYTHON) -m engine.models.merge $(ARGS)
+	$(PYTHON) -m release.merge $(ARGS)
 
 # ARGS="RUN OWNER/NAME"
 push: $(STAMP)
-	$(PYTHON) -m engine.run.hub $(ARGS)
+	$(PYTHON) -m release.push $(ARGS)
 
 # One after the other, also under make -j; the first that fails ends it.
 tiny: $(STAMP)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.row import Row, table
-from recipes import RecipeError
+from config import RecipeError
 
 # Each is a module of this package whose `rows(data, folder, rounds)` measures and returns its rows: `data` holds real
 # data sets, `folder` is for what the part writes.
@@ -17,7 +17,7 @@ PARTS = ("encoding", "sft", "comparisons", "ppo")
 
 def main(parts: list[str], data: Path, folder: Path, rounds: int) -> None:
     """Run the parts, print their rows and write them down."""
-    from engine.run import durable
+    from engine.files import durable
     from engine.run.folder import environment
 
     rows: list[Row] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
-from recipes import RecipeError
+from config import RecipeError
 
 VOCABULARY, WIDTH, LAYERS, HEADS = 8192, 256, 4, 4
 # Qwen's splitting: every digit a piece of its own.
@@ -32,7 +32,7 @@ def made_base(data: Path, folder: Path) -> Path:
     """The folder of the base model and its tokenizer, made at the first call."""
     base = folder / "base"
     if not base.exists():
-        from engine.run import durable
+        from engine.files import durable
 
         texts = real(data, "alpaca_en.json").read_text(encoding="utf-8"), real(data, "wikitext2_valid.txt").read_text()
         durable.write_folder(base, lambda partial: _write(partial, [*_said(json.loads(texts[0])), texts[1]]))

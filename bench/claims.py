@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from engine.run import durable
+from engine.files import durable
 from engine.run.folder import FINISHED
 from engine.run.metrics import read
 

@@ -9,7 +9,7 @@ import torch
 from transformers import Trainer
 
 from bench.row import Figures
-from engine.run.devices import peak_memory
+from engine.dist.devices import peak_memory
 
 # Calls of `training_step` before the clock starts.
 UNTIMED = 4

@@ -12,7 +12,7 @@ from time import perf_counter
 from bench.base import made_base, real
 from bench.race import race
 from bench.row import Figures, Row, compare
-from engine.run.devices import peak_memory
+from engine.dist.devices import peak_memory
 
 # Pairs a step, steps, and tokens a side at most (RewardConfig's default); pairs with a longer side are left out.
 BATCH, STEPS, LONGEST = 16, 6, 1024
@@ -89,8 +89,8 @@ def trained_by_trl(pairs: str, base: str, **settings: object) -> Figures:
 
 
 def recipe(pairs: str, base: str, folder: str):
-    from recipes.data import TrainingData
-    from recipes.sections import Model, TrainingRun
+    from config.data import TrainingData
+    from config.sections import Model, TrainingRun
     from reward.recipe import Reward
 
     return Reward(

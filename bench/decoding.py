@@ -11,9 +11,9 @@ from statistics import median
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from engine.models.compiled import Compiled
-from engine.models.sampling import sample
-from recipes.sections import Sampling
+from config.sections import Sampling
+from engine.generation.compiled import Compiled
+from engine.generation.sampling import sample
 
 ROUNDS, PROMPT, ANSWER, NEVER = 5, 64, 64, 8000
 # Name -> prompts, answers to each, and the type of matrix products.

@@ -35,8 +35,8 @@ def ours(records: str, base: str) -> Figures:
     import datasets
     from transformers import AutoTokenizer
 
+    from config.sections import ChatML, Run
     from engine.data.rows import conversation_rows
-    from recipes.sections import ChatML, Run
     from sft.recipe import SFT, Data
 
     recipe = SFT(chatml=ChatML(system=SYSTEM), data=Data(train=records, max_length=LONGEST), run=Run(dir=""))

@@ -163,7 +163,7 @@ def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
 def one_run(setting: dict[str, Any], home: str) -> float:
     """MiB that this process takes for a run."""
     from bench.clock import begin_peak
-    from engine.run.devices import peak_memory
+    from engine.dist.devices import peak_memory
 
     train, recipe = stage(setting["stage"], home, setting["overrides"])
     before = begin_peak()
@@ -176,9 +176,9 @@ def stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable[[Any
     import peft  # noqa: F401
     from trl import RewardTrainer, SFTTrainer  # noqa: F401
 
+    from config import load
     from ppo.recipe import PPO
     from ppo.train import train as train_ppo
-    from recipes import load
     from reward.recipe import Reward
     from reward.train import train as train_reward
     from sft.recipe import SFT
@@ -195,9 +195,9 @@ def made(setting: Setting, home: Path) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     from bench.ppo import bytes_tokenizer
+    from config.sections import Model
     from engine.models.loading import new_scalar, save_model
     from engine.models.tokenizer import load_tokenizer
-    from recipes.sections import Model
 
     if (home / "ready").exists():
         return

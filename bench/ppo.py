@@ -94,9 +94,9 @@ def make_models(name: str, folder: Path) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    from config.sections import Model
     from engine.models.loading import new_scalar, save_model
     from engine.models.tokenizer import load_tokenizer
-    from recipes.sections import Model
 
     case, home = CASES[name], folder.resolve() / f"ppo-{name.split(',')[0]}"
     if (home / "ready").exists():
@@ -170,16 +170,17 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     import torch
 
     from bench.clock import begin_peak
-    from engine.models.engines import Own
-    from engine.models.sampling import Response, sample
+    from config import load
+    from engine.dist import devices
+    from engine.dist.ranks import start_accelerator
+    from engine.generation.engines import Own
+    from engine.generation.sampling import Response, sample
     from engine.models.tokenizer import load_tokenizer
-    from engine.run import devices
     from ppo.advantages import ScoreNormaliser
     from ppo.models import load_models
     from ppo.recipe import PPO
     from ppo.rollout import judge, roll
     from ppo.update import update
-    from recipes import load
 
     work = Case(**case)
     recipe = load(PPO, Path("recipes/tiny/ppo.yaml"), [
@@ -189,7 +190,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
         "ppo.fused_adamw=true",
         "sampling.top_p=1.0", f"sampling.max_new_tokens={64 if work.fixed else 128}", f"model.dtype={work.dtype}",
     ])  # fmt: skip
-    accelerator = devices.start(0, recipe.model, [], models)
+    accelerator = start_accelerator(0, recipe.model, [], models)
     tokenizer = load_tokenizer(recipe.model.path)
     held = load_models(recipe, tokenizer, accelerator)
     rows = [{"input_ids": ids, "record": "{}"} for ids in prompts_of(work)]

@@ -7,7 +7,7 @@ from typing import Any
 from bench.clock import begin_peak
 from bench.ppo import EPOCHS, STEPS, WARM, Case, make_ending, prompts_of
 from bench.row import Figures
-from engine.run.devices import peak_memory
+from engine.dist.devices import peak_memory
 
 
 def steps(case: dict[str, Any], models: str) -> Figures:

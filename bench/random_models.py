@@ -18,10 +18,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from bench.ppo import bytes_tokenizer
 from chatml import control
+from config.sections import Lora
 from engine.models.adapters import lora_config
 from engine.models.loading import SCALAR_HEAD
 from engine.models.tokenizer import load_tokenizer
-from recipes.sections import Lora
 
 # Bytes of a file, of which one is made in memory at a time.
 FILE = 2**31

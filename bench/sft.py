@@ -80,7 +80,7 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
 
 def recipe(records: str, base: str, folder: str, settings: dict[str, Any]) -> Any:
     """Ours, as a person would write it."""
-    from recipes.sections import Model, TrainingRun
+    from config.sections import Model, TrainingRun
     from sft.recipe import SFT, Data
 
     # TRL's learning rate, so that not even that differs.

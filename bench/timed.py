@@ -9,9 +9,9 @@ from unittest.mock import patch
 
 from transformers import Trainer
 
-from engine.models.engines import Own
-from engine.models.sampling import Response
-from engine.run.devices import peak_memory, synchronise
+from engine.dist.devices import peak_memory, synchronise
+from engine.generation.engines import Own
+from engine.generation.sampling import Response
 from engine.run.loop import Loop
 from engine.run.trainer import RunCallback
 

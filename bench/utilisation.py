@@ -28,7 +28,7 @@ from transformers import AutoConfig
 from bench.planning import RECIPES, stage, write_data
 from bench.race import alone
 from bench.utilisation_table import Row, table
-from engine.run import durable
+from engine.files import durable
 from plan.shape import PUBLISHED
 
 # One at a time, so many a step: the report's table (README of Qwen).

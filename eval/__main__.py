@@ -1,7 +1,7 @@
 """python -m eval RECIPE.yaml [--check] [key=value ...]"""
 
+from config import from_command_line
 from eval.recipe import Eval
-from recipes import from_command_line
 
 if __name__ == "__main__":
     recipe = from_command_line(Eval)

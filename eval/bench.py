@@ -11,16 +11,16 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
+from config.data import Source
+from config.scoring import Scoring
+from config.sections import Model
 from engine.data.report import Report
 from engine.data.rows import pair_rows, prompt_rows, text_rows
 from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
-from engine.scoring.scorer import scores_of
+from engine.scoring.scorer import score_sequences
 from eval.recipe import Eval
-from recipes.data import Source
-from recipes.scoring import Scoring
-from recipes.sections import Model
 
 # Tokens in one forward.
 BUDGET = 16384
@@ -62,7 +62,7 @@ class Bench:
     ) -> list[float]:
         """(sequences,) scores as in PPO, by what the recipe names at `key`; its models are loaded one at a time."""
         folder = Path(self.recipe.run.dir)
-        return scores_of(scoring, key, sequences, records, self._model, self.tokenizer, folder, self.device)
+        return score_sequences(scoring, key, sequences, records, self._model, self.tokenizer, folder, self.device)
 
     def _model(self, path: str) -> Model:
         return Model(path=path, dtype=self.recipe.model.dtype, attention=self.recipe.model.attention)

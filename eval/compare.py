@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from engine.errors import RunError
 from engine.run import metrics
-from engine.run.folder import RunError
 from eval.statistics import mean, paired_bootstrap
 
 Pair = dict[str, Any]

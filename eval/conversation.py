@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
 from chatml import IGNORE, control
+from config.data import sources
 from engine.data.rows import conversation_rows
 from eval.stages import Stage
-from recipes.data import sources
 
 # Records that are looked at for one that is kept.
 LOOKED_AT = 8

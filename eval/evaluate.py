@@ -20,18 +20,18 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from engine.models.responses import response_logprobs, sequence_nll
-from engine.models.sampling import Response, sample
-from engine.run import durable
+from config.scoring import Scoring
+from engine.files import durable
+from engine.forward.responses import response_logprobs, sequence_nll
+from engine.generation.sampling import Response, sample
 from engine.run.console import Steps
 from engine.run.folder import RunFolder
-from engine.run.gold import Gold, load_gold
+from engine.scoring.gold import Gold, load_gold
 from eval.bench import BUDGET, Bench, set_up
 from eval.recipe import Eval
 from eval.stages import seconds_by_stage
 from eval.summary import MEASURED, summarise
 from eval.table import closing_table
-from recipes.scoring import Scoring
 
 # PPO's steps count from 1: none of its random numbers are drawn again.
 STEP = 0

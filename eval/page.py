@@ -11,10 +11,12 @@ from typing import Any
 
 import jinja2
 
+from config import RecipeError
+from engine.errors import RunError
+from engine.files import durable
 from engine.models.tokenizer import load_tokenizer
-from engine.run import durable, metrics
-from engine.run.folder import RunError
-from engine.run.gold import load_gold
+from engine.run import metrics
+from engine.scoring.gold import load_gold
 from eval.conversation import Piece, first_conversation
 from eval.drawing import PALETTE, Plot, style
 from eval.excerpts import excerpts
@@ -27,7 +29,6 @@ from eval.summary import MEASURED
 from eval.table import COLUMNS, columns, lines, task_columns, task_lines
 from eval.trust import warnings
 from eval.trust_plots import trust_plots
-from recipes import RecipeError
 
 # Prompts whose answers are shown.
 SHOWN = 12

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatml import END_OF_TEXT, IM_END
-from engine.run.gold import Gold
+from engine.scoring.gold import Gold
 from eval.drawing import BLUE, INK, ORANGE, Plot, binned_mean, canvas, curve, legend
 from eval.plots import series, shade_warmup
 from eval.stages import Stage

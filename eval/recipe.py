@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipes.data import Data, Source, data_inputs, named_sources, sources
-from recipes.schema import Recipe, RecipeError, Section, number
-from recipes.scoring import Scoring, check_function, scoring
-from recipes.sections import Attention, ChatML, Dtype, Run, Sampling, model_inputs
+from config.data import Data, Source, data_inputs, named_sources, sources
+from config.schema import Recipe, RecipeError, Section, number
+from config.scoring import Scoring, check_function, scoring
+from config.sections import Attention, ChatML, Dtype, Run, Sampling, model_inputs
 
 
 @dataclass(frozen=True)

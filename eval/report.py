@@ -5,8 +5,8 @@ Unlike an evaluation a report does not need the recipe's models to be there: it 
 
 import sys
 
+from config import RecipeError, load
 from eval.recipe import Eval
-from recipes import RecipeError, load
 
 USAGE = "usage: python -m eval.report RECIPE.yaml [key=value ...]"
 

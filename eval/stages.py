@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from config.scoring import scoring
 from engine.run import metrics
 from eval.recipe import Eval
-from recipes.scoring import scoring
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.run.folder import RunError
+from engine.errors import RunError
 from plan.hardware import GIB, PER_MACHINE, Hardware
 from plan.stages import Planning, planning
 from plan.writing import can_split

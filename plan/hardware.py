@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
-from recipes import RecipeError
+from config import RecipeError
 
 CONFIGURATIONS = Path("recipes/accelerate")
 GIB = 2**30

@@ -9,7 +9,7 @@ what an allocator keeps without need of it.
 
 from dataclasses import dataclass
 
-from engine.models.logprobs import TILE_ON_CPU, TILE_ON_GPU
+from engine.forward.logprobs import TILE_ON_CPU, TILE_ON_GPU
 from plan.hardware import Hardware
 from plan.shape import Shape
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
+from config import RecipeError, files, load
+from config.inputs import missing_input, model_origin
+from config.schema import Recipe, Section, number, show
+from config.sections import model_inputs
 from plan.hardware import DEVICES, Hardware, read_hardware
 from ppo.recipe import PPO
-from recipes import RecipeError, files, load
-from recipes.inputs import missing_input, model_origin
-from recipes.schema import Recipe, Section, number, show
-from recipes.sections import model_inputs
 from reward.recipe import Reward
 from sft.recipe import SFT
 

@@ -14,10 +14,10 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from config.sections import Model
+from engine.errors import RunError
 from engine.models.adapters import base_of
 from engine.models.loading import load_config
-from engine.run.folder import RunError
-from recipes.sections import Model
 
 # hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, intermediate_size, vocab_size, tied, and
 # the family, from the config.json of each model's page on the hub.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.run.folder import RunError
+from engine.errors import RunError
 from plan.hardware import Hardware
 from plan.memory import Parts, Pass, Trained, saved_in_4bit, state
 from plan.phases import PROCESS, Phase, forward_only, training

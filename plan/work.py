@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from engine.run.devices import synchronise
+from engine.dist.devices import synchronise
 from plan.hardware import Hardware
 from plan.memory import IN_4BIT, Pass, Trained
 from plan.shape import Shape

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from engine.models.compiled import fixed_columns, fixed_rows
-from engine.run.folder import RunError
+from engine.errors import RunError
+from engine.generation.compiled import fixed_columns, fixed_rows
 from plan.hardware import PER_MACHINE, Hardware
 from plan.memory import (
     Parts,
@@ -63,7 +63,7 @@ def compiled_for_the_run(recipe: Any, policy: Trained, responses: int, longest: 
 
 
 def can_split(recipe: Any, shape: Shape, hardware: Hardware, split: int) -> bool:
-    """Whether teams of so many processes of one machine can write (engine/models/pieces.py)."""
+    """Whether teams of so many processes of one machine can write (engine/generation/tensor_parallel.py)."""
     key_heads = shape.keys * shape.heads // shape.queries
     widths = (hardware.processes, shape.heads, key_heads, shape.intermediate)
     whole = recipe.models == "full" and recipe.sampling.engine == "own"

@@ -1,7 +1,7 @@
 """python -m ppo RECIPE.yaml [--check] [key=value ...]"""
 
+from config import from_command_line
 from ppo.recipe import PPO
-from recipes import from_command_line
 
 if __name__ == "__main__":
     recipe = from_command_line(PPO)

@@ -11,10 +11,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from engine.models.engines import Engine
-from engine.models.sampling import Response
-from engine.run.gold import Gold
-from engine.run.processes import everyones, share
+from engine.dist.collectives import all_gather_items, take_share
+from engine.generation.engines import Engine
+from engine.generation.sampling import Response
+from engine.scoring.gold import Gold
 from ppo.models import Models
 from ppo.recipe import PPO
 
@@ -34,7 +34,7 @@ class HeldOut:
 
     def measure(self, models: Models, engine: Engine, recipe: PPO) -> dict[str, float]:
         """Means over all held-out prompts, one answer each; of the score, over answers that have ended."""
-        mine = share(range(len(self.rows)))
+        mine = take_share(range(len(self.rows)))
         rows = [self.rows[q] for q in mine]
         asked = [row["input_ids"] for row in rows]
         groups = engine.write(asked, responses=1, step=STEP, query_ids=mine, record=False)
@@ -45,11 +45,11 @@ class HeldOut:
         with models.fetched():
             scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens)
         told = iter(scores.tolist())
-        known = everyones([next(told) if answer.ended else None for answer in answers])
+        known = all_gather_items([next(told) if answer.ended else None for answer in answers])
         found = [score for score in known if score is not None]
         seen = {"heldout_score": fmean(found) if found else float("nan")}
         if self.gold is not None:
-            worth = everyones([self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)])
+            worth = all_gather_items([self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)])
             seen |= {"heldout_gold": fmean(worth), "heldout_gold_error": pstdev(worth) / len(worth) ** 0.5}
         return seen
 

@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from config.sections import Model
+from engine.dist.shard_model import prepare_frozen, prepare_trained
+from engine.dist.sharding import sharding_of
+from engine.errors import RunError
 from engine.models.loading import load_causal, load_scalar, new_scalar
-from engine.models.sharded import prepare_frozen, prepare_trained
-from engine.run.folder import RunError
-from engine.run.sharding import of
-from engine.scoring.scorer import RewardModels, Scorer, without_model
+from engine.scoring.scorer import RewardModels, Scorer, rule_or_judge
 from ppo.recipe import PPO
-from recipes.sections import Model
 
 
 @dataclass
@@ -62,7 +62,7 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = recipe.reward.paths
     # What is shared out goes to the device piece by piece.
-    stored = of(accelerator).kind in ("fsdp2", "zero3")
+    stored = sharding_of(accelerator).kind in ("fsdp2", "zero3")
     arrival = torch.device("cpu") if stored else device
     policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=stored, device=arrival)
     waiting = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
@@ -71,18 +71,18 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     for path, reward in zip(paths, rewards, strict=True):
         same_vocabulary(policy, reward, path)
     # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
-    prepared_policy = prepare(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
+    prepared_policy = prepare_model(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
     prepared_value = (None, None)
     if recipe.ppo.advantage == "gae":
         value = load_value(paths, model, tokenizer, recipe.run.seed, stored).to(arrival)
-        prepared_value = prepare(value, recipe, recipe.ppo.value_learning_rate, accelerator)
+        prepared_value = prepare_model(value, recipe, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, **frozen)
     if not recipe.ppo.offload_frozen:
         reference = prepare_frozen(reference, accelerator)
         rewards = [prepare_frozen(reward, accelerator) for reward in rewards]
     scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
     if not paths:
-        scorer = without_model(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
+        scorer = rule_or_judge(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
     offloaded = [reference, *rewards] if recipe.ppo.offload_frozen else []
     return Models(*prepared_policy, *prepared_value, reference, scorer, device, offloaded)
 
@@ -96,7 +96,7 @@ def load_value(
     return new_scalar(model.path, model, tokenizer, seed).train()
 
 
-def prepare(
+def prepare_model(
     model: PreTrainedModel, recipe: PPO, learning_rate: float, accelerator: Accelerator
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     """A model to be trained, wrapped, with its optimiser."""

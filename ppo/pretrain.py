@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from engine.data.order import stream
-from engine.models.responses import micro_batches
-from engine.run.processes import share
+from engine.dist.collectives import take_share
+from engine.forward.responses import micro_batches
 
 
 class PretrainStream:
@@ -32,7 +32,7 @@ class PretrainStream:
             rows.append(self.rows[index]["input_ids"])
             predicted += len(rows[-1]) - 1
             self.position += 1
-        mine = share(rows)
+        mine = take_share(rows)
         return [(mine[run], predicted) for run in micro_batches([len(row) for row in mine], budget)]
 
     def state_dict(self) -> dict[str, Any]:

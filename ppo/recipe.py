@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from recipes.data import Data, named_sources
-from recipes.schema import Recipe, RecipeError, Section, number, show
-from recipes.scoring import Scoring, check_function
-from recipes.sections import ChatML, Model, Sampling, TrainingRun, model_inputs
+from config.data import Data, named_sources
+from config.schema import Recipe, RecipeError, Section, number, show
+from config.scoring import Scoring, check_function
+from config.sections import ChatML, Model, Sampling, TrainingRun, model_inputs
 
 
 @dataclass(frozen=True)

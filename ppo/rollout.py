@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from engine.data.order import stream
-from engine.models.engines import Engine
-from engine.models.responses import response_logprobs, response_values
-from engine.models.sampling import Response
-from engine.run.folder import RunError
-from engine.run.processes import everyones, everyones_rows, share
+from engine.dist.collectives import all_gather_items, all_gather_ragged, take_share
+from engine.errors import RunError
+from engine.forward.responses import response_logprobs, response_values
+from engine.generation.engines import Engine
+from engine.generation.sampling import Response
 from ppo.advantages import ScoreNormaliser, gae, group_advantages, penalised_rewards, whiten
 from ppo.kl import kl_estimate
 from ppo.models import Models
@@ -84,13 +84,13 @@ def queries_at(recipe: PPO, step: int, total: int) -> list[int]:
 
 def roll(engine: Engine, recipe: PPO, prompts: Sequence[dict[str, Any]], queries: list[int], step: int) -> Rollout:
     """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`); each process writes its share of them."""
-    count, mine = recipe.ppo.responses_per_query, share(queries)
+    count, mine = recipe.ppo.responses_per_query, take_share(queries)
     answers = engine.write(
         [prompts[q]["input_ids"] for q in mine], responses=count, step=step, query_ids=mine,
         record=recipe.sampling.logprobs == "truncated",
     )  # fmt: skip
     rows = [row for q in queries for row in [prompts[q]] * count]
-    return Rollout(rows, [response for group in everyones(answers) for response in group])
+    return Rollout(rows, [response for group in all_gather_items(answers) for response in group])
 
 
 def judge(models: Models, recipe: PPO, rollout: Rollout, normaliser: ScoreNormaliser, kl_coef: float) -> Judged:
@@ -137,9 +137,9 @@ def through_models(models: Models, recipe: PPO, rollout: Rollout) -> tuple[torch
 
     This process computes those of its share.
     """
-    prompts, tokens = share(rollout.prompts), share(rollout.tokens)
-    supports = rollout.supports and share(rollout.supports)
-    finished = share([pair for pair in zip(rollout.rows, rollout.responses, strict=True) if pair[1].ended])
+    prompts, tokens = take_share(rollout.prompts), take_share(rollout.tokens)
+    supports = rollout.supports and take_share(rollout.supports)
+    finished = take_share([pair for pair in zip(rollout.rows, rollout.responses, strict=True) if pair[1].ended])
     conversations = [[*row["input_ids"], *response.tokens] for row, response in finished]
     records = [json.loads(row["record"]) for row, _ in finished]
     budget, temperature = recipe.ppo.micro_batch_tokens, recipe.sampling.temperature
@@ -154,7 +154,7 @@ def through_models(models: Models, recipe: PPO, rollout: Rollout) -> tuple[torch
     if models.value is not None:
         values = response_values(models.value, prompts, tokens, budget)
     per_token = torch.stack([old.logprobs, old.entropy, reference.logprobs, values.to(old.logprobs.dtype)])
-    return everyones_rows(per_token, [len(row) for row in tokens]), everyones_rows(scores, [1] * len(scores))
+    return all_gather_ragged(per_token, [len(row) for row in tokens]), all_gather_ragged(scores, [1] * len(scores))
 
 
 def engine_difference(rollout: Rollout, old_logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:

@@ -15,24 +15,26 @@ from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.rows import prompt_rows, text_rows
-from engine.models.engines import ENGINES, refuse_without_record
+from engine.dist import sharding
+from engine.dist.ranks import start_accelerator
+from engine.errors import RunError
+from engine.generation.engines import ENGINES, refuse_without_record
 from engine.models.loading import save_model
 from engine.models.tokenizer import load_tokenizer
-from engine.run import devices, sharding
-from engine.run.folder import RunError, RunFolder
-from engine.run.gold import load_gold
+from engine.run.folder import RunFolder
 from engine.run.loop import Loop
+from engine.scoring.gold import load_gold
 from ppo.advantages import ScoreNormaliser
 from ppo.heldout import HeldOut
 from ppo.kl import KLCoefficient
-from ppo.measure import as_text, measure, some_samples
 from ppo.models import load_models
 from ppo.pretrain import PretrainStream
 from ppo.recipe import PPO
 from ppo.rollout import judge, queries_at, roll
-from ppo.shared import load_shared, save_role
+from ppo.shared_base import load_shared, save_role
+from ppo.step_metrics import as_text, measure, some_samples
 from ppo.update import update
-from ppo.watch import warnings_of
+from ppo.warning_rules import warnings_of
 
 # What a person watches, a column each.
 SHOWN = ("score", "kl", "response_tokens", "entropy", "sample_seconds", "score_seconds", "learn_seconds")
@@ -42,8 +44,8 @@ def train(recipe: PPO) -> None:
     """Run the stage to its end, from its last checkpoint if there is one."""
     refuse_without_record(recipe.sampling.engine, recipe.sampling.logprobs)
     folder = RunFolder(recipe)
-    accelerator = devices.start(recipe.run.seed, recipe.model, recipe.run.report_to, recipe.run.dir)
-    if recipe.ppo.target_approx_kl is not None and sharding.of(accelerator).is_deepspeed:
+    accelerator = start_accelerator(recipe.run.seed, recipe.model, recipe.run.report_to, recipe.run.dir)
+    if recipe.ppo.target_approx_kl is not None and sharding.sharding_of(accelerator).is_deepspeed:
         raise RunError(
             "ppo.target_approx_kl gives up gradients that DeepSpeed has already taken; use HARDWARE=fsdp2, or leave it"
         )
@@ -84,7 +86,7 @@ def train(recipe: PPO) -> None:
     for name, model in (("model", models.policy), ("value", models.value)):
         if model is not None:
             plain = accelerator.unwrap_model(model)
-            whole = {} if shared else {"weights": sharding.whole_weights(model, accelerator)}
+            whole = {} if shared else {"weights": sharding.full_weights(model, accelerator)}
             run.keep_model(name, lambda path, plain=plain, whole=whole: save(plain, tokenizer, path, **whole))
     run.finish()
 

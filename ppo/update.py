@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from engine.models.responses import PackedResponses, micro_batches, pack_responses, pack_text
-from engine.models.sharded import accumulating, backward, step
-from engine.run.folder import RunError
-from engine.run.processes import share
+from engine.dist.collectives import take_share
+from engine.dist.shard_model import accumulating, backward, optimizer_step
+from engine.errors import RunError
+from engine.forward.responses import PackedResponses, micro_batches, pack_responses, pack_text
 from ppo.losses import clipped_policy_loss, clipped_value_loss
 from ppo.models import Models
 from ppo.pretrain import PretrainStream
@@ -105,7 +105,7 @@ def packed_rows(
     weights = torch.ones_like(judged.old_values)
     if recipe.ppo.loss_mean == "sequence":
         weights = token_weights(judged.mask, total, len(rows))
-    rows = share(rows)
+    rows = take_share(rows)
     prompts, tokens = [rollout.rows[r]["input_ids"] for r in rows], [rollout.responses[r].tokens for r in rows]
     supports = rollout.supports and [rollout.responses[r].supports for r in rows]
     lengths = [len(p) + len(y) for p, y in zip(prompts, tokens, strict=True)]
@@ -214,7 +214,7 @@ def step_optimizer(
     accelerator: Accelerator,
 ) -> None:
     """Clip and step; a gradient that is not finite ends the run."""
-    norm = step(model, optimizer, max_grad_norm, accelerator)
+    norm = optimizer_step(model, optimizer, max_grad_norm, accelerator)
     if not math.isfinite(norm):
         raise RunError(
             f"the {name}'s gradient norm is {norm}; lower ppo.{name}_learning_rate or look at the last "

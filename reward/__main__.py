@@ -1,6 +1,6 @@
 """python -m reward RECIPE.yaml [--check] [key=value ...]"""
 
-from recipes import from_command_line
+from config import from_command_line
 from reward.recipe import Reward
 
 if __name__ == "__main__":

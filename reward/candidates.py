@@ -1,6 +1,6 @@
 """python -m reward.candidates RECIPE.yaml [--check] [key=value ...]"""
 
-from recipes import from_command_line
+from config import from_command_line
 from reward.annotation.recipe import WriteCandidates
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipes.data import TrainingData
-from recipes.schema import Recipe, RecipeError, Section, number
-from recipes.sections import ChatML, Lora, Model, TrainingRun, model_inputs
-from recipes.trainer import MEMORY_ADVICE, check_trainer
+from config.data import TrainingData
+from config.schema import Recipe, RecipeError, Section, number
+from config.sections import ChatML, Lora, Model, TrainingRun, model_inputs
+from config.trainer import MEMORY_ADVICE, check_trainer
 
 # Fields of trl.RewardConfig that choose the finished model, and those that say when it is evaluated: where the best is
 # kept, at every checkpoint.

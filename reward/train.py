@@ -23,17 +23,18 @@ from trl import RewardConfig, RewardTrainer
 
 from engine.data.order import stream
 from engine.data.rows import pair_rows
-from engine.models.adapters import adapted
+from engine.dist import sharding
+from engine.dist.collectives import all_gather_items, take_share
+from engine.dist.devices import compute_dtype
+from engine.errors import RunError
+from engine.forward.packed import PACKED, pack
+from engine.forward.pairs import pack_pairs, pair_scores
+from engine.forward.responses import micro_batches
+from engine.models.adapters import add_adapters
 from engine.models.loading import load_scalar, new_scalar, scalar_config
-from engine.models.packed import PACKED, pack
-from engine.models.pairs import pack_pairs, pair_scores
-from engine.models.responses import micro_batches
 from engine.models.tokenizer import load_tokenizer
-from engine.run import sharding
 from engine.run.batches import DealtBatches
-from engine.run.devices import compute_dtype
-from engine.run.folder import RunError, RunFolder
-from engine.run.processes import everyones, share
+from engine.run.folder import RunFolder
 from engine.run.trainer import RunCallback, arguments, fit
 from reward.recipe import Reward
 
@@ -49,7 +50,7 @@ def train(recipe: Reward) -> None:
     train_rows = load_rows("train", recipe, tokenizer, folder)
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     base, lora = load_model(recipe, tokenizer), recipe.lora
-    model = adapted(base, lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
+    model = add_adapters(base, lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     callback = RunCallback("rm", folder, recipe.run)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
@@ -79,7 +80,7 @@ def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A reward model goes on from where it is; any other causal LM gets a fresh head."""
-    in_4bit, shared = recipe.lora.load_in_4bit, sharding.asked_for()
+    in_4bit, shared = recipe.lora.load_in_4bit, sharding.sharding_requested()
     if scalar_config(recipe.model.path, recipe.model) is not None:
         model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=shared)
     else:
@@ -168,13 +169,13 @@ class PairTrainer(DealtBatches, RewardTrainer):
     def scores(self, rows: Any) -> torch.Tensor:
         """(pairs, 2) scores of rows, chosen first, on every process."""
         self.model.eval()
-        mine, own = share(range(len(rows))), []
+        mine, own = take_share(range(len(rows))), []
         for run in micro_batches([sum(map(len, sides(rows[at]))) for at in mine], BUDGET):
             if chosen := mine[run]:
                 own += pair_scores(self.model, [sides(rows[at]) for at in chosen]).tolist()
             else:
                 self.model(**self._prepare_inputs(self.data_collator([])))
-        return torch.tensor(everyones(own))
+        return torch.tensor(all_gather_items(own))
 
 
 def score_metrics(scores: torch.Tensor) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """python -m sft RECIPE.yaml [--check] [key=value ...]"""
 
-from recipes import from_command_line
+from config import from_command_line
 from sft.recipe import SFT
 
 if __name__ == "__main__":

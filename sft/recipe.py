@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipes.data import TrainingData
-from recipes.schema import Recipe
-from recipes.sections import ChatML, Lora, Model, TrainingRun, model_inputs
-from recipes.trainer import MEMORY_ADVICE, check_trainer
+from config.data import TrainingData
+from config.schema import Recipe
+from config.sections import ChatML, Lora, Model, TrainingRun, model_inputs
+from config.trainer import MEMORY_ADVICE, check_trainer
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from trl import SFTConfig, SFTTrainer
 from chatml import IGNORE
 from engine.data.packing import packed
 from engine.data.rows import conversation_rows
-from engine.models.adapters import adapted
+from engine.dist import sharding
+from engine.dist.collectives import max_over_ranks, take_share
+from engine.dist.devices import compute_dtype
+from engine.forward.logprobs import TokenLogProbs
+from engine.forward.packed import pack
+from engine.models.adapters import add_adapters
 from engine.models.loading import load_causal
-from engine.models.logprobs import TokenLogProbs
-from engine.models.packed import pack
 from engine.models.tokenizer import load_tokenizer
-from engine.run import sharding
 from engine.run.batches import DealtBatches
-from engine.run.devices import compute_dtype
 from engine.run.folder import RunFolder
-from engine.run.processes import most, share
 from engine.run.trainer import RunCallback, arguments, fit
 from sft.recipe import SFT
 
@@ -39,9 +39,9 @@ def train(recipe: SFT) -> None:
     eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     base = load_causal(
         recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=recipe.lora.load_in_4bit,
-        as_stored=sharding.asked_for(),
+        as_stored=sharding.sharding_requested(),
     )  # fmt: skip
-    model = adapted(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
+    model = add_adapters(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     callback = RunCallback("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,
@@ -98,10 +98,12 @@ class PackedTrainer(DealtBatches, SFTTrainer):
     ) -> dict[str, float]:
         """The mean loss over trained tokens; the Trainer's is one over batches, and moves with their size."""
         rows, size = self.eval_dataset if eval_dataset is None else eval_dataset, self.args.eval_batch_size
-        mine = share(range(len(rows)))
+        mine = take_share(range(len(rows)))
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for start in range(0, most(len(mine)), size):  # all processes go forward together, with no rows if need be
+        for start in range(
+            0, max_over_ranks(len(mine)), size
+        ):  # all processes go forward together, with no rows if need be
             chosen = [rows[at] for at in mine[start : start + size]]
             logprobs = self.trained_tokens(self.model, self._prepare_inputs(self.data_collator(chosen))).logprobs
             total += torch.stack([-logprobs.double().sum(), total.new_tensor(len(logprobs))])

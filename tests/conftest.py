@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from recipes import load
+from config import load
+from tests.support.paths import ROOT
 
 # Prepared data goes where nothing else is, and goes away with the tests; what this machine has of the hub is not looked
 # at. The libraries read this when they are imported.
@@ -17,9 +18,8 @@ CACHE = tempfile.TemporaryDirectory(prefix="plumbline-tests-")
 os.environ |= {"HF_DATASETS_CACHE": CACHE.name, "HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
 # A proxy of this machine's is not asked for servers that tests start here.
 os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
-from tests.rows_setting import write_records  # noqa: E402
+from tests.support.rows_setting import write_records  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
 # The same examples in every run: what one finds, the next one finds as well.
 settings.register_profile("plumbline", derandomize=True)
 settings.load_profile("plumbline")

@@ -31,11 +31,11 @@ from chatml import (
     read_text,
     render,
 )
+from config import RecipeError
+from config.data import OnBadRecord, TooLong
+from config.sections import ChatML
 from engine.data.length import cut, cut_pair, size
 from engine.data.report import EQUAL_SIDES, NOTHING_TO_TRAIN, TOO_LONG, Report
-from recipes import RecipeError
-from recipes.data import OnBadRecord, TooLong
-from recipes.sections import ChatML
 
 Row = dict[str, Any]
 Chunk = Sequence[tuple[str, dict[str, Any] | RecordError]]

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from chatml import RecordError
 from chatml.messages import kind
-from recipes import RecipeError
+from config import RecipeError
 
 Records = Iterator[tuple[str, dict[str, Any] | RecordError]]
 """where each record stands, and what it holds; in the place of a record that cannot be read, why"""

@@ -13,7 +13,7 @@ Both sides of a comparison lose the same: what they share from the start.
 from collections.abc import Sequence
 
 from chatml import IGNORE, EncodedTurn
-from recipes.data import TooLong
+from config.data import TooLong
 
 Turns = list[EncodedTurn]
 

@@ -23,19 +23,19 @@ import xxhash
 from datasets import Dataset
 from filelock import FileLock, Timeout
 
+from config import RecipeError
+from config.data import Source
 from engine.data.chunks import COLUMNS, batch_of, chunks_of
 from engine.data.encoding import Maker, Settings
 from engine.data.progress import Reading
 from engine.data.report import Report
 from engine.data.sources import Place, find, selected
 from engine.data.workers import in_order
-from engine.run import durable
-from recipes import RecipeError
-from recipes.data import Source
+from engine.files import durable
 
 ROWS, REPORT = "rows.arrow", "report.json"
 ROOT = Path(__file__).parents[2]
-CODE = ("chatml/*.py", "engine/data/*.py", "recipes/data.py")
+CODE = ("chatml/*.py", "engine/data/*.py", "config/data.py")
 
 PATIENCE = 20.0  # seconds of work left that are worth starting other processes for
 

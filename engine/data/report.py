@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatml import RecordError
-from recipes import RecipeError
-from recipes.data import OnBadRecord
+from config import RecipeError
+from config.data import OnBadRecord
 
 BAD = "unreadable"
 TOO_LONG = "too long"

@@ -1,6 +1,6 @@
 """Records to the rows that stages train on: read, written as ChatML, cut to length, and accounted for.
 
-Every function takes what a data key names (see `recipes.data.sources`), the stage's recipe and a tokenizer with the
+Every function takes what a data key names (see `config.data.sources`), the stage's recipe and a tokenizer with the
 ChatML tokens, and returns rows on disk, mapped into memory (`datasets.Dataset`), with a Report. They raise RecipeError:
 with file and line for a record that cannot be read, with the key where less than half of the records can be kept.
 """
@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from datasets import Dataset
 
 from chatml import FIELDS, control
+from config import RecipeError
+from config.data import Data, sources
+from config.sections import ChatML, Run
 from engine.data import encoding
 from engine.data.encoding import Maker, Settings
 from engine.data.mixture import mixed
 from engine.data.prepare import prepared
 from engine.data.report import Report, total
-from recipes import RecipeError
-from recipes.data import Data, sources
-from recipes.sections import ChatML, Run
 
 
 class Recipe(Protocol):

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import xxhash
 
 from chatml import RecordError
-from engine.data.files import KNOWN, READERS, kind_of, read_file, reading
+from config import RecipeError
+from config.data import Source
 from engine.data.json_files import Records
-from recipes import RecipeError
-from recipes.data import Source
+from engine.data.record_files import KNOWN, READERS, kind_of, read_file, reading
 
 Advance = Callable[[int], object]
 

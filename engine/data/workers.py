@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from recipes import RecipeError
+from config import RecipeError
 
 MOST = 16  # one process reads for all the others
 WAITING = 2  # chunks for each of them in memory

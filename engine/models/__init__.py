@@ -1,1 +1,1 @@
-"""Models as all stages use them: loading, vocabulary, adapters, scalar heads, packing, log-probabilities, sampling."""
+"""Models in and out: loading, adapters, 4 bits, tokenizer, vocabulary."""

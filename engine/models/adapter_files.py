@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from engine.errors import RunError
+from engine.files import durable
 from engine.models.adapters import is_adapter
 from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS
-from engine.run import durable
-from engine.run.folder import RunError
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 DOWN, UP, ROWS, SCORE = ".lora_A.weight", ".lora_B.weight", ".token_adapter.trainable_tokens_delta", "score.weight"

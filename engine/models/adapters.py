@@ -8,8 +8,8 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
-from engine.run import sharding
-from recipes.sections import Lora
+from config.sections import Lora
+from engine.dist import sharding
 
 
 def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig | None:
@@ -38,7 +38,7 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     )
 
 
-def adapted(
+def add_adapters(
     base: PreTrainedModel, lora: Lora, tokenizer: PreTrainedTokenizerBase, seed: int, dtype: torch.dtype
 ) -> PreTrainedModel | PeftModel:
     """A base, held as low as `dtype`, that of the computation, allows, under the adapters of a recipe, if any.
@@ -49,8 +49,8 @@ def adapted(
     config = lora_config(lora, base, tokenizer)
     if config is None:
         return base
-    if not (lora.load_in_4bit or sharding.asked_for()):
-        hold_low(base, dtype)
+    if not (lora.load_in_4bit or sharding.sharding_requested()):
+        store_linear_low(base, dtype)
     model = get_peft_model(base, config)
     torch.manual_seed(seed)
     for layer in model.modules():
@@ -59,7 +59,7 @@ def adapted(
     return model
 
 
-def hold_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
+def store_linear_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
     """Linear layers of a base under adapters, but for its heads, in the type of the computation, where that is exact.
 
     Of published weights it is: they are bfloat16, which autocast would make of them again for every pass, beside their

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from config.sections import Model
+from engine.dist.devices import compute_dtype
+from engine.errors import RunError
 from engine.models.adapters import is_adapter
 from engine.models.vocabulary import stop_at_end_of_turn
-from engine.run.devices import compute_dtype
-from engine.run.folder import RunError
-from recipes.sections import Model
 
 
-def quantised(model: Model) -> dict[str, Any]:
+def four_bit_arguments(model: Model) -> dict[str, Any]:
     """What makes `from_pretrained` hold linear layers but the heads in 4 bits, on this process's device."""
     config = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -23,16 +23,16 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from chatml import control
+from config.sections import Model
+from engine.dist.devices import compute_dtype
+from engine.errors import RunError, first_line
+from engine.files import durable
+from engine.forward.logprobs import with_logprobs
+from engine.forward.packed import attention_for
+from engine.forward.scalar_head import scalar_class
 from engine.models.adapters import base_of, is_adapter, merge_adapter, outgrew_its_base
-from engine.models.four_bits import quantised, settle_in_4bit
-from engine.models.logprobs import with_logprobs
-from engine.models.packed import attention_for
-from engine.models.scalar_head import scalar_class
+from engine.models.four_bits import four_bit_arguments, settle_in_4bit
 from engine.models.vocabulary import fit_embeddings, stop_at_end_of_turn
-from engine.run import durable
-from engine.run.devices import compute_dtype
-from engine.run.folder import RunError, first_line
-from recipes.sections import Model
 
 # What makes a configuration that of a reward model, and where it stands beside an adapter.
 SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json"
@@ -166,7 +166,7 @@ def from_pretrained(
             revision=model.revision,
             attn_implementation=attention_for(model.attention),
             output_loading_info=True,
-            **(quantised(model) if in_4bit else {}),
+            **(four_bit_arguments(model) if in_4bit else {}),
         )
     except ImportError as error:
         raise RunError(

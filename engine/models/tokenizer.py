@@ -3,7 +3,7 @@
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template
-from engine.run.folder import RunError, first_line
+from engine.errors import RunError, first_line
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:

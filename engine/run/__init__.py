@@ -1,1 +1,1 @@
-"""The ground under a run: its folder, metrics, checkpoints and devices."""
+"""One lifecycle of a run: folder, steps, checkpoints, metrics, console, launch, hub."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from config.sections import is_hub_id
 from engine.run.metrics import TIMING, read
-from recipes.sections import is_hub_id
 
 LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 # By what a recipe holds: what the model is, its tags, and how it is used.

@@ -7,8 +7,9 @@ import re
 import shutil
 from pathlib import Path
 
-from engine.run import durable
-from engine.run.folder import RunError, differing_keys
+from engine.errors import RunError
+from engine.files import durable
+from engine.run.folder import differing_keys
 
 MARK, RECIPE = "COMPLETE", "recipe.yaml"
 
@@ -18,7 +19,7 @@ def step_of(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def whole(run_dir: Path) -> list[Path]:
+def complete_checkpoints(run_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in run_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted((path for path in found if (path / MARK).exists()), key=step_of)
@@ -26,12 +27,12 @@ def whole(run_dir: Path) -> list[Path]:
 
 def newest(*folders: Path) -> Path | None:
     """The last complete checkpoint in any of the folders, if there is one."""
-    return max((path for folder in folders for path in whole(folder)), key=step_of, default=None)
+    return max((path for folder in folders for path in complete_checkpoints(folder)), key=step_of, default=None)
 
 
 def discard_partial(run_dir: Path) -> None:
     """Remove what an interrupted writer left behind; it must not mix with what is written there next."""
-    keep = set(whole(run_dir))
+    keep = set(complete_checkpoints(run_dir))
     for path in [*run_dir.glob("checkpoint-*"), *run_dir.glob(".checkpoint-*")]:
         if path not in keep:
             shutil.rmtree(path, ignore_errors=True)
@@ -59,7 +60,7 @@ def seal(checkpoint: Path, recipe: str) -> None:
 
 def prune(run_dir: Path, keep: int, spare: Path | None = None) -> None:
     """Remove all but the `keep` newest whole checkpoints; `spare` (the best one, say) stays as well."""
-    for path in whole(run_dir)[:-keep]:
+    for path in complete_checkpoints(run_dir)[:-keep]:
         if spare is None or path.name != spare.name:
             (path / MARK).unlink()  # from here on it no longer counts, wherever a kill strikes
             shutil.rmtree(path)

@@ -18,11 +18,11 @@ from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from chatml import RecordError
-from engine.run import logs
-from engine.run.devices import hold_port, launched
-from engine.run.folder import AlreadyFinishedError, is_main_process
-from recipes import RecipeError
-from recipes.schema import Recipe
+from config import RecipeError
+from config.schema import Recipe
+from engine.dist.ranks import hold_port, is_main_process, launched_ranks
+from engine.errors import AlreadyFinishedError
+from engine.run import rank_logs
 
 # What a disk says when it takes no more: full, quota reached, read-only, not permitted, too large, broken.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
@@ -39,10 +39,10 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     save first does so (engine/run/interruption.py). Of several processes that fail alike the first one speaks, and
     one that fails alone does; each has its log.
     """
-    if launched() > 1 and isinstance(recipe, Recipe):
-        logs.keep(Path(recipe.run.dir))
+    if launched_ranks() > 1 and isinstance(recipe, Recipe):
+        rank_logs.open_rank_log(Path(recipe.run.dir))
     # One process of several may be waiting for the others in C++, where no handler of Python's gets its turn.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if launched() > 1 else lambda number, _: leave(128 + number))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if launched_ranks() > 1 else lambda number, _: leave(128 + number))
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     # At each checkpoint it would say that tied weights are stored once.
@@ -68,7 +68,7 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
         if out_of_memory(error):
             advice = recipe.memory_advice() if isinstance(recipe, Recipe) else "free some"
             fail(f"out of memory; {advice}. The last checkpoint is intact")
-        if launched() > 1 and LOST.search(str(error)):
+        if launched_ranks() > 1 and LOST.search(str(error)):
             time.sleep(PATIENCE)  # most often the launcher ends this process within it
             fail("another process of this run has ended; the same command continues from the last checkpoint", code=1)
         crash()
@@ -86,15 +86,15 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """Say what was wrong and leave; the first process at once, another only if the launcher lets it live."""
     if not is_main_process():
         time.sleep(PATIENCE)
-    logs.tell(f"error: {message}")
+    rank_logs.print_on_console(f"error: {message}")
     leave(code)
 
 
 def crash() -> None:
     """What nobody foresaw, within an `except`: Python's own traceback."""
-    if launched() == 1:
+    if launched_ranks() == 1:
         raise
-    logs.tell(traceback.format_exc())
+    rank_logs.print_on_console(traceback.format_exc())
     leave(1)
 
 
@@ -102,7 +102,7 @@ def leave(code: int) -> NoReturn:
     """Exit; one process of several without more ado, since the threads of its group may wait for the others forever."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if launched() > 1:
+    if launched_ranks() > 1:
         os._exit(code)
     sys.exit(code)
 

@@ -16,32 +16,16 @@ from typing import Any
 from datasets import Dataset
 from omegaconf import OmegaConf
 
+from config import resolved_yaml
 from engine.data.report import Report
-from engine.run import durable
-from recipes import RecipeError, resolved_yaml
+from engine.dist.ranks import is_main_process
+from engine.errors import AlreadyFinishedError, RunError
+from engine.files import durable
 
 FINISHED = "finished.json"
 # Where a run lies, how long it may take at a time, and where its model goes.
 ELSEWHERE = ("run.dir", "run.max_hours", "run.local_dir", "run.push_to_hub", "run.hub_private")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "omegaconf")
-
-
-class RunError(RecipeError):
-    """A mistake of the person's that shows only once the run has begun."""
-
-
-def first_line(error: Exception) -> str:
-    """What another library's error says, for a line of ours."""
-    return str(error).strip().split("\n")[0].rstrip(".")
-
-
-class AlreadyFinishedError(Exception):
-    """The folder holds the finished run of this very recipe; there is nothing to do."""
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that writes (known before any process group exists)."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

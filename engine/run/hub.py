@@ -1,6 +1,6 @@
-"""A finished run's model on the hub, with a card: after the run (`run.push_to_hub`), or by `make push`.
+"""Upload a finished run's model to the hub, with a card: after the run (`run.push_to_hub`), or by `make push`.
 
-The card is model_card.md of the run folder, written once: a person may complete it (the licence is theirs to choose)
+The card is model_card.md of the run folder, written once: the user may complete it (the licence is theirs to choose)
 and push again.
 """
 
@@ -8,12 +8,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
-
-from engine.run import durable
+from config.sections import TrainingRun
+from engine.errors import RunError, first_line
+from engine.files import durable
 from engine.run.card import model_card
-from engine.run.folder import FINISHED, RunError, RunFolder, first_line
-from recipes.sections import HUB_ID, TrainingRun
+from engine.run.folder import RunFolder
 
 CARD = "model_card.md"
 
@@ -57,23 +56,3 @@ def push(run: Path, repository: str, private: bool) -> None:
             f'push it later with: make push ARGS="{run} {repository}"'
         ) from None
     print(f"{run}: pushed to {url}", flush=True)
-
-
-def main(arguments: list[str]) -> None:
-    """`python -m engine.run.hub RUN [OWNER/NAME]`; without a name, that of the run's recipe."""
-    if not 1 <= len(arguments) <= 2:
-        raise RunError('a run folder is needed: make push ARGS="RUN OWNER/NAME"')
-    run = Path(arguments[0])
-    if not (run / FINISHED).is_file() or not (run / "model").is_dir():
-        raise RunError(f"{run} holds no finished run with a model; name a run folder")
-    settings = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["run"]
-    repository = arguments[1] if len(arguments) == 2 else settings.get("push_to_hub")
-    if not repository or not HUB_ID.fullmatch(repository):
-        raise RunError(f'{repository or "no repository"} is no owner/name; make push ARGS="{run} OWNER/NAME"')
-    push(run, repository, settings.get("hub_private", True))
-
-
-if __name__ == "__main__":
-    from engine.run.entry import run as run_command
-
-    run_command(main, sys.argv[1:])

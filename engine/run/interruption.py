@@ -14,8 +14,8 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from engine.run import devices
-from engine.run.limit import OUT_OF_TIME, TimeLimit, under_launcher
+from engine.dist.ranks import leave_group
+from engine.run.time_limit import OUT_OF_TIME, TimeLimit, under_launcher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -60,5 +60,5 @@ class Interruption:
         self.accelerator.print(
             f"{saved.parent}: {why}saved {saved.name}; the same command continues from there", flush=True
         )
-        devices.leave(self.accelerator)
+        leave_group(self.accelerator)
         sys.exit(0 if code == OUT_OF_TIME and under_launcher() else code)

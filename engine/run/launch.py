@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from config import RecipeError, load_part
+from config.schema import Recipe
+from config.sections import Lora, Model, TrainingRun
 from engine.run.folder import FINISHED
-from engine.run.limit import OUT_OF_TIME
-from recipes import RecipeError, load_part
-from recipes.schema import Recipe
-from recipes.sections import Lora, Model, TrainingRun
+from engine.run.time_limit import OUT_OF_TIME
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -69,9 +69,9 @@ def bytes_needed(stage: str, recipe: str, overrides: list[str]) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from engine.dist.devices import compute_dtype
     from engine.models.adapters import base_of, is_adapter
     from engine.models.loading import load_config
-    from engine.run.devices import compute_dtype
 
     size = load_part(Size, recipe, overrides)
     config = load_config(base_of(size.model.path), size.model)

@@ -15,16 +15,20 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from engine.run import checkpoints, devices, durable, hub, sharding, training_state
+from config.sections import TrainingRun
+from engine.dist import devices, sharding
+from engine.dist.collectives import Waiting
+from engine.dist.ranks import leave_group
+from engine.errors import RunError, first_line
+from engine.files import durable
+from engine.run import checkpoints, hub, training_state
+from engine.run.checkpoint_store import CheckpointStore
 from engine.run.console import Steps
-from engine.run.folder import RunError, RunFolder, first_line
+from engine.run.folder import RunFolder
 from engine.run.interruption import Interruption
-from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog, StepLog
-from engine.run.processes import Waiting
-from engine.run.store import Store
+from engine.run.time_limit import OUT_OF_TIME, TimeLimit
 from engine.run.training_state import Trained
-from recipes.sections import TrainingRun
 
 # A full disk is an OSError to Python, an error of their own to safetensors and to torch's writer.
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
@@ -45,14 +49,14 @@ class Loop:
         self.stage, self.folder, self.run, self.accelerator = stage, folder, run, accelerator
         self.trained, self.state, self.step = trained, state, 0
         hub.refuse_without_token(run)
-        self.store = Store(folder, run)
+        self.store = CheckpointStore(folder, run)
         self._seconds: dict[str, float] = {}
         if accelerator.is_main_process:
             self.store.open()
         accelerator.wait_for_everyone()
         newest = checkpoints.to_resume(folder.recipe, *self.store.places)
         if newest is not None:
-            training_state.load(newest, trained, state, sharding.of(accelerator))
+            training_state.load(newest, trained, state, sharding.sharding_of(accelerator))
             self.step = checkpoints.step_of(newest)
             accelerator.print(f"{folder.path}: continuing from {newest.name}")
         if run.report_to:
@@ -166,7 +170,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
         with self._writing(final):
             partial.mkdir(exist_ok=True)
-            training_state.save(partial, self.trained, self.state, sharding.of(self.accelerator))
+            training_state.save(partial, self.trained, self.state, sharding.sharding_of(self.accelerator))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._writing(final):
@@ -206,6 +210,6 @@ class Loop:
             self.folder.finish(self.step, self.metrics.elapsed_seconds)
             self.store.clear()
         pushes = self.accelerator.is_main_process
-        devices.leave(self.accelerator)
+        leave_group(self.accelerator)
         if pushes:
             hub.push_after(self.folder, self.run)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.run import durable
+from engine.files import durable
 
 TIMING = re.compile("seconds|per_second|memory")
 

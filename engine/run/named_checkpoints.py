@@ -13,7 +13,8 @@ from peft import PeftModel
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
-from engine.run import sharding, training_state
+from engine.dist import sharding
+from engine.run import training_state
 
 BY_NAME = "by_name"
 
@@ -34,7 +35,7 @@ class NamedCheckpoints(Trainer):
             self.processing_class.save_pretrained(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        now = sharding.of(self.accelerator)
+        now = sharding.sharding_of(self.accelerator)
         written = now.kind == "none" and not isinstance(self.model, PeftModel)
         training_state.write(Path(output_dir) / BY_NAME, self.model_wrapped, self.optimizer, now, weights=not written)
         if self.args.should_save:
@@ -57,5 +58,5 @@ class NamedCheckpoints(Trainer):
 
     def _read(self, checkpoint: str) -> None:
         training_state.read(
-            Path(checkpoint) / BY_NAME, self.model_wrapped, self.optimizer, sharding.of(self.accelerator)
+            Path(checkpoint) / BY_NAME, self.model_wrapped, self.optimizer, sharding.sharding_of(self.accelerator)
         )

@@ -16,20 +16,24 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from config.sections import TrainingRun
+from engine.dist import sharding
+from engine.dist.devices import compute_dtype
+from engine.dist.ranks import check_all_ranks_joined, is_main_process, launched_ranks, leave_gloo_to_torch, leave_group
+from engine.dist.shard_model import shard_model
+from engine.errors import RunError
+from engine.files import durable
 from engine.models.adapters import base_of, is_adapter
 from engine.models.loading import save_model
-from engine.models.sharded import share_out
-from engine.run import checkpoints, durable, hub, sharding
+from engine.run import checkpoints, hub
 from engine.run.batches import DealtBatches, batch_of, parts_a_step
+from engine.run.checkpoint_store import CheckpointStore
 from engine.run.console import Steps
-from engine.run.devices import check_processes, compute_dtype, launched, leave, leave_gloo_to_torch
-from engine.run.folder import RunError, RunFolder, is_main_process
+from engine.run.folder import RunFolder
 from engine.run.interruption import Interruption
-from engine.run.limit import OUT_OF_TIME, TimeLimit
 from engine.run.metrics import MetricsLog
-from engine.run.store import Store
 from engine.run.throughput import Throughput
-from recipes.sections import TrainingRun
+from engine.run.time_limit import OUT_OF_TIME, TimeLimit
 
 # What transformers names otherwise: our timings hold `seconds`.
 SECONDS = {"train_runtime": "train_seconds", "eval_runtime": "eval_seconds"}
@@ -57,9 +61,9 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         **({"eval_strategy": "steps", "eval_steps": recipe.run.save_steps} if recipe.data.eval else {}),
         **ours,
         **recipe.trainer,
-        "gradient_accumulation_steps": parts_a_step(*batch_of(config_class, recipe.trainer), launched()),
+        "gradient_accumulation_steps": parts_a_step(*batch_of(config_class, recipe.trainer), launched_ranks()),
     }
-    store = Store(folder, recipe.run)
+    store = CheckpointStore(folder, recipe.run)
     if store.here != folder.path:  # else it would follow the checkpoints
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.path / "runs"))
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
@@ -80,7 +84,7 @@ def arguments(config_class: type[TrainingArguments], recipe: Any, folder: RunFol
         )
     except ValueError as error:
         raise RunError(f"trainer: {str(error).splitlines()[0]}") from None
-    check_processes(made.world_size)
+    check_all_ranks_joined(made.world_size)
     if made.deepspeed_plugin is not None and made.optim not in ("adamw_torch", "adamw_torch_fused"):
         # Its state would have to be one number a weight (engine/run/zero_state.py).
         raise RunError(
@@ -100,7 +104,7 @@ class RunCallback(TrainerCallback):
     def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
         hub.refuse_without_token(run)
         self.stage, self.folder, self.run = stage, folder, run
-        self.store, self.limit = Store(folder, run), TimeLimit(run.max_hours)
+        self.store, self.limit = CheckpointStore(folder, run), TimeLimit(run.max_hours)
         self.resume = checkpoints.to_resume(folder.recipe, *self.store.places)
         """the checkpoint to continue from"""
         self.stop = 0
@@ -184,7 +188,7 @@ def fit(
     if callback.resume:
         accelerator.print(f"{folder.path}: continuing from {callback.resume.name}", flush=True)
     trainer.remove_callback(PrinterCallback)
-    share_out(trainer.model, accelerator)  # also: TRL makes bfloat16 of adapters on a base in 4 bits
+    shard_model(trainer.model, accelerator)  # also: TRL makes bfloat16 of adapters on a base in 4 bits
     with Interruption(accelerator, callback.limit) as interruption:
         callback.interruption, callback.throughput = interruption, Throughput(trainer.model)
         trainer.train(resume_from_checkpoint=str(callback.resume) if callback.resume else None)
@@ -194,7 +198,7 @@ def fit(
         interruption.leave(folder.path / f"checkpoint-{trainer.state.global_step}", callback.stop)
     before_saving()
     unset_hf_deepspeed_config()  # a base that adapters are merged into is loaded whole
-    weights = sharding.whole_weights(trainer.model_wrapped, accelerator)
+    weights = sharding.full_weights(trainer.model_wrapped, accelerator)
     if trainer.is_world_process_zero():
         model = accelerator.unwrap_model(trainer.model)
         durable.write_folder(
@@ -203,6 +207,6 @@ def fit(
         )
         folder.finish(trainer.state.global_step, callback.metrics.elapsed_seconds)
         callback.store.clear()
-    leave(accelerator)
+    leave_group(accelerator)
     if is_main_process():
         hub.push_after(folder, callback.run)

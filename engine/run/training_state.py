@@ -20,8 +20,8 @@ from accelerate.utils import extract_model_from_parallel
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
+from engine.dist.sharding import Sharding
 from engine.run import zero_state
-from engine.run.sharding import Sharding
 
 # Name -> a model and its optimiser.
 Trained = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]

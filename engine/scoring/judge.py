@@ -20,17 +20,17 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chatml import read_back
-from engine.models.responses import Tokens
-from engine.run import durable
-from engine.run.folder import RunError
-from recipes.scoring import ANSWER, CONVERSATION, Judge
+from config.scoring import ANSWER, CONVERSATION, Judge
+from engine.errors import RunError
+from engine.files import durable
+from engine.forward.responses import Tokens
 
 # Replies of a server that may do better next time; all other errors are the request's own.
 PASSING = {408, 409, 425, 429, *range(500, 600)}
 FIRST_PAUSE = 0.5
 
 
-class JudgeScorer:
+class LLMJudge:
     """Scores by asking; equal questions are asked once."""
 
     def __init__(

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chatml import read_back
-from engine.models.responses import Tokens
-from engine.run.folder import RunError
+from engine.errors import RunError
+from engine.forward.responses import Tokens
 
 
 def load_function(path: str, key: str) -> Callable[..., Any]:

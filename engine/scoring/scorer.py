@@ -13,13 +13,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
+from config.scoring import Scoring
+from config.sections import Model
+from engine.errors import RunError
+from engine.forward.responses import Tokens, sequence_scores
 from engine.models.loading import load_scalar
-from engine.models.responses import Tokens, sequence_scores
-from engine.run.folder import RunError
-from engine.scoring.judge import JudgeScorer
+from engine.scoring.judge import LLMJudge
 from engine.scoring.rule import RuleScorer
-from recipes.scoring import Scoring
-from recipes.sections import Model
 
 Record = Mapping[str, Any]
 # Tokens in one forward.
@@ -40,10 +40,10 @@ class RewardModels:
     std_coef: float
 
     def __call__(self, sequences: Sequence[Tokens], records: Sequence[Record], budget: int) -> torch.Tensor:
-        return together([sequence_scores(model, sequences, budget) for model in self.models], self.std_coef)
+        return combine_scores([sequence_scores(model, sequences, budget) for model in self.models], self.std_coef)
 
 
-def together(scores: Sequence[torch.Tensor], std_coef: float) -> torch.Tensor:
+def combine_scores(scores: Sequence[torch.Tensor], std_coef: float) -> torch.Tensor:
     """Mean minus `std_coef` times the deviation (with n, not n - 1) over models, each (sequences,)."""
     stacked = torch.stack(list(scores))
     if not stacked.numel():  # no answer has ended; a deviation of nothing warns
@@ -51,7 +51,7 @@ def together(scores: Sequence[torch.Tensor], std_coef: float) -> torch.Tensor:
     return stacked.mean(0) - std_coef * stacked.std(0, correction=0)
 
 
-def scores_of(
+def score_sequences(
     scoring: Scoring,
     key: str,
     sequences: Sequence[Tokens],
@@ -65,7 +65,7 @@ def scores_of(
     if not sequences:
         return []
     if not scoring.paths:
-        return without_model(scoring, key, tokenizer, folder, torch.device("cpu"))(sequences, records, BUDGET).tolist()
+        return rule_or_judge(scoring, key, tokenizer, folder, torch.device("cpu"))(sequences, records, BUDGET).tolist()
     by_model = []
     for path in scoring.paths:
         model = load_scalar(path, model_of(path), tokenizer, trained=False, device=device)
@@ -75,13 +75,13 @@ def scores_of(
                 "both must come from the same base"
             )
         by_model.append(sequence_scores(model, sequences, BUDGET).double().cpu())
-    return together(by_model, scoring.std_coef).tolist()
+    return combine_scores(by_model, scoring.std_coef).tolist()
 
 
-def without_model(
+def rule_or_judge(
     scoring: Scoring, key: str, tokenizer: PreTrainedTokenizerBase, folder: Path, device: torch.device
 ) -> Scorer:
     """The rule or the judge that a recipe names at `key`; what a judge says is kept in `folder`."""
     if scoring.rule is not None:
         return RuleScorer(scoring.rule, f"{key}.rule", tokenizer, device)
-    return JudgeScorer(scoring.judge, f"{key}.judge", tokenizer, folder, device)
+    return LLMJudge(scoring.judge, f"{key}.judge", tokenizer, folder, device)

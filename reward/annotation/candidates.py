@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.rows import prompt_rows
+from engine.errors import RunError
+from engine.generation.sampling import sample
 from engine.models.loading import load_causal
-from engine.models.sampling import sample
 from engine.models.tokenizer import load_tokenizer
 from engine.run.console import Steps
-from engine.run.folder import RunError, RunFolder
+from engine.run.folder import RunFolder
 from reward.annotation.files import add_lines, whole_lines, write_lines
 from reward.annotation.recipe import WriteCandidates
 

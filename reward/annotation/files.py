@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.run import durable
+from engine.files import durable
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

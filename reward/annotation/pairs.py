@@ -19,10 +19,11 @@ import xxhash
 
 from chatml import RecordError, encode, plain_encoder
 from engine.data.sources import read
+from engine.errors import RunError
+from engine.files import durable
 from engine.models.tokenizer import load_tokenizer
-from engine.run import durable
-from engine.run.folder import RunError, RunFolder
-from engine.scoring.scorer import scores_of
+from engine.run.folder import RunFolder
+from engine.scoring.scorer import score_sequences
 from reward.annotation.files import write_lines
 from reward.annotation.recipe import MakePairs, Pairing
 
@@ -107,7 +108,7 @@ def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder
         sequences.append(ids[: len(ids) - newline])
     records = [candidate.get("record", {}) for candidate in candidates]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return scores_of(scoring, "pairs.score", sequences, records, recipe.model.of, tokenizer, folder.path, device)
+    return score_sequences(scoring, "pairs.score", sequences, records, recipe.model.of, tokenizer, folder.path, device)
 
 
 def compared(

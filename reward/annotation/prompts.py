@@ -6,8 +6,9 @@ from typing import Any
 
 from chatml import RecordError, read_prompt
 from engine.data.sources import read
-from engine.run import durable
-from engine.run.folder import RunError, RunFolder
+from engine.errors import RunError
+from engine.files import durable
+from engine.run.folder import RunFolder
 from reward.annotation.files import write_lines
 from reward.annotation.recipe import SelectPrompts
 from reward.annotation.selection import coverage, select

@@ -6,11 +6,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from recipes.data import Data, named_sources
-from recipes.schema import Recipe, RecipeError, Section, number, show, validate
-from recipes.scoring import Scoring, scoring
-from recipes.sections import Attention, ChatML, Dtype, Model, Run, Sampling, model_inputs, model_paths
-from recipes.typed import Builder
+from config.data import Data, named_sources
+from config.schema import Recipe, RecipeError, Section, number, show, validate
+from config.scoring import Scoring, scoring
+from config.sections import Attention, ChatML, Dtype, Model, Run, Sampling, model_inputs, model_paths
+from config.typed import Builder
 
 CONVERSATION = "{conversation}"
 TAG_QUESTION = f"""Name the intentions of the last request in this conversation: what it is about and what is to be

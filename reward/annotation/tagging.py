@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from chatml import RecordError, control, encode
+from engine.generation.sampling import sample
 from engine.models.loading import load_causal
-from engine.models.sampling import sample
 from engine.models.tokenizer import load_tokenizer
 from reward.annotation.recipe import CONVERSATION, SelectPrompts
 from reward.annotation.selection import Tags

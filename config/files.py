@@ -1,0 +1,70 @@
+"""Recipe files: YAML, and the files they extend."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from config.schema import RecipeError, show
+from config.typed import nearest
+
+EXTENDS = "extends"
+
+
+def read(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
+    """(file, what stands in it) of a recipe and of all that it extends, the furthest parent first.
+
+    `extends: other.yaml`, relative to the file it stands in, is taken out. Raises RecipeError.
+    """
+    layers: list[tuple[Path, dict[Any, Any]]] = []
+    child: Path | None = None
+    while True:
+        if any(path.resolve() == seen.resolve() for seen, _ in layers):
+            raise RecipeError(f"{child}:{line_of(child, EXTENDS)}: extends {path}, which extends this file in turn")
+        values = _mapping(path, child)
+        parent = values.pop(EXTENDS, None)
+        layers.insert(0, (path, values))
+        if parent is None:
+            return layers
+        if not isinstance(parent, str):
+            raise RecipeError(f"{path}:{line_of(path, EXTENDS)}: extends is {show(parent)}; it must name one recipe")
+        path, child = path.parent / parent, path
+
+
+def line_of(path: Path, key: str) -> int | None:
+    """The line, from 1, on which a dotted key stands in a YAML file; None where the file does not hold it."""
+    node, line = yaml.compose(path.read_text(encoding="utf-8")), None
+    for name in key.split("."):
+        if not isinstance(node, yaml.MappingNode):
+            return None
+        found = next((pair for pair in node.value if pair[0].value == name), None)
+        if found is None:
+            return None
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def _mapping(path: Path, child: Path | None) -> dict[Any, Any]:
+    where = f"{child}:{line_of(child, EXTENDS)}: extends " if child else ""
+    try:
+        loaded = OmegaConf.load(path)
+        values = OmegaConf.to_container(loaded)
+    except FileNotFoundError:
+        near = nearest(str(path), (str(known) for known in Path("recipes").glob("*/*.yaml")))
+        way_out = f"did you mean {near[0]}?" if near else "name a recipe file"
+        raise RecipeError(f"{where}{path} does not exist; {way_out}") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{where}{path} is a folder; name a recipe file in it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RecipeError(f"{where}{path} cannot be read ({reason})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: this is not YAML ({error.problem})") from None
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise RecipeError(f"{path}: this is not a recipe ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections; this is {show(values)}")
+    return values

@@ -1,0 +1,127 @@
+"""What gives an answer its score: reward models, a function, or a judge behind an endpoint."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from config.schema import RecipeError, Section, number, show, validate
+from config.sections import model_inputs, model_paths
+from config.typed import Builder
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+CONVERSATION, ANSWER = "{conversation}", "{answer}"
+QUESTION = f"""Judge the last answer of an assistant in this conversation.
+
+{CONVERSATION}
+
+The answer to judge:
+
+{ANSWER}
+
+Is it right, helpful and to the point? Reply with a number from 0 (useless) to 10 (perfect), and nothing else."""
+
+
+@dataclass(frozen=True)
+class Judge(Section):
+    """A model behind an OpenAI-compatible endpoint that is asked for a number."""
+
+    url: str | None = None
+    """up to and with the version, http://localhost:8000/v1; empty: no judge"""
+    model: str = ""
+    """which of the endpoint's models is asked"""
+    question: str = QUESTION
+    """what it is asked; {conversation} and {answer} are put in"""
+    score_pattern: str = r"-?\d+(?:\.\d+)?"
+    """where the score stands in its reply: a pattern, of which the first match counts (the first group, if any)"""
+    key_from: str | None = None
+    """the environment variable that holds the endpoint's key"""
+    timeout: float = number(60.0, above=0)
+    """seconds an answer may take"""
+    retries: int = number(4, least=0)
+    """how often a request that failed is sent again, after ½, 1, 2, ... seconds"""
+    parallel: int = number(8, least=1)
+    """requests at a time"""
+    cache: str | None = None
+    """file of the scores that are known already, read and added to; judge.jsonl in the run folder by default"""
+
+    def check(self, key: str) -> None:
+        if self.url is None:
+            return
+        if not self.url.startswith(("http://", "https://")):
+            raise RecipeError(f"{key}.url is {self.url}; it must begin with http:// or https://", key=f"{key}.url")
+        if not self.model:
+            raise RecipeError(f"{key}.model is empty; name the model that {self.url} is asked for", key=f"{key}.model")
+        for part in (CONVERSATION, ANSWER):
+            if part not in self.question:
+                raise RecipeError(f"{key}.question lacks {part}; say where it stands", key=f"{key}.question")
+        try:
+            re.compile(self.score_pattern)
+        except re.error as error:
+            raise RecipeError(
+                f"{key}.score_pattern is {self.score_pattern}, which is no pattern ({error})",
+                key=f"{key}.score_pattern",
+            ) from None
+
+
+@dataclass(frozen=True)
+class Scoring(Section):
+    path: Any = None
+    """the reward model, or a list of differently seeded ones"""
+    std_coef: float = number(0.0, least=0)
+    """lambda: a score is the mean over the models minus lambda times their deviation"""
+    rule: str | None = None
+    """function in place of a model, "module:function"; takes messages, answer and record, returns a number"""
+    judge: Judge = field(default_factory=Judge)
+    """endpoint in place of a model"""
+
+    @property
+    def paths(self) -> list[str]:
+        """The reward models; none where something else scores."""
+        return [] if self.path is None else [self.path] if isinstance(self.path, str) else list(self.path)
+
+    @property
+    def source(self) -> Any:
+        """Whatever it is that scores, for messages."""
+        return self.path or self.rule or self.judge.url
+
+    def check(self, key: str) -> None:
+        given = {f"{key}.path": self.path, f"{key}.rule": self.rule, f"{key}.judge.url": self.judge.url}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            said = f"has {' and '.join(named)}" if named else "has nothing that scores"
+            raise RecipeError(f"{key} {said}; give one of {', '.join(given)}", key=named[0] if named else f"{key}.path")
+        if self.path is not None:
+            model_paths(self.path, f"{key}.path")
+        if self.rule is not None:
+            check_function(self.rule, f"{key}.rule")
+        if self.std_coef and len(self.paths) < 2:
+            raise RecipeError(
+                f"{key}.std_coef is {self.std_coef}, which needs several models in {key}.path; "
+                f"list them, or set {key}.std_coef=0",
+                key=f"{key}.std_coef",
+            )
+
+    def inputs(self, key: str) -> Iterator[tuple[str, str]]:
+        """(key, path) of the models that have to be on this machine."""
+        if self.path is not None:
+            yield from model_inputs(self.path, key)
+
+
+def scoring(value: Any, key: str) -> Scoring:
+    """What a key that names something that scores says: a path, a list of paths, or a mapping with the keys of
+    `Scoring`. Raises RecipeError, naming `key`."""
+    if not isinstance(value, Mapping):
+        model_paths(value, key)
+        return Scoring(path=value)
+    builder = Builder(Scoring, key)
+    builder.set((), value)
+    built = builder.build()
+    validate(built, key)
+    return built
+
+
+def check_function(value: str, key: str) -> None:
+    """Raises RecipeError unless `value` is written module:function."""
+    if not FUNCTION.fullmatch(value):
+        raise RecipeError(f"{key} is {show(value)}; it must be written module:function", key=key)

@@ -1,0 +1,172 @@
+"""The sections that stages share, but for their data (config/data.py), and the models that keys name."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+from config.schema import RecipeError, Section, number, show
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+Attention = Literal["auto", "packed", "sdpa", "eager", "flash_attention_2"]
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Model(Section):
+    path: str = MISSING
+    """a folder that `from_pretrained` loads, or a hub id"""
+    revision: str | None = None
+    """branch, tag or commit of a hub id"""
+    dtype: Dtype = "auto"
+    """type of the computation: trained weights stay float32 and are autocast, frozen models are stored in it; auto is
+    bfloat16 on a GPU that is good at it, float32 elsewhere"""
+    attention: Attention = "auto"
+    """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
+    attention_dropout: float = number(0.0, least=0, below=1)
+    """share of attention weights dropped in training; the only dropout that Qwen2 classes have (report, 3.1.2: 0.1)"""
+
+    def check(self, key: str) -> None:
+        model_paths(self.path, f"{key}.path")
+
+
+@dataclass(frozen=True)
+class Lora(Section):
+    r: int = number(0, least=0)
+    """rank of the adapters; 0 finetunes all weights"""
+    lora_alpha: int = number(16, least=1)
+    """adapters are scaled by lora_alpha / r"""
+    lora_dropout: float = number(0.0, least=0, below=1)
+    """share of the adapters' inputs dropped in training"""
+    target_modules: Any = "all-linear"
+    """which layers get adapters: a name, a pattern, or a list of names, as peft takes them"""
+    merge: bool = True
+    """the finished model is merged with its adapters; false keeps the adapters alone, beside the name of their base"""
+    load_in_4bit: bool = False
+    """the frozen base is held in 4 bits by bitsandbytes (QLoRA: Dettmers et al. 2023): NF4, its scales in 8 bits"""
+
+    def check(self, key: str) -> None:
+        if self.load_in_4bit and self.r == 0:
+            raise RecipeError(
+                f"{key}.load_in_4bit=true holds weights that cannot be trained, and {key}.r=0 trains them all; "
+                f"set {key}.r, or {key}.load_in_4bit=false",
+                key=f"{key}.load_in_4bit",
+            )
+        if self.load_in_4bit and self.merge:
+            raise RecipeError(
+                f"{key}.load_in_4bit=true and {key}.merge=true would merge into weights of 4 bits; set "
+                f"{key}.merge=false, and merge the finished adapters into the whole base with make merge",
+                key=f"{key}.merge",
+            )
+        names = self.target_modules if isinstance(self.target_modules, list) else [self.target_modules]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise RecipeError(
+                f"{key}.target_modules is {show(self.target_modules)}; it must be a name or a list of names",
+                key=f"{key}.target_modules",
+            )
+
+
+@dataclass(frozen=True)
+class ChatML(Section):
+    mask: Literal["assistant", "qwen", "all"] = "assistant"
+    """where the loss falls: what the assistant says and its end token, what Qwen's finetuning code trains on, or all"""
+    train_on: Literal["every_answer", "last_answer"] = "every_answer"
+    """whether the loss falls on every assistant turn of a conversation, or on the last one alone"""
+    tools: Literal["react", "hermes"] = "hermes"
+    """how tools and calls of them are written"""
+    system: str | None = None
+    """system prompt put before conversations that have none"""
+
+    def check(self, key: str) -> None:
+        if self.mask == "all" and self.train_on == "last_answer":
+            raise RecipeError(
+                f"{key}.train_on=last_answer does not go with {key}.mask=all, which trains on every token; "
+                f"use {key}.mask=assistant",
+                key=f"{key}.train_on",
+            )
+
+
+@dataclass(frozen=True)
+class Run(Section):
+    dir: str = MISSING
+    """the run folder: metrics, checkpoints and the finished model"""
+    seed: int = number(0, least=0, below=2**32)
+    """seed of everything random in the run"""
+    save_steps: int = number(100, least=1)
+    """steps from one checkpoint to the next"""
+    keep_checkpoints: int = number(2, least=1)
+    """how many checkpoints stay; the newest whole one always does"""
+    report_to: list[str] = field(default_factory=list)
+    """trackers besides metrics.jsonl: tensorboard, wandb, trackio"""
+
+    def check(self, key: str) -> None:
+        if not self.dir.strip():
+            raise RecipeError(f"{key}.dir is empty; name a folder for the run", key=f"{key}.dir")
+
+
+@dataclass(frozen=True)
+class TrainingRun(Run):
+    max_hours: float | None = number(None, above=0)
+    """hours after its start by which the run has saved and left; the same command goes on. May be changed on the way"""
+    local_dir: str | None = None
+    """a folder on a fast local disk: checkpoints are written there, and copied to `dir` while the run goes on"""
+    push_to_hub: str | None = None
+    """owner/name of the hub's repository that gets the finished model, with a card made from the run folder"""
+    hub_private: bool = True
+    """the repository is private if the push has to make it"""
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        if self.local_dir is not None:
+            local, folder = Path(self.local_dir.strip() or ".").resolve(), Path(self.dir).resolve()
+            if not self.local_dir.strip() or folder in (local, *local.parents):
+                raise RecipeError(
+                    f"{key}.local_dir is {show(self.local_dir)}; name a folder on another disk than {key}.dir, "
+                    "or leave it out",
+                    key=f"{key}.local_dir",
+                )
+        if self.push_to_hub is not None and not HUB_ID.fullmatch(self.push_to_hub):
+            raise RecipeError(
+                f"{key}.push_to_hub is {show(self.push_to_hub)}; name a repository of the hub as owner/name",
+                key=f"{key}.push_to_hub",
+            )
+
+
+@dataclass(frozen=True)
+class Sampling(Section):
+    top_p: float = number(0.9, above=0, most=1)
+    """tokens are drawn from the smallest set that holds this much probability (report, 3.2.2: 0.9)"""
+    temperature: float = number(1.0, above=0)
+    """logits are divided by this before they become probabilities"""
+    max_new_tokens: int = number(512, least=1)
+    """an answer that has not ended by then is cut off"""
+    batch_size: int = number(256, least=1)
+    """answers that are written at the same time; changes memory and speed, not the random numbers"""
+
+
+def model_paths(value: Any, key: str) -> list[str]:
+    """A key that names one model or several: a path or hub id, or a list of them. Raises RecipeError, naming `key`."""
+    paths = value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str) and path.strip() for path in paths):
+        raise RecipeError(f"{key} is {show(value)}; it must be a path or a list of paths", key=key)
+    return paths
+
+
+def model_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(key, path) of the models among `model_paths` that have to be on this machine."""
+    for path in model_paths(value, key):
+        # The hub still knows a few models, gpt2 among them, by a name without owner.
+        if "/" in path and not is_hub_id(path):
+            yield key, path
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `path` reads as owner/name and nothing on this machine speaks against it.
+
+    A path whose first folder exists here is a path: a misspelt `runs/name` should not be looked for on the hub.
+    """
+    return HUB_ID.fullmatch(path) is not None and not Path(path).exists() and not Path(path).parent.is_dir()

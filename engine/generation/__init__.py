@@ -1,0 +1,1 @@
+"""Responses of a model: random streams, the decode loop, engines."""

@@ -1,0 +1,212 @@
+"""The forward pass of one token in fixed shapes, compiled: a CUDA graph a shape on a GPU, compiled C++ on a CPU.
+
+Keys and values stand in buffers that stay where they are for the whole run, as CUDA graphs need it. Rows are rounded up
+to a power of two, so that finished ones still leave, and columns are those of the rollout's longest prompt with its
+answer, rounded up: few shapes, each compiled once. Prompts are read as in the plain loop. What is drawn is the same up
+to the rounding of logits. Run on CPUs only: no GPU was at hand.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch._dynamo.exc import TorchDynamoException
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from engine.errors import RunError
+from engine.forward.packed import attention
+
+FIXED, BACKEND = "fixed", "inductor"
+FEWEST_ROWS, FEWEST_COLUMNS, MOST_GRAPHS = 16, 64, 64
+
+
+Views = tuple[list[torch.Tensor], list[torch.Tensor]]
+"""keys and values of each layer"""
+
+
+def fixed_rows(rows: int) -> int:
+    """The batch that `rows` rows are computed in: a power of two."""
+    return max(FEWEST_ROWS, 1 << (rows - 1).bit_length())
+
+
+def fixed_columns(columns: int) -> int:
+    """How many columns are held for `columns` that are needed: a power of two, or one and a half."""
+    power = 1 << (columns - 1).bit_length()
+    return max(FEWEST_COLUMNS, power * 3 // 4 if columns <= power * 3 // 4 else power)
+
+
+def fixed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    keys: list[torch.Tensor] | None = None,
+    values: list[torch.Tensor] | None = None,
+    column: torch.Tensor | None = None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token a row, which is written to `column` (1,) of the buffers first; without them, sdpa's.
+
+    query is (rows, heads, 1, head_dim), key and value may have fewer heads; keys and values hold of every layer
+    (rows, key heads, columns, head_dim), attention_mask is (rows, 1, 1, columns). Returns (rows, 1, heads, head_dim).
+    """
+    if keys is None or values is None or column is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+    k, v = keys[module.layer_idx], values[module.layer_idx]
+    k.index_copy_(2, column, key.to(k.dtype))
+    v.index_copy_(2, column, value.to(v.dtype))
+    # Heads that share their keys are queries of one head: keys need not be repeated.
+    grouped = query.unflatten(1, (k.shape[1], -1))[:, :, :, 0]
+    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=attention_mask, scale=scaling)
+    return out.flatten(1, 2)[:, None], None
+
+
+AttentionInterface.register(FIXED, fixed_attention)
+AttentionMaskInterface.register(FIXED, sdpa_mask)
+
+
+class Compiled:
+    """Compiled decoding of one model, for a whole run. Its weights may change, in place; they must not move."""
+
+    def __init__(self, model: PreTrainedModel):
+        if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
+            raise RunError(
+                "sampling.engine=compiled knows full attention only, and a layer of this model has another; "
+                "use sampling.engine=own"
+            )
+        self.model = model
+        self.places = self.columns = 0
+        self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """keys and values of each layer, (places, key heads, head_dim)"""
+        self.views: dict[tuple[int, int], Views] = {}
+        """the same memory in the shapes that are computed, by rows and columns: always the same tensors"""
+        self.low: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+        """weights of linear layers in autocast's type"""
+        torch.compiler.config.recompile_limit = MOST_GRAPHS
+        mode = "reduce-overhead" if model.device.type == "cuda" else None
+        self.step = torch.compile(_logits, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
+
+    @contextmanager
+    def ready(self, rows: int, columns: int) -> Iterator[None]:
+        """Around all decoding between two changes of the weights, of at most so many rows and columns at a time."""
+        self.columns = fixed_columns(columns)  # of no earlier rollout: a resumed run has not seen those
+        self.places = max(self.places, fixed_rows(rows) * self.columns)
+        with attention(self.model, FIXED), self._cast_once():
+            yield
+
+    @contextmanager
+    def _cast_once(self) -> Iterator[None]:
+        """Under autocast linear layers have weights in its type for a while: a graph would cast them at every token."""
+        device, swapped = self.model.device.type, []
+        if torch.is_autocast_enabled(device):
+            linear = [layer for layer in self.model.modules() if isinstance(layer, torch.nn.Linear)]
+            swapped = [(layer, *named) for layer in linear for named in layer.named_parameters(recurse=False)]
+        for layer, name, whole in swapped:
+            if whole not in self.low:
+                low = torch.empty_like(whole, dtype=torch.get_autocast_dtype(device))
+                self.low[whole] = torch.nn.Parameter(low, requires_grad=False)
+            self.low[whole].copy_(whole.detach())
+            setattr(layer, name, self.low[whole])
+        try:
+            yield
+        finally:
+            for layer, name, whole in swapped:
+                setattr(layer, name, whole)
+
+    def begin(self, cache: DynamicCache, mask: torch.Tensor, responses: int) -> "FixedBatch":
+        """Decoding from prompts that were read: `cache` and mask (prompts, longest) have each once, padded left."""
+        prompts, longest = mask.shape
+        if not self.buffers or len(self.buffers[0][0]) < self.places:
+            self._hold(cache)
+        rows = prompts * responses
+        for layer, *fixed in zip(cache.layers, *self.view(fixed_rows(rows)), strict=True):
+            for view, read in zip(fixed, (layer.keys, layer.values), strict=True):
+                view[:rows, :, :longest].unflatten(0, (prompts, responses)).copy_(read[:, None])
+        cache.layers.clear()
+        return FixedBatch(self, (longest - mask.sum(1)).repeat_interleave(responses, 0), longest)
+
+    def _hold(self, cache: DynamicCache) -> None:
+        """Buffers for such keys and values, in the type that attention reads them in."""
+        self.buffers.clear()
+        self.views.clear()
+        for layer in cache.layers:
+            device, dtype = layer.keys.device, layer.keys.dtype
+            if torch.is_autocast_enabled(device.type):
+                dtype = torch.get_autocast_dtype(device.type)
+            # Zeros: what is masked is multiplied by 0, and has to be a number.
+            shapes = [(self.places, read.shape[1], read.shape[3]) for read in (layer.keys, layer.values)]
+            self.buffers.append(tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes))
+
+    def view(self, rows: int) -> Views:
+        """Of each layer (rows, key heads, columns, head_dim); fewer rows are the first ones of more."""
+        if (rows, self.columns) not in self.views:
+            kinds = [[self._shaped(buffer, rows) for buffer in kind] for kind in zip(*self.buffers, strict=True)]
+            self.views[rows, self.columns] = tuple(kinds)
+        return self.views[rows, self.columns]
+
+    def _shaped(self, buffer: torch.Tensor, rows: int) -> torch.Tensor:
+        _, heads, dim = buffer.shape
+        view = buffer[: rows * self.columns].view(rows, heads, self.columns, dim)
+        torch._dynamo.mark_static_address(view)  # a CUDA graph may write into it, and need not copy it
+        return view
+
+
+class FixedBatch:
+    """Rows that are being written, the first ones of the buffers; each call writes the next column."""
+
+    def __init__(self, compiled: Compiled, starts: torch.Tensor, column: int):
+        self.compiled, self.rows, self.size = compiled, len(starts), fixed_rows(len(starts))
+        self.starts = F.pad(starts, (0, self.size - self.rows))
+        """(size,) the column of each row's first token"""
+        self.written, self.column = column, torch.tensor([column - 1], device=starts.device)
+
+    def may_leave(self, left: int) -> bool:
+        """Whether a smaller batch is enough for the rows that are left."""
+        return fixed_rows(left) < self.size
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these alone."""
+        before, self.rows, self.size = self.compiled.view(self.size), len(rows), fixed_rows(len(rows))
+        for fewer, more in zip(self.compiled.view(self.size), before, strict=True):
+            for view, whole in zip(fewer, more, strict=True):
+                view[: self.rows, :, : self.written] = whole[rows, :, : self.written]
+        self.starts = F.pad(self.starts[rows], (0, self.size - self.rows))
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary) logits after one more token of each row, (rows,); good until the next call."""
+        self.written += 1
+        self.column += 1
+        tokens = F.pad(tokens, (0, self.size - self.rows))
+        torch.compiler.cudagraph_mark_step_begin()
+        try:
+            logits = self.compiled.step(
+                self.compiled.model, tokens, self.starts, self.column, *self.compiled.view(self.size)
+            )  # fmt: skip
+        except TorchDynamoException as error:
+            told = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise RunError(f"sampling.engine=compiled: {told}; use sampling.engine=own") from None
+        return logits[: self.rows]
+
+
+def _logits(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    starts: torch.Tensor,
+    column: torch.Tensor,
+    keys: list[torch.Tensor],
+    values: list[torch.Tensor],
+) -> torch.Tensor:
+    """What is compiled. A row sees the columns from its start to the present one; those behind hold what was there."""
+    columns = torch.arange(keys[0].shape[2], device=tokens.device)
+    seen = (columns >= starts[:, None]) & (columns <= column)
+    return model(
+        input_ids=tokens[:, None], attention_mask=seen[:, None, None], position_ids=(column - starts)[:, None],
+        use_cache=False, logits_to_keep=1, keys=keys, values=values, column=column,
+    ).logits[:, -1]  # fmt: skip

@@ -1,0 +1,78 @@
+"""`models: shared`: policy, value, reference and reward as adapters of one base.
+
+The policy starts as a copy of the SFT adapter, the value model as a copy of the reward model's; the copies are float32
+and trained, the originals frozen in the compute type. The base is frozen too, in that type or in 4 bits.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from transformers import PreTrainedTokenizerBase
+
+from engine.dist.devices import compute_dtype
+from engine.errors import RunError
+from engine.models.adapter_files import Adapter, read_adapter, write_adapter
+from engine.models.loading import load_causal
+from engine.models.multi_adapter import Role, Roles, recompute_activations
+from engine.scoring.scorer import RewardModels
+from ppo.models import Models, adamw, same_vocabulary
+from ppo.recipe import PPO
+
+
+def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
+    """All four roles on one base, ready to train."""
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
+    paths = recipe.reward.paths
+    if not paths:
+        raise RunError("models=shared needs the reward model's adapter: give reward.path, or set models=full")
+    sft = read_adapter(recipe.model.path, "model.path")
+    rewards = [read_adapter(path, "reward.path") for path in paths]
+    base_path = one_base(sft, rewards, recipe)
+    plain = replace(recipe.model, path=base_path, attention_dropout=0.0)
+    base = load_causal(
+        base_path, plain, tokenizer, trained=False, in_4bit=recipe.ppo.load_in_4bit, device=accelerator.device
+    )
+    roles, low = Roles(), compute_dtype(recipe.model)
+    if recipe.ppo.gradient_checkpointing:
+        recompute_activations(base, roles)
+
+    def trained(name: str, adapter: Adapter, rate: float) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        role = Role(base, roles, name, adapter, torch.float32, trained=True)
+        return accelerator.prepare(role, adamw(role, recipe, rate))
+
+    policy = trained("policy", sft, recipe.ppo.policy_learning_rate)
+    value = (None, None)
+    if recipe.ppo.advantage == "gae":
+        value = trained("value", rewards[0], recipe.ppo.value_learning_rate)
+    reference = Role(base, roles, "reference", sft, low, trained=False)
+    judges = [
+        Role(base, roles, f"reward{at}", adapter, low, trained=False) for at, adapter in enumerate(rewards)
+    ]  # fmt: skip
+    for path, judge in zip(paths, judges, strict=True):
+        same_vocabulary(reference, judge, path)
+    return Models(*policy, *value, reference, RewardModels(judges, recipe.reward.std_coef), accelerator.device)
+
+
+def one_base(sft: Adapter, rewards: list[Adapter], recipe: PPO) -> str:
+    """The base that all adapters name; RunError if they name several, or if one is of the wrong kind."""
+    if sft.is_scalar or not all(reward.is_scalar for reward in rewards):
+        raise RunError(
+            f"models=shared: model.path={recipe.model.path} must be an SFT adapter "
+            f"and reward.path={recipe.reward.path} a reward model's"
+        )
+    names = {adapter.config["base_model_name_or_path"] for adapter in (sft, *rewards)}
+    if len(names) > 1:
+        raise RunError(
+            "models=shared: the adapters of model.path and reward.path name different bases, "
+            f"{', '.join(sorted(names))}; train them from one, or set models=full"
+        )
+    return names.pop()
+
+
+def save_role(role: Role, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a role's adapter folder, which peft and our own loading take."""
+    write_adapter(role.adapter, role.tensors(), role.base, tokenizer, folder)

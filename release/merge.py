@@ -1,0 +1,35 @@
+"""`python -m release.merge ADAPTER OUT`: an adapter folder merged into its base, as a plain model folder.
+
+Works for policies and for reward models; the result loads with plain `from_pretrained`.
+"""
+
+import sys
+from pathlib import Path
+
+from config.sections import Model
+from engine.errors import RunError
+from engine.files import durable
+from engine.models.adapters import is_adapter
+from engine.models.loading import load_causal, load_scalar, save_model, scalar_config
+from engine.models.tokenizer import load_tokenizer
+from engine.run.entry import run
+
+
+def merge(arguments: list[str]) -> None:
+    if len(arguments) != 2:
+        raise RunError('two folders are needed: make merge ARGS="ADAPTER OUT"')
+    adapter, out = arguments
+    if not is_adapter(adapter):
+        raise RunError(f"{adapter} holds no adapter (no adapter_config.json); a model folder needs no merging")
+    if Path(out).exists():
+        raise RunError(f"{out} exists already; name a folder that does not")
+    model = Model(path=adapter, dtype="float32")
+    tokenizer = load_tokenizer(adapter)
+    load = load_causal if scalar_config(adapter, model) is None else load_scalar
+    merged = load(adapter, model, tokenizer, trained=False)
+    durable.write_folder(Path(out), lambda folder: save_model(merged, tokenizer, folder))
+    print(f"{out}: merged")
+
+
+if __name__ == "__main__":
+    run(merge, sys.argv[1:])

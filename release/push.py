@@ -1,0 +1,30 @@
+"""python -m release.push RUN [OWNER/NAME]: upload a finished run's model to the hub, with its card."""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from config.sections import HUB_ID
+from engine.errors import RunError
+from engine.run.entry import run as run_command
+from engine.run.folder import FINISHED
+from engine.run.hub import push
+
+
+def main(arguments: list[str]) -> None:
+    """Push `arguments[0]`'s model to `arguments[1]`, by default the repository that the run's recipe names."""
+    if not 1 <= len(arguments) <= 2:
+        raise RunError('a run folder is needed: make push ARGS="RUN OWNER/NAME"')
+    run = Path(arguments[0])
+    if not (run / FINISHED).is_file() or not (run / "model").is_dir():
+        raise RunError(f"{run} holds no finished run with a model; name a run folder")
+    settings = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["run"]
+    repository = arguments[1] if len(arguments) == 2 else settings.get("push_to_hub")
+    if not repository or not HUB_ID.fullmatch(repository):
+        raise RunError(f'{repository or "no repository"} is no owner/name; make push ARGS="{run} OWNER/NAME"')
+    push(run, repository, settings.get("hub_private", True))
+
+
+if __name__ == "__main__":
+    run_command(main, sys.argv[1:])

@@ -1,0 +1,132 @@
+"""A data key as it is read and as its stage would feed it: records, rows, and what they overlap with."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from chatml import Pair
+from config import RecipeError
+from config.data import Source, sources
+from engine.data.report import Report
+from engine.data.rows import conversation_rows, pair_rows, prompt_rows, text_rows
+from engine.data.sources import read
+from show.duplicates import Near, near_repeats, repeats
+from show.overlap import EvaluationSet, evaluation_set
+from show.recipe import LEARNT_FROM, Show
+from show.records import ASKED, Record, read_records
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """One of several sources of a data key."""
+
+    source: Source
+    report: Report | None
+    """None where a stage could not use this source alone"""
+
+    @property
+    def tokens_drawn(self) -> float:
+        """Tokens in its rows, each as often as the source's weight draws it."""
+        return self.report.tokens * self.source.weight if self.report else 0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is under one data key."""
+
+    key: str
+    recipe: Show
+    tokenizer: PreTrainedTokenizerBase
+    sources: list[Source]
+    records: list[Record]
+    """all that were read, each once whatever its source's weight"""
+    rows: list[Row]
+    report: Report | None
+    """None where the stage would stop, for the reason in `problem`; there are no rows then"""
+    problem: str
+    portions: list[Portion]
+    """none for a single source"""
+    evaluations: list[EvaluationSet]
+    """what the records should not overlap with"""
+
+    @cached_property
+    def readable(self) -> list[Record]:
+        return [record for record in self.records if record.held is not None]
+
+    @cached_property
+    def repeated(self) -> dict[int, int]:
+        """Readable records that say exactly what an earlier one says."""
+        return repeats(map(repr, (record.held for record in self.readable)))
+
+    @cached_property
+    def nearly_repeated(self) -> list[Near]:
+        """Readable records that say nearly what an earlier one says, exact repetitions aside."""
+        once = [index for index in range(len(self.readable)) if index not in self.repeated]
+        found = near_repeats([self.readable[index].texts for index in once])
+        return [Near(once[near.index], once[near.other], near.similarity) for near in found]
+
+    @property
+    def limit(self) -> tuple[str, int]:
+        """The key that bounds a row's length, and the bound."""
+        data = self.recipe.data
+        if self.key == "pretrain" and not self.recipe.eval:
+            return "data.pretrain_length", data.pretrain_length
+        if self.key in ASKED:
+            return "data.max_prompt_tokens", data.max_prompt_tokens
+        return "data.max_length", data.max_length
+
+    @property
+    def of_pairs(self) -> bool:
+        return bool(self.readable) and all(isinstance(record.held, Pair) for record in self.readable)
+
+    @property
+    def of_texts(self) -> bool:
+        return bool(self.readable) and all(isinstance(record.held, str) for record in self.readable)
+
+
+def look(recipe: Show, key: str, named: list[Source], tokenizer: PreTrainedTokenizerBase) -> Look:
+    """Read, count and encode what a data key names. Raises RecipeError where a source itself cannot be read."""
+    records = read_records([found for source in named for found in read(source)], key, recipe.data.fields)
+    if not records:
+        raise RecipeError(f"data.{key}: no records; name a source that holds some")
+    against = sources(recipe.show.against, "show.against") if key in LEARNT_FROM else []
+    evaluations = [_evaluation_set(source) for source in against if source not in named]
+    seen = Look(key, recipe, tokenizer, named, records, [], None, "", [], evaluations)
+    try:
+        rows, report = stage_rows(seen)(named)
+    except RecipeError as error:
+        return dataclasses.replace(seen, problem=str(error))
+    portions = [Portion(source, _report_of(seen, source)) for source in named] if len(named) > 1 else []
+    return dataclasses.replace(seen, rows=rows.to_list(), report=report, portions=portions)
+
+
+def stage_rows(seen: Look) -> Callable[[list[Source]], tuple[Dataset, Report]]:
+    """What makes rows of such data, in the stage that the data key belongs to."""
+    name, limit = seen.limit
+    keywords: dict[str, Any] = {"recipe": seen.recipe, "tokenizer": seen.tokenizer, "key": f"data.{seen.key}"}
+    if name == "data.max_prompt_tokens":
+        return partial(prompt_rows, **keywords, max_prompt_tokens=limit)
+    if seen.key == "pretrain":
+        return partial(text_rows, **keywords, max_length=limit)
+    return partial(pair_rows if seen.of_pairs else conversation_rows, **keywords, max_length=limit)
+
+
+def _evaluation_set(source: Source) -> EvaluationSet:
+    part = f"{source.only_share:g} of " if source.only_share else ""
+    return evaluation_set(
+        part + source.path, ((where, found) for where, found in read(source) if isinstance(found, dict))
+    )
+
+
+def _report_of(seen: Look, source: Source) -> Report | None:
+    try:
+        return stage_rows(seen)([source])[1]
+    except RecipeError:
+        return None

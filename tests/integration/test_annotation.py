@@ -1,0 +1,188 @@
+"""Prompts chosen by tags and answered by several models; on small random models."""
+
+import json
+
+import pytest
+import torch
+
+from chatml import IM_END
+from config import RecipeError, load
+from engine.errors import AlreadyFinishedError, RunError
+from engine.models.loading import save_model
+from engine.run.metrics import read
+from reward.annotation import candidates, prompts
+from reward.annotation.candidates import write_candidates
+from reward.annotation.prompts import choose_prompts
+from reward.annotation.recipe import SelectPrompts, WriteCandidates
+from reward.annotation.tagging import of_tagger
+from tests.support.small_models import small_model
+from tests.support.stage_runs import write_base, write_jsonl
+from tests.support.tokenizers import qwen
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two models of different sizes that end their answers now and then, and prompts with tags."""
+    folder = tmp_path_factory.mktemp("annotation")
+    tokenizer = qwen()
+    for name, width in (("large", 32), ("small", 16)):
+        model = small_model(vocab_size=len(tokenizer), hidden_size=width)
+        with torch.no_grad():
+            rows = model.get_output_embeddings().weight
+            rows[tokenizer.convert_tokens_to_ids(IM_END)] += 4 * rows.abs().mean()
+        save_model(model, tokenizer, folder / name)
+    records = [{"prompt": " ".join(WORDS[n : n + 2]), "topic": [WORDS[n], WORDS[n % 3]]} for n in range(8)]
+    write_jsonl(folder / "asked.jsonl", [*records, records[0]])
+    return folder
+
+
+def recipe_of(schema, path, text):
+    path.write_text(text)
+    return load(schema, path)
+
+
+def select_recipe(folder, out, select):
+    return recipe_of(SelectPrompts, out / "prompts.yaml", f"""
+select: {{count: 5, {select}}}
+data: {{prompts: {folder}/asked.jsonl}}
+sampling: {{max_new_tokens: 12, temperature: 1.0}}
+run: {{dir: {out}/prompts}}
+""")  # fmt: skip
+
+
+def candidates_recipe(folder, out, name="candidates"):
+    return recipe_of(WriteCandidates, out / "candidates.yaml", f"""
+candidates:
+  models: {{large: {folder}/large, small: {folder}/small}}
+  settings: [{{temperature: 1.0}}, {{temperature: 0.5, top_p: 1.0}}]
+  responses: 2
+data: {{prompts: {folder}/asked.jsonl}}
+sampling: {{max_new_tokens: 12, top_p: 0.8, batch_size: 6}}
+run: {{dir: {out}/{name}}}
+""")  # fmt: skip
+
+
+# Prompts
+
+
+def test_prompts_are_chosen_and_come_out_as_they_were(folder, tmp_path):
+    choose_prompts(select_recipe(folder, tmp_path, "tag_fields: [topic]"))
+    rows, asked = read(tmp_path / "prompts" / "prompts.jsonl"), read(folder / "asked.jsonl")
+    assert len(rows) == 5
+    for row in rows:
+        assert {name: row[name] for name in ("prompt", "topic")} in asked
+        assert row["tags"] == sorted(set(row["topic"]))
+    report = json.loads((tmp_path / "prompts" / "coverage.json").read_text())
+    assert (report["prompts"], report["chosen"], report["repeated"], report["tags"]) == (8, 5, 1, 8)
+
+
+def test_a_tagger_is_asked_where_no_field_holds_tags(folder, tmp_path, monkeypatch):
+    """A real model answers; what it says of the prompts becomes their tags."""
+    asked = []
+
+    def tagger(recipe, conversations):
+        found = of_tagger(recipe, conversations)
+        asked.extend(conversations)
+        return found
+
+    monkeypatch.setattr(prompts, "of_tagger", tagger)
+    recipe = select_recipe(folder, tmp_path, f"tagger: {folder}/large, tag_fields: [nowhere]")
+    choose_prompts(recipe)
+    rows = read(tmp_path / "prompts" / "prompts.jsonl")
+    assert [each[0]["content"] for each in asked] == [row["prompt"] for row in read(folder / "asked.jsonl")[:8]]
+    assert any(row["tags"] for row in rows)
+    again = of_tagger(
+        recipe, [[{"role": "user", "content": row["prompt"]}] for row in read(folder / "asked.jsonl")[:8]]
+    )
+    assert {tag for row in rows for tag in row["tags"]} <= {tag for tags in again for tag in tags}
+
+
+def test_no_tags_anywhere(folder, tmp_path):
+    with pytest.raises(RunError) as error:
+        choose_prompts(select_recipe(folder, tmp_path, "tag_fields: [nowhere]"))
+    assert str(error.value) == "no prompt has a tag in nowhere; name select.tagger or the field"
+    with pytest.raises(RecipeError, match="select knows no tags; give"):
+        select_recipe(folder, tmp_path, "")
+
+
+# Candidates
+
+
+@pytest.fixture(scope="module")
+def written(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("candidates")
+    write_candidates(candidates_recipe(folder, out))
+    return read(out / "candidates" / "candidates.jsonl")
+
+
+def test_every_model_answers_every_prompt_under_every_setting(folder, written):
+    """9 prompts × 2 models × 2 settings × 2 answers, each with where it comes from."""
+    assert len(written) == 72
+    keys = {(line["prompt"], line["model"], line["setting"], line["number"]) for line in written}
+    assert keys == {(p, m, s, k) for p in range(9) for m in ("large", "small") for s in (0, 1) for k in (0, 1)}
+    one = next(line for line in written if (line["prompt"], line["model"], line["setting"]) == (2, "small", 1))
+    assert {name: one[name] for name in ("temperature", "top_p", "path", "seed")} == {
+        "temperature": 0.5, "top_p": 1.0, "path": f"{folder}/small", "seed": 0,
+    }  # fmt: skip
+    assert one["record"] == read(folder / "asked.jsonl")[2]
+    assert one["messages"] == [{"role": "user", "content": one["record"]["prompt"]}]
+    assert {line["top_p"] for line in written if line["setting"] == 0} == {0.8}
+    assert len({line["answer"] for line in written}) > 20
+    assert not any(IM_END in line["answer"] for line in written)
+
+
+def test_killed_it_goes_on_where_the_file_ends(folder, written, tmp_path, monkeypatch):
+    """Killed after some batches, in the middle of a line."""
+    calls = []
+
+    def failing(*arguments, **settings):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments, **settings)
+
+    real = candidates.sample
+    monkeypatch.setattr(candidates, "sample", failing)
+    recipe = candidates_recipe(folder, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        write_candidates(recipe)
+    monkeypatch.setattr(candidates, "sample", real)
+    path = tmp_path / "candidates" / "candidates.jsonl"
+    path.write_text(path.read_text()[:-9])
+    write_candidates(recipe)
+
+    def order(line):
+        return line["model"], line["setting"], line["prompt"], line["number"]
+
+    assert sorted(read(path), key=order) == sorted(written, key=order)
+    with pytest.raises(AlreadyFinishedError):
+        write_candidates(recipe)
+
+
+def test_a_model_that_reads_other_tokens(folder, tmp_path):
+    write_base(tmp_path / "llama", "llama")
+    candidates_recipe(folder, tmp_path)
+    recipe = load(WriteCandidates, tmp_path / "candidates.yaml", [f"candidates.models.small={tmp_path}/llama"])
+    with pytest.raises(RunError) as error:
+        write_candidates(recipe)
+    assert str(error.value) == (
+        f"candidates.models.small={tmp_path}/llama reads other tokens than candidates.models.large; "
+        "let it write candidates in a run of its own, and name both files in data.candidates"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("[]", "candidates.settings is []; it must be a list of mappings: [{temperature: 1.0, top_p: 0.9}]"),
+        ("[{top_p: 2}]", "candidates.settings[0].top_p is 2.0; it must be above 0 and at most 1"),
+        ("[{top: 2}]", "unknown key candidates.settings[0].top; did you mean candidates.settings[0].top_p?"),
+    ],
+)
+def test_settings_are_checked(folder, tmp_path, settings, message):
+    candidates_recipe(folder, tmp_path)
+    with pytest.raises(RecipeError) as error:
+        load(WriteCandidates, tmp_path / "candidates.yaml", [f"candidates.settings={settings}"])
+    assert str(error.value).endswith(message)

@@ -1,0 +1,217 @@
+"""sampling.engine=compiled: the plain loop's answers, from few graphs, which see the weights as they are."""
+
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.testing import assert_close
+
+from config.sections import Model, Sampling
+from engine.dist.sharding import Sharding
+from engine.errors import RunError
+from engine.forward.packed import attention
+from engine.generation import compiled as module
+from engine.generation.compiled import Compiled
+from engine.generation.engines import ENGINES
+from engine.generation.sampling import sample
+from engine.models.adapter_files import read_adapter
+from engine.models.loading import load_causal
+from engine.models.multi_adapter import Role, Roles
+from engine.models.tokenizer import load_tokenizer
+from ppo.train import train
+from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
+from tests.support.small_models import small_model
+from tests.support.stage_runs import untimed
+
+PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16], [17]] * 5
+STOPS = range(1, 20)  # so many that answers end at different times
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    recipe = make_setting(tmp_path_factory.mktemp("setting"))
+    make_adapters(recipe.parent)
+    return recipe
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    """Graphs are traced and counted, and no code is generated of them."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(module, "BACKEND", CompileCounterWithBackend("aot_eager"))
+    return module.BACKEND
+
+
+def written(model, compiled=None, *, prompts=PROMPTS, step=1, record=False, **settings):
+    sampling = Sampling(**{"max_new_tokens": 24, "batch_size": 64, **settings})
+    return sample(
+        model, prompts, sampling, responses=2, end=1, stops=STOPS, seed=3, step=step,
+        query_ids=range(len(prompts)), record=record, compiled=compiled,
+    )  # fmt: skip
+
+
+def assert_same(got, expected):
+    assert got == expected  # tokens, ends and supports
+    mine, theirs = ([p for group in groups for r in group for p in r.logprobs] for groups in (got, expected))
+    assert_close(torch.tensor(mine), torch.tensor(theirs), atol=1e-4, rtol=0)
+
+
+def change(model):
+    """As an optimiser does: in place."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_answers_are_the_plain_loops_before_and_after_the_weights_change(counter, family):
+    model = small_model(family)
+    compiled = Compiled(model)
+    first = written(model)
+    assert len({len(r.tokens) for group in first for r in group}) > 5  # rows leave at different times
+    assert_same(written(model, compiled), first)
+    assert counter.frame_count == 3  # 64, 32 and 16 rows
+    change(model)
+    second = written(model, step=2)
+    assert second != written(small_model(family), step=2)
+    assert_same(written(model, compiled, step=2), second)
+    assert counter.frame_count == 3
+
+
+def test_sets_that_tokens_were_drawn_from_are_the_plain_loops(counter):
+    model = small_model()
+    got = written(model, Compiled(model), record=True, top_p=0.6)
+    assert all(r.supports for group in got for r in group)
+    assert_same(got, written(model, record=True, top_p=0.6))
+
+
+def test_ragged_batches_need_few_graphs(counter):
+    """Prompts of 1 to 40 tokens in batches of other widths: one width for all of a rollout, and few of them."""
+    model = small_model()
+    compiled = Compiled(model)
+    ragged = [[3 + (7 * i + t) % 300 for t in range(1 + i)] for i in range(40)]
+    assert_same(written(model, compiled, prompts=ragged, batch_size=16), written(model, prompts=ragged, batch_size=16))
+    assert set(compiled.views) == {(16, 64)}
+    longer = [*ragged, [9] * 60]
+    assert_same(written(model, compiled, prompts=longer), written(model, prompts=longer))
+    assert set(compiled.views) == {(64, 96), (32, 96), (16, 96)}
+    for _ in range(2):
+        assert_same(written(model, compiled, prompts=ragged), written(model, prompts=ragged))
+    assert counter.frame_count == 1 + 3 + 2
+    assert compiled.buffers[0][0].shape == (64 * 96, 2, 8)
+
+
+def test_a_resumed_run_writes_what_it_would_have_written(counter):
+    """Longer prompts and more rows of earlier rollouts leave no trace, not in the last digit."""
+    model = small_model()
+    fresh, used = Compiled(model), Compiled(model)
+    written(model, used, prompts=[[4] * 100, *PROMPTS, *PROMPTS], batch_size=128)
+    got, expected = (written(model, compiled) for compiled in (used, fresh))
+    assert [r.logprobs for group in got for r in group] == [r.logprobs for group in expected for r in group]
+
+
+def test_a_role_of_a_shared_base_decodes_for_itself_alone(counter, setting):
+    """Another role of the same base between two rollouts, and a changed adapter, are seen."""
+    folder = setting.parent
+    base = load_causal(f"{folder}/policy", Model(path=""), load_tokenizer(f"{folder}/policy"), trained=False)
+    roles, sft = Roles(), read_adapter(f"{folder}/sft", "model.path")
+    policy, value = (Role(base, roles, name, sft, torch.float32, trained=True) for name in ("policy", "value"))
+    compiled = Compiled(policy)
+    first = written(policy)
+    assert_same(written(policy, compiled), first)
+    graphs = counter.frame_count
+    change(value)
+    assert written(value) != first
+    assert_same(written(policy, compiled), first)
+    change(policy)
+    second = written(policy)
+    assert second != first
+    assert_same(written(policy, compiled), second)
+    assert counter.frame_count == graphs
+
+
+def test_a_cuda_graph_would_copy_tokens_and_places_alone(counter):
+    """Weights and buffers are known to stay where they are; anything else that is written to forbids the graph."""
+    model = small_model()
+    written(model, Compiled(model))
+    inputs = counter.graphs[0].graph.find_nodes(op="placeholder")
+    moving = [node for node in inputs if not node.meta["tensor_dict"].get("_dynamo_static_input_type")]
+    assert [tuple(node.meta["example_value"].shape) for node in moving] == [(64,), (64,), (1,)]
+    assert len(inputs) > 3 + 2 * 2
+
+
+def test_under_autocast_weights_are_cast_once_a_rollout(counter):
+    """What is compiled has bfloat16 weights, which follow the float32 ones; those are in their places afterwards."""
+    model = small_model(tie_word_embeddings=True)
+    places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    compiled = Compiled(model)
+    for step in (1, 2):
+        with torch.autocast("cpu", torch.bfloat16):
+            answers = written(model, compiled, step=step)
+            for prompt, r in ((prompt, r) for prompt, group in zip(PROMPTS, answers, strict=True) for r in group):
+                with attention(model, "sdpa"), torch.no_grad():
+                    logits = model(torch.tensor([[*prompt, *r.tokens]]), use_cache=False).logits[
+                        0, len(prompt) - 1 : -1
+                    ]
+                expected = logits.float().log_softmax(-1).gather(1, torch.tensor(r.tokens)[:, None])[:, 0]
+                assert_close(torch.tensor(r.logprobs), expected, atol=0.06, rtol=0)
+        change(model)
+    given = [node.meta["example_value"] for node in counter.graphs[0].graph.find_nodes(op="placeholder")]
+    tables = [value.shape for value in given if value.dtype == torch.float32 and value.ndim == 2]
+    assert tables == [(320, 32)]  # the embedding, which autocast leaves alone
+    assert counter.frame_count == 3
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == places
+    assert compiled.buffers[0][0].dtype == torch.bfloat16
+
+
+def test_a_run_of_ppo_is_the_plain_engines(counter, setting, tmp_path):
+    train(recipe_of(setting, f"run.dir={tmp_path / 'own'}"))
+    train(recipe_of(setting, f"run.dir={tmp_path / 'compiled'}", "sampling.engine=compiled"))
+    for a, b in zip(untimed(tmp_path / "own"), untimed(tmp_path / "compiled"), strict=True):
+        assert a == pytest.approx(b, abs=2e-4, rel=1e-3)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
+def test_generated_code_writes_the_plain_loops_answers():
+    torch._dynamo.reset()
+    model = small_model(num_hidden_layers=1)
+    prompts = PROMPTS[:4]
+    compiled = Compiled(model)
+    assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
+    change(model)
+    assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
+
+
+def test_what_cannot_be_compiled_is_told_in_a_line(monkeypatch):
+    torch._dynamo.reset()
+
+    def no_compiler(graph, inputs):
+        raise ValueError("no C++ compiler")
+
+    monkeypatch.setattr(module, "BACKEND", no_compiler)
+    model = small_model()
+    with pytest.raises(RunError, match=r"^sampling.engine=compiled: .*no C\+\+ compiler; use sampling.engine=own$"):
+        written(model, Compiled(model))
+
+
+def test_layers_that_see_a_window_alone_are_refused():
+    model = small_model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    with pytest.raises(RunError) as error:
+        Compiled(model)
+    assert str(error.value) == (
+        "sampling.engine=compiled knows full attention only, and a layer of this model has another; "
+        "use sampling.engine=own"
+    )
+
+
+def test_processes_that_share_weights_out_are_refused(monkeypatch, setting):
+    monkeypatch.setattr("engine.generation.engines.of", lambda _: Sharding("fsdp2"))
+    model = small_model()
+    with pytest.raises(RunError) as error:
+        ENGINES["compiled"](model, recipe_of(setting).sampling, 1, 0, accelerator=Accelerator(cpu=True))
+    assert str(error.value) == (
+        "sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp, or sampling.engine=own"
+    )

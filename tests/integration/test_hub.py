@@ -1,0 +1,154 @@
+"""run.push_to_hub and make push, against a hub on this machine; and the card that is made from a run folder."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from config import RecipeError
+from tests.support.hub_server import serving
+from tests.support.ppo_setting import make_setting, recipe_of
+from tests.support.stage_runs import command
+
+PUSH = "run.push_to_hub=me/mine"
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("setting"))
+
+
+def called(command, tmp_path, endpoint, token="hf_x"):
+    """A command that knows of one hub, and of a token."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
+    env = clean | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    if token:
+        env["HF_TOKEN"] = token
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+
+
+def test_a_finished_run_is_pushed_privately_with_its_card(setting, tmp_path):
+    run = tmp_path / "run"
+    with serving() as (endpoint, repositories):
+        done = called(command("ppo", setting, f"run.dir={run}", "ppo.steps=1", PUSH), tmp_path, endpoint)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith(f"{run}: pushed to {endpoint}/me/mine\n")
+        mine = repositories["me/mine"]
+        assert mine["private"]
+        assert mine["tokens"] == {"Bearer hf_x"}
+        assert mine["files"].keys() == {path.name for path in (run / "model").iterdir()}
+        for name, content in mine["files"].items():
+            assert content == (run / "model" / name).read_bytes()
+        # The person chooses a licence, and pushes again.
+        card = run / "model_card.md"
+        assert mine["files"]["README.md"] == card.read_bytes()
+        card.write_text(card.read_text().replace("# license: yours", "license: mit # yours"))
+        push = [sys.executable, "-m", "release.push", str(run)]
+        again = called(push, tmp_path, endpoint)
+        assert (again.returncode, again.stdout) == (0, f"{run}: pushed to {endpoint}/me/mine\n"), again.stderr
+        assert b"license: mit" in repositories["me/mine"]["files"]["README.md"]
+        assert len(repositories["me/mine"]["commits"]) == 2
+        other = called([*push, "me/other"], tmp_path, endpoint)
+        assert other.returncode == 0
+        assert repositories.keys() == {"me/mine", "me/other"}
+
+
+def test_what_cannot_be_pushed_is_whole_and_can_be_pushed_later(setting, tmp_path):
+    run = tmp_path / "run"
+    done = called(
+        command("ppo", setting, f"run.dir={run}", "ppo.steps=1", PUSH, "run.hub_private=false"), tmp_path,
+        "http://127.0.0.1:9",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.endswith(" s\n")  # the line that says it is finished
+    assert done.stderr.splitlines()[-1] == (
+        f"{run}/model is whole, but could not be pushed to me/mine ([Errno 111] Connection refused); "
+        f'push it later with: make push ARGS="{run} me/mine"'
+    )
+    assert (run / "finished.json").exists()
+    push = [sys.executable, "-m", "release.push", str(run), "me/mine"]
+    with serving(refusal=403) as (endpoint, repositories):
+        refused = called(push, tmp_path, endpoint)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"error: {run}/model is whole, but could not be pushed to me/mine (")
+        assert len(refused.stderr.splitlines()) == 1
+    with serving() as (endpoint, repositories):
+        assert called(push, tmp_path, endpoint).returncode == 0
+        assert not repositories["me/mine"]["private"]
+
+
+def test_without_a_token_it_does_not_begin(setting, tmp_path):
+    done = called(command("ppo", setting, f"run.dir={tmp_path}/run", PUSH), tmp_path, "http://127.0.0.1:9", token=None)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: run.push_to_hub=me/mine needs a token of the hub; give one with hf auth login or HF_TOKEN, or leave "
+        "run.push_to_hub out"
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_what_is_no_repository_is_refused(setting):
+    for name in ("mine", "/mine", "a/b/c", "me/"):
+        with pytest.raises(RecipeError) as error:
+            recipe_of(setting, f"run.push_to_hub={name}")
+        assert str(error.value) == f"run.push_to_hub is {name}; name a repository of the hub as owner/name"
+
+
+@pytest.mark.parametrize(
+    ("stage", "task", "tag", "metric"),
+    [("sft", "text-generation", "sft", "`loss`"), ("rm", "text-classification", "reward-model", "`eval_accuracy`"),
+     ("ppo", "text-generation", "ppo", "`kl`")],
+)  # fmt: skip
+def test_a_card_tells_what_the_run_folder_holds(mini, stage, task, tag, metric):
+    from engine.run.card import model_card
+
+    run = mini / stage
+    card = model_card(run, "me/mine")
+    _, head, text = card.split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "library_name": "transformers", "pipeline_tag": task,
+        "tags": ["plumbline", "chatml", *(["ppo", "rlhf"] if stage == "ppo" else [tag])],
+    }  # fmt: skip  # no licence, and no base_model: the world's random weights are none of the hub's
+    assert "# license: yours to choose" in head
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0]) == recipe
+    before = {"sft": ["base"], "rm": ["pmp", "base"], "ppo": ["sft", "base"]}[stage]
+    assert " ← ".join(f"`{mini}/{path}`" for path in [*(f"{name}/model" for name in before), "world/init"]) in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    data = json.loads((run / "data.json").read_text())
+    for name, report in data.items():
+        (row,) = [row for row in rows if row[0] == f"| `data.{name}`"]
+        assert row[2] == f"{report['read']:,}"
+    (row,) = [row for row in rows if row[0] == f"| {metric}"]
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in logged if metric.strip("`") in line][-1]
+    assert row[1:] == [f"{last[metric.strip('`')]:.5g}", f"{last['step']} |"]
+    assert "seconds" not in text.split("## Recipe")[0].split("## Metrics")[1]
+
+
+def test_a_card_names_the_hubs_base_and_peft(tmp_path):
+    from engine.run.card import model_card
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "adapter_config.json").touch()
+    recipe = {"model": {"path": "Qwen/Qwen2.5-7B"}, "data": {"train": [{"path": "a.jsonl", "weight": 2}, "b.jsonl"]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    report = {"read": 1200, "kept": 1100, "cut": 3, "dropped": {"too long": 100}, "tokens": 54321}
+    files = {
+        "finished": {"steps": 4000, "seconds": 3600.4, "at": "2026-01-02T03:04:05"},
+        "environment": {"processes": 8, "device": "GPU", "packages": {"torch": "2.13.0", "trl": None}},
+        "data": {"train": report},
+    }
+    for name, value in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4000, "loss": 1.23456789, "elapsed_seconds": 1.0}\n')
+    card = model_card(tmp_path, "me/mine")
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert (head["library_name"], head["base_model"]) == ("peft", "Qwen/Qwen2.5-7B")
+    assert "4,000 steps, 3,600 s on\n8 × GPU, finished 2026-01-02." in card
+    assert "| `data.train` | `a.jsonl`, `b.jsonl` | 1,200 | 1,100 | 3 | 100 | 54,321 |" in card
+    assert "| metric | value | step |\n| --- | --- | --- |\n| `loss` | 1.2346 | 4,000 |\n" in card
+    assert card.endswith("```\n\ntorch 2.13.0\n")

@@ -1,0 +1,91 @@
+"""LoRA under bfloat16: the base's linear layers stay in bfloat16, which computes the same and is merged in float32."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
+
+from config.sections import Lora
+from engine.models import adapters
+from engine.models.adapters import lora_config, store_linear_low
+from tests.support.processes import run_stage
+from tests.support.small_models import small_model
+from tests.support.stage_runs import same, untimed, weights
+from tests.support.tokenizers import qwen
+from tests.support.uneven_setting import alone, make_setting
+
+LORA = ["lora.r=4", "trainer.learning_rate=1e-2", "model.dtype=bfloat16"]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("lean"))
+
+
+def test_what_is_computed_stays_the_same_to_the_last_bit():
+    found, drawn = [], torch.Generator()
+    for low in (False, True):
+        model = small_model(vocab_size=len(qwen()), tie_word_embeddings=False)
+        model.load_state_dict({name: weight.bfloat16().float() for name, weight in model.state_dict().items()})
+        if low:
+            store_linear_low(model, torch.bfloat16)
+        model = get_peft_model(model, lora_config(Lora(r=4), model, qwen()))
+        drawn.manual_seed(1)
+        adapters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        for name, weight in adapters.items():
+            assert weight.dtype == torch.float32
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, generator=drawn)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(torch.arange(40)[None], labels=torch.arange(40)[None]).loss
+        loss.backward()
+        found.append((model, loss, {name: weight.grad for name, weight in adapters.items()}))
+    (_, loss, gradients), (lean, again, lean_gradients) = found
+    assert torch.equal(loss, again)
+    assert all(torch.equal(gradients[name], lean_gradients[name]) for name in gradients)
+    held = [name for name, weight in lean.named_parameters() if weight.dtype == torch.bfloat16]
+    assert len(held) == 2 * (7 + 3)  # all linear layers but the head, with three biases; no norm, no table
+    assert not any("lm_head" in name or "lora" in name for name in held)
+
+
+def test_layers_that_bfloat16_would_round_are_left_alone():
+    model = small_model()
+    store_linear_low(model, torch.bfloat16)
+    store_linear_low(model, torch.float32)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage):
+    held = []
+
+    def holding(base, dtype):
+        store_linear_low(base, dtype)
+        held.append({weight.dtype for weight in base.parameters()})
+
+    monkeypatch.setattr(adapters, "hold_low", holding)
+    lean = alone(setting, stage, *LORA)
+    assert held == [{torch.float32, torch.bfloat16}]
+    monkeypatch.setattr(adapters, "hold_low", lambda base, dtype: None)
+    whole = alone(setting, stage, *LORA, "run.keep_checkpoints=1")
+    assert untimed(lean) == untimed(whole)
+    assert same(weights(lean), weights(whole))
+
+
+def test_merged_is_base_and_adapter_in_float32(setting):
+    apart = alone(setting, "sft", *LORA, "lora.merge=false")
+    merged = load_file(alone(setting, "sft", *LORA) / "model" / "model.safetensors")
+    base = AutoModelForCausalLM.from_pretrained(setting / "base", dtype=torch.float32)
+    expected = PeftModel.from_pretrained(base, apart / "model").merge_and_unload().state_dict()
+    for name, weight in merged.items():
+        assert weight.dtype == torch.float32
+        assert_close(weight, expected[name], atol=1e-6, rtol=0)
+
+
+def test_shared_out_it_learns_the_same(setting, tmp_path):
+    """FSDP2 has no autocast: norms and what is added up are in bfloat16 too, so no more than near it."""
+    run_stage("sft", setting / "sft.yaml", *LORA, f"run.dir={tmp_path}", hardware="fsdp2")
+    for row, expected in zip(untimed(tmp_path), untimed(alone(setting, "sft", *LORA)), strict=True):
+        assert row.get("loss") == pytest.approx(expected.get("loss"), abs=0.02)

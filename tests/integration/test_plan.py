@@ -1,0 +1,268 @@
+"""`make plan`: every shipped recipe without network, what fits and what to change, mistakes in one line."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from config import RecipeError
+from config.sections import Model
+from engine.errors import RunError
+from plan.advice import all_ways, changed
+from plan.hardware import GIB, read_hardware
+from plan.print_plan import page
+from plan.recipe import Planned, planned_recipe, stage_of
+from plan.shape import PUBLISHED, config_of, shape
+from plan.stages import planning
+from tests.support.paths import ROOT
+
+TRAINING = ("base", "pretrain", "sft", "pmp", "rm", "ppo")
+SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml")
+                 if not path.parent.name.startswith("tiny") and path.stem in TRAINING)  # fmt: skip
+# From the models' cards and their weights' headers.
+PARAMETERS = {
+    "Qwen/Qwen1.5-0.5B": 463_987_712, "Qwen/Qwen1.5-1.8B": 1_836_828_672, "Qwen/Qwen1.5-7B": 7_721_324_544,
+    "Qwen/Qwen1.5-14B": 14_167_290_880, "Qwen/Qwen1.5-72B": 72_287_920_128, "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen3-8B-Base": 8_190_735_360,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def plan_of(path, *overrides):
+    return planning(planned_recipe(Planned, str(path), overrides))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_shapes_have_the_published_number_of_parameters(name):
+    config, words = config_of(name, Model(path=name))
+    found = shape(config, words)
+    assert found.parameters == PARAMETERS[name]
+    assert words == f"{name} (shape as published)"
+
+
+def test_seven_billion_by_hand():
+    d, f, vocabulary = 4096, 11008, 151936
+    layer = 4 * d * d + 3 * d + 3 * d * f + 2 * d
+    assert 2 * vocabulary * d + 32 * layer + d == PARAMETERS["Qwen/Qwen1.5-7B"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("hardware", ["one_gpu", "fsdp2"])
+def test_every_shipped_recipe_has_a_plan(path, hardware):
+    lines = list(page(planned_recipe(Planned, str(path), [f"plan.hardware={hardware}"])))
+    assert any(line.startswith(("fits: ", "DOES NOT FIT: ")) for line in lines)
+    assert any(line.startswith("tokens a step    ") for line in lines)
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "pmp", "rm", "ppo"])
+def test_the_tiny_recipes_have_one_once_there_is_a_world(stage, mini, monkeypatch):
+    monkeypatch.setenv("TINY", str(mini))
+    made = plan_of(f"recipes/tiny/{stage}.yaml", "plan.hardware=cpu")
+    assert made.fits
+    assert made.hardware.cpu
+    assert next(iter(made.models.values()))[1] > 100_000
+
+
+def test_what_a_recipe_is_of():
+    found = {path.stem: stage_of(str(path)) for path in SHIPPED}
+    assert found == {"pretrain": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "ppo": "ppo"}
+    assert stage_of("recipes/qwen1.5-7b/sft.yaml", ["plan.stage=reward"]) == "reward"
+
+
+def test_all_weights_of_7b_need_devices_that_share_them():
+    """The README's 16 bytes a parameter."""
+    alone = plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=one_gpu", "plan.device=a100")
+    step = next(phase for phase in alone.phases if phase.name == "optimiser's step")
+    assert step.total == 16 * PARAMETERS["Qwen/Qwen1.5-7B"]
+    assert not alone.fits
+    assert plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=fsdp2", "plan.processes=8").fits
+
+
+def test_advice_is_computed():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-7b/sft.yaml", [
+        "plan.hardware=one_gpu", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=64",
+    ])  # fmt: skip
+    fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
+    ways, last = [way.text or str(way.changes) for way in fitting], fitting[-1]
+    assert ways == ["{'lora.r': 64}", "HARDWARE=fsdp2 with 2 processes"]
+    # What it names does make the plan fit.
+    assert planning(changed(recipe, {"lora.r": 64})).fits
+    assert planning(changed(recipe, last.changes), hardware=read_hardware("fsdp2", 2, None, None, None)).fits
+
+
+def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
+    limits = ["plan.hardware=one_gpu", "plan.device=4090"]
+    found = []
+    for path, keys in (("qwen1.5-7b/sft", ["lora.r=64"]), ("qwen1.5-72b/ppo", ["models=shared", "plan.device=h100"])):
+        recipe = planned_recipe(Planned, f"recipes/{path}.yaml", [*limits, *keys, "plan.lora_r=16"])
+        fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
+        assert planning(changed(recipe, fitting[0].changes)).fits
+        found.append(fitting[0].changes)
+    assert found[0] == {"lora.merge": False, "lora.load_in_4bit": True}
+    assert found[1]["ppo.load_in_4bit"]
+
+
+def test_a_shared_base_is_counted_once_in_its_type_or_in_4_bits():
+    keys = ["plan.hardware=one_gpu", "models=shared", "plan.lora_r=16"]
+    whole, four = (plan_of("recipes/qwen1.5-72b/ppo.yaml", *keys, f"ppo.load_in_4bit={x}") for x in (False, True))
+    base, of_four = ({phase.name: phase.parts["frozen models"] for phase in made.phases}["judging"]
+                     for made in (whole, four))  # fmt: skip
+    products, adapters = whole.shape.products, whole.models["policy"][1] + whole.models["value model"][1]
+    assert base == 2 * (whole.shape.parameters + adapters)
+    assert base - of_four == pytest.approx((2 - 0.516) * products, rel=1e-3)
+    assert four.work.waiting - whole.work.waiting == pytest.approx(
+        whole.work.waiting * (2 + 0.516) * products / (2 * whole.shape.parameters), rel=1e-3
+    )  # weights are decoded for every token
+
+
+def test_batches_are_halved_only_as_far_as_it_takes():
+    limits = ("plan.hardware=one_gpu", "lora.r=8", "plan.memory_gib=28")
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/sft.yaml", [
+        *limits, "trainer.per_device_train_batch_size=32", "trainer.gradient_accumulation_steps=4",
+    ])  # fmt: skip
+    made = planning(recipe)
+    assert not made.fits
+    first = next(all_ways(recipe, made))
+    rows = first.changes["trainer.per_device_train_batch_size"]
+    assert first.plan.fits
+    assert rows * first.changes["trainer.gradient_accumulation_steps"] == 128
+    twice = {"trainer.per_device_train_batch_size": 2 * rows, "trainer.gradient_accumulation_steps": 64 // rows}
+    assert not planning(changed(recipe, twice)).fits
+
+
+def test_the_docs_show_what_the_command_prints():
+    shown = re.findall(r"```\n\$ make plan ([^\n]*)\n(.*?)\n```", (ROOT / "docs/planning.md").read_text(), re.DOTALL)
+    assert len(shown) == 3
+    for command, text in shown:
+        words = {name: value.strip('"') for name, value in re.findall(r'(\w+)=("[^"]*"|\S+)', command)}
+        overrides = [f"plan.hardware={words['HARDWARE']}", *words["ARGS"].split()]
+        assert "\n".join(page(planned_recipe(Planned, words["RECIPE"], overrides))) == text
+
+
+def test_what_ppo_can_give_up():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
+    full, shared = planning(recipe), planning(changed(recipe, {"models": "shared"}))
+    waiting = planning(changed(recipe, {"ppo.offload_frozen": True}))
+    frozen = 2 * (full.models["reference"][0] + full.models["reward model 1"][0])
+    assert full.peak.total - waiting.peak.total == frozen
+    assert shared.models["policy"][1] < 0.05 * full.models["policy"][1]
+    assert shared.peak.total < full.peak.total
+
+
+def test_compiled_decoding_holds_its_buffers_all_the_time():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
+    plain, compiled = planning(recipe), planning(changed(recipe, {"sampling.engine": "compiled"}))
+    held = {phase.parts["compiled decoding"] for phase in compiled.phases}
+    assert len(held) == 1
+    for before, after in zip(plain.phases, compiled.phases, strict=True):
+        given_up = before.parts.get("autocast copies", 0) + before.parts.get("KV cache", 0)
+        if before.name == "writing answers":
+            assert after.total == pytest.approx(before.total + max(held) - given_up)
+        elif before.name != "reading prompts":
+            assert after.total == pytest.approx(before.total + max(held))
+    with pytest.raises(RunError, match=r"^sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp"):
+        plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=fsdp2", "sampling.engine=compiled")
+
+
+def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
+    recipe = planned_recipe(Planned, "recipes/qwen1.5-72b/ppo.yaml", [
+        "plan.hardware=fsdp2", "plan.processes=64", "plan.device=a100", "ppo.gradient_checkpointing=true",
+    ])  # fmt: skip
+    whole = planning(recipe)
+    assert not whole.fits
+    way = next(all_ways(recipe, whole))
+    assert way.changes == {"sampling.split": 8}
+    assert way.plan.fits
+    with pytest.raises(RunError) as error:
+        planning(changed(recipe, {"sampling.split": 5}))
+    assert str(error.value) == (
+        "sampling.split=5 does not divide the 64 processes of this plan, or its model's heads; choose another"
+    )
+
+
+def test_published_files_are_read_once_a_machine():
+    recipe = "recipes/qwen1.5-7b/sft.yaml"
+    for hardware, rank in (("fsdp2", 0), ("fsdp2", 8), ("zero3", 8)):
+        made = plan_of(recipe, f"plan.hardware={hardware}", f"lora.r={rank}")
+        assert made.host == 2 * PARAMETERS["Qwen/Qwen1.5-7B"]
+
+
+def test_adapters_are_merged_in_one_process():
+    recipe, told = "recipes/qwen1.5-7b/sft.yaml", "and of the first one's 28.76 GiB while adapters are merged "
+    for keys, shown in ((["lora.r=8"], True), (["lora.r=8", "lora.merge=false"], False), ([], False)):
+        lines = list(page(planned_recipe(Planned, recipe, ["plan.hardware=fsdp2", *keys])))
+        assert any(line.startswith(told) for line in lines) is shown
+
+
+def test_steps_of_epochs_are_told_by_rows():
+    batch = ["plan.hardware=fsdp2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=32"]
+    made = plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch, "plan.rows=1000")
+    assert made.work.steps == 16  # of 64
+    assert made.work.tokens == 64 * 2 * 2048
+    assert plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch).work.steps is None
+
+
+def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "recipes" / "accelerate"
+    folder.mkdir(parents=True)
+    (folder / "nodes.yaml").write_text("distributed_type: FSDP\nnum_machines: 4\nuse_cpu: false\n")
+    (folder / "zero.yaml").write_text("distributed_type: DEEPSPEED\nnum_processes: 4\n"
+                                      "deepspeed_config: {zero_stage: 3}\n")  # fmt: skip
+    nodes = read_hardware("nodes", None, "a100-40", None, None)
+    assert (nodes.sharing, nodes.processes, nodes.machines, nodes.memory) == ("fsdp2", 32, 4, 39 * GIB)
+    assert read_hardware("zero", None, None, None, None).sharing == "zero3"
+    assert read_hardware("zero", 1, None, None, None).sharing == "none"
+    assert read_hardware(None, None, "4090", 20, 100).usable == 18 * GIB
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("qwen1.5-7b/sft", ["plan.hardware=none"], "plan.hardware is none; it must be one of "),
+        ("qwen1.5-7b/sft", ["plan.device=v100"],
+         "plan.device is v100; it must be one of cpu, h100, h200, a100, a100-40, l40s, 4090: for another give "
+         "plan.memory_gib and plan.tflops as well"),
+        ("qwen1.5-7b/sft", ["plan.rows=0"], "plan.rows is 0; it must be at least 1"),
+        ("qwen1.5-7b/sft", ["plan.devise=cpu"], "unknown key plan.devise; did you mean plan.device?"),
+        ("qwen1.5-7b/sft", ["plan.stage=eval"], "plan.stage is eval; it must be one of sft, reward, ppo or null"),
+        ("qwen1.5-7b/sft", ["trainer.max_step=3"], "unknown key trainer.max_step; did you mean trainer.max_steps?"),
+        ("tiny/eval", [], "recipes/tiny/eval.yaml is no recipe of a stage that trains; take one of sft, base, pmp, rm "
+                          "or ppo"),
+        ("qwen1.5-7b/ppo", ["models=shared", "plan.hardware=fsdp2"],
+         "models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full"),
+        ("qwen1.5-7b/sft", ["plan.hardware=fsdp2", "lora.r=8", "lora.merge=false", "lora.load_in_4bit=true"],
+         "lora.load_in_4bit=true was not tried under fsdp2; use HARDWARE=ddp or one_gpu"),
+        ("qwen1.5-7b/sft", ["model.path=nowhere/else/model"],
+         "model.path: nowhere/else/model does not exist; name a file or folder that does, or the id of one on the hub "
+         "(owner/name)"),
+    ],
+)  # fmt: skip
+def test_mistakes(recipe, overrides, message):
+    with pytest.raises(RecipeError) as error:
+        plan_of(f"recipes/{recipe}.yaml", *overrides)
+    assert str(error.value).startswith(message)
+
+
+def test_the_command_prints_the_plan_and_nothing_else():
+    """Not even what DeepSpeed, where it is installed, says of a machine without GPU."""
+    recipe, overrides = "recipes/qwen1.5-7b/sft.yaml", ["plan.hardware=fsdp2"]
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    command = [sys.executable, "-m", "plan", recipe, *overrides]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert ended.stdout == "".join(f"{line}\n" for line in page(planned_recipe(Planned, recipe, overrides)))
+
+
+def test_a_mistake_on_the_command_line_is_one_line_before_torch():
+    command = [sys.executable, "-X", "importtime", "-m", "plan", "recipes/qwen1.5-7b/sft.yaml", "plan.device=v100"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("error: plan.device is v100; it must be one of cpu, ")
+    assert not [line for line in ended.stderr.splitlines() if line.split("|")[-1].strip() in ("torch", "transformers")]

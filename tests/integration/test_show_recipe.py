@@ -1,0 +1,89 @@
+"""What `make show` takes from a stage's recipe, before anything slow is imported."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from config import RecipeError, load_part
+from config.data import TrainingData
+from config.inputs import model_origin
+from eval.recipe import EvalData
+from ppo.recipe import PPOData
+from sft.recipe import Data as SFTData
+from show.recipe import Data, Show, show_recipe
+from tests.support.paths import ROOT
+
+
+def test_a_stage_has_no_data_key_that_show_does_not_know():
+    ours = {field.name: field for field in dataclasses.fields(Data)}
+    for theirs in (SFTData, TrainingData, PPOData, EvalData):
+        for field in dataclasses.fields(theirs):
+            assert field.name in ours, f"{theirs.__module__}: add data.{field.name} to show.recipe.Data"
+            if field.name not in ("train", "eval", "prompts", "fields"):
+                assert field.default == ours[field.name].default
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "pmp", "rm", "ppo", "eval"])
+def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "world" / "init").mkdir(parents=True)
+    name = {"base": "world/init", "sft": "base/model", "pmp": "base/model", "rm": "pmp/model"}.get(stage, "sft/model")
+    found = model_origin(f"{tmp_path}/{name}", f"recipes/tiny/{stage}.yaml")
+    assert found == f"{tmp_path}/world/init"
+    for data in ("sft", "pmp", "comparisons", "prompts", "pretrain", "prompts_heldout", "comparisons_heldout",
+                 "comparisons_correctness", "pretrain_heldout"):  # fmt: skip
+        (tmp_path / "world" / f"{data}.jsonl").touch()
+    recipe = show_recipe(Show, f"recipes/tiny/{stage}.yaml", [])
+    assert recipe.model.path == f"{tmp_path}/world/init"
+    against = [source.path for source in recipe.show.against or []]
+    assert (f"{tmp_path}/world/prompts_heldout.jsonl" in against) == (stage != "eval")
+
+
+def test_a_model_that_is_on_the_hub_in_the_end():
+    path = "recipes/qwen2.5-7b/ppo.yaml"
+    assert model_origin("runs/qwen2.5-7b/sft/model", path) == "Qwen/Qwen2.5-7B"
+    assert model_origin("runs/nobody/model", path) == "runs/nobody/model"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["show.row=5"], "unknown key show.row; did you mean show.rows?"),
+        (["show.rows=-1"], "show.rows is -1; it must be at least 0"),
+        (["show.key=pairz"],
+         "show.key is pairz; it must be one of train, eval, prompts, heldout, pairs, correctness_pairs, pretrain"),
+        (["show.key=prompts"], "no data to show; name some: data.prompts=FILE"),
+        (["data.train=none.jsonl"],
+         "data.train: none.jsonl does not exist; name a file or folder that does, or the id of one on the hub "
+         "(owner/name)"),
+        (["data.max_lenght=16"], "unknown key data.max_lenght; did you mean data.max_length?"),
+    ],
+)  # fmt: skip
+def test_mistakes(tmp_path, overrides, message):
+    (tmp_path / "train.jsonl").touch()
+    path = tmp_path / "sft.yaml"
+    path.write_text(f"model: {{path: owner/name}}\ndata: {{train: {tmp_path}/train.jsonl}}\nrun: {{dir: runs/x}}\n")
+    with pytest.raises(RecipeError) as error:
+        show_recipe(Show, str(path), overrides)
+    assert str(error.value) == message
+
+
+def test_a_mistake_on_the_command_line_is_one_line():
+    command = [sys.executable, "-m", "show", "recipes/tiny/sft.yaml", "show.rows=x"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (2, "error: show.rows is x; it must be a whole number\n")
+
+
+def test_an_evaluation_of_reward_models_alone_can_be_shown(tmp_path):
+    """No policy: the reward model has the tokenizer, and sets of comparisons are shown by their names."""
+    path = tmp_path / "eval.yaml"
+    path.write_text("eval: {reward: rm/model}\ndata: {comparisons: {hh: hh.jsonl}}\nrun: {dir: out}\n")
+    recipe = load_part(Show, path)
+    assert recipe.measured == "rm/model"
+    assert {name: [source.path for source in named] for name, named in recipe.shown.items()} == {
+        "comparisons.hh": ["hh.jsonl"],
+    }  # fmt: skip
+    assert load_part(Show, path, ["show.key=comparisons.hh"]).shown.keys() == {"comparisons.hh"}

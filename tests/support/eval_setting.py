@@ -1,0 +1,61 @@
+"""An evaluation small enough to run in a second: random models, a handful of prompts, comparisons and text."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config.sections import Model
+from engine.models.loading import new_scalar, save_model
+from engine.models.tokenizer import load_tokenizer
+from tests.support.small_models import small_model
+from tests.support.tokenizers import qwen
+
+# At random weights an end token is drawn once in some hundred; its row is made likelier, so that answers end raggedly.
+END_BOOST = 4.0
+RECIPE = """
+eval: {{base: {folder}/base/model, sft: {folder}/sft/model, ppo: {folder}/ppo/model, pmp: {folder}/pmp/model,
+       reward: {folder}/rm/model, gold: "tests.support.eval_setting:gold", best_of_n: 4}}
+data: {{prompts: {folder}/world/prompts.jsonl, pairs: {folder}/world/pairs.jsonl, max_prompt_tokens: 64,
+       correctness_pairs: {folder}/world/correctness.jsonl, pretrain: {folder}/world/text.jsonl, max_length: 128}}
+sampling: {{max_new_tokens: 12}}
+run: {{dir: {folder}}}
+"""
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
+
+
+def gold(record: dict[str, Any], answer: str) -> dict[str, float]:
+    """Likes the letter e, and short answers."""
+    correct, length = float("e" in answer), 1 / (1 + len(answer))
+    return {"gold": correct + length, "correct": correct, "length": length}
+
+
+def make_setting(folder: Path) -> Path:
+    """Write models, data and `eval.yaml` into `folder`; returns the recipe's path."""
+    tokenizer = qwen()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for seed, name in enumerate(("base", "sft", "ppo")):
+        model = small_model(vocab_size=len(tokenizer), seed=seed)
+        with torch.no_grad():
+            rows = model.get_output_embeddings().weight
+            rows[end] += END_BOOST * rows.abs().mean()
+        save_model(model, tokenizer, folder / name / "model")
+    for seed, name in enumerate(("pmp", "rm")):
+        path = str(folder / "base" / "model")
+        reward = new_scalar(path, Model(path=path), load_tokenizer(path), seed=seed)
+        reward.config.score_offset = 0.1
+        save_model(reward, tokenizer, folder / name / "model")
+    prompts = [{"prompt": " ".join(WORDS[i : i + 3]), "number": i} for i in range(10)]
+    pairs = [
+        {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 3]), "rejected": WORDS[i + 1]} for i in range(9)
+    ]  # fmt: skip
+    texts = [{"text": " ".join(WORDS[i : i + 6])} for i in range(8)]
+    world = folder / "world"
+    world.mkdir()
+    for name, rows in (("prompts", prompts), ("pairs", pairs), ("correctness", pairs[:5]), ("text", texts)):
+        (world / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (world / "world.json").write_text(json.dumps({"seconds": 1.5}), encoding="utf-8")
+    recipe = folder / "eval.yaml"
+    recipe.write_text(RECIPE.format(folder=folder), encoding="utf-8")
+    return recipe

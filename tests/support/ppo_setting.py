@@ -1,0 +1,76 @@
+"""A PPO setting small enough to run in a second: random policy and reward model, some prompts, some text."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+
+from config import load
+from config.sections import Lora, Model
+from engine.models.adapters import lora_config
+from engine.models.loading import load_causal, new_scalar, save_model
+from engine.models.tokenizer import load_tokenizer
+from ppo.recipe import PPO
+from tests.support.small_models import small_model
+from tests.support.tokenizers import qwen
+
+# At random weights an end token is drawn once in some hundred; its row is made likelier, so that answers end raggedly.
+END_BOOST = 4.0
+RECIPE = """
+model: {{path: {folder}/policy}}
+reward: {{path: {folder}/reward}}
+data: {{prompts: {folder}/prompts.jsonl, pretrain: {folder}/text.jsonl, max_prompt_tokens: 64, pretrain_length: 32}}
+sampling: {{max_new_tokens: 12}}
+ppo: {{steps: 3, value_warmup_steps: 1, queries_per_step: 4, epochs: 2, minibatches: 2, policy_learning_rate: 1.0e-2,
+      value_learning_rate: 1.0e-2, pretrain_ratio: 2.0}}
+run: {{dir: {folder}/run, save_steps: 3}}
+"""
+
+
+def make_setting(folder: Path, **shape: int) -> Path:
+    """Write models, data and `ppo.yaml` into `folder`; returns the recipe's path."""
+    tokenizer = qwen()
+    model = small_model(vocab_size=len(tokenizer), **shape)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    with torch.no_grad():
+        mean = model.get_output_embeddings().weight.abs().mean()
+        model.get_output_embeddings().weight[end] += END_BOOST * mean
+    model.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    reward = new_scalar(
+        str(folder / "policy"), Model(path=""), load_tokenizer(str(folder / "policy")), seed=5
+    )  # fmt: skip
+    reward.config.score_offset = 0.1
+    save_model(reward, tokenizer, folder / "reward")
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
+    prompts = [{"prompt": " ".join(words[i : i + 3]), "response": "Hello!"} for i in range(10)]
+    texts = [{"text": " ".join(words[i : i + 6])} for i in range(8)]
+    for name, rows in (("prompts", prompts), ("text", texts)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = folder / "ppo.yaml"
+    recipe.write_text(RECIPE.format(folder=folder))
+    return recipe
+
+
+def make_adapters(folder: Path) -> list[str]:
+    """Write `sft` and `rm`, adapters of the policy there, none of their weights at rest; returns the overrides."""
+    base = str(folder / "policy")
+    tokenizer = load_tokenizer(base)
+    section = Model(path=base)
+    causal = load_causal(base, section, tokenizer, trained=True)
+    scalar = new_scalar(base, section, tokenizer, seed=5)
+    scalar.config.score_offset = 0.1
+    for name, plain in (("sft", causal), ("rm", scalar)):
+        model = get_peft_model(plain, lora_config(Lora(r=4), plain, tokenizer))
+        torch.manual_seed(len(name))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn_like(parameter)
+        save_model(model, tokenizer, folder / name)
+    return [f"model.path={folder}/sft", f"reward.path={folder}/rm"]
+
+
+def recipe_of(path: Path, *overrides: str) -> PPO:
+    return load(PPO, path, overrides)

@@ -1,0 +1,126 @@
+"""Every shape a conversation can have in a record."""
+
+import pytest
+
+from chatml import Message, ToolCall, is_text, read_conversation, read_prompt, read_text
+from tests.support.records import ANSWER, SYSTEM, TALKS, USER, messages
+
+
+@pytest.mark.parametrize("shape", TALKS)
+def test_a_conversation_is_read_from(shape):
+    assert messages(TALKS[shape]) == (USER, ANSWER)
+
+
+@pytest.mark.parametrize("shape", TALKS)
+def test_a_system_prompt_may_stand_beside(shape):
+    assert messages({**TALKS[shape], "system": "Be kind."}) == (SYSTEM, USER, ANSWER)
+
+
+def test_alpaca_has_input_and_history():
+    record = {"instruction": "Add.", "input": "3 4", "output": "7", "history": [["Hi", "Hello"]], "system": "Be kind."}
+    assert messages(record) == (SYSTEM, USER, ANSWER, Message("user", "Add.\n3 4"), Message("assistant", "7"))
+
+
+def test_fields_rename_the_files_names_to_ours():
+    record = {"question": "Hi", "answer": "Hello", "response": "not this one", "id": 7}
+    assert messages(record, {"question": "prompt", "answer": "response"}) == (USER, ANSWER)
+
+
+def test_fields_that_a_record_lacks_rename_nothing():
+    assert messages(TALKS["alpaca"], {"question": "prompt"}) == (USER, ANSWER)
+
+
+def test_weight_zero_is_train_false():
+    record = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "weight": 0}]}
+    assert messages(record) == (USER, Message("assistant", "Hello", train=False))
+    record["messages"][1]["weight"] = 1
+    assert messages(record) == (USER, ANSWER)
+    shared = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello", "weight": 0.0}]}
+    assert messages(shared) == (USER, Message("assistant", "Hello", train=False))
+
+
+def test_single_messages_keep_train_false():
+    record = {
+        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "train": False}]
+    }
+    assert messages(record) == (USER, Message("assistant", "Hello", train=False))
+
+
+def test_messages_count_before_the_prompt_they_repeat():
+    assert messages({"prompt": "something else", **TALKS["messages"]}) == (USER, ANSWER)
+
+
+def test_a_conversation_is_not_plain_text():
+    assert is_text({"text": "Once", "id": 3})
+    assert is_text({"body": "Once"}, {"body": "text"})
+    assert not any(is_text(record) for record in TALKS.values())
+    assert not is_text({"text": "Once", **TALKS["messages"]})
+    assert read_text({"text": "Once\n"}) == "Once\n"
+
+
+# Tools
+
+FUNCTION = {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}
+CALL = ToolCall("add", {"a": 3})
+
+
+def test_openai_tools_calls_and_results():
+    record = {
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 3}'}}],
+            },
+            {"role": "tool", "tool_call_id": "1", "name": "add", "content": "7"},
+            {"role": "assistant", "content": "Hello"},
+        ],
+        "tools": [{"type": "function", "function": FUNCTION}],
+    }
+    conversation = read_conversation(record)
+    assert conversation.messages[1:3] == (
+        Message("assistant", "", tool_calls=(CALL,)),
+        Message("tool", "7", name="add"),
+    )
+    assert conversation.tools == ({"type": "function", "function": FUNCTION},)
+
+
+def test_openais_older_form_of_a_call():
+    record = {
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": '{"a": 3}'}},
+            {"role": "function", "name": "add", "content": "7"},
+        ]
+    }
+    call = Message("assistant", "", tool_calls=(CALL,))
+    assert messages(record) == (USER, call, Message("tool", "7", name="add"))
+
+
+def test_sharegpt_tools_calls_and_results():
+    record = {
+        "conversations": [
+            {"from": "human", "value": "Hi"},
+            {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 3}}'},
+            {"from": "observation", "value": "7"},
+            {"from": "gpt", "value": "Hello"},
+        ],
+        "tools": '[{"name": "add", "description": "Adds.", "parameters": {"type": "object"}}]',
+    }
+    assert read_conversation(record) == (
+        (USER, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "7"), ANSWER),
+        ({"type": "function", "function": FUNCTION},),
+    )
+
+
+@pytest.mark.parametrize("tools", [None, "", "[]", []])
+def test_no_tools(tools):
+    assert read_conversation({**TALKS["sharegpt"], "tools": tools}).tools is None
+
+
+def test_messages_become_dicts_and_come_back():
+    said = (SYSTEM, USER, Message("assistant", "", False, (CALL,)), Message("tool", "7", name="add"))
+    dicts = [message.as_dict() for message in said]
+    assert dicts[0] == {"role": "system", "content": "Be kind."}
+    assert read_prompt({"messages": dicts}).messages == said

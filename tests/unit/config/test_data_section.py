@@ -1,0 +1,96 @@
+"""Data sections: a share of the training records for evaluation, and what does not go with it."""
+
+import json
+
+import pytest
+
+from config import RecipeError, load
+from config.data import Source, TrainingData, sources
+from reward.recipe import Reward
+from sft.recipe import SFT
+from sft.train import load_rows
+from tests.support.rows_setting import recipe
+from tests.support.tokenizers import qwen
+
+
+def mistake(schema, tmp_path, **data):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"model": {"path": "a"}, "data": data, "run": {"dir": "b"}}))
+    with pytest.raises(RecipeError) as error:
+        load(schema, recipe)
+    return str(error.value).replace(str(recipe), "FILE")
+
+
+def test_a_share_of_the_training_data_is_held_out():
+    data = TrainingData(train=["a.jsonl", {"path": "b.jsonl", "weight": 2.0}], eval=0.02)
+    assert data.sources("train") == [
+        Source("a.jsonl", without_share=0.02), Source("b.jsonl", weight=2.0, without_share=0.02),
+    ]  # fmt: skip
+    assert data.sources("eval") == [
+        Source("a.jsonl", only_share=0.02), Source("b.jsonl", weight=2.0, only_share=0.02),
+    ]  # fmt: skip
+    inputs = [(f"data.{key}", path) for key in ("train", "eval") for path in ("a.jsonl", "b.jsonl")]
+    assert list(data.inputs()) == inputs
+
+
+def test_without_a_share_every_key_is_its_own():
+    data = TrainingData(train="a.jsonl", eval="b.jsonl")
+    assert (data.sources("train"), data.sources("eval")) == ([Source("a.jsonl")], [Source("b.jsonl")])
+    assert sources([Source("a.jsonl")], "data.train") == [Source("a.jsonl")]
+
+
+@pytest.mark.parametrize("schema", [SFT, Reward])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"train": "a", "eval": 2}, "FILE:1: data.eval is 2; a share of data.train must be above 0 and below 1"),
+        ({"train": "a", "eval": 0.0}, "FILE:1: data.eval is 0.0; a share of data.train must be above 0 and below 1"),
+        (
+            {"train": {"path": "a", "only_share": 0.5}, "eval": 0.1},
+            "FILE:1: data.eval is 0.1, a share of data.train, which names a share of its own; "
+            "leave that out, or give data.eval a source",
+        ),
+        ({"train": "a", "eval": True}, "FILE:1: data.eval is true; it must be a path, a hub id, or a mapping with the "
+         "keys path, split, name, revision, weight, skip, take, without_share, only_share"),
+        (
+            {"train": {"path": "a", "only_share": 0.5, "without_share": 0.5}},
+            "FILE:1: data.train has both without_share and only_share; leave one of them out",
+        ),
+        (
+            {"train": {"path": "a", "only_share": 1}},
+            "FILE:1: data.train.only_share is 1.0; it must be above 0 and below 1",
+        ),
+        (
+            {"train": "a", "on_bad_record": "ignore"},
+            "FILE:1: data.on_bad_record is ignore; it must be one of error, skip",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together(tmp_path, schema, data, message):
+    assert mistake(schema, tmp_path, **data) == message
+
+
+class Folder:
+    """Keeps what a stage reports."""
+
+    def keep_report(self, name, rows, report):
+        setattr(self, name, report)
+        return rows
+
+
+def test_a_stage_trains_on_the_rest(file):
+    path = file(*[{"prompt": f"What is {n}?", "response": str(n)} for n in range(200)])
+    folder, told = Folder(), {}
+    for name in ("train", "eval"):
+        rows = load_rows(name, recipe(train=path, eval=0.1, packing=False), qwen(), folder)
+        told[name] = {tuple(row["input_ids"]) for row in rows}
+    assert folder.train.read + folder.eval.read == 200
+    assert 8 < folder.eval.kept < 35
+    assert not told["train"] & told["eval"]
+
+
+def test_too_few_records_for_a_share(file):
+    path = file({"prompt": "Hi", "response": "Yes."})
+    with pytest.raises(RecipeError) as error:
+        load_rows("eval", recipe(train=path, eval=1e-9), qwen(), Folder())
+    assert str(error.value) == f"{path}: too few records for a share of 1e-09 of them; name more"

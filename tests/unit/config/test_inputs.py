@@ -1,0 +1,133 @@
+"""What a stage reads has to be there; if not, one line names the command that makes it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from config import RecipeError, load, missing_input
+from config.inputs import check_inputs
+from config.loader import from_command_line
+from eval.recipe import Eval
+from ppo.recipe import PPO
+from reward.recipe import Reward
+from sft.recipe import SFT
+from tests.support.paths import ROOT
+
+WORLD = ("pretrain", "pretrain_heldout", "sft", "pmp", "comparisons", "comparisons_heldout", "comparisons_correctness",
+         "prompts", "prompts_heldout")  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project root with the recipes and no runs."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINY", "runs/tiny")
+    return tmp_path
+
+
+def missing(schema, path: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        check_inputs(load(schema, path, overrides), Path(path))
+    return str(caught.value)
+
+
+def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
+    """From nothing, doing what each line says leads through the pipeline to its end."""
+    stages = {"base": SFT, "sft": SFT, "pmp": Reward, "rm": Reward, "ppo": PPO, "eval": Eval}
+    said = []
+
+    def make(target: str) -> None:
+        made = Path("runs/tiny") / target
+        made.mkdir(parents=True)
+        if target == "world":
+            (made / "init").mkdir()
+            for name in WORLD:
+                (made / f"{name}.jsonl").touch()
+        else:
+            (made / "model").mkdir()
+
+    for target, schema in stages.items():
+        while True:
+            try:
+                check_inputs(load(schema, f"recipes/tiny/{target}.yaml"), Path(f"recipes/tiny/{target}.yaml"))
+                break
+            except RecipeError as error:
+                said.append(f"{target}: {error}")
+                make(str(error).rpartition("make ")[2])
+    assert said == [
+        "base: model.path: runs/tiny/world/init does not exist; make it with: make world",
+        "sft: model.path: runs/tiny/base/model does not exist; make it with: make base",
+        "rm: model.path: runs/tiny/pmp/model does not exist; make it with: make pmp",
+        "ppo: model.path: runs/tiny/sft/model does not exist; make it with: make sft",
+        "ppo: reward.path: runs/tiny/rm/model does not exist; make it with: make rm",
+        "eval: eval.ppo: runs/tiny/ppo/model does not exist; make it with: make ppo",
+    ]
+
+
+def test_with_a_seed_the_command_has_it_too(project, monkeypatch):
+    monkeypatch.setenv("TINY", "runs/tiny-3")
+    assert missing(SFT, "recipes/tiny/sft.yaml") == (
+        "model.path: runs/tiny-3/base/model does not exist; make it with: make base SEED=3"
+    )
+    assert missing(SFT, "recipes/tiny/base.yaml") == (
+        "model.path: runs/tiny-3/world/init does not exist; make it with: make world SEED=3"
+    )
+
+
+def test_outside_the_tiny_world_the_command_names_the_recipe(project):
+    (project / "d.jsonl").touch()
+    assert missing(Reward, "recipes/qwen2.5-7b/rm.yaml", "data.train=d.jsonl") == (
+        "model.path: runs/qwen2.5-7b/pmp/model does not exist; "
+        "make it with: make pmp RECIPE=recipes/qwen2.5-7b/pmp.yaml"
+    )
+    assert missing(SFT, "recipes/code-qwen/sft.yaml", "data.train=d.jsonl") == (
+        "model.path: runs/code-qwen/pretrain/model does not exist; "
+        "make it with: make base RECIPE=recipes/code-qwen/pretrain.yaml"
+    )
+
+
+def test_of_run_folders_in_one_another_the_innermost_counts(project):
+    folder = project / "recipes" / "mine"
+    folder.mkdir()
+    for name, run_dir in (("sft", "runs/mine"), ("rm", "runs/mine/rm"), ("base", "runs")):
+        (folder / f"{name}.yaml").write_text(f"run: {{dir: {run_dir}}}\n")
+    recipe = Path("recipes/mine/ppo.yaml")
+    for path, target in (("runs/mine/rm/model", "rm"), ("runs/mine/model", "sft"), ("runs/model", "base")):
+        command = f"make {target} RECIPE=recipes/mine/{target}.yaml"
+        assert missing_input(path, recipe) == f"{path} does not exist; make it with: {command}"
+
+
+def test_a_broken_recipe_beside_it_does_not_matter(project):
+    (project / "recipes/tiny/ppo.yaml").write_text("run: {dir: '${oc.env:PLUMB_NO}'}\n")
+    (project / "recipes/tiny/pmp.yaml").write_text("a: [\n")
+    assert missing(SFT, "recipes/tiny/sft.yaml").endswith("make it with: make base")
+
+
+def test_an_input_that_nothing_makes_is_said_to_be_missing(project):
+    (project / "model").mkdir()
+    (project / "runs").mkdir()
+    plain = "does not exist; name a file or folder that does, or the id of one on the hub (owner/name)"
+    recipe = ("recipes/tiny/sft.yaml", "model.path=model")
+    assert missing(SFT, *recipe, "data.train=my.jsonl") == f"data.train: my.jsonl {plain}"
+    assert missing(SFT, *recipe, "data.train=*.jsonl") == f"data.train: *.jsonl {plain}"
+    assert missing(SFT, *recipe, "data.train=[owner/name, no/such/file]") == f"data.train: no/such/file {plain}"
+    assert missing(SFT, "recipes/tiny/sft.yaml", "model.path=runs/mine") == f"model.path: runs/mine {plain}"
+    assert missing_input("a/b/c", Path("recipes/tiny/sft.yaml")) == f"a/b/c {plain}"
+
+
+def test_hub_ids_files_and_globs_pass(project):
+    (project / "d.jsonl").touch()
+    for model in ("Qwen/Qwen3-8B-Base", "gpt2"):
+        for data in ("d.jsonl", "*.jsonl", ".", "owner/name", "owner/name:test", "{path: owner/name, split: test}"):
+            recipe = load(SFT, "recipes/tiny/sft.yaml", [f"model.path={model}", f"data.train={data}"])
+            check_inputs(recipe, Path("recipes/tiny/sft.yaml"))
+
+
+def test_from_the_command_line_it_ends_with_code_2(project, capsys):
+    with pytest.raises(SystemExit) as left:
+        from_command_line(SFT, ["recipes/tiny/sft.yaml", "--check"])
+    assert left.value.code == 2
+    line = "error: model.path: runs/tiny/base/model does not exist; make it with: make base\n"
+    assert capsys.readouterr() == ("", line)

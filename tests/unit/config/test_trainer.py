@@ -1,0 +1,132 @@
+"""The section `trainer`: any field of TRL's, but for those that another section decides."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from config import RecipeError, load
+from config.trainer import BOUNDS, OWNED, REFUSED, trl_fields
+from reward.recipe import Reward
+from sft.recipe import SFT
+
+DATA = ["data.train=d.jsonl"]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {path: m}\nrun: {dir: out}\ndata: {train: d.jsonl}\n")
+    return path
+
+
+def message(schema: type[SFT] | type[Reward], path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(schema, path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["SFTConfig", "RewardConfig"])
+def test_the_fields_read_from_source_are_those_of_the_class(name):
+    import trl
+
+    assert set(trl_fields(name)) == {field.name for field in dataclasses.fields(getattr(trl, name))}
+
+
+def test_what_is_owned_refused_or_bounded_exists():
+    known = trl_fields("SFTConfig") | trl_fields("RewardConfig")
+    assert not {*OWNED, *REFUSED, *BOUNDS} - set(known)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learning_rte=1e-4", "unknown key trainer.learning_rte; did you mean trainer.learning_rate?"),
+        ("zzzzzz=1", "unknown key trainer.zzzzzz; it takes the fields of TRL's SFTConfig"),
+        ("output_dir=x", "trainer.output_dir is decided by another section; set run.dir instead"),
+        ("seed=1", "trainer.seed is decided by another section; set run.seed instead"),
+        ("save_steps=1", "trainer.save_steps is decided by another section; set run.save_steps instead"),
+        (
+            "save_total_limit=1",
+            "trainer.save_total_limit is decided by another section; set run.keep_checkpoints instead",
+        ),
+        ("report_to=wandb", "trainer.report_to is decided by another section; set run.report_to instead"),
+        ("max_length=1", "trainer.max_length is decided by another section; set data.max_length instead"),
+        ("packing=true", "trainer.packing is decided by another section; set data.packing instead"),
+        ("bf16=true", "trainer.bf16 is decided by another section; set model.dtype instead"),
+        (
+            "assistant_only_loss=true",
+            "trainer.assistant_only_loss is decided by another section; set chatml.mask instead",
+        ),
+        (
+            "resume_from_checkpoint=true",
+            "trainer.resume_from_checkpoint has no effect here: a run continues by the same command; leave it out",
+        ),
+        (
+            "load_best_model_at_end=true",
+            "trainer.load_best_model_at_end has no effect here: the finished model is the last one; leave it out",
+        ),
+        ("learning_rate=abc", "trainer.learning_rate is abc; it must be of the type float"),
+        ("learning_rate=0", "trainer.learning_rate is 0; it must be above 0"),
+        ("learning_rate=.nan", "trainer.learning_rate is nan; it must be a finite number"),
+        ("max_steps=1.5", "trainer.max_steps is 1.5; it must be of the type int"),
+        ("gradient_checkpointing=1", "trainer.gradient_checkpointing is 1; it must be of the type bool"),
+        ("adam_beta2=1", "trainer.adam_beta2 is 1; it must be at least 0 and below 1"),
+        (
+            "eval_strategy=no",
+            "trainer.eval_strategy is false; it must be of the type IntervalStrategy | str; "
+            "put it in quotes if it is meant as text",
+        ),
+        (
+            "eval_strategy=steps",
+            "trainer.eval_strategy is steps, but there is nothing to evaluate on; "
+            "give data.eval, or leave trainer.eval_strategy out",
+        ),
+        (
+            "lr_scheduler_kwargs.min_lr=1",
+            "trainer.lr_scheduler_kwargs.min_lr is no key of its own; give trainer.lr_scheduler_kwargs as a whole",
+        ),
+    ],
+)
+def test_a_mistake_is_one_exact_line(recipe, override, expected):
+    assert message(SFT, recipe, f"trainer.{override}") == expected
+
+
+def test_in_a_file_the_line_is_named(recipe):
+    recipe.write_text(recipe.read_text() + "trainer:\n  max_steps: 5\n  packing: true\n")
+    expected = f"{recipe}:6: trainer.packing is decided by another section; set data.packing instead"
+    assert message(SFT, recipe) == expected
+
+
+def test_fields_of_every_kind_are_taken(recipe):
+    taken = {
+        "max_steps": 5,
+        "learning_rate": 1,
+        "warmup_steps": 0.03,
+        "optim": "adamw_torch",
+        "lr_scheduler_kwargs": {"num_cycles": 1},
+        "max_grad_norm": 0.0,
+        "logging_steps": 5,
+        "include_for_metrics": ["loss"],
+        "neftune_noise_alpha": None,
+        "gradient_checkpointing": False,
+    }
+    overrides = [f"trainer.{name}={'null' if value is None else value}" for name, value in taken.items()]
+    assert load(SFT, recipe, overrides).trainer == taken
+
+
+def test_the_reward_stage_chooses_its_best_by_its_own_key(recipe):
+    with_eval = ("data.eval=e.jsonl", "reward.keep_best=true")
+    assert load(Reward, recipe, with_eval).reward.keep_best
+    assert message(Reward, recipe, "reward.keep_best=true") == (
+        "reward.keep_best is true, but there is nothing to choose by; give data.eval, or set reward.keep_best=false"
+    )
+    assert message(Reward, recipe, "trainer.load_best_model_at_end=true") == (
+        "trainer.load_best_model_at_end is decided by another section; set reward.keep_best instead"
+    )
+    assert message(Reward, recipe, *with_eval, "trainer.eval_steps=5") == (
+        "trainer.eval_steps is decided by another section; set run.save_steps instead"
+    )
+    assert message(Reward, recipe, "trainer.packing=true") == (
+        "unknown key trainer.packing; it takes the fields of TRL's RewardConfig"
+    )

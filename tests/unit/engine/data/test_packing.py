@@ -1,0 +1,62 @@
+"""Packing: best-fit-decreasing, nothing split, little wasted."""
+
+import json
+from collections import Counter
+from itertools import accumulate
+
+import pytest
+from datasets import Dataset
+
+from chatml import IGNORE, control
+from engine.data.packing import packed
+from engine.data.rows import conversation_rows
+from tests.support.paths import DATA
+from tests.support.rows_setting import recipe
+from tiny.tokenizer import train_tokenizer
+
+ALPACA = DATA / "alpaca_en.json"
+
+
+def sequences(row):
+    """The sequences of a packed row: (token ids, labels)."""
+    ends = list(accumulate(row["seq_lengths"]))
+    assert ends[-1] == len(row["input_ids"]) == len(row["labels"])
+    return [
+        (tuple(row["input_ids"][end - length : end]), tuple(row["labels"][end - length : end]))
+        for length, end in zip(row["seq_lengths"], ends, strict=True)
+    ]
+
+
+def on_disk(rows, folder):
+    Dataset.from_list(rows).save_to_disk(folder)
+    return Dataset.load_from_disk(folder)
+
+
+def test_each_goes_where_it_leaves_least_room(tmp_path):
+    """Whichever row has room first would need a third one: 11 + 4, 6 + 6 + 3, 2."""
+    rows = [{"input_ids": list(range(n)), "labels": list(range(n))} for n in (2, 6, 11, 4, 3, 6)]
+    made = packed(on_disk(rows, tmp_path), 16)
+    assert sorted(sorted(row["seq_lengths"]) for row in made) == [[2, 3, 11], [4, 6, 6]]
+
+
+def test_what_is_too_long_is_refused(tmp_path):
+    rows = on_disk([{"input_ids": [1] * 17, "labels": [1] * 17}], tmp_path)
+    with pytest.raises(ValueError, match="a row of 17 tokens cannot be packed into rows of 16"):
+        packed(rows, 16)
+
+
+@pytest.mark.skipif(not ALPACA.exists(), reason="../shared/data is absent")
+def test_real_conversations_stay_whole_and_hardly_a_position_is_wasted():
+    said = [text for record in json.loads(ALPACA.read_text(encoding="utf-8")) for text in record.values()]
+    tokenizer, longest = train_tokenizer(said), 2048
+    rows, _ = conversation_rows(str(ALPACA), recipe(), tokenizer, key="data.train", max_length=longest)
+    made = packed(rows, longest)
+    found = [sequence for row in made for sequence in sequences(row)]
+    assert Counter(found) == Counter((tuple(row["input_ids"]), tuple(row["labels"])) for row in rows)
+    end = control(tokenizer).im_end
+    assert all([label for label in labels if label != IGNORE][-1] == end for _, labels in found)
+    # What stands before a sequence is a neighbour's, and nothing is learnt from it.
+    assert all(labels[0] == IGNORE for _, labels in found)
+    assert max(len(row["input_ids"]) for row in made) <= longest
+    wasted = 1 - sum(len(row["input_ids"]) for row in made) / (len(made) * longest)
+    assert wasted < 0.02

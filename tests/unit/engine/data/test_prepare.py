@@ -1,0 +1,179 @@
+"""Prepared rows: found again by what decides them, and alike by however many processes they are made."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from config import RecipeError
+from config.data import Source
+from config.sections import ChatML
+from engine.data import chunks, encoding, prepare, progress
+from engine.data.encoding import Settings
+from engine.data.packing import packed
+from engine.data.prepare import cache_folder, prepared
+from engine.data.rows import conversation_rows, prompt_rows
+from tests.support.paths import ROOT
+from tests.support.rows_setting import PROMPTS, SHORT, TRAIN, recipe, talk, write_records
+from tests.support.tokenizers import llama, qwen
+
+MANY = [{"messages": talk(f"How many is {n}?", "so " * (n % 7) + ".")} for n in range(90)]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache" / "plumbline"
+
+
+def made(cache):
+    return {path.name for path in cache.iterdir() if path.is_dir()}
+
+
+def test_what_has_been_made_is_found_again_with_its_report(file, cache, monkeypatch):
+    path = file(*MANY, {"messages": talk("?", "x" * 99)}, {"a": 1})
+    first = conversation_rows(path, recipe(on_bad_record="skip"), qwen(), **TRAIN)
+    monkeypatch.setattr(prepare, "_write", None)
+    again = conversation_rows(path, recipe(on_bad_record="skip"), qwen(), **TRAIN)
+    assert list(again[0]) == list(first[0])
+    assert again[1] == first[1]
+    assert again[1].bad
+    assert again[1].lengths.total() == 91
+    assert dict(again[1].dropped) == {"too long": 1, "unreadable": 1}
+
+
+def test_whatever_decides_the_rows_makes_them_anew_and_nothing_else(file, cache):
+    settings = Settings(ChatML(), {}, "cut_left", "error", "data.max_length", 64)
+    source, tokenizer = Source(file(*MANY)), qwen()
+
+    def folders(make=encoding.conversations, source=source, settings=settings, tokenizer=tokenizer):
+        before = made(cache) if cache.exists() else set()
+        prepared(make, source, settings, tokenizer, "data.train")
+        return len(made(cache) - before)
+
+    assert folders() == 1
+    assert folders(source=replace(source, weight=3.0)) == 0
+    for change in (
+        {"chatml": ChatML(mask="all")}, {"fields": {"a": "prompt"}}, {"too_long": "drop"}, {"limit": 65},
+        {"on_bad_record": "skip"},
+    ):  # fmt: skip
+        assert folders(settings=replace(settings, **change)) == 1, change
+    for change in ({"skip": 1}, {"take": 80}, {"only_share": 0.5}, {"without_share": 0.5}):
+        assert folders(source=replace(source, **change)) == 1, change
+    assert folders(make=encoding.prompts) == 1
+    assert folders(tokenizer=llama()) == 1
+    write_records(Path(source.path), *MANY[1:], MANY[0])
+    assert folders() == 1
+    assert folders() == 0
+
+
+def test_another_code_makes_them_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    seen = []
+    for text in ("a = 1", "a = 2"):
+        (tmp_path / "chatml").mkdir(exist_ok=True)
+        (tmp_path / "chatml" / "encode.py").write_text(text)
+        seen.append(prepare._code.__wrapped__())
+    assert seen[0] != seen[1]
+
+
+def test_the_code_that_makes_rows_is_all_known():
+    """Whatever the makers import of ours is part of the key."""
+    command = "import sys, engine.data.chunks; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    known = {path for pattern in prepare.CODE for path in ROOT.glob(pattern)}
+    unknown = {name for name in loaded if (ROOT / f"{name.replace('.', '/')}.py") not in known}
+    assert {name for name in unknown if name.startswith(("chatml.", "engine."))} == {"engine.data"}
+    assert not {"torch", "datasets"} & set(loaded)  # a worker need not wait for them
+
+
+@pytest.mark.parametrize(("make", "limit"), [(conversation_rows, TRAIN), (prompt_rows, PROMPTS)])
+def test_several_processes_make_what_one_makes(file, cache, monkeypatch, make, limit):
+    monkeypatch.setattr(chunks, "MOST", 8)
+    monkeypatch.setattr(prepare, "PATIENCE", float("inf"))
+    path = file(*MANY)
+    rows, report = make(path, recipe(), qwen(), **limit)
+    alone = Path(rows.cache_files[0]["filename"])
+    content = alone.read_bytes()
+    alone.parent.rename(cache / "elsewhere")
+    started = []
+    monkeypatch.setattr(prepare, "PATIENCE", -1.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    by_several = prepare.in_order.__globals__["_by_several"]
+    monkeypatch.setitem(prepare.in_order.__globals__, "_by_several", lambda *a: started.append(1) or by_several(*a))
+    again, counted = make(path, recipe(), qwen(), **limit)
+    assert started
+    assert Path(again.cache_files[0]["filename"]) == alone
+    assert alone.read_bytes() == content
+    assert counted == report
+
+
+def test_the_first_mistake_is_told_whoever_meets_it(tmp_path, cache, monkeypatch):
+    """Processes work ahead: the file ends badly before the second chunk's record is known to be bad."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([*MANY[:12], {"a": 1}, *MANY[12:30]], indent=0)[:-1] + ",{]")
+    monkeypatch.setattr(chunks, "MOST", 8)
+    told = set()
+    for patience in (float("inf"), -1.0):
+        monkeypatch.setattr(prepare, "PATIENCE", patience)
+        with pytest.raises(RecipeError) as error:
+            conversation_rows(str(path), recipe(), qwen(), **TRAIN)
+        told.add(str(error.value).partition(";")[0])
+        assert not made(cache)
+    line = path.read_text().partition('{\n"a": 1')[0].count("\n") + 1
+    assert told == {f"{path}:{line}: fits no shape of record"}
+
+
+def test_progress_is_told_in_a_log(file, cache, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.setattr(chunks, "MOST", 45)
+    conversation_rows(file(*MANY), recipe(), qwen(), **TRAIN)
+    assert capsys.readouterr().out == "data.train: 45 records, 50 %\ndata.train: 90 records, 100 %\n"
+
+
+def test_a_cache_that_cannot_be_written(file, tmp_path, monkeypatch):
+    (tmp_path / "occupied").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "occupied")
+    with pytest.raises(RecipeError) as error:
+        conversation_rows(file({"messages": SHORT}), recipe(), qwen(), **TRAIN)
+    assert str(error.value) == (
+        f"{cache_folder()}: prepared data cannot be kept there (Not a directory); "
+        "make room, or set HF_DATASETS_CACHE to another folder"
+    )
+
+
+def test_a_set_on_the_hub_is_prepared_like_a_file(cache, monkeypatch):
+    asked = []
+
+    def load_dataset(*args, **options):
+        asked.append((args, options))
+        return datasets.Dataset.from_list(MANY)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows, report = conversation_rows("owner/name:test", recipe(), qwen(), **TRAIN)
+    assert asked == [(("owner/name", None), {"split": "test", "revision": None})]
+    assert (len(rows), report.kept) == (90, 90)
+
+
+def test_packed_rows_are_made_once_too(file, cache, monkeypatch):
+    rows, _ = conversation_rows([file(*MANY), {"path": file(*MANY, name="b.jsonl"), "weight": 0.5}], recipe(), qwen(),
+                                **TRAIN)  # fmt: skip
+    first = packed(rows, 128)
+    assert sum(map(sum, first["seq_lengths"])) == sum(len(row["input_ids"]) for row in rows)
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
+    assert list(packed(rows, 128)) == list(first)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")} == files
+
+
+def test_prompts_keep_what_json_cannot_write(tmp_path, cache):
+    table = pyarrow.table({"prompt": ["Hi"], "at": pyarrow.array([0], pyarrow.timestamp("s"))})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    rows, _ = prompt_rows(str(tmp_path / "a.parquet"), recipe(), qwen(), **PROMPTS)
+    assert json.loads(rows[0]["record"]) == {"prompt": "Hi", "at": "1970-01-01 00:00:00"}

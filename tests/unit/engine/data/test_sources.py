@@ -1,0 +1,190 @@
+"""Every kind of file and place that records come from, and which of their records a source means."""
+
+import gzip
+import json
+import sys
+from types import SimpleNamespace
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from config import RecipeError
+from config.data import Source
+from engine.data.sources import find, read, selected
+
+RECORDS = [{"prompt": "Hi", "response": "今天"}, {"prompt": "a\nb", "response": 'c, "d"'}]
+
+
+def write(path, data):
+    data = data.encode() if isinstance(data, str) else data
+    packed = {".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True)}
+    path.write_bytes(packed.get(path.suffix, bytes)(data))
+    return path
+
+
+def records(path, **options):
+    return [record for _, record in read(Source(str(path), **options))]
+
+
+def places(path, **options):
+    return [where.removeprefix(f"{path}") for where, _ in read(Source(str(path), **options))]
+
+
+# Kinds of file
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_jsonl(tmp_path, packed):
+    file = write(tmp_path / f"a.jsonl{packed}", "\n".join(map(json.dumps, RECORDS)) + "\n\n")
+    assert records(file) == RECORDS
+    assert places(file) == [":1", ":2"]
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_list(tmp_path, packed, indent):
+    file = write(tmp_path / f"a.json{packed}", json.dumps(RECORDS, indent=indent, ensure_ascii=False))
+    assert records(file) == RECORDS
+    assert places(file) == ([":1", ":1"] if indent is None else [":2", ":6"])
+
+
+def test_json_with_a_record_a_line_or_one_record_alone(tmp_path):
+    assert records(write(tmp_path / "a.json", "\n".join(map(json.dumps, RECORDS)))) == RECORDS
+    assert records(write(tmp_path / "b.json", json.dumps(RECORDS[0], indent=1))) == RECORDS[:1]
+
+
+def test_empty_lists_and_files_hold_no_records(tmp_path):
+    for name, text in [("a.json", " [ ] "), ("b.json", ""), ("c.jsonl", ""), ("d.csv", ""), ("e.csv", "prompt\n")]:
+        assert records(write(tmp_path / name, text)) == []
+
+
+def test_a_list_is_known_by_its_first_character_whatever_the_file_is_called(tmp_path):
+    assert records(write(tmp_path / "a.jsonl", "\n" + json.dumps(RECORDS, indent=1))) == RECORDS
+
+
+def test_files_packed_in_several_parts_are_read_to_the_end(tmp_path):
+    line = json.dumps(RECORDS[0]) + "\n"
+    for name in ("a.jsonl.gz", "a.jsonl.zst"):
+        part = write(tmp_path / name, line).read_bytes()
+        (tmp_path / name).write_bytes(part + part)
+        assert records(tmp_path / name) == [RECORDS[0]] * 2
+
+
+def test_parquet(tmp_path):
+    talk = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}] * 2
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(talk), tmp_path / "a.parquet")
+    assert records(tmp_path / "a.parquet") == talk
+    assert places(tmp_path / "a.parquet") == [":1", ":2"]
+
+
+def test_csv(tmp_path):
+    file = write(tmp_path / "a.csv", 'prompt,response\r\nHi,今天\r\n"a\nb","c, ""d"""\r\n')
+    assert records(file) == RECORDS
+    assert places(file) == [":2", ":4"]
+
+
+def test_csv_cells_may_be_long(tmp_path):
+    assert len(records(write(tmp_path / "a.csv", "text\n" + "x" * 200_000))[0]["text"]) == 200_000
+
+
+def test_text_is_one_record(tmp_path):
+    assert records(write(tmp_path / "a.txt", "Once\n\nupon")) == [{"text": "Once\n\nupon"}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    text = {"a.jsonl": '{"text": "x"}', "a.json": '[{"text": "x"}]', "a.csv": "text\nx", "a.txt": "x"}[name]
+    assert records(write(tmp_path / name, b"\xef\xbb\xbf" + text.encode())) == [{"text": "x"}]
+
+
+# Places
+
+
+def test_folders_and_globs_are_read_in_the_order_of_their_names(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.txt", "a.txt", "deep/c.txt", "note.md"):
+        write(tmp_path / name, name)
+    assert [record["text"] for record in records(tmp_path)] == ["a.txt", "b.txt", "deep/c.txt"]
+    assert [record["text"] for record in records(tmp_path / "*.txt")] == ["a.txt", "b.txt"]
+    assert [record["text"] for record in records(tmp_path / "**/c.txt")] == ["deep/c.txt"]
+
+
+def test_skip_and_take(tmp_path):
+    numbers = write(tmp_path / "a.jsonl", "".join(f'{{"n": {n}}}\n' for n in range(5)) + "not reached")
+    assert [record["n"] for record in records(numbers, skip=1, take=3)] == [1, 2, 3]
+    assert places(numbers, skip=1, take=2) == [":2", ":3"]
+    assert records(numbers, take=1) == [{"n": 0}]
+
+
+def test_what_is_read_adds_up_to_the_size(tmp_path):
+    for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.txt"):
+        write(tmp_path / name, json.dumps(RECORDS[0]) + "\n")
+    source, advanced = Source(str(tmp_path)), []
+    place = find(source)
+    assert len(list(selected(place, source, advanced.append))) == 4
+    assert sum(advanced) == place.size == sum(file.stat().st_size for file in tmp_path.iterdir())
+
+
+def test_hub_sets_are_loaded_by_datasets(monkeypatch):
+    asked = []
+
+    def load_dataset(*args, **options):
+        asked.append((args, options))
+        return RECORDS
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    source = Source("owner/name", name="en", split="test", revision="v1")
+    assert list(read(source)) == [("owner/name:test:1", RECORDS[0]), ("owner/name:test:2", RECORDS[1])]
+    assert asked == [(("owner/name", "en"), {"split": "test", "revision": "v1"})]
+
+
+def test_a_hub_set_that_cannot_be_loaded(monkeypatch):
+    def load_dataset(*_, **__):
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled).\nmore")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(RecipeError) as error:
+        list(read(Source("owner/name")))
+    assert str(error.value) == (
+        "owner/name: neither a file here nor a data set that could be loaded from the hub "
+        "(ConnectionError: Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled))"
+    )
+
+
+# Shares by hash
+
+
+def numbers(path, stop, **options):
+    path.write_text("".join(f'{{"prompt": "{n}", "response": "x"}}\n' for n in range(stop)))
+    return {record["prompt"] for record in records(path, **options)}
+
+
+def test_a_share_and_the_rest_are_the_whole(tmp_path):
+    held_out, rest = (numbers(tmp_path / "a.jsonl", 2000, **{key: 0.1}) for key in ("only_share", "without_share"))
+    assert held_out | rest == set(map(str, range(2000)))
+    assert not held_out & rest
+    assert 150 < len(held_out) < 250  # 200 ± 13.4
+
+
+def test_no_record_changes_sides_when_others_come_or_a_file_is_written_otherwise(tmp_path):
+    held_out = numbers(tmp_path / "a.jsonl", 1000, only_share=0.1)
+    assert numbers(tmp_path / "a.jsonl", 3000, only_share=0.1) & set(map(str, range(1000))) == held_out
+    backwards = [{"response": "x", "prompt": str(n)} for n in reversed(range(1000))]
+    (tmp_path / "b.json").write_text(json.dumps(backwards, indent=3))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(backwards), tmp_path / "c.parquet")
+    for name in ("b.json", "c.parquet"):
+        assert {record["prompt"] for record in records(tmp_path / name, only_share=0.1)} == held_out
+    assert held_out < numbers(tmp_path / "a.jsonl", 1000, only_share=0.2)  # a larger share takes more, drops none
+
+
+def test_the_hash_is_the_one_it_always_was(tmp_path):
+    """With another one, what was held out would be trained on."""
+    file = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"prompt": str(n)}) for n in range(40)))
+    assert [record["prompt"] for record in records(file, only_share=0.1)] == ["12", "13", "18", "19", "24"]
+
+
+def test_data_that_json_does_not_know_has_a_share_too(tmp_path):
+    table = pyarrow.table({"prompt": ["Hi"], "at": pyarrow.array([0], pyarrow.timestamp("s")), "raw": [b"x"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert sum(len(records(tmp_path / "a.parquet", **{key: 0.5})) for key in ("only_share", "without_share")) == 1

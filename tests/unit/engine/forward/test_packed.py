@@ -1,0 +1,126 @@
+"""Packed rows: what one sequence gets from the model does not depend on its neighbours."""
+
+import ast
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from engine.forward.packed import attention, layout, pack
+from tests.support.paths import ROOT
+from tests.support.small_models import small_model
+
+SEQUENCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
+IMPLEMENTATIONS = ["packed", "sdpa", "eager"]
+
+
+def test_layout_by_hand():
+    row = pack([[5, 6, 7], [8], [9, 10]])
+    assert row["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1]]
+    assert row["cu_seq_lens_q"].tolist() == [0, 3, 4, 6]
+    assert row["max_length_k"] == 3
+    assert row["use_cache"] is False
+
+
+@pytest.mark.parametrize("lengths", [[], [2, 0]])
+def test_an_empty_sequence_is_refused(lengths):
+    with pytest.raises(ValueError, match="packed sequences need a token each"):
+        layout(lengths)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_packed_logits_equal_those_alone(family, implementation):
+    model = small_model(family)
+    with attention(model, "sdpa"):
+        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in SEQUENCES])
+    with attention(model, implementation):
+        together = model(**pack(SEQUENCES)).logits[0]
+    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_perturbed_neighbour_changes_nothing(implementation):
+    model = small_model()
+    with attention(model, implementation):
+        before = model(**pack(SEQUENCES)).logits[0, 5:]
+        after = model(**pack([[200, 201, 202, 203, 204], *SEQUENCES[1:]])).logits[0, 5:]
+    assert torch.equal(before, after)
+
+
+def test_gradients_equal_those_of_sequences_alone():
+    model = small_model()
+    with attention(model, "sdpa"):
+        sum(model(torch.tensor([s]), use_cache=False).logits.square().sum() for s in SEQUENCES).backward()
+    alone = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with attention(model, "packed"):
+        model(**pack(SEQUENCES)).logits.square().sum().backward()
+    for one, other in zip(model.parameters(), alone, strict=True):
+        assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
+
+
+def test_sequences_of_one_length_equal_those_alone_with_gradients():
+    """They take one call of attention together."""
+    model, sequences = small_model(), [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
+    with attention(model, "sdpa"):
+        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
+    alone.square().sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with attention(model, "packed"):
+        together = model(**pack(sequences)).logits[0]
+        perturbed = model(**pack([[20, 21, 22], *sequences[1:]])).logits[0]
+    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert torch.equal(together[3:], perturbed[3:])
+    together.square().sum().backward()
+    for one, other in zip(model.parameters(), expected, strict=True):
+        assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
+
+
+def test_packed_attention_needs_lengths():
+    model = small_model()
+    with attention(model, "packed"), pytest.raises(ValueError, match="called without the sequences' lengths"):
+        model(torch.tensor([[5, 6, 7]]))
+
+
+def test_packed_attention_refuses_a_sliding_window():
+    model = small_model(use_sliding_window=True, sliding_window=3, max_window_layers=0)
+    with attention(model, "packed"), pytest.raises(ValueError, match="no sliding window"):
+        model(**pack(SEQUENCES))
+
+
+def test_attention_is_put_back():
+    model = small_model()
+    before = model.config._attn_implementation
+    with attention(model, "packed"):
+        assert model.config._attn_implementation == "packed"
+    assert model.config._attn_implementation == before
+
+
+def test_whoever_packs_is_known_to_the_tests_of_neighbours():
+    """A new place that lays sequences into one row: perturb a neighbour there (test_neighbours*.py), then list it."""
+    packers = {"pack", "layout", "pack_responses", "pack_text", "pack_pairs"}
+    found = set()
+    for path in (
+        path for folder in ("engine", "sft", "reward", "ppo", "eval") for path in (ROOT / folder).rglob("*.py")
+    ):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                called = {node.func.id for node in ast.walk(function)
+                          if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip
+                found |= {f"{path.relative_to(ROOT)}:{function.name}"} if called & packers else set()
+    assert found == {
+        "engine/forward/packed.py:pack",
+        "engine/forward/pairs.py:pair_scores",
+        "engine/forward/responses.py:_packs",
+        "engine/forward/responses.py:pack_responses",
+        "engine/forward/responses.py:pack_text",
+        "engine/forward/responses.py:sequence_nll",
+        "engine/forward/responses.py:sequence_scores",
+        "ppo/update.py:packed_rows",
+        "ppo/update.py:pretrain_terms",
+        "reward/train.py:collate",
+        "sft/train.py:collate",
+    }

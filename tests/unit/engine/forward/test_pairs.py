@@ -1,0 +1,115 @@
+"""Comparisons whose sides share their beginning: the plain way, both sides written out, is the oracle."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from engine.forward.packed import attention
+from engine.forward.pairs import pack_pairs, pair_scores, shared_tokens
+from engine.forward.responses import sequence_scores
+from engine.forward.scalar_head import scalar_class
+from tests.support.small_models import small_config
+
+END = 1
+PAIRS = [
+    ([5, 6, 7, 8, END], [5, 6, 7, 9, 10, 11, END]),
+    ([12, END], [13, END]),  # nothing shared
+    ([14, 15, END], [14, 15, END, 16, 17, END]),  # one goes on where the other ends
+    ([18, 19, 20, 21, 22, END], [18, 19, 20, END]),
+]
+
+
+def reward_model(family="qwen2"):
+    torch.manual_seed(0)
+    config = small_config(family, num_labels=1, score_offset=0.5, score_token_id=END)
+    model = scalar_class(config)(config).eval()
+    model.set_attn_implementation("packed")
+    return model
+
+
+def alone(model, pairs):
+    """(pairs, 2) scores of every side by itself, under torch's own attention."""
+    with attention(model, "sdpa"):
+        return torch.cat([torch.cat([model(torch.tensor([side])).logits for side in pair], 1) for pair in pairs])
+
+
+def test_row_by_hand():
+    row = pack_pairs([([5, 6, 7, 1], [5, 6, 8, 9, 1]), ([3, 1], [4, 1])])
+    assert row["input_ids"].tolist() == [[5, 6, 7, 1, 8, 9, 1, 3, 1, 4, 1]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3, 4, 0, 1, 0, 1]]
+    assert row["cu_seq_lens_q"].tolist() == [0, 4, 7, 9, 11]
+    assert row["cu_seq_lens_k"].tolist() == [0, 4, 9, 11, 13]
+    assert row["key_positions"].tolist() == [0, 1, 2, 3, 0, 1, 4, 5, 6, 7, 8, 9, 10]
+    assert row["score_positions"].tolist() == [3, 8, 6, 10]
+    assert (row["max_length_q"], row["max_length_k"], row["use_cache"]) == (4, 5, False)
+
+
+def test_every_side_keeps_a_token_of_its_own():
+    assert [shared_tokens(pair) for pair in PAIRS] == [3, 0, 2, 3]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_scores_equal_those_of_sides_alone(family):
+    model = reward_model(family)
+    with torch.no_grad():
+        assert_close(pair_scores(model, PAIRS), alone(model, PAIRS), atol=1e-5, rtol=1e-5)
+
+
+def test_runs_of_queries_of_one_length_with_keys_of_several():
+    """Four queries a side, four and six keys: together they may not be taken for two sequences of five."""
+    model, pairs = reward_model(), [([5, 6, 7, END], [5, 6, 8, 9, 10, END])]
+    with torch.no_grad():
+        assert_close(pair_scores(model, pairs), alone(model, pairs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_gradients_equal_those_of_sides_alone(family):
+    """Of the loss that is trained on, with weights as small as real ones so that 1e-5 means something."""
+    model = reward_model(family)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.3)
+    gradients = []
+    for scores in (model(**pack_pairs(PAIRS)).logits.view(2, -1).T, alone(model, PAIRS)):
+        model.zero_grad()
+        (-F.logsigmoid(scores[:, 0] - scores[:, 1]).mean()).backward()
+        gradients.append([weight.grad.clone() for weight in model.parameters()])
+    assert max(float(grad.abs().max()) for grad in gradients[0]) > 1e-2
+    for shared, plain in zip(*gradients, strict=True):
+        assert_close(shared, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("changed", "moved"), [((0, 3), 1), ((1, 3), 0)], ids=["chosen", "rejected"])
+def test_neither_answer_sees_the_other_nor_a_neighbour(changed, moved):
+    """One side's own tokens replaced by others: nothing but its own score changes, to the last bit."""
+    side, at = changed
+    others = [list(PAIRS[0][0]), list(PAIRS[0][1])]
+    others[side][at] = 99
+    model = reward_model()
+    before, after = (pair_scores(model, [pair, *PAIRS[1:]]) for pair in (PAIRS[0], others))
+    assert torch.equal(before[1:], after[1:])
+    assert before[0, moved] == after[0, moved]
+    assert before[0, side] != after[0, side]
+
+
+def test_pairs_one_by_one_score_as_together():
+    model = reward_model()
+    one_by_one = torch.cat([pair_scores(model, [pair]) for pair in PAIRS])
+    assert_close(pair_scores(model, PAIRS), one_by_one, atol=1e-5, rtol=1e-5)
+
+
+def test_other_implementations_score_both_sides_whole():
+    model = reward_model()
+    expected = sequence_scores(model, [side for pair in PAIRS for side in pair], 10**6).view(-1, 2)
+    with attention(model, "sdpa"):
+        assert_close(pair_scores(model, PAIRS), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sliding_window_is_refused_by_the_longest_keys():
+    """The rejected side has 7 positions, the longest run of queries is 5."""
+    model = reward_model()
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = 6
+    with pytest.raises(ValueError, match="no sliding window"):
+        model(**pack_pairs(PAIRS[:1]))

@@ -1,0 +1,89 @@
+"""The decode loop: greedy agreement with transformers, the right distribution, and draws that no neighbour changes."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+import engine.generation.sampling as sampling_module
+from config.sections import Sampling
+from engine.forward.packed import attention
+from engine.generation.sampling import sample
+from tests.support.small_models import small_model
+
+PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16], [17]]
+END, OTHER_STOP = 1, 2
+
+
+def draw(model, prompts, *, responses=2, query_ids=None, **settings):
+    sampling = Sampling(**{"max_new_tokens": 24, "batch_size": 64, **settings})
+    query_ids = list(range(len(prompts))) if query_ids is None else query_ids
+    return sample(
+        model, prompts, sampling, responses=responses, end=END, stops=[END, OTHER_STOP], seed=3, step=1,
+        query_ids=query_ids,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_cold_sampling_is_transformers_greedy(family):
+    model = small_model(family)
+    for prompt, (response,) in zip(PROMPTS, draw(model, PROMPTS, responses=1, temperature=1e-4), strict=True):
+        with attention(model, "sdpa"):
+            greedy = model.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                do_sample=False, max_new_tokens=24, eos_token_id=[END, OTHER_STOP], pad_token_id=0,
+            )  # fmt: skip
+        assert response.tokens == greedy[0, len(prompt) :].tolist()
+
+
+def test_responses_stop_at_the_first_stop_token_and_say_whether_they_ended():
+    responses = [r for group in draw(small_model(), PROMPTS * 10, top_p=1.0) for r in group]
+    assert {len(r.tokens) for r in responses} != {24}
+    for response in responses:
+        assert not {END, OTHER_STOP} & set(response.tokens[:-1])
+        assert response.ended == (response.tokens[-1] == END)
+        assert response.tokens[-1] in (END, OTHER_STOP) or len(response.tokens) == 24
+    assert any(r.tokens[-1] == OTHER_STOP for r in responses)
+
+
+@pytest.mark.parametrize("change", ["batch", "order", "alone", "responses"])
+def test_a_response_does_not_depend_on_its_neighbours(change):
+    model = small_model()
+    together = draw(model, PROMPTS, responses=3)
+    if change == "batch":
+        assert draw(model, PROMPTS, responses=3, batch_size=3) == together
+    elif change == "order":
+        assert draw(model, PROMPTS[::-1], responses=3, query_ids=[3, 2, 1, 0]) == together[::-1]
+    elif change == "alone":
+        assert draw(model, PROMPTS[2:3], responses=3, query_ids=[2]) == together[2:3]
+    else:
+        assert [group[:1] for group in together] == draw(model, PROMPTS, responses=1)
+
+
+def test_the_responses_of_a_query_differ():
+    first, second = draw(small_model(), PROMPTS[:1])[0]
+    assert first.tokens != second.tokens
+
+
+def test_first_tokens_follow_the_models_distribution():
+    model, rows = small_model(), 4000
+    responses = draw(model, [PROMPTS[0]] * rows, responses=1, top_p=1.0, max_new_tokens=1, batch_size=4000)
+    counts = torch.bincount(torch.tensor([r.tokens[0] for (r,) in responses]), minlength=320)
+    with attention(model, "sdpa"), torch.no_grad():
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1) * rows
+    likely = expected > 5
+    chi_squared = ((counts[likely] - expected[likely]) ** 2 / expected[likely]).sum()
+    assert chi_squared < likely.sum() + 5 * (2 * likely.sum()) ** 0.5
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_a_low_cache_under_autocast_changes_no_bit(monkeypatch, family):
+    """Attention casts what it reads; a cache of float32 would be cast whole at every token."""
+    model = small_model(family)
+
+    def written():
+        with torch.autocast("cpu", torch.bfloat16):
+            return [[(r.tokens, r.logprobs) for r in group] for group in draw(model, PROMPTS)]
+
+    low = written()
+    monkeypatch.setattr(sampling_module, "Cache", DynamicCache)
+    assert low == written()

@@ -1,0 +1,183 @@
+"""Models in and out: bases without the ChatML tokens, adapters, reward models that lack what makes them one."""
+
+import json
+
+import pytest
+import torch
+from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from chatml import control, encode
+from config.sections import Lora, Model
+from engine.errors import RunError
+from engine.forward.packed import attention, pack
+from engine.models.adapters import is_adapter, lora_config
+from engine.models.loading import load_causal, load_scalar, new_scalar, save_model
+from engine.models.tokenizer import load_tokenizer
+from tests.support.small_models import small_model
+from tests.support.tokenizers import llama, qwen
+
+CALL = {"function": {"name": "add", "arguments": {}}}
+CONVERSATION = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+
+
+@pytest.fixture(params=["llama tied", "llama untied", "qwen2 tied", "qwen3 untied"])
+def base(request, tmp_path):
+    """A folder with a small base model; Llama's lacks the ChatML tokens."""
+    family, tying = request.param.split()
+    tokenizer = llama(chatml=False) if family == "llama" else qwen()
+    model = small_model(family, vocab_size=len(tokenizer), tie_word_embeddings=tying == "tied")
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+def step(model, tokenizer):
+    """One step of finetuning on one conversation, all through the packed forward."""
+    encoded = encode(CONVERSATION, tokenizer)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    model(**pack([encoded.input_ids]), labels=torch.tensor([encoded.labels])).loss.backward()
+    optimizer.step()
+
+
+def logits(model, tokenizer):
+    with torch.no_grad(), attention(model, "sdpa"):
+        return model.eval()(torch.tensor([encode(CONVERSATION, tokenizer).input_ids]), use_cache=False).logits
+
+
+def load(base):
+    tokenizer = load_tokenizer(base)
+    model = load_causal(base, Model(path=base), tokenizer, trained=True)
+    return tokenizer, model
+
+
+def test_full_finetuning_is_saved_and_loads_plainly(base, tmp_path):
+    tokenizer, model = load(base)
+    before = logits(model, tokenizer)
+    step(model, tokenizer)
+    save_model(model, tokenizer, tmp_path / "out")
+
+    plain, its_tokenizer = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = control(its_tokenizer)
+    assert_close(logits(plain, its_tokenizer), logits(model, tokenizer))
+    assert not torch.allclose(logits(plain, its_tokenizer), before, atol=1e-2)
+    assert plain.config.use_cache is True
+    assert plain.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
+    assert plain.get_input_embeddings().weight.shape[0] >= len(its_tokenizer)
+    rendered = its_tokenizer.apply_chat_template(CONVERSATION, tokenize=True, return_dict=False)
+    assert rendered == encode(CONVERSATION, tokenizer).input_ids
+
+
+def test_lora_trains_the_control_rows_and_loads_plainly(base, tmp_path, request):
+    tokenizer, model = load(base)
+    ids = control(tokenizer)
+    rows = [ids.im_start, ids.im_end, *ids.markers.values()]
+    assert sorted(ids.markers) == ([] if "llama" in request.node.name else ["</tool_call>", "<tool_call>"])
+    tables = {
+        "input": model.get_input_embeddings().weight.clone(),
+        "output": model.get_output_embeddings().weight.clone(),
+    }
+    adapted = get_peft_model(model, lora_config(Lora(r=4, target_modules="all-linear"), model, tokenizer))
+    step(adapted, tokenizer)
+    for name, table in (("input", adapted.get_input_embeddings()), ("output", adapted.get_output_embeddings())):
+        moved = (table.weight - tables[name]).abs().amax(1).nonzero()[:, 0].tolist()
+        assert moved == sorted(rows), name
+    expected = logits(adapted, tokenizer)
+    save_model(adapted, tokenizer, tmp_path / "out")
+
+    save_model(adapted, tokenizer, tmp_path / "merged", merge=True)
+    for folder in (tmp_path / "out", tmp_path / "merged"):
+        plain = AutoModelForCausalLM.from_pretrained(folder)
+        assert_close(logits(plain, tokenizer), expected, atol=1e-5, rtol=1e-5)
+    assert plain.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
+    assert is_adapter(str(tmp_path / "out")) == ("llama" not in request.node.name)
+    assert not is_adapter(str(tmp_path / "merged"))
+    again = load_causal(str(tmp_path / "out"), Model(path=""), load_tokenizer(str(tmp_path / "out")), trained=False)
+    assert_close(logits(again, tokenizer), expected, atol=1e-5, rtol=1e-5)
+    assert again.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
+
+
+def test_trained_is_float32_and_frozen_is_the_compute_type(base):
+    tokenizer = load_tokenizer(base)
+    trained = load_causal(base, Model(path=base, dtype="bfloat16"), tokenizer, trained=True)
+    frozen = load_causal(base, Model(path=base, dtype="bfloat16"), tokenizer, trained=False)
+    assert (trained.dtype, frozen.dtype) == (torch.float32, torch.bfloat16)
+    assert trained.training
+    assert not frozen.training
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def scores(model, tokenizer):
+    row = pack([encode(CONVERSATION, tokenizer).input_ids[:-1]])
+    with torch.no_grad():
+        return model.eval()(**row, score_positions=row["cu_seq_lens_q"][1:].long() - 1).logits
+
+
+@pytest.fixture
+def reward_folder(base, tmp_path):
+    tokenizer = load_tokenizer(base)
+    model = new_scalar(base, Model(path=base), tokenizer, seed=1)
+    model.config.score_offset = 0.5
+    save_model(model, tokenizer, tmp_path / "reward")
+    return tmp_path / "reward", scores(model, tokenizer), tokenizer
+
+
+def test_a_reward_model_comes_back_with_head_and_offset(reward_folder):
+    folder, expected, tokenizer = reward_folder
+    again = load_scalar(str(folder), Model(path=""), tokenizer, trained=False)
+    assert again.config.score_offset == 0.5
+    assert_close(scores(again, tokenizer), expected)
+
+
+def test_a_new_head_is_a_function_of_the_seed(base):
+    tokenizer = load_tokenizer(base)
+    one, same, other = (new_scalar(base, Model(path=base), tokenizer, seed).score.weight for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_lora_reward_model_comes_back_merged(base, tmp_path):
+    tokenizer = load_tokenizer(base)
+    model = new_scalar(base, Model(path=base), tokenizer, seed=1)
+    adapted = get_peft_model(model, lora_config(Lora(r=4), model, tokenizer))
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
+    row = pack([encode(CONVERSATION, tokenizer).input_ids[:-1]])
+    adapted(**row, score_positions=row["cu_seq_lens_q"][1:].long() - 1).logits.sum().backward()
+    optimizer.step()
+    adapted.config.score_offset = 0.25
+    expected = scores(adapted, tokenizer)
+    save_model(adapted, tokenizer, tmp_path / "reward")
+    again = load_scalar(str(tmp_path / "reward"), Model(path=""), tokenizer, trained=False)
+    assert again.config.score_offset == 0.25
+    assert_close(scores(again, tokenizer), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_reward_model_without_its_head_is_refused(reward_folder):
+    folder, _, tokenizer = reward_folder
+    weights = load_file(folder / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError) as error:
+        load_scalar(str(folder), Model(path=""), tokenizer, trained=False)
+    assert str(error.value) == (
+        f"{folder} lacks score.weight: a reward model without its head would score at random; "
+        "take the folder that make rm wrote, whole"
+    )
+
+
+def test_a_reward_model_without_its_offset_is_refused(reward_folder):
+    folder, _, tokenizer = reward_folder
+    config = json.loads((folder / "config.json").read_text())
+    del config["score_offset"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError) as error:
+        load_scalar(str(folder), Model(path=""), tokenizer, trained=False)
+    assert str(error.value) == f"{folder} is no reward model: it has no score_offset; make one with: make rm"
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=r"^no tokenizer at .*empty \(.*\); give a model folder or a hub id$"):
+        load_tokenizer(str(tmp_path / "empty"))

@@ -1,0 +1,250 @@
+"""A plan's arithmetic: by hand, and beside what models of the families really keep for their backward pass."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from config.sections import Model
+from engine.forward.logprobs import with_logprobs
+from engine.forward.packed import PACKED, pack
+from engine.generation.sampling import Cache
+from engine.models.loading import load_causal
+from engine.models.tokenizer import load_tokenizer
+from plan.hardware import Hardware
+from plan.memory import (
+    Pass,
+    Trained,
+    casts,
+    compiled_decoding,
+    decode_logits,
+    gathered,
+    in_backward,
+    kv_cache,
+    layer_activations,
+    logits,
+    passing,
+    saved_in_4bit,
+    state,
+    written_with,
+)
+from plan.phases import training
+from plan.shape import Shape, lora_parameters, shape
+from plan.work import flops_again, forward_flops, training_flops
+from tests.integration.test_four_bits import needs_bitsandbytes
+from tests.support.small_models import FAMILIES, small_config
+from tests.support.stage_runs import write_base
+
+# Two layers, 8 wide, two heads of 4 and one of keys, 16 in the MLP, 32 tokens, tied; Qwen2's biases on q, k and v.
+LAYER = (8 * 8 + 8) + 2 * (4 * 8 + 4) + 8 * 8 + 3 * 8 * 16 + 2 * 8
+SMALL = Shape("small", 32 * 8 + 2 * LAYER + 8, 32, 8, 2, LAYER, 2, 8, 4, 16, True, False, (("layers.0.q", 8, 8),))
+ALL = Trained(SMALL, scalar=False, adapters=0, bf16=False)
+STEP = Pass(tokens=10, predicted=9, sequence=10, repeated=False, checkpointing=False)
+
+
+def on(sharing="none", processes=1, device="cpu"):
+    return Hardware("by hand", sharing, processes, 1, device, 1e9, 1e12, None)
+
+
+def test_a_small_step_by_hand():
+    assert SMALL.parameters == 256 + 2 * 608 + 8 == 1480
+    # norms 4·2·2·8, their results 4·2·8, attention 4 (3·8 + 2·4), MLP 4·4·16
+    assert layer_activations(ALL, STEP, cpu=True) == 128 + 64 + 128 + 256
+    assert in_backward(ALL) == 4 * 2 * 16 + 4 * 2 * 8
+    assert passing(SMALL, 4) == 4 * (2 * 8 + max(3 * 16, 4 * 8 + 3 * 4))
+    assert passing(SMALL, 4, adapters=True) == 4 * (2 * 8 + 4 * 16)
+    phases = {phase.name: phase.parts for phase in training(ALL, STEP, on(), {}, fused=True)}
+    rest = {"weights": 5920, "optimiser": 11840}
+    # two layers, the last norm's 2·4·8, of 9 positions the hidden state; two buffers of a tile of 512 × 32 logits
+    assert phases["loss"] == rest | {"gradients": 0, "activations": 10 * (2 * 576 + 64) + 9 * 32, "autocast copies": 0,
+                                     "logits": 2 * 4 * 512 * 32}  # fmt: skip
+    # the head's gradient is there, 4·256
+    assert phases["backward, last layer"]["gradients"] == 1024
+    # all of them, and two tables more: the head's, the embedding's, their sum
+    assert phases["backward, first layer"]["gradients"] == 5920 + 2 * 1024
+    assert phases["optimiser's step"] == rest | {"gradients": 5920, "copies of AdamW": 0}
+
+
+def test_checkpointing_keeps_the_stream_and_one_layer():
+    step = Pass(tokens=10, predicted=9, sequence=10, repeated=True, checkpointing=True)
+    phases = {phase.name: phase.parts for phase in training(ALL, step, on(), {}, fused=True)}
+    stream = 10 * 4 * 8
+    assert phases["backward, last layer"]["activations"] == 2 * stream + 2 * stream + 9 * 32 + 10 * (576 + 192)
+    assert phases["backward, last layer"]["gradients"] == 5920 + 1024
+
+
+@pytest.mark.parametrize(
+    ("sharing", "bf16", "expected"),
+    [
+        ("none", False, (4, 4, 8)),
+        ("ddp", False, (4, 8, 8)),
+        ("fsdp2", True, (1, 1, 2)),
+        ("zero1", True, (2, 4, 3)),
+        ("zero2", True, (2, 1, 3)),
+        ("zero3", True, (0.5, 0, 4)),
+    ],
+)
+def test_bytes_a_parameter_on_one_of_four_devices(sharing, bf16, expected):
+    model = Trained(SMALL, scalar=False, adapters=0, bf16=bf16)
+    found = state(model, on(sharing, 1 if sharing == "none" else 4, "h100"))
+    bucket = found.pop("bucket", None)
+    assert tuple(size / 1480 for size in found.values()) == expected
+    assert bucket == (2 * 5e8 if sharing == "zero3" else None)  # a GPU's is there whole, however few the weights
+
+
+def test_zero3_keeps_its_bucket_between_steps():
+    """On a CPU, where memory counts once it is written to, as large as the gradients; on the way back twice."""
+    phases = {phase.name: phase.parts for phase in training(ALL, STEP, on("zero3", 2), {}, fused=True)}
+    assert [parts["bucket"] for parts in phases.values()] == [4 * 1480] * 4
+    assert phases["loss"]["gathered"] == 4 * 1480 + 4 * 1480  # weights, and what they were gathered into ahead
+    assert phases["backward, last layer"]["gathered"] == 4 * 1480 + 4 * 1480  # weights, and gradients to share out
+    assert "gathered" not in phases["optimiser's step"]
+
+
+def test_what_sharded_processes_gather():
+    # the table once, two layers; on the way back gradients of the table and of one layer
+    assert gathered(ALL, on("fsdp2", 4), forward=True) == 4 * (256 + 2 * 608)
+    assert gathered(ALL, on("fsdp2", 4), forward=False) == 4 * (256 + 2 * 608 + 256 + 608)
+    assert gathered(ALL, on("zero2", 4), forward=True) == gathered(ALL, on(), forward=False) == 0
+    assert gathered(ALL, on("zero2", 4), forward=False) == 4 * 1480
+    # of ZeRO-3 no more than 5e7 numbers ahead, 1e9 weights, 5e8 gradients
+    large = Trained(replace(SMALL, parameters=3 * 10**9), scalar=False, adapters=0, bf16=True)
+    found = [gathered(large, on("zero3", 4), forward) for forward in (True, False)]
+    assert found == [2 * (1e9 + 5e7), 2 * (1e9 + 5e8)]
+
+
+def test_what_is_gathered_to_write():
+    # of 1480 numbers 64 in the one linear layer, and the table of 256, which is the head as well
+    assert written_with(ALL, on("fsdp2", 4), split=1) == 4 * 1480
+    assert written_with(ALL, on("fsdp2", 4), split=2) == 4 * (1480 - 64 + (64 + 256) / 2)
+    assert written_with(ALL, on("ddp", 2), split=1) == 0
+
+
+def test_adapters_hold_gradients_and_moments_alone():
+    model = Trained(SMALL, scalar=False, adapters=100, bf16=False)
+    assert state(model, on()) == {"weights": 4 * 1580, "gradients": 400, "optimiser": 800}
+    # shared out by FSDP2, what they stand on is in bfloat16 if it is computed with in bfloat16
+    assert state(model, on("fsdp2", 2)) == {"weights": 2 * 1580, "gradients": 200, "optimiser": 400}
+    low = replace(model, bf16=True)
+    assert state(low, on("fsdp2", 2)) == {"weights": 1480 + 2 * 100, "gradients": 200, "optimiser": 400}
+    tables = {sharing: training(low, STEP, on(sharing, 2), {}, fused=True)[1].parts["gradients"]
+              for sharing in ("ddp", "fsdp2", "zero3")}  # fmt: skip
+    assert tables == {"ddp": 2 * 1024, "fsdp2": 512, "zero3": 2 * 512}
+
+
+def test_a_base_in_4_bits_by_hand():
+    """64 of its weights are in a linear layer: half a byte each, and a scale."""
+    whole, four = (Trained(SMALL, scalar=False, adapters=100, bf16=True, in_4bit=x) for x in (False, True))
+    assert four.weights == 4 * (1580 - 64) + 64 / 2 + 1 + 4 / 256
+    assert whole.weights == 4 * (1580 - 64) + 2 * 64  # what bfloat16 holds as well
+    assert whole.weights - four.weights == saved_in_4bit(SMALL, 2)
+    trained = Trained(SMALL, scalar=False, adapters=0, bf16=True)
+    assert (casts(trained, on()), casts(whole, on()), casts(four, on())) == (128, 0, 0)
+    # decoded to float32, which it was loaded in, and to what is multiplied with; of PPO's base these are the same
+    assert four.decoded == 64 * (4 + 2)
+    shared = Trained(SMALL, scalar=False, adapters=100, bf16=True, shared=True, in_4bit=True)
+    assert (shared.weights, shared.decoded) == (400, 64 * 2)
+    phases = {phase.name: phase.parts for phase in training(four, STEP, on(), {}, fused=True)}
+    assert [parts.get("decoded layer") for parts in phases.values()] == [384, 384, 384, None]
+
+
+@needs_bitsandbytes
+def test_a_base_in_4_bits_is_as_large_as_planned(tmp_path):
+    write_base(tmp_path, hidden_size=256, intermediate_size=512)
+    found = load_causal(str(tmp_path), Model(path=""), load_tokenizer(str(tmp_path)), trained=True, in_4bit=True)
+    held = sum(weights.nbytes for weights in found.parameters())
+    for weights in found.parameters():
+        if (scales := getattr(weights, "quant_state", None)) is not None:
+            held += scales.absmax.nbytes + scales.state2.absmax.nbytes
+    made = shape(found.config, "small")
+    assert held == 4 * made.parameters - saved_in_4bit(made, 4)
+
+
+def test_decoding_by_hand():
+    # two layers of 3 rows × 5 tokens × 4 keys, keys and values of 4 bytes; 4 bytes of one layer's while it grows
+    assert kv_cache(SMALL, 3, 5, bf16=False) == 3 * 5 * 4 * (2 * 8 + 4)
+    assert decode_logits(SMALL, 3, record=False) == 3 * 32 * 17
+    assert logits(ALL, cpu=True) == 2 * 4 * 512 * 32
+
+
+def test_compiled_decoding_by_hand():
+    # keys and values of two layers, 4 wide; q of two layers and the table in bfloat16, which a shared base has already
+    assert compiled_decoding(ALL, 16, 64) == 4 * 2 * 16 * 64 * 4 * 2
+    low = Trained(SMALL, scalar=False, adapters=0, bf16=True)
+    assert compiled_decoding(low, 16, 64) == 2 * (2 * 16 * 64 * 4 * 2 + SMALL.products + 256)
+    assert compiled_decoding(replace(low, shared=True), 16, 64) == 2 * 2 * 16 * 64 * 4 * 2
+
+
+def test_operations_by_hand():
+    shape_ = Shape("x", 0, 32, 8, 2, 0, 2, 8, 4, 16, True, False, (("q", 8, 8), ("down", 16, 8)))
+    # 2 · (64 + 128) a token, 2 layers · 2 · 8 · 10 of attention, 2 · 256 a prediction
+    assert forward_flops(shape_, 10, 10, 9) == 10 * (384 + 320) + 9 * 512
+    model = Trained(shape_, scalar=False, adapters=0, bf16=False)
+    assert training_flops(model, 10, 10, 9, checkpointing=True) == 4 * 7040 + 4 * 9 * 512
+    assert flops_again(model, 10, 10, 9, checkpointing=True) == 7040 + 9 * 512
+    lora = replace(model, adapters=5)
+    assert training_flops(lora, 10, 10, 9, checkpointing=False) == 2 * 7040 + 4 * 9 * 512
+    assert flops_again(lora, 10, 10, 9, checkpointing=False) == 9 * 512
+
+
+def kept(family, layers, *, bf16=False, lora=False, tokens=64):
+    """Bytes of tensors, parameters aside, that a forward pass of a real model keeps."""
+    torch.manual_seed(0)
+    config = small_config(family, num_hidden_layers=layers, hidden_size=64, intermediate_size=160, vocab_size=100)
+    model = with_logprobs(FAMILIES[family][1])(config).train()
+    model.set_attn_implementation(PACKED)
+    if lora:
+        rows = {"embed_tokens": [1, 2], "lm_head": [1, 2]}
+        adapters = LoraConfig(r=1, target_modules="all-linear", trainable_token_indices=rows, task_type="CAUSAL_LM")
+        model = get_peft_model(model, adapters).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found = {}
+
+    def keep(tensor):
+        memory = tensor.untyped_storage()
+        found[memory.data_ptr()] = (memory.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16, bf16):
+        model(**pack([[5] * (tokens // 2 - 3), [6] * (tokens // 2 + 3)]), logprob_positions=torch.arange(tokens - 1),
+              logprob_targets=torch.full((tokens - 1,), 7))  # fmt: skip
+    return sum(size for where, (size, _) in found.items() if where not in own)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "LoRA"])
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_a_layers_activations_are_what_a_real_layer_keeps(family, bf16, lora):
+    """One layer more keeps as much more; beside the formula there are a few numbers a head and a position."""
+    tokens = 64
+    more = kept(family, 3, bf16=bf16, lora=lora) - kept(family, 2, bf16=bf16, lora=lora)
+    config = small_config(family, num_hidden_layers=2, hidden_size=64, intermediate_size=160, vocab_size=100)
+    made = shape(config, family)
+    model = Trained(made, scalar=False, adapters=int(lora), bf16=bf16)
+    weights = 2 * made.products / made.layers if bf16 else 0  # autocast's copies
+    expected = tokens * layer_activations(model, Pass(tokens, tokens, tokens, False, False), cpu=True) + weights
+    assert more == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_cache_is_as_large_as_planned(bf16):
+    config = small_config("qwen2")
+    model = FAMILIES["qwen2"][1](config).eval()
+    cache = Cache(config=config)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model(input_ids=torch.ones(3, 5, dtype=torch.long), past_key_values=cache, use_cache=True)
+    held = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
+    made = shape(config, "small")
+    assert held == kv_cache(made, 3, 5, bf16) - 3 * 5 * made.keys * (2 if bf16 else 4)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"], r".*\.(gate|up)_proj"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_have_as_many_parameters_as_pefts(targets, tied):
+    config = small_config("qwen2", tie_word_embeddings=tied)
+    rows = {"embed_tokens": [1, 2]} | ({} if tied else {"lm_head": [1, 2]})
+    adapters = LoraConfig(r=4, target_modules=targets, trainable_token_indices=rows, task_type="CAUSAL_LM")
+    model = get_peft_model(FAMILIES["qwen2"][1](config), adapters)
+    expected = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert lora_parameters(shape(config, "small"), 4, targets, scalar=False) == expected
