@@ -3,14 +3,13 @@
 Read-only: the numbers go into metrics.jsonl and into warnings, and nowhere else.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from engine.data.prompt_rows import PromptRow
 from engine.dist.collectives import all_gather_items, take_share
 from engine.generation.engines import Engine
 from engine.generation.sampling import Response
@@ -24,7 +23,7 @@ STEP = 0
 
 @dataclass(frozen=True)
 class HeldOut:
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[PromptRow]
     gold: Gold | None
     tokenizer: PreTrainedTokenizerBase
 
@@ -36,12 +35,12 @@ class HeldOut:
         """Means over all held-out prompts, one answer each; of the score, over answers that have ended."""
         mine = take_share(range(len(self.rows)))
         rows = [self.rows[q] for q in mine]
-        asked = [row["input_ids"] for row in rows]
+        asked = [row.input_ids for row in rows]
         groups = engine.write(asked, responses=1, step=STEP, query_ids=mine, record=False)
         answers = [answer for (answer,) in groups]
         ended = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer.ended]
-        sequences = [[*row["input_ids"], *answer.tokens] for row, answer in ended]
-        records = [json.loads(row["record"]) for row, _ in ended]
+        sequences = [[*row.input_ids, *answer.tokens] for row, answer in ended]
+        records = [row.record for row, _ in ended]
         with models.fetched():
             scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens)
         told = iter(scores.tolist())
@@ -53,7 +52,7 @@ class HeldOut:
             seen |= {"heldout_gold": fmean(worth), "heldout_gold_error": pstdev(worth) / len(worth) ** 0.5}
         return seen
 
-    def worth(self, row: dict[str, Any], answer: Response) -> float:
+    def worth(self, row: PromptRow, answer: Response) -> float:
         """Gold of one answer."""
         text = self.tokenizer.decode(answer.tokens[:-1] if answer.ended else answer.tokens)
-        return self.gold(json.loads(row["record"]), text)["gold"]
+        return self.gold(row.record, text)["gold"]

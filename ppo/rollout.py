@@ -1,14 +1,13 @@
 """A rollout: responses sampled from the policy, and what the four models say of them before any update."""
 
-import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from engine.data.order import stream
+from engine.data.prompt_rows import PromptRow
 from engine.dist.collectives import all_gather_items, all_gather_ragged, take_share
 from engine.errors import RunError
 from engine.forward.responses import response_logprobs, response_values
@@ -24,13 +23,13 @@ from ppo.recipe import PPO, Algorithm
 class Rollout:
     """The responses of all processes, known to each of them, one row each: K rows a query, side by side."""
 
-    rows: list[dict[str, Any]]
+    rows: list[PromptRow]
     """the prompt rows, repeated for each response"""
     responses: list[Response]
 
     @property
     def prompts(self) -> list[list[int]]:
-        return [row["input_ids"] for row in self.rows]
+        return [row.input_ids for row in self.rows]
 
     @property
     def tokens(self) -> list[list[int]]:
@@ -82,11 +81,11 @@ def queries_at(recipe: PPO, step: int, total: int) -> list[int]:
     return stream(recipe.run.seed, total, (step - 1) * per_step, per_step)
 
 
-def roll(engine: Engine, recipe: PPO, prompts: Sequence[dict[str, Any]], queries: list[int], step: int) -> Rollout:
+def roll(engine: Engine, recipe: PPO, prompts: Sequence[PromptRow], queries: list[int], step: int) -> Rollout:
     """y_k ~ π_θ(· | x), K for each of `queries` (indices into `prompts`); each process writes its share of them."""
     count, mine = recipe.ppo.responses_per_query, take_share(queries)
     answers = engine.write(
-        [prompts[q]["input_ids"] for q in mine], responses=count, step=step, query_ids=mine,
+        [prompts[q].input_ids for q in mine], responses=count, step=step, query_ids=mine,
         record=recipe.sampling.logprobs == "truncated",
     )  # fmt: skip
     rows = [row for q in queries for row in [prompts[q]] * count]
@@ -140,8 +139,8 @@ def through_models(models: Models, recipe: PPO, rollout: Rollout) -> tuple[torch
     prompts, tokens = take_share(rollout.prompts), take_share(rollout.tokens)
     supports = rollout.supports and take_share(rollout.supports)
     finished = take_share([pair for pair in zip(rollout.rows, rollout.responses, strict=True) if pair[1].ended])
-    conversations = [[*row["input_ids"], *response.tokens] for row, response in finished]
-    records = [json.loads(row["record"]) for row, _ in finished]
+    conversations = [[*row.input_ids, *response.tokens] for row, response in finished]
+    records = [row.record for row, _ in finished]
     budget, temperature = recipe.ppo.micro_batch_tokens, recipe.sampling.temperature
 
     old = response_logprobs(models.policy, prompts, tokens, temperature, budget, supports)

@@ -1,6 +1,5 @@
 """What a step of PPO reports; every name is defined by formula in docs/metrics.md."""
 
-import json
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -59,8 +58,8 @@ def some_samples(
     kl = (judged.old_logprobs - judged.ref_logprobs).sum(1)
     return [
         {
-            "record": json.loads(rollout.rows[row]["record"]),
-            "prompt": tokenizer.decode(rollout.rows[row]["input_ids"]),
+            "record": rollout.rows[row].record,
+            "prompt": tokenizer.decode(rollout.rows[row].input_ids),
             "response": tokenizer.decode(rollout.responses[row].tokens),
             "score": float(judged.scores[row]),
             "kl": float(kl[row]),

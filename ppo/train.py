@@ -10,11 +10,12 @@ The report states β, K, top-p, both learning rates, the value clip, the value-o
 their running mean, and that pretrained gradients are added. All else is our choice, and marked so in the recipes.
 """
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from chatml import control
-from engine.data.rows import prompt_rows, text_rows
+from engine.data import encoding
+from engine.data.prompt_rows import PromptRows
+from engine.data.rows import Limit, load_prompts, load_rows
 from engine.dist import sharding
 from engine.dist.ranks import start_accelerator
 from engine.errors import RunError
@@ -93,22 +94,23 @@ def train(recipe: PPO) -> None:
 
 def load_data(
     recipe: PPO, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
-) -> tuple[Dataset, PretrainStream | None, HeldOut | None]:
+) -> tuple[PromptRows, PretrainStream | None, HeldOut | None]:
     """Prompt rows and, where the recipe names them, the stream of pretraining text and the held-out prompts."""
     data = recipe.data
+    common = {"data": data, "chatml": recipe.chatml, "seed": recipe.run.seed, "tokenizer": tokenizer}
 
-    def asked(name: str) -> Dataset:
-        read = prompt_rows(
-            data.sources(name), recipe, tokenizer, key=f"data.{name}", max_prompt_tokens=data.max_prompt_tokens
-        )
-        return folder.keep_report(name, *read)
+    def asked(name: str) -> PromptRows:
+        limit = Limit("data.max_prompt_tokens", data.max_prompt_tokens)
+        rows, report = load_prompts(data.sources(name), key=f"data.{name}", limit=limit, **common)
+        return folder.keep_report(name, rows, report)
 
-    prompts, heldout = asked("prompts"), None
+    prompts, heldout, pretrain = asked("prompts"), None, None
     if data.heldout is not None:
         gold = load_gold(recipe.watch.gold, "watch.gold") if recipe.watch.gold else None
         heldout = HeldOut(list(asked("heldout")), gold, tokenizer)
-    if data.pretrain is None:
-        return prompts, None, heldout
-    read = text_rows(data.sources("pretrain"), recipe, tokenizer, key="data.pretrain", max_length=data.pretrain_length)
-    texts = folder.keep_report("pretrain", *read)
-    return prompts, PretrainStream(texts, recipe.run.seed, recipe.ppo.pretrain_ratio), heldout
+    if data.pretrain is not None:
+        limit = Limit("data.pretrain_length", data.pretrain_length)
+        texts, report = load_rows(encoding.texts, data.sources("pretrain"), key="data.pretrain", limit=limit, **common)
+        texts = folder.keep_report("pretrain", texts, report)
+        pretrain = PretrainStream(texts, recipe.run.seed, recipe.ppo.pretrain_ratio)
+    return prompts, pretrain, heldout

@@ -106,7 +106,7 @@ def packed_rows(
     if recipe.ppo.loss_mean == "sequence":
         weights = token_weights(judged.mask, total, len(rows))
     rows = take_share(rows)
-    prompts, tokens = [rollout.rows[r]["input_ids"] for r in rows], [rollout.responses[r].tokens for r in rows]
+    prompts, tokens = [rollout.rows[r].input_ids for r in rows], [rollout.responses[r].tokens for r in rows]
     supports = rollout.supports and [rollout.responses[r].supports for r in rows]
     lengths = [len(p) + len(y) for p, y in zip(prompts, tokens, strict=True)]
     for run in micro_batches(lengths, recipe.ppo.micro_batch_tokens):

@@ -21,13 +21,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
+from engine.data import encoding
 from engine.data.order import stream
-from engine.data.rows import pair_rows
+from engine.data.rows import Limit, load_rows
 from engine.dist import sharding
 from engine.dist.collectives import all_gather_items, take_share
 from engine.dist.devices import compute_dtype
 from engine.errors import RunError
-from engine.forward.packed import PACKED, pack
+from engine.forward.attention import use_shared_prefixes
+from engine.forward.packed import pack
 from engine.forward.pairs import pack_pairs, pair_scores
 from engine.forward.responses import micro_batches
 from engine.models.adapters import add_adapters
@@ -47,8 +49,8 @@ def train(recipe: Reward) -> None:
     """Run the stage to its end, from its last checkpoint if there is one."""
     folder = RunFolder(recipe)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-    train_rows = load_rows("train", recipe, tokenizer, folder)
-    eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
+    train_rows = pair_rows("train", recipe, tokenizer, folder)
+    eval_rows = pair_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     base, lora = load_model(recipe, tokenizer), recipe.lora
     model = add_adapters(base, lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     callback = RunCallback("rm", folder, recipe.run)
@@ -65,11 +67,20 @@ def train(recipe: Reward) -> None:
     fit(trainer, callback, recipe, tokenizer, before_saving=lambda: centre(trainer, train_rows, recipe.run.seed))
 
 
-def load_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
+def pair_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
     """The pairs of `data.train` or `data.eval`."""
     data = recipe.data
-    read = pair_rows(data.sources(name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
-    rows = folder.keep_report(name, *read)
+    rows, report = load_rows(
+        encoding.pairs,
+        data.sources(name),
+        data=data,
+        chatml=recipe.chatml,
+        seed=recipe.run.seed,
+        tokenizer=tokenizer,
+        key=f"data.{name}",
+        limit=Limit("data.max_length", data.max_length),
+    )
+    rows = folder.keep_report(name, rows, report)
     if name == "train" and recipe.reward.margin_coef and not any(rows["margin"]):
         raise RunError(
             f"reward.margin_coef is {recipe.reward.margin_coef}, but no comparison of data.train has a margin; "
@@ -86,7 +97,7 @@ def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrained
     else:
         model = new_scalar(recipe.model.path, recipe.model, tokenizer, recipe.run.seed, in_4bit=in_4bit)
     if recipe.reward.share_prompts:
-        model.set_attn_implementation(PACKED)  # where `auto` is flash-attn: that cannot share
+        use_shared_prefixes(model)
     return model
 
 

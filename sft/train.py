@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from chatml import IGNORE
+from engine.data import encoding
 from engine.data.packing import packed
-from engine.data.rows import conversation_rows
+from engine.data.rows import Limit, load_rows
 from engine.dist import sharding
 from engine.dist.collectives import max_over_ranks, take_share
 from engine.dist.devices import compute_dtype
@@ -35,8 +36,8 @@ def train(recipe: SFT) -> None:
     """Run the stage to its end, from its last checkpoint if there is one."""
     folder = RunFolder(recipe)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-    train_rows = load_rows("train", recipe, tokenizer, folder)
-    eval_rows = load_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
+    train_rows = conversation_rows("train", recipe, tokenizer, folder)
+    eval_rows = conversation_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     base = load_causal(
         recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=recipe.lora.load_in_4bit,
         as_stored=sharding.sharding_requested(),
@@ -55,11 +56,20 @@ def train(recipe: SFT) -> None:
     fit(trainer, callback, recipe, tokenizer)
 
 
-def load_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
+def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
     """The rows of `data.train` or `data.eval`, packed if the recipe says so."""
     data = recipe.data
-    read = conversation_rows(data.sources(name), recipe, tokenizer, key=f"data.{name}", max_length=data.max_length)
-    rows = folder.keep_report(name, *read)
+    rows, report = load_rows(
+        encoding.conversations,
+        data.sources(name),
+        data=data,
+        chatml=recipe.chatml,
+        seed=recipe.run.seed,
+        tokenizer=tokenizer,
+        key=f"data.{name}",
+        limit=Limit("data.max_length", data.max_length),
+    )
+    rows = folder.keep_report(name, rows, report)
     return packed(rows, data.max_length) if data.packing else rows
 
 

@@ -1,9 +1,8 @@
 """A data key as it is read and as its stage would feed it: records, rows, and what they overlap with."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from datasets import Dataset
@@ -12,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from chatml import Pair
 from config import RecipeError
 from config.data import Source, sources
+from engine.data import encoding
 from engine.data.report import Report
-from engine.data.rows import conversation_rows, pair_rows, prompt_rows, text_rows
+from engine.data.rows import Limit, load_rows
 from engine.data.sources import read
 from show.duplicates import Near, near_repeats, repeats
 from show.overlap import EvaluationSet, evaluation_set
@@ -73,14 +73,14 @@ class Look:
         return [Near(once[near.index], once[near.other], near.similarity) for near in found]
 
     @property
-    def limit(self) -> tuple[str, int]:
+    def limit(self) -> Limit:
         """The key that bounds a row's length, and the bound."""
         data = self.recipe.data
         if self.key == "pretrain" and not self.recipe.eval:
-            return "data.pretrain_length", data.pretrain_length
+            return Limit("data.pretrain_length", data.pretrain_length)
         if self.key in ASKED:
-            return "data.max_prompt_tokens", data.max_prompt_tokens
-        return "data.max_length", data.max_length
+            return Limit("data.max_prompt_tokens", data.max_prompt_tokens)
+        return Limit("data.max_length", data.max_length)
 
     @property
     def of_pairs(self) -> bool:
@@ -100,22 +100,31 @@ def look(recipe: Show, key: str, named: list[Source], tokenizer: PreTrainedToken
     evaluations = [_evaluation_set(source) for source in against if source not in named]
     seen = Look(key, recipe, tokenizer, named, records, [], None, "", [], evaluations)
     try:
-        rows, report = stage_rows(seen)(named)
+        rows, report = stage_rows(seen, named)
     except RecipeError as error:
         return dataclasses.replace(seen, problem=str(error))
     portions = [Portion(source, _report_of(seen, source)) for source in named] if len(named) > 1 else []
     return dataclasses.replace(seen, rows=rows.to_list(), report=report, portions=portions)
 
 
-def stage_rows(seen: Look) -> Callable[[list[Source]], tuple[Dataset, Report]]:
-    """What makes rows of such data, in the stage that the data key belongs to."""
-    name, limit = seen.limit
-    keywords: dict[str, Any] = {"recipe": seen.recipe, "tokenizer": seen.tokenizer, "key": f"data.{seen.key}"}
-    if name == "data.max_prompt_tokens":
-        return partial(prompt_rows, **keywords, max_prompt_tokens=limit)
-    if seen.key == "pretrain":
-        return partial(text_rows, **keywords, max_length=limit)
-    return partial(pair_rows if seen.of_pairs else conversation_rows, **keywords, max_length=limit)
+def stage_rows(seen: Look, named: list[Source]) -> tuple[Dataset, Report]:
+    """The rows that the data key's stage makes of these sources. Raises RecipeError where the stage would stop."""
+    if seen.limit.key == "data.max_prompt_tokens":
+        make = encoding.prompts
+    elif seen.key == "pretrain":
+        make = encoding.texts
+    else:
+        make = encoding.pairs if seen.of_pairs else encoding.conversations
+    return load_rows(
+        make,
+        named,
+        data=seen.recipe.data,
+        chatml=seen.recipe.chatml,
+        seed=seen.recipe.run.seed,
+        tokenizer=seen.tokenizer,
+        key=f"data.{seen.key}",
+        limit=seen.limit,
+    )
 
 
 def _evaluation_set(source: Source) -> EvaluationSet:
@@ -127,6 +136,6 @@ def _evaluation_set(source: Source) -> EvaluationSet:
 
 def _report_of(seen: Look, source: Source) -> Report | None:
     try:
-        return stage_rows(seen)([source])[1]
+        return stage_rows(seen, [source])[1]
     except RecipeError:
         return None

@@ -5,7 +5,6 @@ nothing else, so that its rows are a function of what the cache's key is made of
 process they are made. What cannot be read goes to the report, which knows whether the run goes on.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,6 +34,7 @@ from config import RecipeError
 from config.data import OnBadRecord, TooLong
 from config.sections import ChatML
 from engine.data.length import cut, cut_pair, size
+from engine.data.prompt_rows import PromptRow
 from engine.data.report import EQUAL_SIDES, NOTHING_TO_TRAIN, TOO_LONG, Report
 
 Row = dict[str, Any]
@@ -140,11 +140,7 @@ def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
 
 
 def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """{"input_ids", "messages", "record"} of what is to be answered, from records of any shape.
-
-    `input_ids` end where the answer begins; `messages` are what is left after cutting, `record` is the record as it was
-    read, both as JSON.
-    """
+    """The stored columns of a PromptRow, from records of any shape."""
 
     def read(record: dict[str, Any]) -> tuple[tuple[Message, ...], list[Turn]]:
         messages, tools = read_prompt(record, settings.fields)
@@ -165,7 +161,7 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
             ids = join(turns, tokenizer, add_generation_prompt=True).input_ids
         report.keep(len(ids), length)
         left = [said[index].as_dict() for turn in turns for index in turn.turn.messages]
-        yield {"input_ids": ids, "messages": json.dumps(left), "record": json.dumps(record, default=str)}
+        yield PromptRow(ids, left, record).as_columns()
 
 
 def _read(

@@ -1,85 +1,64 @@
-"""Records to the rows that stages train on: read, written as ChatML, cut to length, and accounted for.
+"""Records to the rows that stages train on: read, written as ChatML, cut to length, and accounted for."""
 
-Every function takes what a data key names (see `config.data.sources`), the stage's recipe and a tokenizer with the
-ChatML tokens, and returns rows on disk, mapped into memory (`datasets.Dataset`), with a Report. They raise RecipeError:
-with file and line for a record that cannot be read, with the key where less than half of the records can be kept.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 
 from chatml import FIELDS, control
 from config import RecipeError
-from config.data import Data, sources
-from config.sections import ChatML, Run
+from config.data import Data, Source
+from config.sections import ChatML
 from engine.data import encoding
 from engine.data.encoding import Maker, Settings
 from engine.data.mixture import mixed
 from engine.data.prepare import prepared
+from engine.data.prompt_rows import PromptRows
 from engine.data.report import Report, total
 
 
-class Recipe(Protocol):
-    """What decides, in every stage's recipe, how records become rows."""
+class Limit(NamedTuple):
+    """The longest a row may be: what a record that is too long is compared with, and which key to raise."""
 
-    chatml: ChatML
-    data: Data
-    run: Run
+    key: str
+    tokens: int
 
 
-def conversation_rows(
-    value: Any, recipe: Recipe, tokenizer: Any, *, key: str, max_length: int
+def load_rows(
+    make: Maker,
+    sources: Sequence[Source],
+    *,
+    data: Data,
+    chatml: ChatML,
+    seed: int,
+    tokenizer: Any,
+    key: str,
+    limit: Limit,
 ) -> tuple[Dataset, Report]:
-    """Rows {"input_ids", "labels"} to train a causal model on, at most `max_length` tokens long; -100 is no loss.
+    """Return the rows of a data key, on disk and mapped into memory, and the account of what became of its records.
 
-    Records of plain text become rows as `text_rows` makes them.
+    `make` (one of engine.data.encoding) says what a row is: `conversations`, `texts`, `pairs` or `prompts`; rows are
+    at most `limit` tokens long. `data` and `chatml` are the recipe's sections, `seed` draws from weighted sources,
+    `tokenizer` has the ChatML tokens.
+
+    Raises RecipeError: with file and line for a record that cannot be read, with `key` where less than half of the
+    records can be kept.
     """
-    return _rows(encoding.conversations, value, recipe, tokenizer, key, "data.max_length", max_length)
-
-
-def text_rows(value: Any, recipe: Recipe, tokenizer: Any, *, key: str, max_length: int) -> tuple[Dataset, Report]:
-    """Rows {"input_ids", "labels"} of documents, each ended by <|endoftext|>, trained on but for a row's first token.
-
-    A document of more than `max_length` tokens is split into pieces of one length (or one less); nothing of it is lost.
-    """
-    return _rows(encoding.texts, value, recipe, tokenizer, key, "data.max_length", max_length)
-
-
-def pair_rows(value: Any, recipe: Recipe, tokenizer: Any, *, key: str, max_length: int) -> tuple[Dataset, Report]:
-    """Rows {"chosen_ids", "rejected_ids", "margin"} of comparisons, each side at most `max_length` tokens long.
-
-    A side ends with its last answer's <|im_end|>, no newline after it. Pairs whose sides are equal are dropped.
-    """
-    return _rows(encoding.pairs, value, recipe, tokenizer, key, "data.max_length", max_length)
-
-
-def prompt_rows(
-    value: Any, recipe: Recipe, tokenizer: Any, *, key: str, max_prompt_tokens: int
-) -> tuple[Dataset, Report]:
-    """Rows {"input_ids", "messages", "record"} of what is to be answered, from records of any shape.
-
-    `input_ids` end where the answer begins and are at most `max_prompt_tokens` long; `messages` are what is left after
-    cutting, `record` is the record as it was read, both written as JSON.
-    """
-    return _rows(encoding.prompts, value, recipe, tokenizer, key, "data.max_prompt_tokens", max_prompt_tokens)
-
-
-def _rows(
-    make: Maker, value: Any, recipe: Recipe, tokenizer: Any, key: str, limit_key: str, limit: int
-) -> tuple[Dataset, Report]:
-    data = recipe.data
     _check_fields(data.fields)
     control(tokenizer)  # raises where the tokenizer lacks the ChatML tokens
-    settings = Settings(recipe.chatml, data.fields, data.too_long, data.on_bad_record, limit_key, limit)
-    named = sources(value, key)
-    parts = [prepared(make, source, settings, tokenizer, key) for source in named]
+    settings = Settings(chatml, data.fields, data.too_long, data.on_bad_record, limit.key, limit.tokens)
+    parts = [prepared(make, source, settings, tokenizer, key) for source in sources]
     report = total(report for _, report in parts)
-    report.check(key, limit_key)
-    weights = [source.weight for source in named]
-    return mixed([(rows, weight) for (rows, _), weight in zip(parts, weights, strict=True)], recipe.run.seed), report
+    report.check(key, limit.key)
+    weighted = [(rows, source.weight) for (rows, _), source in zip(parts, sources, strict=True)]
+    return mixed(weighted, seed), report
+
+
+def load_prompts(sources: Sequence[Source], **settings: Any) -> tuple[PromptRows, Report]:
+    """As `load_rows` of prompts, with the rows typed."""
+    rows, report = load_rows(encoding.prompts, sources, **settings)
+    return PromptRows(rows), report
 
 
 def _check_fields(fields: Mapping[str, str]) -> None:

@@ -11,9 +11,8 @@ import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from datasets import Dataset
 from omegaconf import OmegaConf
 
 from config import resolved_yaml
@@ -22,6 +21,7 @@ from engine.dist.ranks import is_main_process
 from engine.errors import AlreadyFinishedError, RunError
 from engine.files import durable
 
+Rows = TypeVar("Rows")
 FINISHED = "finished.json"
 # Where a run lies, how long it may take at a time, and where its model goes.
 ELSEWHERE = ("run.dir", "run.max_hours", "run.local_dir", "run.push_to_hub", "run.hub_private")
@@ -103,7 +103,7 @@ class RunFolder:
     def finished(self) -> Path:
         return self.path / FINISHED
 
-    def keep_report(self, name: str, rows: Dataset, report: Report) -> Dataset:
+    def keep_report(self, name: str, rows: Rows, report: Report) -> Rows:
         """Print what was kept, cut and dropped of a data key, note it in data.json, and pass the rows on."""
         if is_main_process():
             print(report.text(name), flush=True)

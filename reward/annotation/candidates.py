@@ -4,7 +4,6 @@ Every answer's random numbers are a function of seed, setting, prompt and number
 its file ends and writes what it would have written.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chatml import control
-from engine.data.rows import prompt_rows
+from engine.data.prompt_rows import PromptRow
+from engine.data.rows import Limit, load_prompts
 from engine.errors import RunError
 from engine.generation.sampling import sample
 from engine.models.loading import load_causal
@@ -33,10 +33,16 @@ def write_candidates(recipe: WriteCandidates) -> None:
     """All candidates of all prompts, model by model."""
     began, folder, data = time.perf_counter(), RunFolder(recipe), recipe.data
     tokenizer = shared_tokenizer(recipe.candidates.models)
-    read = prompt_rows(
-        data.sources("prompts"), recipe, tokenizer, key="data.prompts", max_prompt_tokens=data.max_prompt_tokens
+    prompts, report = load_prompts(
+        data.sources("prompts"),
+        data=data,
+        chatml=recipe.chatml,
+        seed=recipe.run.seed,
+        tokenizer=tokenizer,
+        key="data.prompts",
+        limit=Limit("data.max_prompt_tokens", data.max_prompt_tokens),
     )
-    rows = list(folder.keep_report("prompts", *read))
+    rows = list(folder.keep_report("prompts", prompts, report))
     path = folder.path / "candidates.jsonl"
     done = take_up(path, recipe.candidates.responses)
     total = len(rows) * len(recipe.candidates.models) * len(recipe.settings)
@@ -85,7 +91,7 @@ def written(
     name: str,
     path: str,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, Any]],
+    rows: list[PromptRow],
     done: set[Place],
 ) -> Iterator[list[dict[str, Any]]]:
     """The lines of one model that are not there yet, some prompts at a time; the model is loaded if there are any."""
@@ -100,13 +106,13 @@ def written(
                 stops = model.generation_config.eos_token_id
             asked = left[start : start + size]
             answers = sample(
-                model, [rows[at]["input_ids"] for at in asked], sampling, responses=per_prompt,
+                model, [rows[at].input_ids for at in asked], sampling, responses=per_prompt,
                 end=control(tokenizer).im_end, stops=stops, seed=recipe.run.seed, step=number, query_ids=asked,
             )  # fmt: skip
             yield [
                 {
                     "prompt": at,
-                    "messages": json.loads(rows[at]["messages"]),
+                    "messages": rows[at].messages,
                     "answer": tokenizer.decode([token for token in answer.tokens if token not in stops]),
                     "ended": answer.ended,
                     "tokens": len(answer.tokens),
@@ -117,7 +123,7 @@ def written(
                     "top_p": sampling.top_p,
                     "number": k,
                     "seed": recipe.run.seed,
-                    "record": json.loads(rows[at]["record"]),
+                    "record": rows[at].record,
                 }
                 for at, group in zip(asked, answers, strict=True)
                 for k, answer in enumerate(group)

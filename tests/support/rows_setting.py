@@ -7,9 +7,44 @@ from typing import Any
 import pytest
 
 from config import RecipeError
+from config.data import sources
 from config.sections import ChatML, Run
+from engine.data import encoding
+from engine.data.rows import Limit, load_rows
 from sft.recipe import SFT, Data
 from tests.support.tokenizers import qwen
+
+
+def conversation_rows(value, recipe, tokenizer, *, key, max_length):
+    return _loaded(encoding.conversations, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
+
+
+def text_rows(value, recipe, tokenizer, *, key, max_length):
+    return _loaded(encoding.texts, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
+
+
+def pair_rows(value, recipe, tokenizer, *, key, max_length):
+    return _loaded(encoding.pairs, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
+
+
+def prompt_rows(value, recipe, tokenizer, *, key, max_prompt_tokens):
+    limit = Limit("data.max_prompt_tokens", max_prompt_tokens)
+    return _loaded(encoding.prompts, value, recipe, tokenizer, key, limit)
+
+
+def _loaded(make, value, recipe, tokenizer, key, limit):
+    """Rows of whatever a data key may name, by the sections of a recipe."""
+    return load_rows(
+        make,
+        sources(value, key),
+        data=recipe.data,
+        chatml=recipe.chatml,
+        seed=recipe.run.seed,
+        tokenizer=tokenizer,
+        key=key,
+        limit=limit,
+    )
+
 
 TRAIN = {"key": "data.train", "max_length": 64}
 PROMPTS = {"key": "data.prompts", "max_prompt_tokens": 64}

@@ -7,9 +7,9 @@ import pytest
 
 from chatml import control, encode
 from config.sections import Run
-from engine.data.rows import prompt_rows
 from sft.recipe import SFT, Data
 from tests.support.paths import ROOT
+from tests.support.rows_setting import prompt_rows
 from tests.support.tokenizers import llama, qwen, tiny_world
 
 STAGES = ("engine", "sft", "reward", "ppo", "eval")

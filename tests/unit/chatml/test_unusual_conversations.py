@@ -7,8 +7,8 @@ import pytest
 from chatml import IGNORE, encode
 from config import RecipeError
 from config.sections import ChatML, Run
-from engine.data.rows import conversation_rows, pair_rows, prompt_rows
 from sft.recipe import SFT, Data
+from tests.support.rows_setting import conversation_rows, pair_rows, prompt_rows
 from tests.support.tokenizers import qwen
 
 OPTIONS = {"key": "data.train", "max_length": 512}

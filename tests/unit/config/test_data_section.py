@@ -8,7 +8,7 @@ from config import RecipeError, load
 from config.data import Source, TrainingData, sources
 from reward.recipe import Reward
 from sft.recipe import SFT
-from sft.train import load_rows
+from sft.train import conversation_rows
 from tests.support.rows_setting import recipe
 from tests.support.tokenizers import qwen
 
@@ -82,7 +82,7 @@ def test_a_stage_trains_on_the_rest(file):
     path = file(*[{"prompt": f"What is {n}?", "response": str(n)} for n in range(200)])
     folder, told = Folder(), {}
     for name in ("train", "eval"):
-        rows = load_rows(name, recipe(train=path, eval=0.1, packing=False), qwen(), folder)
+        rows = conversation_rows(name, recipe(train=path, eval=0.1, packing=False), qwen(), folder)
         told[name] = {tuple(row["input_ids"]) for row in rows}
     assert folder.train.read + folder.eval.read == 200
     assert 8 < folder.eval.kept < 35
@@ -92,5 +92,5 @@ def test_a_stage_trains_on_the_rest(file):
 def test_too_few_records_for_a_share(file):
     path = file({"prompt": "Hi", "response": "Yes."})
     with pytest.raises(RecipeError) as error:
-        load_rows("eval", recipe(train=path, eval=1e-9), qwen(), Folder())
+        conversation_rows("eval", recipe(train=path, eval=1e-9), qwen(), Folder())
     assert str(error.value) == f"{path}: too few records for a share of 1e-09 of them; name more"

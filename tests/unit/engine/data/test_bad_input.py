@@ -9,8 +9,16 @@ import pytest
 from chatml import FIELDS
 from config import RecipeError
 from engine.data import json_files
-from engine.data.rows import conversation_rows, pair_rows, prompt_rows, text_rows
-from tests.support.rows_setting import PROMPTS, TRAIN, recipe, talk
+from tests.support.rows_setting import (
+    PROMPTS,
+    TRAIN,
+    conversation_rows,
+    pair_rows,
+    prompt_rows,
+    recipe,
+    talk,
+    text_rows,
+)
 from tests.support.tokenizers import qwen, words
 
 GOOD = {"prompt": "Hi", "response": "Yes.", "chosen": "Yes.", "rejected": "No.", "text": "x"}

@@ -9,9 +9,8 @@ from datasets import Dataset
 
 from chatml import IGNORE, control
 from engine.data.packing import packed
-from engine.data.rows import conversation_rows
 from tests.support.paths import DATA
-from tests.support.rows_setting import recipe
+from tests.support.rows_setting import conversation_rows, recipe
 from tiny.tokenizer import train_tokenizer
 
 ALPACA = DATA / "alpaca_en.json"

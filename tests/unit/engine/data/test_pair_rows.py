@@ -5,8 +5,18 @@ import json
 import pytest
 
 from chatml import control, encode, plain_encoder
-from engine.data.rows import pair_rows, prompt_rows
-from tests.support.rows_setting import LONG, PROMPTS, SHORT, SYSTEM, TRAIN, recipe, refusal, talk
+from tests.support.rows_setting import (
+    LONG,
+    PROMPTS,
+    SHORT,
+    SYSTEM,
+    TRAIN,
+    pair_rows,
+    prompt_rows,
+    recipe,
+    refusal,
+    talk,
+)
 from tests.support.tokenizers import llama, qwen
 
 # Comparisons

@@ -19,9 +19,17 @@ from engine.data import chunks, encoding, prepare, progress
 from engine.data.encoding import Settings
 from engine.data.packing import packed
 from engine.data.prepare import cache_folder, prepared
-from engine.data.rows import conversation_rows, prompt_rows
 from tests.support.paths import ROOT
-from tests.support.rows_setting import PROMPTS, SHORT, TRAIN, recipe, talk, write_records
+from tests.support.rows_setting import (
+    PROMPTS,
+    SHORT,
+    TRAIN,
+    conversation_rows,
+    prompt_rows,
+    recipe,
+    talk,
+    write_records,
+)
 from tests.support.tokenizers import llama, qwen
 
 MANY = [{"messages": talk(f"How many is {n}?", "so " * (n % 7) + ".")} for n in range(90)]

@@ -8,8 +8,7 @@ import pytest
 from chatml import RecordError, encode
 from config import RecipeError
 from engine.data.report import SHOWN, Report, total
-from engine.data.rows import conversation_rows, pair_rows
-from tests.support.rows_setting import SHORT, TRAIN, recipe, talk
+from tests.support.rows_setting import SHORT, TRAIN, conversation_rows, pair_rows, recipe, talk
 from tests.support.tokenizers import qwen
 
 

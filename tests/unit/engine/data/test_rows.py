@@ -6,8 +6,7 @@ import pytest
 
 from chatml import IGNORE, control, encode, plain_encoder
 from config import RecipeError
-from engine.data.rows import conversation_rows, text_rows
-from tests.support.rows_setting import LONG, SHORT, SYSTEM, TRAIN, recipe, refusal, talk
+from tests.support.rows_setting import LONG, SHORT, SYSTEM, TRAIN, conversation_rows, recipe, refusal, talk, text_rows
 from tests.support.tokenizers import llama, qwen, words
 
 # Conversations

@@ -1,0 +1,116 @@
+"""Hand-written evaluation folders: summary.json, answers.jsonl and pairs.jsonl of any subjects, without any model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.files import jsonl
+
+ITEMS, N = 40, 8
+TASKS = ("sum", "fact")
+INTERVAL = 0.04
+
+
+def interval(mean: float, n: int = ITEMS, **others: Any) -> dict[str, Any]:
+    """A difference as summary.json has it."""
+    return {"mean": mean, "ci95": [mean - INTERVAL, mean + INTERVAL], "n": n, **others}
+
+
+def answer_figures(level: float, *, gold: bool, items: int = ITEMS) -> dict[str, Any]:
+    """A subject's figures, its gold at `level`."""
+    parts = {"gold": level, "accuracy": level / 2, "manner": level / 4, "wit": 0.25} if gold else {}
+    return {
+        "items": items, **parts, "score": 2 * level, "scores": {"pmp": level, "rm": 2 * level}, "score_length": -0.39,
+        "score_length_given_correct": None, "tokens": 8.8 + level, "without_end": 0.02, "distinct": 0.53,
+        "commonest_opening": 0.08, "why": {"score_length_given_correct": "every answer is right"},
+    }  # fmt: skip
+
+
+def subject(level: float, at: int, *, gold: bool) -> dict[str, Any]:
+    tasks = {task: answer_figures(level, gold=gold, items=ITEMS // 2) for task in TASKS}
+    answers = answer_figures(level, gold=gold) | {"kl_to_reference": 3.0 * at if at else None, "tasks": tasks}
+    return {
+        "answers": answers,
+        "perplexity": {"pretrain": 4.05 + 0.5 * at, "tokens": 4321, "bits_per_byte": 0.5},
+    }
+
+
+def differences(level: float, at: int, *, gold: bool) -> dict[str, Any]:
+    """Against a reference of level 1."""
+    gain = level - 1
+    parts = {"gold": interval(gain), "accuracy": interval(gain / 2), "manner": interval(gain / 4)} if gold else {}
+    win_rate = interval(0.5 + gain / 4, by="gold" if gold else "score")
+    return {
+        "answers": {**parts, "score": interval(2 * gain), "tokens": interval(gain), "win_rate": win_rate},
+        "perplexity": {"pretrain": interval(0.5 * at, n=50)},
+    }
+
+
+def reward_figures(accuracy: float) -> dict[str, Any]:
+    """One reward on one set of comparisons."""
+    return {
+        "pairs": 40, "accuracy": accuracy, "accuracy_ci95": [accuracy - 0.03, accuracy + 0.02],
+        "by_length": {"chosen_longer": {"pairs": 30, "accuracy": accuracy}}, "prefers_longer": 0.6,
+        "margin_length_correlation": 0.1, "length_only_accuracy": 0.548, "length_explains": 0.1,
+        "calibration": [[0.6, 0.55, 20], [0.9, accuracy, 20]], "ece": 0.023,
+        "subsets": {"chat": {"pairs": 30, "accuracy": accuracy, "accuracy_ci95": [accuracy - 0.1, accuracy]},
+                    "code": {"pairs": 10, "accuracy": 0.5, "accuracy_ci95": [0.2, 0.8]}},
+    }  # fmt: skip
+
+
+def rewards() -> dict[str, Any]:
+    return {
+        "pmp": {"comparisons": {"pairs": reward_figures(0.67), "correctness_pairs": reward_figures(0.63)}},
+        "rm": {"comparisons": {"pairs": reward_figures(0.96), "correctness_pairs": reward_figures(0.978)}},
+    }
+
+
+def summary(names: Sequence[str], *, gold: bool = True, with_rewards: bool = True) -> dict[str, Any]:
+    """The first name is the reference, at level 1; every further one is better by a half than the one before."""
+    levels = {name: 1 + at / 2 for at, name in enumerate(names)}
+    return {
+        "reference": names[0],
+        "subjects": {name: subject(level, at, gold=gold) for at, (name, level) in enumerate(levels.items())},
+        "differences": {
+            name: differences(level, at, gold=gold) for at, (name, level) in enumerate(levels.items()) if at
+        },
+        "pairs": {},
+        "rewards": rewards() if with_rewards else {},
+        "seconds": {names[0]: 12.5, "eval": 3.0},
+    }
+
+
+def answer(item: int, name: str, at: int, *, gold: bool = True, text: str | None = None) -> dict[str, Any]:
+    """A line of answers.jsonl: the later a subject the higher its scores, the more so the later the item."""
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 3}}}]}
+    value = 0.1 * at * (item - ITEMS // 4)
+    return {
+        "item": item, "subject": name, "prompt": "?",
+        "messages": [{"role": "user", "content": f"question {item} & more"}, called, {"role": "tool", "content": "7"}],
+        "record": {"task": TASKS[item % 2]}, "text": f"{name} {item} <script>" if text is None else text,
+        "tokens": 5 + item % 7, "ended": True, "scores": {"pmp": value / 2, "rm": value},
+        **({"gold": {"gold": value, "correct": item % 2}} if gold else {}),
+        "logprob": -1.0, "reference_logprob": -2.0,
+    }  # fmt: skip
+
+
+def pair(at: int) -> dict[str, Any]:
+    """A line of pairs.jsonl."""
+    return {
+        "set": "pairs", "subset": ("chat", "code")[at % 4 == 0], "scores": {"pmp": [at % 5, 1.0], "rm": [2.0, at % 3]},
+        "tokens": [4 + at % 6, 6],
+    }  # fmt: skip
+
+
+def write_evaluation(folder: Path, names: Sequence[str], **options: Any) -> dict[str, Any]:
+    """Write the three files into `folder`; returns the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = summary(names, **options)
+    gold = options.get("gold", True)
+    (folder / "summary.json").write_text(json.dumps(made))
+    lines = [answer(item, name, at, gold=gold) for item in range(ITEMS) for at, name in enumerate(names)]
+    jsonl.write(folder / "answers.jsonl", lines)
+    if made["rewards"]:
+        jsonl.write(folder / "pairs.jsonl", [pair(at) for at in range(40)])
+    return made
