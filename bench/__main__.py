@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def main(parts: list[str], data: Path, folder: Path, rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them by default")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of real data sets")
+    data = Path(os.environ.get("PLUMBLINE_DATA", "../shared/data"))
+    parser.add_argument("--data", type=Path, default=data, help="folder of real data sets; PLUMBLINE_DATA by default")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="where results go")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs")
     arguments = parser.parse_args()

@@ -15,7 +15,7 @@ from bench.row import Figures, Row, compare
 from engine.dist.devices import peak_memory
 
 # Pairs a step, steps, and tokens a side at most (RewardConfig's default); pairs with a longer side are left out.
-BATCH, STEPS, LONGEST = 16, 6, 1024
+BATCH, STEPS, MAX_LENGTH = 16, 6, 1024
 SETTINGS = {"per_device_train_batch_size": BATCH, "max_steps": STEPS, "logging_steps": 1, "learning_rate": 1e-5}
 
 
@@ -52,7 +52,7 @@ def ours(pairs: str, base: str) -> Figures:
 
 def trl(pairs: str, base: str) -> Figures:
     """RewardTrainer, everything that has one set as ours is."""
-    return trained_by_trl(pairs, base, bf16=False, gradient_checkpointing=False, max_length=LONGEST, **SETTINGS)
+    return trained_by_trl(pairs, base, bf16=False, gradient_checkpointing=False, max_length=MAX_LENGTH, **SETTINGS)
 
 
 def trl_defaults(pairs: str, base: str) -> Figures:
@@ -65,7 +65,8 @@ def trained_by_trl(pairs: str, base: str, **settings: object) -> Figures:
     from transformers import AutoModelForSequenceClassification, TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
-    from engine.data.rows import pair_rows
+    from bench.stage_rows import stage_rows
+    from engine.data import encoding
     from engine.models.tokenizer import load_tokenizer
 
     class Clock(TrainerCallback):
@@ -76,7 +77,7 @@ def trained_by_trl(pairs: str, base: str, **settings: object) -> Figures:
     tokenizer = load_tokenizer(base)
     with tempfile.TemporaryDirectory() as folder:
         settled = recipe(pairs, base, folder)
-        compared, _ = pair_rows(pairs, settled, tokenizer, key="data.train", max_length=LONGEST)
+        compared = stage_rows(encoding.pairs, settled, tokenizer)
         trainer = RewardTrainer(
             AutoModelForSequenceClassification.from_pretrained(base, num_labels=1),
             RewardConfig(folder, use_cpu=True, report_to="none", save_strategy="no", seed=settled.run.seed, **settings),
@@ -95,7 +96,7 @@ def recipe(pairs: str, base: str, folder: str):
 
     return Reward(
         model=Model(path=base, dtype="float32"),
-        data=TrainingData(train=pairs, max_length=LONGEST, too_long="drop"),
+        data=TrainingData(train=pairs, max_length=MAX_LENGTH, too_long="drop"),
         run=TrainingRun(dir=folder, save_steps=10**6),
         trainer={**SETTINGS, "gradient_checkpointing": False},
     )

@@ -17,7 +17,7 @@ from bench.base import made_base, real
 from bench.race import race
 from bench.row import Figures, Row, compare
 
-NAME, LONGEST, TIMES = "encoding conversations", 2048, 5
+NAME, MAX_LENGTH, TIMES = "encoding conversations", 2048, 5
 # Said in so many words, because the template would put in one of its own.
 SYSTEM = "You are a helpful assistant."
 
@@ -31,21 +31,22 @@ def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
 
 
 def ours(records: str, base: str) -> Figures:
-    """`conversation_rows` of the file, nothing of which was prepared before."""
+    """The rows of the file, nothing of which was prepared before."""
     import datasets
     from transformers import AutoTokenizer
 
+    from bench.stage_rows import stage_rows
     from config.sections import ChatML, Run
-    from engine.data.rows import conversation_rows
+    from engine.data import encoding
     from sft.recipe import SFT, Data
 
-    recipe = SFT(chatml=ChatML(system=SYSTEM), data=Data(train=records, max_length=LONGEST), run=Run(dir=""))
+    recipe = SFT(chatml=ChatML(system=SYSTEM), data=Data(train=records, max_length=MAX_LENGTH), run=Run(dir=""))
     tokenizer = AutoTokenizer.from_pretrained(base)
 
     def prepare() -> Any:
         with tempfile.TemporaryDirectory() as cache:
             datasets.config.HF_DATASETS_CACHE = cache
-            return conversation_rows(records, recipe, tokenizer, key="data.train", max_length=LONGEST)[0]
+            return stage_rows(encoding.conversations, recipe, tokenizer)
 
     return rate(prepare)
 
@@ -65,7 +66,9 @@ def trl(records: str, base: str) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             AutoModelForCausalLM.from_pretrained(base),
-            SFTConfig(folder, assistant_only_loss=True, max_length=LONGEST, use_cpu=True, bf16=False, report_to="none"),
+            SFTConfig(
+                folder, assistant_only_loss=True, max_length=MAX_LENGTH, use_cpu=True, bf16=False, report_to="none"
+            ),
             train_dataset=data,
             processing_class=tokenizer,
         )

@@ -12,7 +12,7 @@ from bench.base import made_base, real
 from bench.race import race
 from bench.row import Figures, Row, compare
 
-STEPS, CONVERSATIONS, LONGEST = 12, 8, 2048
+STEPS, CONVERSATIONS, MAX_LENGTH = 12, 8, 2048
 DEFAULTS = {"gradient_checkpointing": True}
 # The best that was found for TRL on a CPU: rows of like length share a batch. Slower: rows as they come, padded (a
 # third of the speed) or with padding_free; packing; each with eager attention. torch_compile changed nothing.
@@ -52,7 +52,8 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
     from trl import SFTConfig, SFTTrainer
 
     from bench.clock import Clock
-    from engine.data.rows import conversation_rows
+    from bench.stage_rows import stage_rows
+    from engine.data import encoding
 
     class SameOrder(SFTTrainer):
         """Where rows of like length share a batch, ours draws from a generator of its own and TRL from torch's."""
@@ -68,10 +69,10 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
         trainer = SameOrder(
             AutoModelForCausalLM.from_pretrained(base),
             SFTConfig(
-                folder, max_length=LONGEST, max_steps=STEPS, per_device_train_batch_size=CONVERSATIONS,
+                folder, max_length=MAX_LENGTH, max_steps=STEPS, per_device_train_batch_size=CONVERSATIONS,
                 save_strategy="no", bf16=False, seed=same.run.seed, **settings,
             ),
-            train_dataset=conversation_rows(records, same, tokenizer, key="data.train", max_length=LONGEST)[0],
+            train_dataset=stage_rows(encoding.conversations, same, tokenizer),
             processing_class=tokenizer,
         )  # fmt: skip
         trainer.train()
@@ -87,7 +88,7 @@ def recipe(records: str, base: str, folder: str, settings: dict[str, Any]) -> An
     trainer = {"max_steps": STEPS, "per_device_train_batch_size": CONVERSATIONS, "learning_rate": 2e-5, **settings}
     return SFT(
         model=Model(path=base, dtype="float32"),
-        data=Data(train=records, max_length=LONGEST, packing=False),
+        data=Data(train=records, max_length=MAX_LENGTH, packing=False),
         run=TrainingRun(dir=f"{folder}/run", save_steps=10 * STEPS),
         trainer=trainer,
     )

@@ -1,1 +1,1 @@
-"""Data as all stages use it: sources, mixtures, rows, the length policy and its account, packing, order."""
+"""Data as all stages use it: sources, records to rows, the length policy and its report, packing, mixing, order."""

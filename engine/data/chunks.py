@@ -1,4 +1,4 @@
-"""Chunks of records, and the batches of rows that are made of them: what one process hands to another."""
+"""Chunks of records and the batches of rows made from them: what worker processes receive and return."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +9,8 @@ from chatml import RecordError
 from engine.data.encoding import Chunk, Maker, Settings, conversations, pairs, prompts, texts
 from engine.data.report import Report
 
-MOST = 1000  # records that go through the tokenizer together,
-CHARACTERS = 1_000_000  # fewer of them where they are long
+# Records that go through the tokenizer together, and the characters beyond which a chunk ends earlier.
+CHUNK_RECORDS, CHUNK_CHARACTERS = 1000, 1_000_000
 
 _TOKENS = pyarrow.list_(pyarrow.int32())
 COLUMNS: dict[Maker, pyarrow.Schema] = {
@@ -22,12 +22,12 @@ COLUMNS: dict[Maker, pyarrow.Schema] = {
 
 
 def chunks_of(records: Iterator[tuple[str, dict[str, Any] | RecordError]]) -> Iterator[Chunk]:
-    """The records in order, some at a time."""
+    """Yield the records in order, a chunk at a time."""
     chunk, characters = [], 0
     for item in records:
         chunk.append(item)
         characters += _characters(item[1])
-        if len(chunk) == MOST or characters > CHARACTERS:
+        if len(chunk) == CHUNK_RECORDS or characters > CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
     if chunk:
@@ -35,7 +35,7 @@ def chunks_of(records: Iterator[tuple[str, dict[str, Any] | RecordError]]) -> It
 
 
 def batch_of(chunk: Chunk, make: Maker, settings: Settings, tokenizer: Any) -> tuple[pyarrow.RecordBatch, Report]:
-    """The rows that `make` makes of a chunk, and what became of its records."""
+    """Return the rows that `make` makes of a chunk, and the report on its records."""
     report, columns = Report(), COLUMNS[make]
     rows = list(make(chunk, settings, tokenizer, report))
     arrays = [pyarrow.array([row[column.name] for row in rows], column.type) for column in columns]
@@ -43,7 +43,7 @@ def batch_of(chunk: Chunk, make: Maker, settings: Settings, tokenizer: Any) -> t
 
 
 def _characters(value: Any) -> int:
-    """About how much text there is in a record."""
+    """Return roughly how many characters of text a record holds."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""Records to rows: written as ChatML, cut to length, and accounted for; a chunk of records at a time.
+"""Turn records into rows: encode them as ChatML, cut them to length and count what became of them.
 
-Every maker takes records, the settings, a tokenizer with the ChatML tokens and the report it is to count in, and
-nothing else, so that its rows are a function of what the cache's key is made of (engine/data/prepare.py), in whichever
-process they are made. What cannot be read goes to the report, which knows whether the run goes on.
+Each maker takes a chunk of records, the settings, a tokenizer with the ChatML tokens and the report to count in, and
+depends on nothing else, so that rows are a function of the cache key (engine/data/prepare.py) in whichever process they
+are made. A record that cannot be read goes to the report, which raises or counts it as the recipe says.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,20 +39,20 @@ from engine.data.report import EQUAL_SIDES, NOTHING_TO_TRAIN, TOO_LONG, Report
 
 Row = dict[str, Any]
 Chunk = Sequence[tuple[str, dict[str, Any] | RecordError]]
-"""where each record stands, and what it holds or why it cannot be read"""
+"""(place, record) pairs: `file:line` and the fields, or the RecordError that says why it cannot be read"""
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All of a recipe that decides how records become rows."""
+    """Everything in a recipe that decides how records become rows."""
 
     chatml: ChatML
     fields: Mapping[str, str]
     too_long: TooLong
     on_bad_record: OnBadRecord
     limit_key: str
-    """the key that bounds the length of a row"""
+    """the recipe's key that limits the length of a row, for messages"""
     limit: int
     """tokens"""
 
@@ -63,7 +63,7 @@ Maker = Callable[[Chunk, Settings, Any, Report], Iterator[Row]]
 
 
 def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """{"input_ids", "labels"} of conversations, and of plain text as `texts` makes them; -100 is no loss."""
+    """Yield {"input_ids", "labels"} of conversations, and of plain text as `texts` does; -100 masks a token."""
 
     def read(record: dict[str, Any]) -> list[Turn] | str:
         if is_text(record, settings.fields):
@@ -96,19 +96,19 @@ def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Repo
 
 
 def texts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """{"input_ids", "labels"} of documents, each ended by <|endoftext|>, trained on but for a row's first token.
+    """Yield {"input_ids", "labels"} of documents, each ended by <|endoftext|>; a row's first token is masked.
 
-    A document longer than the limit is split into pieces of one length (or one less); nothing of it is lost.
+    A document longer than the limit is split into pieces of equal length (up to one token); nothing is lost.
     """
     known = _read(chunk, lambda record: read_text(record, settings.fields), settings, report)
     yield from _documents([(where, text) for where, text, _ in known], settings, tokenizer, report)
 
 
 def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """{"chosen_ids", "rejected_ids", "margin"} of comparisons; a margin that is not given is 0.
+    """Yield {"chosen_ids", "rejected_ids", "margin"} of comparisons; a missing margin is 0.
 
-    A side ends with its last answer's <|im_end|>, no newline after it: there the score is read. Pairs whose sides are
-    equal are dropped.
+    Each side ends with its last answer's <|im_end|>, without the newline after it: the score is read there. Pairs with
+    equal sides are dropped.
     """
     newline = len(plain_encoder(tokenizer)("\n"))
 
@@ -167,7 +167,7 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
 def _read(
     chunk: Chunk, read: Callable[[dict[str, Any]], Value], settings: Settings, report: Report
 ) -> Iterator[tuple[str, Value, dict[str, Any]]]:
-    """(where, what was read of it, record) of every record that can be read; the others are refused."""
+    """Yield (place, value, record) of every record that `read` accepts; refuse the others."""
     report.read += len(chunk)
     for where, record in chunk:
         try:
@@ -187,10 +187,10 @@ def _encoded(
     settings: Settings,
     report: Report,
 ) -> Iterator[tuple[str, list[list[EncodedTurn]], Value]]:
-    """One conversation or several of each record, as turns of tokens; what cannot be written in tokens is refused."""
+    """Encode one or several conversations of each record; refuse records that cannot be encoded."""
     try:
         encoded = iter(encode_turns([turns for _, several, _ in conversations for turns in several], tokenizer, *loss))
-    except RecordError:  # rare, so only now is it asked whose
+    except RecordError:  # rare, so which record it was is only looked for now
         for where, several, value in conversations:
             try:
                 yield where, encode_turns(several, tokenizer, *loss), value
@@ -234,14 +234,14 @@ def _texts_encoded(
 
 
 def _prompted(messages: tuple[Message, ...], settings: Settings) -> tuple[Message, ...]:
-    """With the recipe's system prompt, where the conversation has none of its own."""
+    """Return the messages with the recipe's system prompt in front, unless they have a system message."""
     if settings.chatml.system is None or (messages and messages[0].role == "system"):
         return messages
     return (Message("system", settings.chatml.system), *messages)
 
 
 def _without_end(turns: list[EncodedTurn], newline: int) -> list[EncodedTurn]:
-    """Without the newline after the last <|im_end|>."""
+    """Return the turns without the newline after the last <|im_end|>."""
     last = turns[-1]
     return [*turns[:-1], EncodedTurn(last.turn, last.input_ids[:-newline], last.labels[:-newline])]
 

@@ -17,8 +17,8 @@ from config import RecipeError
 Records = Iterator[tuple[str, dict[str, Any] | RecordError]]
 """where each record stands, and what it holds; in the place of a record that cannot be read, why"""
 
-BLOCK = 1 << 20  # bytes that are read at a time
-LONGEST = 1 << 28  # bytes of one record, or of one line: a file without line ends is not to fill the memory
+BLOCK_BYTES = 1 << 20  # bytes that are read at a time
+MAX_RECORD_BYTES = 1 << 28  # bytes of one record, or of one line: a file without line ends is not to fill the memory
 BOM = codecs.BOM_UTF8
 
 
@@ -30,7 +30,7 @@ def json_records(path: str, file: BinaryIO, *, lines: bool = False) -> Records:
     head, line = b"", 0
     while not head.strip():
         line += 1
-        head = file.readline(BLOCK)
+        head = file.readline(BLOCK_BYTES)
         if not head:
             return
         if line == 1:
@@ -39,19 +39,19 @@ def json_records(path: str, file: BinaryIO, *, lines: bool = False) -> Records:
         yield from _list(path, _Text(path, head, file, line))
         return
     if not head.endswith(b"\n"):
-        head += file.readline(LONGEST)
+        head += file.readline(MAX_RECORD_BYTES)
     if not lines and _goes_on(head):
         yield from _alone(path, _Text(path, head, file, line))
         return
     while head:
-        if len(head) >= LONGEST:
+        if len(head) >= MAX_RECORD_BYTES:
             raise RecipeError(
-                f"{path}:{line}: a line of more than {LONGEST >> 20} MiB; a record stands in one line, "
+                f"{path}:{line}: a line of more than {MAX_RECORD_BYTES >> 20} MiB; a record stands in one line, "
                 "or all of them in one list"
             )
         if head.strip():
             yield f"{path}:{line}", _line(head)
-        line, head = line + 1, file.readline(LONGEST)
+        line, head = line + 1, file.readline(MAX_RECORD_BYTES)
 
 
 def decoded(data: bytes) -> str:
@@ -183,9 +183,10 @@ class _Text:
     def _grow(self) -> bool:
         """Twice the text from here on, so that a long record is not tried again for each block; false at the end."""
         known = len(self._text) - self._at
-        if known > LONGEST:
+        if known > MAX_RECORD_BYTES:
             raise RecipeError(
-                f"{self.path}:{self.line}: a record of more than {LONGEST >> 20} MiB; split it, or correct the file"
+                f"{self.path}:{self.line}: a record of more than {MAX_RECORD_BYTES >> 20} MiB; split it, or correct "
+                "the file"
             )
         grown = False
         while len(self._text) - self._at < 2 * known + 1 and self._more():
@@ -194,7 +195,7 @@ class _Text:
 
     def _more(self) -> bool:
         """One more block, and what has been read is let go; false at the file's end."""
-        block = self.file.read(BLOCK)
+        block = self.file.read(BLOCK_BYTES)
         if block:
             line_start = self._text.rfind("\n", 0, self._at) + 1
             self._before = self._at - line_start + (0 if line_start else self._before)

@@ -1,4 +1,4 @@
-"""What happens to what is too long (`data.too_long`). An answer is never trained on without its end.
+"""What happens to records that are too long (`data.too_long`). An answer is never trained on without its end.
 
 - `drop`: it goes.
 - `cut_oldest_turns`: the oldest exchanges go, a question with all that answers it; the system prompt, the tools and the

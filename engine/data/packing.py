@@ -1,4 +1,4 @@
-"""Rows made fuller: best-fit-decreasing packing of whole sequences, by TRL; no sequence is ever split."""
+"""Best-fit-decreasing packing of whole sequences into rows, by TRL; no sequence is ever split."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ import pyarrow.compute
 from datasets import Dataset
 from trl import pack_dataset
 
-from engine.data.prepare import alone
+from engine.data.prepare import exclusive
 
 
 def packed(rows: Dataset, max_length: int) -> Dataset:
-    """Rows of at most `max_length` tokens, each of several sequences whose lengths stand in `seq_lengths`.
+    """Return rows of at most `max_length` tokens, each of several sequences with their lengths in `seq_lengths`.
 
-    No input row may be longer than `max_length` (TRL would cut it; the length policy has seen to that before). Like the
-    rows they are made by one process and found again by the others and later (`datasets` keeps them beside the rows).
+    Raises ValueError for an input row longer than `max_length` (TRL would cut it; the length policy comes before). One
+    process packs; the others, and later runs, find the result beside the rows, where `datasets` keeps it.
     """
     longest = pyarrow.compute.max(pyarrow.compute.list_value_length(rows.data.column("input_ids"))).as_py()
     if longest > max_length:
         raise ValueError(f"a row of {longest} tokens cannot be packed into rows of {max_length}")
-    with alone(Path(rows.cache_files[0]["filename"])):
+    with exclusive(Path(rows.cache_files[0]["filename"])):
         return pack_dataset(rows, max_length, "bfd")

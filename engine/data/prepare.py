@@ -1,11 +1,11 @@
-"""The rows of a source, made once: kept on disk as Arrow, mapped into memory, and found again by what they are made of.
+"""The rows of a source, made once: stored on disk as Arrow, memory-mapped, and found again by a key of their inputs.
 
     $HF_DATASETS_CACHE/plumbline/<key>/  rows.arrow  report.json
 
 The key is a hash of everything that decides the rows: the source's content, the settings, the tokenizer, the code and
-the versions it stands on. Rows are written as they are made, so memory stays bounded however large the source is. A
-folder appears under its key only when it is whole. One process makes it, behind a lock in the file system; all others,
-of this run or another, wait for that lock. It may be deleted at any time.
+library versions. Rows are written as they are made, so memory stays bounded however large the source is. A folder
+appears under its key only when it is complete. One process makes it, behind a file lock; all others, of this run or
+another, wait for that lock. It may be deleted at any time.
 """
 
 import functools
@@ -37,18 +37,19 @@ ROWS, REPORT = "rows.arrow", "report.json"
 ROOT = Path(__file__).parents[2]
 CODE = ("chatml/*.py", "engine/data/*.py", "config/data.py")
 
-PATIENCE = 20.0  # seconds of work left that are worth starting other processes for
+# Seconds of work left from which on starting other processes pays.
+WORKERS_WORTH_SECONDS = 20.0
 
 
 def prepared(make: Maker, source: Source, settings: Settings, tokenizer: Any, key: str) -> tuple[Dataset, Report]:
-    """The rows that `make` makes of a source, and what became of its records; `key` is shown while they are made.
+    """Return the rows that `make` makes of a source, and the report on its records; `key` labels the progress bar.
 
-    Raises RecipeError where the source is not there, holds no records, or cannot be read.
+    Raises RecipeError where the source is missing, empty or unreadable.
     """
     place = find(source)
     folder = cache_folder() / _key(make, source, place, settings, tokenizer)
     if not folder.exists():
-        with alone(folder):
+        with exclusive(folder):
             if not folder.exists():
                 shared = (make, settings, tokenizer)
                 durable.write_folder(folder, lambda partial: _write(partial, source, place, shared, key))
@@ -63,8 +64,8 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """While this process is the only one that makes `path`; the others are told that they wait. Raises RecipeError."""
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, so that one process makes it while others wait and say so. Raises RecipeError."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def _key(make: Maker, source: Source, place: Place, settings: Settings, tokenize
 
 @functools.cache
 def _code() -> str:
-    """Changes when the code that makes rows does."""
+    """Return a hash of the code that makes rows and of the libraries it uses."""
     seen = xxhash.xxh3_128(f"{tokenizers.__version__} {pyarrow.__version__} {datasets.__version__}".encode())
     for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
         seen.update(path.name.encode() + path.read_bytes())
@@ -107,7 +108,7 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
         Reading(key, place.size) as reading,
     ):
         chunks = chunks_of(selected(place, source, reading.advance))
-        for batch, counted in in_order(batch_of, shared, chunks, lambda: reading.seconds_left > PATIENCE):
+        for batch, counted in in_order(batch_of, shared, chunks, lambda: reading.seconds_left > WORKERS_WORTH_SECONDS):
             stream.write_batch(batch)
             report.add(counted)
             reading.show(report.read)

@@ -1,4 +1,4 @@
-"""What a person sees while records become rows: one live line on a terminal, a line now and then in a log."""
+"""Progress while records become rows: one live line on a terminal, a line now and then in a log."""
 
 import sys
 import time
@@ -6,12 +6,12 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# Seconds between lines where there is no terminal to draw on; nothing is said of what is done before the first.
-QUIET = 10.0
+# Seconds between lines where there is no terminal; shorter work prints none.
+LOG_EVERY_SECONDS = 10.0
 
 
 class Reading:
-    """How far through a source its reader is, `size` being bytes or rows."""
+    """How much of a source has been read; `size` counts bytes or rows."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name, self.size, self.done = name, size, 0
@@ -42,14 +42,14 @@ class Reading:
         self.done += more
 
     def show(self, records: int) -> None:
-        """Tell the person that as many records have become rows."""
+        """Show how many records have become rows."""
         self._bar.update(self._task, completed=self.done, records=records)
-        if not self._live and time.monotonic() - self._spoke > QUIET:
+        if not self._live and time.monotonic() - self._spoke > LOG_EVERY_SECONDS:
             print(f"{self.name}: {records:,} records, {100 * self.done / max(self.size, 1):.0f} %", flush=True)
             self._spoke = time.monotonic()
 
     @property
     def seconds_left(self) -> float:
-        """About how long the rest takes at the pace so far."""
+        """Estimated seconds for the rest at the pace so far."""
         spent = time.monotonic() - self._began
         return spent * max(self.size - self.done, 0) / max(self.done, 1)

@@ -1,7 +1,7 @@
 """Files of records, by their kind: JSON, parquet, CSV and text; all but parquet plain, gzipped, or in Zstandard's form.
 
-A mistake in a file is one line that begins with `file:line: `; in parquet, where there are no lines, the number of the
-row stands there. What spoils one record alone is handed on in its place, what spoils the rest of the file is raised.
+A bad record is yielded as a RecordError in its place; a damaged file raises RecipeError. Both messages begin with
+`file:line: ` (in parquet, which has no lines, the row number).
 """
 
 import codecs
@@ -26,7 +26,7 @@ PACKED = (".gz", ".zst")
 
 
 def kind_of(path: str) -> str:
-    """The suffix that says what is in a file, .gz and .zst aside."""
+    """Return a file's suffix, ignoring .gz and .zst."""
     name = path.lower()
     for suffix in PACKED:
         name = name.removesuffix(suffix)
@@ -34,7 +34,7 @@ def kind_of(path: str) -> str:
 
 
 def read_file(path: str, advance: Callable[[int], object]) -> Records:
-    """(where, record) of a file's records; `advance` is told how many more bytes of it have been read. RecipeError."""
+    """Yield (place, record) of a file's records; call `advance` with the bytes read since. Raises RecipeError."""
     reader = READERS.get(kind_of(path))
     if reader is None:
         raise RecipeError(f"{path}: not a kind of file that can be read; {KNOWN}")
@@ -53,7 +53,7 @@ def read_file(path: str, advance: Callable[[int], object]) -> Records:
 
 @contextmanager
 def reading(path: str) -> Iterator[BinaryIO]:
-    """A file's bytes. Raises RecipeError where the system does not give them."""
+    """Open a file for reading bytes. Raises RecipeError where the system refuses."""
     try:
         with open(path, "rb") as file:
             yield file

@@ -1,4 +1,4 @@
-"""The account of what became of a data key's records: printed, and kept in the run folder."""
+"""The report on a data key's records: how many were kept, cut and dropped, and why."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -21,12 +21,12 @@ _WAYS_OUT = {
     EQUAL_SIDES: "look at whether chosen and rejected are what they should be",
 }
 PERCENTILES = (50, 90, 99, 100)
-SHOWN = 20  # bad records that are told one by one
+MAX_BAD_SHOWN = 20  # bad records that are listed one by one
 
 
 @dataclass
 class Report:
-    """Counts of one data key or of a part of it; `add` puts parts together. Each record counts once."""
+    """Counts of one data key or of a part of it; `add` merges parts. Each record counts once."""
 
     read: int = 0
     """records that were read"""
@@ -69,16 +69,16 @@ class Report:
         if policy == "error":
             raise RecipeError(f"{where}: {error}; correct it, or set data.on_bad_record=skip")
         self.dropped[BAD] += 1
-        self.bad = [*self.bad, f"{where}: {error}"][:SHOWN]
+        self.bad = [*self.bad, f"{where}: {error}"][:MAX_BAD_SHOWN]
 
     def add(self, other: "Report") -> None:
-        """Count what another report counted of other records, which stand after these."""
+        """Add the counts of a report on the records that follow these."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
-        self.bad = self.bad[:SHOWN]
+        self.bad = self.bad[:MAX_BAD_SHOWN]
 
     def text(self, name: str) -> str:
-        """A few lines for a person: records, tokens, lengths, and each bad record that is known."""
+        """Return a few lines of text: records, tokens, lengths, and the first bad records."""
         dropped = sum(self.dropped.values())
         rows = f" in {self.rows:,} rows" if self.rows != self.kept else ""
         trained = f" ({self.trained_tokens:,} trained on)" if self.trained_tokens else ""
@@ -134,7 +134,7 @@ class Report:
 
 
 def total(reports: Iterable[Report]) -> Report:
-    """The reports of all parts of a data key as one."""
+    """Return the reports of all parts of a data key as one."""
     whole = Report()
     for report in reports:
         whole.add(report)

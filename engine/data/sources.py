@@ -1,8 +1,8 @@
-"""Where records come from: files, folders, globs and data sets on the hub, each record with the place it stands in.
+"""Where records come from: files, folders, globs and data sets on the hub; each record comes with its place.
 
-Records are read one at a time, so a source may be larger than memory. Which part of it is meant (`skip`, `take`, a
-share by hash) is decided here; the hash is of what the record holds, so it falls to the same side wherever the record
-stands and whatever stands around it, and two equal records fall to the same side.
+Records are read one at a time, so a source may be larger than memory. The part of it that is used (`skip`, `take`, a
+share by hash) is decided here. The hash is of the record's content, so a record is always on the same side, wherever
+it stands, and equal records are on the same side.
 """
 
 import glob
@@ -25,34 +25,34 @@ Advance = Callable[[int], object]
 
 
 class Place(Protocol):
-    """Something that records can be read from."""
+    """A place that records are read from."""
 
     @property
     def size(self) -> int:
-        """How much there is to read: bytes of files, rows of a set on the hub."""
+        """The amount to read: bytes of files, rows of a data set on the hub."""
 
     def fingerprint(self) -> str:
-        """Differs where the content does."""
+        """Return a hash of the content."""
 
     def records(self, advance: Advance) -> Records:
-        """All records; `advance` is told how much more of `size` has been read."""
+        """Yield all records; call `advance` with how much of `size` was read since."""
 
 
 def read(source: Source) -> Records:
-    """(where, record) of every record that a source means, in order; a RecordError in the place of one that is bad.
+    """Yield (place, record) of a source's records in order, with a RecordError in place of a bad one.
 
-    Raises RecipeError where the source is not there or a file cannot be read on, as late as that is found out.
+    Raises RecipeError where the source is missing or a file is damaged, when reading gets there.
     """
     return selected(find(source), source)
 
 
 def find(source: Source) -> Place:
-    """What a source names. Raises RecipeError where there is nothing."""
+    """Return the place that a source names. Raises RecipeError where there is none."""
     return _on_hub(source) if source.on_hub else Files(tuple(_files(source.path)))
 
 
 def selected(place: Place, source: Source, advance: Advance = lambda more: None) -> Records:
-    """The records of a place that its source means."""
+    """Yield the records of a place that its source selects."""
     stop = None if source.take is None else source.skip + source.take
     records = islice(place.records(advance), source.skip, stop)
     share = source.only_share or source.without_share
@@ -63,7 +63,7 @@ def selected(place: Place, source: Source, advance: Advance = lambda more: None)
 
 def _held_out(record: dict[str, Any] | RecordError, share: float) -> bool:
     if isinstance(record, RecordError):
-        return False  # told where the rest is trained on
+        return False  # reported where the other records are trained on
     written = json.dumps(record, sort_keys=True, ensure_ascii=True, default=str)
     return xxhash.xxh3_64_intdigest(written.encode()) < share * 2**64
 

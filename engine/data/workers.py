@@ -1,8 +1,8 @@
-"""One function over many chunks, in order: in this process as long as that is quick, else in several.
+"""Apply one function to many chunks, in order: in this process while that is quick, else in worker processes.
 
-The several are spawned, not forked: by the time data is read, torch, tokenizers and accelerate may have started
-threads, and a fork copies the locks they hold but not the threads that would release them. They end with the process
-that started them, however it ends. Where a chunk is worked on changes nothing of what comes out.
+Workers are spawned, not forked: by the time data is read, torch, tokenizers and accelerate may have started threads,
+and a fork copies the locks they hold but not the threads that would release them. Workers end with the process that
+started them, however it ends. Results do not depend on where a chunk is processed.
 """
 
 import multiprocessing
@@ -17,19 +17,19 @@ from typing import Any
 
 from config import RecipeError
 
-MOST = 16  # one process reads for all the others
-WAITING = 2  # chunks for each of them in memory
+# One process reads for all workers, so more of them would wait; and chunks in memory for each worker.
+MAX_WORKERS, CHUNKS_A_WORKER = 16, 2
 
 
 def in_order(
     work: Callable[..., Any], shared: tuple[Any, ...], chunks: Iterator[Any], worth_it: Callable[[], bool]
 ) -> Iterator[Any]:
-    """work(chunk, *shared) of every chunk; by several processes from the chunk after which `worth_it` says so.
+    """Yield work(chunk, *shared) for every chunk, from worker processes once `worth_it()` is true.
 
-    `work` is a function of a module, and all it takes and returns can be pickled. Raises what it raises, and
-    RecipeError where a process dies.
+    `work` is a module-level function whose arguments and results can be pickled. Raises what `work` raises, and
+    RecipeError where a worker dies.
     """
-    processes = min(len(os.sched_getaffinity(0)), MOST)
+    processes = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     for chunk in chunks:
         yield work(chunk, *shared)
         if processes > 1 and worth_it():
@@ -50,10 +50,10 @@ def _by_several(
         try:
             for chunk in chunks:
                 waiting.append(pool.submit(_work, chunk))
-                if len(waiting) > WAITING * processes:
+                if len(waiting) > CHUNKS_A_WORKER * processes:
                     yield waiting.popleft().result()
         except RecipeError:
-            for future in waiting:  # a mistake in an earlier chunk is told first, as if there were one process
+            for future in waiting:  # an error in an earlier chunk is raised first, as in one process
                 future.result()
             raise
         while waiting:
@@ -72,7 +72,7 @@ _work_here: Callable[[Any], Any]
 def _start(work: Callable[..., Any], shared: tuple[Any, ...]) -> None:
     """Set up a worker."""
     global _work_here
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # all cores are taken by its like
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other workers use the other cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption reaches the first process, which ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _work_here = lambda chunk: work(chunk, *shared)  # noqa: E731

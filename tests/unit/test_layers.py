@@ -1,4 +1,7 @@
-"""Imports point down only: stages -> engine -> chatml, recipes. Stages never meet, and nothing imports tiny."""
+"""Imports point down only, also between the rooms inside engine/ and eval/; no files import each other in a circle.
+
+The order of the rooms stands here once, and is drawn in docs/architecture.md.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -8,44 +11,60 @@ import pytest
 
 from tests.support.paths import ROOT
 
-STAGES = ("sft", "reward", "ppo", "eval")
-OURS = {*STAGES, "engine", "chatml", "recipes", "tiny", "tests", "bench", "plan"}
+STAGES = ("sft", "reward", "ppo")
+GROUND = {"engine", "chatml", "config"}
 # Package -> the packages of ours that it may import besides itself.
 MAY_IMPORT = {
-    "recipes": set(),
+    "config": set(),
     "chatml": set(),
     "tiny": {"chatml"},
-    "engine": {"chatml", "recipes"},
-    **{stage: {"engine", "chatml", "recipes"} for stage in STAGES},
-    "plan": {"sft", "reward", "ppo", "engine", "chatml", "recipes"},
-    "bench": {*STAGES, "plan", "engine", "chatml", "recipes"},
+    "engine": {"chatml", "config"},
+    **dict.fromkeys(STAGES, GROUND),
+    "eval": GROUND,
+    "show": GROUND,
+    "release": GROUND,
+    "plan": {*STAGES, *GROUND},
+    "bench": {*STAGES, "eval", "plan", "release", *GROUND},
+}
+OURS = {*MAY_IMPORT, "tests"}
+# Rooms from the top down: a file imports files of its own room and of those that stand after it.
+ROOMS = {
+    "engine": ("run", "scoring", "generation", "models", "forward", "data", "dist", "files", "errors"),
+    "eval": ("report", ""),
 }
 # Slow to import, and not to be imported before a recipe is known to be good.
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
-LIGHT_FILES = ("recipes/*.py", "chatml/*.py", *(f"{stage}/{name}.py" for stage in (*STAGES, "eval/show") for name in
-                                                ("__init__", "__main__", "recipe")),
-               *(f"plan/{name}.py" for name in ("__init__", "__main__", "recipe", "hardware")))  # fmt: skip
+ENTRIES = ("__init__", "__main__", "recipe")
+LIGHT_FILES = (
+    "config/*.py",
+    "chatml/*.py",
+    *(f"{package}/{name}.py" for package in (*STAGES, "eval", "show", "plan", "release") for name in ENTRIES),
+    "plan/hardware.py",
+    "reward/annotation/recipe.py",
+)
 
 
 def imported(nodes: Iterator[ast.AST]) -> Iterator[tuple[int, str]]:
-    """(line, top-level package) of every absolute import among `nodes`."""
+    """(line, dotted name) of every absolute import among `nodes`; of `from a import b` both a and a.b."""
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name.partition(".")[0]
+                yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import; write it out from the root"
-            yield node.lineno, node.module.partition(".")[0]
+            yield node.lineno, node.module
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
 
 
 def at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
-    """What runs when the module is imported: nothing inside functions or under `if __name__ == "__main__"`."""
+    """What runs when the module is imported: nothing inside functions or under `if` for the main module or types."""
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
         yield node
-        is_main = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not is_main:
+        skipped = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not skipped:
             pending.extend(ast.iter_child_nodes(node))
 
 
@@ -53,16 +72,98 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+def modules(packages: Iterator[str] | tuple[str, ...] = tuple(MAY_IMPORT)) -> dict[str, Path]:
+    """Dotted name -> file of every module in some packages."""
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports_of(path: Path) -> set[str]:
+    return {name for _, name in imported(ast.walk(parsed(path)))}
+
+
+def room_of(module: str) -> str | None:
+    """The room of ROOMS that a module stands in: "run" for engine.run.folder; "" for a file beside eval's rooms."""
+    package, *rest = module.split(".")
+    rooms = ROOMS.get(package, ())
+    if not rest or not rooms:
+        return None
+    return rest[0] if rest[0] in rooms else ""
+
+
+def upward(edges: dict[str, set[str]]) -> list[str]:
+    """The imports between the rooms of one package that do not point down."""
+    return [
+        f"{module} imports {other}"
+        for module, others in edges.items()
+        for other in sorted(others)
+        if module.split(".")[0] == other.split(".")[0]
+        and (here := room_of(module)) is not None
+        and (there := room_of(other)) is not None
+        and (order := ROOMS[module.split(".")[0]]).index(there) < order.index(here)
+    ]
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, however far around (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in edges[module]:
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in edges:
+        if module not in index:
+            visit(module)
+    return found
+
+
+@pytest.fixture(scope="module")
+def edges() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports, wherever in the file."""
+    known = modules()
+    return {name: {other for other in imports_of(path) if other in known and other != name}
+            for name, path in known.items()}  # fmt: skip
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_a_package_imports_only_what_lies_below_it(package):
     forbidden = OURS - MAY_IMPORT[package] - {package}
     wrong = [
-        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        f"{path.relative_to(ROOT)} imports {name}"
         for path in (ROOT / package).rglob("*.py")
-        for line, name in imported(ast.walk(parsed(path)))
-        if name in forbidden
+        for name in imports_of(path)
+        if name.split(".")[0] in forbidden
     ]
     assert not wrong
+
+
+def test_rooms_import_only_rooms_below_them(edges):
+    assert not upward(edges)
+
+
+def test_engine_has_no_other_rooms():
+    """A new folder or file beside the rooms would be outside of the rule above."""
+    beside = {path.stem for path in (ROOT / "engine").iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    assert beside == set(ROOMS["engine"])
+
+
+def test_no_files_import_each_other_in_a_circle(edges):
+    assert not circles(edges)
 
 
 def test_a_plan_knows_stages_by_their_recipes_alone():
@@ -70,9 +171,10 @@ def test_a_plan_knows_stages_by_their_recipes_alone():
         f"{path.relative_to(ROOT)}:{node.lineno} imports {node.module}"
         for path in (ROOT / "plan").rglob("*.py")
         for node in ast.walk(parsed(path))
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in STAGES
-        and node.module.split(".")[1:] != ["recipe"]
-    ]  # fmt: skip
+        if isinstance(node, ast.ImportFrom)
+        if node.module.split(".")[0] in STAGES
+        if node.module.split(".")[1:] != ["recipe"]
+    ]
     assert not wrong
 
 
@@ -85,7 +187,7 @@ def test_what_runs_before_the_recipe_is_checked_imports_nothing_heavy():
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in files
         for line, name in imported(at_module_level(parsed(path)))
-        if name in HEAVY
+        if name.split(".")[0] in HEAVY
     ]
     assert not wrong
 
@@ -97,12 +199,34 @@ def test_nothing_at_the_root_but_the_packages():
     assert folders <= OURS
 
 
+def test_tests_mirror_the_tree():
+    """A unit test's folder is that of what it tests."""
+    folders = {path.parent.relative_to(ROOT / "tests" / "unit") for path in ROOT.glob("tests/unit/**/test_*.py")}
+    assert not [str(folder) for folder in folders if not (ROOT / folder).is_dir()]
+    assert not list(ROOT.glob("tests/test_*.py"))
+
+
 def test_these_tests_see_an_import_wherever_it_stands():
     tree = ast.parse(
         "import torch.nn\n"
         "def late():\n    from tiny.gold import score\n"
         "class Held:\n    import peft\n"
         "if __name__ == '__main__':\n    import trl\n"
+        "if TYPE_CHECKING:\n    import datasets\n"
     )
-    assert sorted(imported(ast.walk(tree))) == [(1, "torch"), (3, "tiny"), (5, "peft"), (7, "trl")]
-    assert sorted(imported(at_module_level(tree))) == [(1, "torch"), (5, "peft")]
+    seen = sorted(imported(ast.walk(tree)))
+    assert seen == [(1, "torch.nn"), (3, "tiny.gold"), (3, "tiny.gold.score"), (5, "peft"), (7, "trl"), (9, "datasets")]
+    assert sorted(imported(at_module_level(tree))) == [(1, "torch.nn"), (5, "peft")]
+
+
+def test_these_tests_see_an_arrow_that_points_up_and_a_circle():
+    assert upward(
+        {"engine.data.rows": {"engine.run.folder", "engine.files.jsonl"}, "eval.answers": {"eval.report.page"}}
+    ) == [
+        "engine.data.rows imports engine.run.folder",
+        "eval.answers imports eval.report.page",
+    ]
+    assert not upward({"engine.run.folder": {"engine.errors"}, "eval.report.page": {"eval.answers"}})
+    around = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}
+    assert circles(around) == [["a", "b", "c"]]
+    assert not circles({"a": {"b"}, "b": set()})

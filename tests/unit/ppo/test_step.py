@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 from torch.testing import assert_close
 
 from chatml import control
-from engine.forward.packed import attention
+from engine.forward.attention import use_attention
 from engine.generation.engines import Own
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
@@ -47,7 +47,7 @@ def our_step(recipe, models, rollout, pretrain, accelerator, step):
 
 def plain_logits(model, prompt, response):
     """Logits of the response tokens; sampled at temperature 1."""
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         return model(torch.tensor([[*prompt, *response]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
 
 
@@ -56,7 +56,7 @@ def plain_logprobs(model, prompt, response):
 
 
 def plain_values(model, prompt, response):
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         hidden = model.model(torch.tensor([[*prompt, *response]]), use_cache=False).last_hidden_state[0]
     return model.score(hidden)[len(prompt) - 1 : -1, 0] - model.config.score_offset
 
@@ -69,7 +69,7 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
         old_values = [plain_values(models.value, x, y) for x, y in pairs]
         references = [plain_logprobs(models.reference, x, y) for x, y in pairs]
         (reward,) = models.scorer.models
-        with attention(reward, "sdpa"):
+        with use_attention(reward, "sdpa"):
             raw = [
                 reward(torch.tensor([[*x, *response.tokens]])).logits.item() if response.ended else None
                 for x, response in zip(rollout.prompts, rollout.responses, strict=True)
@@ -176,7 +176,7 @@ def test_ratio_is_one_and_kl_is_zero_at_the_start(setting, tmp_path):
 def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
     _, models, rollout, *_ = start(setting, f"run.dir={tmp_path}")
     answer = [*rollout.prompts[0], *rollout.tokens[0][:3], models.value.config.score_token_id]
-    with torch.no_grad(), attention(models.value, "sdpa"):
+    with torch.no_grad(), use_attention(models.value, "sdpa"):
         value = models.value(torch.tensor([answer])).logits
     assert_close(value, models.scorer([answer], [{}], 10**6)[:, None])
     assert models.value.config.score_offset == 0.1

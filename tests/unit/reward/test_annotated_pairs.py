@@ -5,12 +5,11 @@ import json
 import pytest
 
 from config import load
-from engine.data.rows import pair_rows
 from engine.errors import RunError
 from engine.run.metrics import read
 from reward.annotation.pairs import is_test, make_pairs
 from reward.annotation.recipe import MakePairs
-from tests.support.rows_setting import TRAIN
+from tests.support.rows_setting import TRAIN, pair_rows
 from tests.support.rows_setting import recipe as rows_recipe
 from tests.support.stage_runs import write_jsonl
 from tests.support.tokenizers import qwen

@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_file(tmp_path, name, content, message):
 
 
 def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_files, "LONGEST", 1 << 20)
+    monkeypatch.setattr(json_files, "MAX_RECORD_BYTES", 1 << 20)
     path = tmp_path / "a.jsonl"
     path.write_text(LINE + '{"text": "' + "x" * (1 << 20) + '"}')
     assert told(path) == ("FILE:2: a line of more than 1 MiB; a record stands in one line, or all of them in one list")

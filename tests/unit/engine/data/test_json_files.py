@@ -24,12 +24,12 @@ RECORDS = st.lists(st.dictionaries(TEXT, VALUES, max_size=3), min_size=1, max_si
 def blocks():
     """The size of a block is set by the tests, and set back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_files, "BLOCK", json_files.BLOCK)
+        patch.setattr(json_files, "BLOCK_BYTES", json_files.BLOCK_BYTES)
         yield
 
 
 def read(text, block):
-    json_files.BLOCK = block
+    json_files.BLOCK_BYTES = block
     try:
         return list(json_records("a.json", io.BytesIO(text.encode())))
     except RecipeError as error:

@@ -104,15 +104,15 @@ def test_the_code_that_makes_rows_is_all_known():
 
 @pytest.mark.parametrize(("make", "limit"), [(conversation_rows, TRAIN), (prompt_rows, PROMPTS)])
 def test_several_processes_make_what_one_makes(file, cache, monkeypatch, make, limit):
-    monkeypatch.setattr(chunks, "MOST", 8)
-    monkeypatch.setattr(prepare, "PATIENCE", float("inf"))
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 8)
+    monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", float("inf"))
     path = file(*MANY)
     rows, report = make(path, recipe(), qwen(), **limit)
     alone = Path(rows.cache_files[0]["filename"])
     content = alone.read_bytes()
     alone.parent.rename(cache / "elsewhere")
     started = []
-    monkeypatch.setattr(prepare, "PATIENCE", -1.0)
+    monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", -1.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
     by_several = prepare.in_order.__globals__["_by_several"]
     monkeypatch.setitem(prepare.in_order.__globals__, "_by_several", lambda *a: started.append(1) or by_several(*a))
@@ -127,10 +127,10 @@ def test_the_first_mistake_is_told_whoever_meets_it(tmp_path, cache, monkeypatch
     """Processes work ahead: the file ends badly before the second chunk's record is known to be bad."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps([*MANY[:12], {"a": 1}, *MANY[12:30]], indent=0)[:-1] + ",{]")
-    monkeypatch.setattr(chunks, "MOST", 8)
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 8)
     told = set()
     for patience in (float("inf"), -1.0):
-        monkeypatch.setattr(prepare, "PATIENCE", patience)
+        monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", patience)
         with pytest.raises(RecipeError) as error:
             conversation_rows(str(path), recipe(), qwen(), **TRAIN)
         told.add(str(error.value).partition(";")[0])
@@ -140,8 +140,8 @@ def test_the_first_mistake_is_told_whoever_meets_it(tmp_path, cache, monkeypatch
 
 
 def test_progress_is_told_in_a_log(file, cache, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "QUIET", 0.0)
-    monkeypatch.setattr(chunks, "MOST", 45)
+    monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 45)
     conversation_rows(file(*MANY), recipe(), qwen(), **TRAIN)
     assert capsys.readouterr().out == "data.train: 45 records, 50 %\ndata.train: 90 records, 100 %\n"
 

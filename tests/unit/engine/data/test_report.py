@@ -7,7 +7,7 @@ import pytest
 
 from chatml import RecordError, encode
 from config import RecipeError
-from engine.data.report import SHOWN, Report, total
+from engine.data.report import MAX_BAD_SHOWN, Report, total
 from tests.support.rows_setting import SHORT, TRAIN, conversation_rows, pair_rows, recipe, talk
 from tests.support.tokenizers import qwen
 
@@ -64,7 +64,7 @@ def test_parts_add_up():
     whole = total([report(), report()])
     assert (whole.read, whole.dropped["too long"], whole.lengths[120]) == (2000, 4, 2)
     assert whole.bad == ["a.jsonl:7: no content"] * 2
-    assert len(total([report()] * (SHOWN + 1)).bad) == SHOWN
+    assert len(total([report()] * (MAX_BAD_SHOWN + 1)).bad) == MAX_BAD_SHOWN
 
 
 @pytest.mark.parametrize("policy", ["drop", "cut_oldest_turns", "cut_left"])

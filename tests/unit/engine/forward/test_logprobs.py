@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from engine.forward.logprobs import KEPT, tiled_logprobs, with_logprobs
-from engine.forward.packed import attention, pack
+from engine.forward.attention import use_attention
+from engine.forward.packed import pack
 from tests.support.small_models import FAMILIES, small_config, small_model
 
 # Positions and tokens; of the vocabulary of 50 three, the last of them smaller.
@@ -82,8 +83,8 @@ def test_the_model_agrees_with_its_own_logits(family):
     assert type(model).__name__ == FAMILIES[family][1].__name__
     sequences = [[5, 6, 7, 8], [9, 10, 11]]
     positions, targets = torch.tensor([1, 2, 5]), torch.tensor([7, 8, 11])
-    with attention(model, "packed"):
+    with use_attention(model, "packed"):
         out = model(**pack(sequences), logprob_positions=positions, logprob_targets=targets)
-    with attention(plain, "sdpa"):
+    with use_attention(plain, "sdpa"):
         logits = torch.cat([plain(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
     assert_close(out.logprobs, -F.cross_entropy(logits[positions], targets, reduction="none"), atol=1e-5, rtol=1e-4)

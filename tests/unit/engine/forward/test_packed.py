@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.forward.packed import attention, layout, pack
+from engine.forward.attention import use_attention
+from engine.forward.packed import layout, pack
 from tests.support.paths import ROOT
 from tests.support.small_models import small_model
 
@@ -33,9 +34,9 @@ def test_an_empty_sequence_is_refused(lengths):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_packed_logits_equal_those_alone(family, implementation):
     model = small_model(family)
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in SEQUENCES])
-    with attention(model, implementation):
+    with use_attention(model, implementation):
         together = model(**pack(SEQUENCES)).logits[0]
     assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
@@ -43,7 +44,7 @@ def test_packed_logits_equal_those_alone(family, implementation):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_perturbed_neighbour_changes_nothing(implementation):
     model = small_model()
-    with attention(model, implementation):
+    with use_attention(model, implementation):
         before = model(**pack(SEQUENCES)).logits[0, 5:]
         after = model(**pack([[200, 201, 202, 203, 204], *SEQUENCES[1:]])).logits[0, 5:]
     assert torch.equal(before, after)
@@ -51,11 +52,11 @@ def test_a_perturbed_neighbour_changes_nothing(implementation):
 
 def test_gradients_equal_those_of_sequences_alone():
     model = small_model()
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         sum(model(torch.tensor([s]), use_cache=False).logits.square().sum() for s in SEQUENCES).backward()
     alone = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    with attention(model, "packed"):
+    with use_attention(model, "packed"):
         model(**pack(SEQUENCES)).logits.square().sum().backward()
     for one, other in zip(model.parameters(), alone, strict=True):
         assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
@@ -64,12 +65,12 @@ def test_gradients_equal_those_of_sequences_alone():
 def test_sequences_of_one_length_equal_those_alone_with_gradients():
     """They take one call of attention together."""
     model, sequences = small_model(), [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
     alone.square().sum().backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    with attention(model, "packed"):
+    with use_attention(model, "packed"):
         together = model(**pack(sequences)).logits[0]
         perturbed = model(**pack([[20, 21, 22], *sequences[1:]])).logits[0]
     assert_close(together, alone, atol=1e-5, rtol=1e-5)
@@ -81,20 +82,20 @@ def test_sequences_of_one_length_equal_those_alone_with_gradients():
 
 def test_packed_attention_needs_lengths():
     model = small_model()
-    with attention(model, "packed"), pytest.raises(ValueError, match="called without the sequences' lengths"):
+    with use_attention(model, "packed"), pytest.raises(ValueError, match="called without the sequences' lengths"):
         model(torch.tensor([[5, 6, 7]]))
 
 
 def test_packed_attention_refuses_a_sliding_window():
     model = small_model(use_sliding_window=True, sliding_window=3, max_window_layers=0)
-    with attention(model, "packed"), pytest.raises(ValueError, match="no sliding window"):
+    with use_attention(model, "packed"), pytest.raises(ValueError, match="no sliding window"):
         model(**pack(SEQUENCES))
 
 
 def test_attention_is_put_back():
     model = small_model()
     before = model.config._attn_implementation
-    with attention(model, "packed"):
+    with use_attention(model, "packed"):
         assert model.config._attn_implementation == "packed"
     assert model.config._attn_implementation == before
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from engine.forward.packed import attention
+from engine.forward.attention import use_attention
 from engine.forward.pairs import pack_pairs, pair_scores, shared_tokens
 from engine.forward.responses import sequence_scores
 from engine.forward.scalar_head import scalar_class
@@ -30,7 +30,7 @@ def reward_model(family="qwen2"):
 
 def alone(model, pairs):
     """(pairs, 2) scores of every side by itself, under torch's own attention."""
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         return torch.cat([torch.cat([model(torch.tensor([side])).logits for side in pair], 1) for pair in pairs])
 
 
@@ -102,7 +102,7 @@ def test_pairs_one_by_one_score_as_together():
 def test_other_implementations_score_both_sides_whole():
     model = reward_model()
     expected = sequence_scores(model, [side for pair in PAIRS for side in pair], 10**6).view(-1, 2)
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         assert_close(pair_scores(model, PAIRS), expected, atol=1e-5, rtol=1e-5)
 
 

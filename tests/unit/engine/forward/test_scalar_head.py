@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, Qwen2ForSequenceClassification
 
-from engine.forward.packed import attention, pack
+from engine.forward.attention import use_attention
+from engine.forward.packed import pack
 from engine.forward.scalar_head import scalar_class
 from tests.support.small_models import small_config
 
@@ -20,7 +21,7 @@ def reward_model(family="qwen2", offset=0.0, pad=PAD):
 
 
 def alone(model):
-    with attention(model, "sdpa"):
+    with use_attention(model, "sdpa"):
         return torch.cat([model(torch.tensor([row])).logits[0] for row in ROWS])
 
 
@@ -38,7 +39,7 @@ def padded(side, pad):
 def test_padding_changes_nothing_even_where_it_is_the_end_token(side, pad):
     model = reward_model(pad=pad)
     ids, mask = padded(side, pad)
-    with attention(model, "sdpa"), torch.no_grad():
+    with use_attention(model, "sdpa"), torch.no_grad():
         scores = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[:, 0]
     assert_close(scores, alone(model), atol=1e-5, rtol=1e-5)
 
@@ -56,14 +57,14 @@ def test_transformers_own_pooling_reads_the_wrong_token_where_padding_is_the_end
 def test_packed_scores_equal_those_alone(family):
     model = reward_model(family)
     row = pack(ROWS)
-    with attention(model, "packed"), torch.no_grad():
+    with use_attention(model, "packed"), torch.no_grad():
         scores = model(**row, score_positions=row["cu_seq_lens_q"][1:].long() - 1).logits[:, 0]
     assert_close(scores, alone(model), atol=1e-5, rtol=1e-5)
 
 
 def test_what_follows_the_last_end_token_has_no_part():
     model = reward_model()
-    with attention(model, "sdpa"), torch.no_grad():
+    with use_attention(model, "sdpa"), torch.no_grad():
         short, longer = (model(torch.tensor([[5, END, *tail]])).logits for tail in ([], [30, 31]))
     assert_close(short, longer)
 

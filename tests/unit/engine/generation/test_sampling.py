@@ -6,7 +6,7 @@ from transformers import DynamicCache
 
 import engine.generation.sampling as sampling_module
 from config.sections import Sampling
-from engine.forward.packed import attention
+from engine.forward.attention import use_attention
 from engine.generation.sampling import sample
 from tests.support.small_models import small_model
 
@@ -27,7 +27,7 @@ def draw(model, prompts, *, responses=2, query_ids=None, **settings):
 def test_cold_sampling_is_transformers_greedy(family):
     model = small_model(family)
     for prompt, (response,) in zip(PROMPTS, draw(model, PROMPTS, responses=1, temperature=1e-4), strict=True):
-        with attention(model, "sdpa"):
+        with use_attention(model, "sdpa"):
             greedy = model.generate(
                 torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
                 do_sample=False, max_new_tokens=24, eos_token_id=[END, OTHER_STOP], pad_token_id=0,
@@ -68,7 +68,7 @@ def test_first_tokens_follow_the_models_distribution():
     model, rows = small_model(), 4000
     responses = draw(model, [PROMPTS[0]] * rows, responses=1, top_p=1.0, max_new_tokens=1, batch_size=4000)
     counts = torch.bincount(torch.tensor([r.tokens[0] for (r,) in responses]), minlength=320)
-    with attention(model, "sdpa"), torch.no_grad():
+    with use_attention(model, "sdpa"), torch.no_grad():
         expected = model(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1) * rows
     likely = expected > 5
     chi_squared = ((counts[likely] - expected[likely]) ** 2 / expected[likely]).sum()

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from chatml import control, encode
 from config.sections import Lora, Model
 from engine.errors import RunError
-from engine.forward.packed import attention, pack
+from engine.forward.attention import use_attention
+from engine.forward.packed import pack
 from engine.models.adapters import is_adapter, lora_config
 from engine.models.loading import load_causal, load_scalar, new_scalar, save_model
 from engine.models.tokenizer import load_tokenizer
@@ -43,7 +44,7 @@ def step(model, tokenizer):
 
 
 def logits(model, tokenizer):
-    with torch.no_grad(), attention(model, "sdpa"):
+    with torch.no_grad(), use_attention(model, "sdpa"):
         return model.eval()(torch.tensor([encode(CONVERSATION, tokenizer).input_ids]), use_cache=False).logits
 
 
