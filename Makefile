@@ -1,4 +1,4 @@
-# plumbline: every command a person types. What a run is stands in its recipe; see recipes/.
+# plumbline: every command that you type. What a run does is in its recipe; see recipes/.
 #
 #   make STAGE [RECIPE=recipes/....yaml] [ARGS="section.key=value ..."] [SEED=1] [HARDWARE=cpu_2]
 #
@@ -6,7 +6,7 @@
 # ARGS      what differs from it
 # SEED      run.seed, and for the tiny recipes the folder: runs/tiny, or runs/tiny-SEED
 # HARDWARE  a file of recipes/accelerate/ without its .yaml, or auto; one process on what is there by default
-# RESTARTS  with HARDWARE: how often all processes are started again when one dies, from the last checkpoint; 0 by default
+# RESTARTS  with HARDWARE: how often all processes restart from the last checkpoint when one dies; 0 by default
 
 PYTHON3 ?= python3
 PYTHON := .venv/bin/python
@@ -74,11 +74,12 @@ bench: $(STAMP)
 claims: $(STAMP)
 	$(PYTHON) -m bench.claims $(ARGS)
 
-# $(call run,STAGE): before processes are launched the recipe is checked, without torch.
+# $(call run,STAGE): the recipe is checked, without torch, before processes are launched; what auto stands for is planned.
 define run
 	$(if $(HARDWARE),@$(PYTHON) -m $(1) $(RECIPE) --check $(OVERRIDES))
-	$(PYTHON) -m $(if $(HARDWARE),engine.run.launch $(HARDWARE) )$(1) $(RECIPE) $(OVERRIDES)
+	$(if $(filter auto,$(HARDWARE)),hardware=$$($(PYTHON) -m plan.choose $(RECIPE) $(OVERRIDES)) && )$(PYTHON) -m $(launcher)$(1) $(RECIPE) $(OVERRIDES)
 endef
+launcher = $(if $(HARDWARE),engine.run.launch $(if $(filter auto,$(HARDWARE)),$$hardware,$(HARDWARE)) )
 
 base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
 eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml

@@ -1,7 +1,7 @@
-"""What a run is: YAML recipes, their loader, and the sections that stages share. Imports no torch."""
+"""What a recipe is: YAML files, their loader, the sections that stages share, the command line. Imports no torch."""
 
 from config.inputs import missing_input
-from config.loader import from_command_line, load, load_part, resolved_yaml
+from config.loader import load, resolved_yaml
 from config.schema import RecipeError
 
-__all__ = ["RecipeError", "from_command_line", "load", "load_part", "missing_input", "resolved_yaml"]
+__all__ = ["RecipeError", "load", "missing_input", "resolved_yaml"]

@@ -1,4 +1,4 @@
-"""Data sections: what they have in common, and the sources of records that their keys name."""
+"""Data sections: their common keys, and the sources of records that their keys name."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ SOURCES = "sources"
 
 @dataclass(frozen=True)
 class Source(Section):
-    """Where records come from; one item of a data key."""
+    """Where records come from: one item of a data key."""
 
     path: str = MISSING
     """a file, a folder, a glob, or the hub id of a data set (owner/name)"""
@@ -31,19 +31,19 @@ class Source(Section):
     revision: str | None = None
     """branch, tag or commit of a hub data set"""
     weight: float = number(1.0, above=0)
-    """how often its rows are drawn beside those of the other sources"""
+    """how often its rows are drawn, relative to those of the other sources"""
     skip: int = number(0, least=0)
-    """this many records at the front are left out"""
+    """leave out this many records at the front"""
     take: int | None = number(None, least=1)
     """only this many records, after those that are skipped"""
     without_share: float | None = number(None, above=0, below=1)
-    """all records but this share of them, chosen by a hash of the record: always the same ones, wherever they stand"""
+    """leave out this share of the records, chosen by a hash of each: always the same ones, whatever their order"""
     only_share: float | None = number(None, above=0, below=1)
-    """only that share: what `without_share` leaves out"""
+    """take only the share that `without_share` would leave out"""
 
     @property
     def on_hub(self) -> bool:
-        """Whether `path` is the id of a data set rather than something on this machine."""
+        """Whether `path` is the id of a data set on the hub and not a path on this machine."""
         return is_hub_id(self.path) and not self.path.endswith(DATA_SUFFIXES)
 
     def check(self, key: str) -> None:
@@ -52,21 +52,21 @@ class Source(Section):
 
 
 def named_sources(default: Any = None) -> Any:
-    """A field of a data section that names sources; without a default of its own it may be left empty."""
+    """Return a field of a data section that names sources; without `default` it may be left empty."""
     return field(default=default, metadata={SOURCES: True})
 
 
 @dataclass(frozen=True)
 class Data(Section):
-    """What the data sections of all stages have in common."""
+    """The common keys of all data sections."""
 
     fields: dict[str, str] = field(default_factory=dict)
-    """names in the records -> names that are known: {question: prompt, answer: response}"""
+    """names in the records -> names that are read: {question: prompt, answer: response}"""
     too_long: TooLong = "cut_oldest_turns"
-    """what happens to a record longer than the stage's limit: drop it, cut its oldest turns or its oldest tokens, or
-    stop; of a comparison both sides are cut alike, and no answer is trained on without its end"""
+    """what to do with a record longer than the stage's limit: drop it, cut its oldest turns or its oldest tokens, or
+    stop; both sides of a comparison are cut alike, and no answer is trained on without its end"""
     on_bad_record: OnBadRecord = "error"
-    """what happens to a record that cannot be read: the run stops, or it is skipped and counted"""
+    """what to do with a record that cannot be read: stop the run, or skip and count it"""
 
     def check(self, key: str) -> None:
         for name in self.source_keys():
@@ -74,29 +74,29 @@ class Data(Section):
 
     @classmethod
     def source_keys(cls) -> list[str]:
-        """The names of the keys that name sources."""
+        """Return the names of the keys that name sources."""
         return [item.name for item in dataclasses.fields(cls) if SOURCES in item.metadata]
 
     def sources(self, name: str) -> list[Source]:
-        """The sources of one of those keys."""
+        """Return the sources that one of those keys names."""
         return sources(getattr(self, name), f"data.{name}")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
-        """(key, path) of the sources that have to be on this machine."""
+        """Yield (key, path) of the sources that must be on this machine."""
         for name in self.source_keys():
             yield from data_inputs(self.sources(name), f"data.{name}")
 
 
 @dataclass(frozen=True)
 class TrainingData(Data):
-    """The data section of a stage that trains on rows and measures on others."""
+    """The data section of a stage that trains on some rows and evaluates on others."""
 
     train: Any = named_sources(MISSING)
-    """what is trained on: a source or a list of them, see `config.data.Source`; conversations or plain text in
-    finetuning, comparisons for a reward model"""
+    """training data: a source or a list of them; conversations or plain text in finetuning, comparisons for a reward
+    model"""
     eval: Any = named_sources()
-    """what is measured besides, every `trainer.eval_steps`: sources, or a share of data.train (0.02, say), chosen by a
-    hash of the record and then not trained on"""
+    """evaluated on every `trainer.eval_steps`: sources, or a share of data.train (0.02, say), chosen by a hash of the
+    record and then not trained on"""
     max_length: int = number(2048, least=16)
     """tokens in a conversation and in a packed row, or in one side of a comparison (report, 3.1.2 and 3.2.1: 2048)"""
 
@@ -119,7 +119,7 @@ class TrainingData(Data):
 
     @property
     def eval_share(self) -> float | None:
-        """The share of the training records that is held out, where `eval` is one."""
+        """The share of the training records that is held out; None if `eval` names sources, or nothing."""
         return self.eval if isinstance(self.eval, int | float) and not isinstance(self.eval, bool) else None
 
     def sources(self, name: str) -> list[Source]:
@@ -130,9 +130,9 @@ class TrainingData(Data):
 
 
 def sources(value: Any, key: str) -> list[Source]:
-    """What a data key names: a string, a mapping with the keys of `Source`, or a list of such; None names nothing.
+    """Return the sources that a data key names: by a string, a mapping with the keys of `Source`, or a list of these.
 
-    `owner/name:split` is short for a hub data set and its split. Raises RecipeError, naming `key`.
+    `owner/name:split` stands for a hub data set and its split; None names nothing. Raise RecipeError, naming `key`.
     """
     if value is None:
         return []
@@ -144,7 +144,7 @@ def sources(value: Any, key: str) -> list[Source]:
 
 
 def data_inputs(named: list[Source], key: str) -> Iterator[tuple[str, str]]:
-    """(key, path) of the sources that have to be on this machine."""
+    """Yield (key, path) of the sources that must be on this machine."""
     for source in named:
         if not source.on_hub:
             yield key, source.path

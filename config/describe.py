@@ -1,30 +1,74 @@
-"""A schema in words: every key, its default, and the line of meaning that stands under the field."""
+"""A schema in words, for `--help`: every key with its default, its type or permitted values, and its meaning."""
 
 import ast
 import dataclasses
 import inspect
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, get_type_hints
+from typing import Any
 
 from omegaconf import MISSING
 
-from config.schema import Section, join, show
-from config.typed import is_section
+from config.data import SOURCES, Source
+from config.schema import RANGE, Recipe, Section, join, show
+from config.typed import field_types, is_section, words
 
 
-def describe(schema: type[Section], key: str = "") -> Iterator[tuple[str, str, str]]:
-    """(full key, default, meaning) of every key below `key`; the default of a mandatory one is empty."""
-    hints, meanings = get_type_hints(schema), _meanings(schema)
+@dataclass(frozen=True)
+class Key:
+    """One key of a schema."""
+
+    name: str
+    """dotted"""
+    default: str
+    """as it would be written; empty for a mandatory key"""
+    kind: str
+    """type, permitted values and bounds, in words"""
+    meaning: str
+    """the text that stands under the field"""
+    is_source: bool
+    """whether it names sources of records"""
+
+
+def describe(schema: type[Section], key: str = "") -> Iterator[Key]:
+    """Yield every key of a schema, with `key` before its name."""
+    hints, meanings = field_types(schema), _meanings(schema)
     for field in dataclasses.fields(schema):
         full_key = join(key, field.name)
         if is_section(hints[field.name]):
             yield from describe(hints[field.name], full_key)
-        else:
-            default = _default(field)
-            written = "" if default == MISSING else "null" if default is None else show(default)
-            yield full_key, written, meanings[field.name]
+            continue
+        default, is_source = _default(field), SOURCES in field.metadata
+        written = "" if default == MISSING else "null" if default is None else show(default)
+        hint = hints[field.name]
+        kind = "a source or a list of sources" if is_source else "as described" if hint is Any else words(hint)
+        if bounds := field.metadata.get(RANGE):
+            kind += f", {bounds}"
+        yield Key(full_key, written, kind, meanings[field.name], is_source)
+
+
+def help_text(schema: type[Recipe]) -> Iterator[str]:
+    """Yield the lines that `--help` prints below the usage."""
+    keys = list(describe(schema))
+    for key in keys:
+        if key.name == "stage" and schema.STAGE is not None:
+            key = dataclasses.replace(key, kind=schema.STAGE)
+        yield from _lines(key)
+    if named := [key.name for key in keys if key.is_source]:
+        example = f"{named[0]}={{path: FILE, take: 100}}"
+        yield f"A source is a path, a hub id, or a mapping, for example {example}, with the keys"
+        yield ""
+        for key in describe(Source):
+            yield from _lines(key)
+
+
+def _lines(key: Key) -> Iterator[str]:
+    yield f"{key.name}={key.default}"
+    yield f"    {key.kind}{'' if key.default else '; mandatory'}"
+    yield from textwrap.wrap(key.meaning, 120, initial_indent="    ", subsequent_indent="    ")
+    yield ""
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -32,8 +76,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _meanings(schema: type[Section]) -> dict[str, str]:
-    """The text under each field, inherited ones too, which Python itself does not keep."""
-    classes = [base for base in schema.__mro__ if dataclasses.is_dataclass(base)]
+    """Return the text under each field, inherited ones too; Python itself does not keep it."""
+    classes = [base for base in reversed(schema.__mro__) if dataclasses.is_dataclass(base)]
     bodies = [ast.parse(textwrap.dedent(inspect.getsource(each))).body[0].body for each in classes]
     return {
         field.target.id: " ".join(text.value.value.split())

@@ -14,9 +14,9 @@ EXTENDS = "extends"
 
 
 def read(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
-    """(file, what stands in it) of a recipe and of all that it extends, the furthest parent first.
+    """Return (file, its values) of a recipe and of all that it extends, the furthest parent first.
 
-    `extends: other.yaml`, relative to the file it stands in, is taken out. Raises RecipeError.
+    `extends: other.yaml`, relative to the file that names it, is taken out. Raise RecipeError if a file cannot be read.
     """
     layers: list[tuple[Path, dict[Any, Any]]] = []
     child: Path | None = None
@@ -34,15 +34,18 @@ def read(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
 
 
 def line_of(path: Path, key: str) -> int | None:
-    """The line, from 1, on which a dotted key stands in a YAML file; None where the file does not hold it."""
-    node, line = yaml.compose(path.read_text(encoding="utf-8")), None
-    for name in key.split("."):
+    """Return the line, from 1, on which a dotted key stands in a YAML file; None if the file does not contain it.
+
+    A name of a mapping may itself have dots (`eval.require.differences.ppo.answers.accuracy.mean`).
+    """
+    node, line, rest = yaml.compose(path.read_text(encoding="utf-8")), None, key
+    while rest:
         if not isinstance(node, yaml.MappingNode):
             return None
-        found = next((pair for pair in node.value if pair[0].value == name), None)
+        found = next((pair for pair in node.value if f"{rest}.".startswith(f"{pair[0].value}.")), None)
         if found is None:
             return None
-        line, node = found[0].start_mark.line + 1, found[1]
+        line, node, rest = found[0].start_mark.line + 1, found[1], rest[len(found[0].value) + 1 :]
     return line
 
 

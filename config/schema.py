@@ -1,23 +1,29 @@
-"""What a recipe is made of: sections that carry their own bounds, and the one error a person sees.
+"""What a recipe is made of: sections that carry their own bounds, and the one error that users see.
 
-A section is a frozen dataclass. A bound stands beside the field it bounds (`number(0.2, above=0)`), what concerns
-several fields at once stands in the section's `check`. Neither is consulted before every value has its right type.
+A section is a frozen dataclass. A bound stands beside the field it bounds (`number(0.2, above=0)`); rules for several
+fields at once stand in the section's `check`. Both are checked after every value has its type.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 from omegaconf import MISSING
 
+Stage = Literal["sft", "reward", "ppo", "eval", "prompts", "candidates", "pairs"]
+STAGES: tuple[str, ...] = get_args(Stage)
+
+# Keys of a field's metadata.
 RANGE = "range"
+WHOLE = "whole"
+NAMES = "names"
 
 
 class RecipeError(Exception):
-    """A mistake of the person in a recipe, an override or a path: one line that says what, where, and the way out.
+    """A user's mistake in a recipe, an override or a path, in one line: what, where, and the way out.
 
-    `key` is the dotted key the message is about, where there is one; the loader puts file and line before it.
+    `key` is the dotted key that the message is about, if any; the loader puts file and line before the message.
     """
 
     def __init__(self, message: str, key: str | None = None) -> None:
@@ -27,7 +33,7 @@ class RecipeError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers a field may hold. `value in range`, and `str(range)` to tell a person."""
+    """The numbers that a field may hold: `value in range`, and `str(range)` for messages."""
 
     above: float | None = None
     least: float | None = None
@@ -55,26 +61,50 @@ def number(
     below: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """A dataclass field for a number within bounds; mandatory without a default."""
+    """Return a dataclass field for a number within bounds; without a default it is mandatory."""
     return dataclasses.field(default=default, metadata={RANGE: Range(above, least, below, most)})
+
+
+def whole_mapping(*references: str) -> Any:
+    """Return a dataclass field for a mapping, empty by default, that replaces an earlier one when given as a whole.
+
+    `eval.subjects={a: A}` leaves only a, whatever the file names; `eval.subjects.b=B` adds or changes b. Mappings
+    without this (`data.fields`, `trainer`) are merged key by key.
+
+    `references` are fields beside it that name one of its keys: where an override replaces the mapping, those that name
+    a key that is gone are emptied.
+    """
+    return dataclasses.field(default_factory=dict, metadata={WHOLE: references})
+
+
+def open_mapping(names: Callable[[], Iterable[str]]) -> Any:
+    """Return a dataclass field for a mapping whose keys another library defines; `names` returns them for messages."""
+    return dataclasses.field(default_factory=dict, metadata={NAMES: names})
 
 
 class Section:
     """Base of every section and of every stage's recipe."""
 
     def check(self, key: str) -> None:
-        """Raises RecipeError where fields do not go together. `key` is the section's dotted name, "" for a recipe."""
+        """Raise RecipeError if fields contradict each other. `key` is the section's dotted name, "" for a recipe."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Recipe(Section):
-    """A stage's whole recipe: sections, and the files and folders it reads."""
+    """A stage's whole recipe: its stage, its sections, and the files and folders it reads."""
+
+    STAGE: ClassVar[Stage | None] = None
+    """the stage whose recipes this schema reads; None for commands that take a recipe of any stage"""
+
+    stage: Stage = MISSING
+    """which stage runs the recipe"""
 
     def inputs(self) -> Iterator[tuple[str, str]]:
-        """(key, path) of everything that has to be on this machine before the stage begins; no hub ids."""
+        """Yield (key, path) of everything that must exist on this machine before the stage starts; no hub ids."""
         raise NotImplementedError
 
     def memory_advice(self) -> str:
-        """Which keys to change where memory runs out, in words that follow "out of memory;"."""
+        """Return which keys to change when memory runs out, in words that follow "out of memory;"."""
         return "take a smaller model, or a device with more"
 
 
@@ -83,7 +113,7 @@ def join(key: str, name: str) -> str:
 
 
 def validate(section: Section, key: str = "") -> None:
-    """Raises RecipeError for the first value out of bounds, nan or infinity, or combination that cannot work."""
+    """Raise RecipeError for the first value out of bounds, NaN, infinity, or combination that cannot work."""
     for field in dataclasses.fields(section):
         value, full_key = getattr(section, field.name), join(key, field.name)
         if isinstance(value, Section):
@@ -99,7 +129,7 @@ def validate(section: Section, key: str = "") -> None:
 
 
 def _scalars(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything in nested lists and mappings."""
+    """Yield (key, value) of every leaf in nested lists and mappings."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _scalars(item, join(key, str(name)))
@@ -111,7 +141,7 @@ def _scalars(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def show(value: Any) -> str:
-    """A value as the person would write it in a recipe."""
+    """Return a value as the user would write it in a recipe."""
     if value is None:
         return "empty"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What gives an answer its score: reward models, a function, or a judge behind an endpoint."""
+"""What scores a response: reward models, a function, or an LLM judge behind an endpoint."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -31,19 +31,19 @@ class Judge(Section):
     model: str = ""
     """which of the endpoint's models is asked"""
     question: str = QUESTION
-    """what it is asked; {conversation} and {answer} are put in"""
+    """the prompt; {conversation} and {answer} are replaced"""
     score_pattern: str = r"-?\d+(?:\.\d+)?"
-    """where the score stands in its reply: a pattern, of which the first match counts (the first group, if any)"""
+    """finds the score in the reply: a regular expression, of which the first match counts (its first group, if any)"""
     key_from: str | None = None
     """the environment variable that holds the endpoint's key"""
     timeout: float = number(60.0, above=0)
-    """seconds an answer may take"""
+    """seconds that a reply may take"""
     retries: int = number(4, least=0)
     """how often a request that failed is sent again, after ½, 1, 2, ... seconds"""
     parallel: int = number(8, least=1)
     """requests at a time"""
     cache: str | None = None
-    """file of the scores that are known already, read and added to; judge.jsonl in the run folder by default"""
+    """file of known scores, read and appended to; judge.jsonl in the run folder by default"""
 
     def check(self, key: str) -> None:
         if self.url is None:
@@ -52,9 +52,7 @@ class Judge(Section):
             raise RecipeError(f"{key}.url is {self.url}; it must begin with http:// or https://", key=f"{key}.url")
         if not self.model:
             raise RecipeError(f"{key}.model is empty; name the model that {self.url} is asked for", key=f"{key}.model")
-        for part in (CONVERSATION, ANSWER):
-            if part not in self.question:
-                raise RecipeError(f"{key}.question lacks {part}; say where it stands", key=f"{key}.question")
+        check_placeholders(self.question, f"{key}.question", CONVERSATION, ANSWER)
         try:
             re.compile(self.score_pattern)
         except re.error as error:
@@ -82,7 +80,7 @@ class Scoring(Section):
 
     @property
     def source(self) -> Any:
-        """Whatever it is that scores, for messages."""
+        """The models, the rule or the endpoint that scores, for messages."""
         return self.path or self.rule or self.judge.url
 
     def check(self, key: str) -> None:
@@ -103,14 +101,16 @@ class Scoring(Section):
             )
 
     def inputs(self, key: str) -> Iterator[tuple[str, str]]:
-        """(key, path) of the models that have to be on this machine."""
+        """Yield (key, path) of the models that must be on this machine."""
         if self.path is not None:
             yield from model_inputs(self.path, key)
 
 
 def scoring(value: Any, key: str) -> Scoring:
-    """What a key that names something that scores says: a path, a list of paths, or a mapping with the keys of
-    `Scoring`. Raises RecipeError, naming `key`."""
+    """Return what a key that names what scores stands for: a path, a list of paths, or a mapping with `Scoring`'s keys.
+
+    Raise RecipeError, naming `key`.
+    """
     if not isinstance(value, Mapping):
         model_paths(value, key)
         return Scoring(path=value)
@@ -121,7 +121,14 @@ def scoring(value: Any, key: str) -> Scoring:
     return built
 
 
+def check_placeholders(text: str, key: str, *placeholders: str) -> None:
+    """Raise RecipeError unless a prompt contains every placeholder that is to be replaced."""
+    for placeholder in placeholders:
+        if placeholder not in text:
+            raise RecipeError(f"{key} lacks {placeholder}; say where it stands", key=key)
+
+
 def check_function(value: str, key: str) -> None:
-    """Raises RecipeError unless `value` is written module:function."""
+    """Raise RecipeError unless `value` is written module:function."""
     if not FUNCTION.fullmatch(value):
         raise RecipeError(f"{key} is {show(value)}; it must be written module:function", key=key)

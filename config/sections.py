@@ -1,4 +1,4 @@
-"""The sections that stages share, but for their data (config/data.py), and the models that keys name."""
+"""The sections that stages share, and the keys that name models; data sections stand in config/data.py."""
 
 import re
 from collections.abc import Iterator
@@ -35,6 +35,20 @@ class Model(Section):
 
 
 @dataclass(frozen=True)
+class Compute(Section):
+    """How models are computed with, in recipes that name their models elsewhere."""
+
+    dtype: Dtype = "auto"
+    """type in which the models are stored; auto is bfloat16 on a GPU that is good at it, float32 elsewhere"""
+    attention: Attention = "auto"
+    """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
+
+    def model(self, path: str) -> Model:
+        """Return the section `model` of the model at `path`."""
+        return Model(path=path, dtype=self.dtype, attention=self.attention)
+
+
+@dataclass(frozen=True)
 class Lora(Section):
     r: int = number(0, least=0)
     """rank of the adapters; 0 finetunes all weights"""
@@ -47,7 +61,7 @@ class Lora(Section):
     merge: bool = True
     """the finished model is merged with its adapters; false keeps the adapters alone, beside the name of their base"""
     load_in_4bit: bool = False
-    """the frozen base is held in 4 bits by bitsandbytes (QLoRA: Dettmers et al. 2023): NF4, its scales in 8 bits"""
+    """the frozen base is stored in 4 bits by bitsandbytes (QLoRA: Dettmers et al. 2023): NF4, its scales in 8 bits"""
 
     def check(self, key: str) -> None:
         if self.load_in_4bit and self.r == 0:
@@ -71,26 +85,6 @@ class Lora(Section):
 
 
 @dataclass(frozen=True)
-class ChatML(Section):
-    mask: Literal["assistant", "qwen", "all"] = "assistant"
-    """where the loss falls: what the assistant says and its end token, what Qwen's finetuning code trains on, or all"""
-    train_on: Literal["every_answer", "last_answer"] = "every_answer"
-    """whether the loss falls on every assistant turn of a conversation, or on the last one alone"""
-    tools: Literal["react", "hermes"] = "hermes"
-    """how tools and calls of them are written"""
-    system: str | None = None
-    """system prompt put before conversations that have none"""
-
-    def check(self, key: str) -> None:
-        if self.mask == "all" and self.train_on == "last_answer":
-            raise RecipeError(
-                f"{key}.train_on=last_answer does not go with {key}.mask=all, which trains on every token; "
-                f"use {key}.mask=assistant",
-                key=f"{key}.train_on",
-            )
-
-
-@dataclass(frozen=True)
 class Run(Section):
     dir: str = MISSING
     """the run folder: metrics, checkpoints and the finished model"""
@@ -99,7 +93,7 @@ class Run(Section):
     save_steps: int = number(100, least=1)
     """steps from one checkpoint to the next"""
     keep_checkpoints: int = number(2, least=1)
-    """how many checkpoints stay; the newest whole one always does"""
+    """how many checkpoints are kept; the newest complete one always is"""
     report_to: list[str] = field(default_factory=list)
     """trackers besides metrics.jsonl: tensorboard, wandb, trackio"""
 
@@ -111,9 +105,9 @@ class Run(Section):
 @dataclass(frozen=True)
 class TrainingRun(Run):
     max_hours: float | None = number(None, above=0)
-    """hours after its start by which the run has saved and left; the same command goes on. May be changed on the way"""
+    """hours after its start by which the run has saved and left; the same command resumes it, under any other limit"""
     local_dir: str | None = None
-    """a folder on a fast local disk: checkpoints are written there, and copied to `dir` while the run goes on"""
+    """a folder on a fast local disk: checkpoints are written there, and copied to `dir` while the run continues"""
     push_to_hub: str | None = None
     """owner/name of the hub's repository that gets the finished model, with a card made from the run folder"""
     hub_private: bool = True
@@ -143,13 +137,13 @@ class Sampling(Section):
     temperature: float = number(1.0, above=0)
     """logits are divided by this before they become probabilities"""
     max_new_tokens: int = number(512, least=1)
-    """an answer that has not ended by then is cut off"""
+    """a response that has not ended by then is cut off"""
     batch_size: int = number(256, least=1)
-    """answers that are written at the same time; changes memory and speed, not the random numbers"""
+    """responses generated at the same time; changes memory and speed, not the random numbers"""
 
 
 def model_paths(value: Any, key: str) -> list[str]:
-    """A key that names one model or several: a path or hub id, or a list of them. Raises RecipeError, naming `key`."""
+    """Return the models that a key names, a path or hub id or a list of them. Raise RecipeError, naming `key`."""
     paths = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path.strip() for path in paths):
         raise RecipeError(f"{key} is {show(value)}; it must be a path or a list of paths", key=key)
@@ -157,7 +151,7 @@ def model_paths(value: Any, key: str) -> list[str]:
 
 
 def model_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(key, path) of the models among `model_paths` that have to be on this machine."""
+    """Yield (key, path) of the models among `model_paths` that must be on this machine."""
     for path in model_paths(value, key):
         # The hub still knows a few models, gpt2 among them, by a name without owner.
         if "/" in path and not is_hub_id(path):
@@ -165,7 +159,7 @@ def model_inputs(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether `path` reads as owner/name and nothing on this machine speaks against it.
+    """Return whether `path` has the form owner/name and is not a path on this machine.
 
     A path whose first folder exists here is a path: a misspelt `runs/name` should not be looked for on the hub.
     """

@@ -1,7 +1,7 @@
-"""The section `trainer`: any field of TRL's own configuration, but for those that another section decides.
+"""The section `trainer`: any field of TRL's own configuration except those that another section decides.
 
-TRL takes four seconds to import, so the fields and their types are read from the source of its classes and not from the
-classes; a test holds the two together.
+TRL takes four seconds to import, so the fields and their types are read from the source of its classes; a test checks
+that they are those of the imported classes.
 """
 
 import ast
@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from config.schema import Range, RecipeError, show
+from config.schema import Range, RecipeError, open_mapping, show
 from config.typed import nearest
 
 ConfigClass = Literal["SFTConfig", "RewardConfig"]
 
-# Where the fields stand, a class and its bases.
+# Which file declares the fields of a class, and those of its bases.
 SOURCES = {
     "SFTConfig": ("trl", "trainer/sft_config.py"),
     "RewardConfig": ("trl", "trainer/reward_config.py"),
@@ -57,7 +57,7 @@ MEMORY_ADVICE = (
 SHARED = "HARDWARE decides what processes share (recipes/accelerate)"
 LAST_STEP = "the finished model is the last one"
 
-# What has no place here at all, and why.
+# Fields that have no effect here, and why.
 REFUSED = {
     "resume_from_checkpoint": "a run continues by the same command",
     "ignore_data_skip": "a run continues with the data it has not seen",
@@ -83,7 +83,7 @@ REFUSED = {
     "greater_is_better": LAST_STEP,
 }
 
-# Values that do not go with what is done here.
+# Values that are not supported, and why.
 REFUSED_VALUES = {("train_sampling_strategy", "batch_rebalance"): "batches are the same on any number of processes"}
 
 BOUNDS = {
@@ -102,16 +102,22 @@ BOUNDS = {
     "eval_steps": Range(above=0),
 }
 
-# Types that YAML writes, by the name an annotation uses for them. A number without a fraction is also a float.
+# Types of values read from YAML, and the names that annotations use for them. An integer is accepted as a float.
 PLAIN = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str"}, type(None): {"None"}}
+
+
+def trainer_mapping(config_class: ConfigClass) -> Any:
+    """Return a dataclass field for the section `trainer` of a stage whose configuration is `config_class`."""
+    return open_mapping(lambda: [name for name in trl_fields(config_class) if name not in OWNED | REFUSED])
 
 
 def check_trainer(
     section: Mapping[str, Any], config_class: ConfigClass, evaluates: bool, owned: Mapping[str, str]
 ) -> None:
-    """Raises RecipeError for the first key of `trainer` that is unknown, ours to decide, mistyped or out of bounds.
+    """Raise RecipeError for the first key of `trainer` that is unknown, decided elsewhere, mistyped or out of bounds.
 
-    `evaluates` says whether the recipe names data to evaluate on; `owned` holds what the stage decides besides `OWNED`.
+    `evaluates`: whether the recipe names data to evaluate on. `owned`: fields that the stage decides besides `OWNED`,
+    and our keys for them.
     """
     if not section:
         return
@@ -143,7 +149,7 @@ def check_trainer(
 
 @cache
 def trl_fields(config_class: str) -> dict[str, str]:
-    """Name and annotation, as written, of every field of a TRL configuration class, without importing it."""
+    """Return name and annotation, as written, of every field of a TRL configuration class, without importing it."""
     package, file = SOURCES[config_class]
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -160,7 +166,7 @@ def trl_fields(config_class: str) -> dict[str, str]:
 
 
 def _type_names(annotation: str) -> Iterator[str]:
-    """The names of a union's members; what is no plain type (enumerations, in TRL's case) is written as text."""
+    """Yield the names of a union's members; a type that is not plain (an enumeration, in TRL) is written as text."""
     known = {"bool", "int", "float", "str", "dict", "list", "None"}
     for member in annotation.split("|"):
         name = member.strip().partition("[")[0]

@@ -1,18 +1,19 @@
-"""From plain values to typed sections: OmegaConf converts, and a mistake is told in the person's own words.
+"""From plain values to typed sections: OmegaConf converts, and a mistake is reported in the user's own words.
 
 Values are set one by one, so that the key at fault is always known; OmegaConf's own errors run over several lines and
 do not always name it.
 """
 
+import dataclasses
 import difflib
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from config.schema import RecipeError, Section, join, show
+from config.schema import NAMES, WHOLE, RecipeError, Section, join, show
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -23,26 +24,31 @@ class Builder(Generic[SectionT]):
     def __init__(self, schema: type[SectionT], key: str = "") -> None:
         self.schema, self.key = schema, key
         self.config = OmegaConf.structured(schema)
+        self.others: set[str] = set()
+
+    def allow(self, names: Collection[str]) -> None:
+        """Accept these names beside the schema's own; interpolations see them, the built section lacks them."""
+        self.others |= set(names)
 
     def set(self, path: tuple[str, ...], value: Any, raw: str | None = None) -> None:
-        """Puts `value` at `path`.
+        """Put `value` at `path`.
 
-        A mapping is laid over a section, and over a field that is itself a mapping; everything else, lists too,
-        replaces what was there. `raw` is the text an override was read from: a text field takes it as it stands, so
-        that `01` stays `01`.
+        A mapping is merged into a section, and into a field that is itself a mapping unless that is replaced as a whole
+        (`config.schema.whole_mapping`); everything else, lists too, replaces what was there. `raw` is the text that an
+        override was read from: a text field takes it as it stands, so that `01` stays `01`.
 
-        Raises RecipeError for an unknown key and for a value of the wrong type.
+        Raise RecipeError for an unknown key and for a value of the wrong type.
         """
         self._set(self.config, self.schema, self.key, path, value, raw)
 
     def missing(self) -> list[str]:
-        """The mandatory keys that have no value yet."""
+        """Return the mandatory keys that have no value yet."""
         return list(_missing(self.config, self.schema, self.key))
 
     def build(self) -> SectionT:
-        """The frozen dataclass, interpolations resolved. Raises RecipeError where one cannot be."""
+        """Return the frozen dataclass, interpolations resolved. Raise RecipeError if one cannot be resolved."""
         try:
-            return OmegaConf.to_object(self.config)
+            return _instance(self.schema, OmegaConf.to_container(self.config, resolve=True))
         except OmegaConfBaseException as error:
             key = join(self.key, error.full_key or "")
             reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip('"')
@@ -53,13 +59,17 @@ class Builder(Generic[SectionT]):
     ) -> None:
         if not path:
             if not isinstance(value, Mapping):
-                names = ", ".join(join(key, name) for name in get_type_hints(schema))
+                names = ", ".join(join(key, name) for name in field_types(schema))
                 raise RecipeError(f"{key} is {show(value)}, but it is a section; set its keys: {names}", key=key)
             for name, item in value.items():
                 self._set(config, schema, key, (str(name),), item, None)
             return
         name, rest = path[0], path[1:]
-        full_key, hints = join(key, name), get_type_hints(schema)
+        full_key, hints = join(key, name), field_types(schema)
+        if name in self.others and config is self.config:
+            with open_dict(config):
+                _put(config, ".".join(path), value, Any, ".".join(path), merge=True)
+            return
         if name not in hints:
             raise RecipeError(
                 f"unknown key {join(key, '.'.join(path))}; {self._nearest(schema, key, name)}", key=full_key
@@ -74,25 +84,44 @@ class Builder(Generic[SectionT]):
                 f"{join(full_key, '.'.join(rest))} is no key of its own; give {whole} as a whole", key=whole
             )
         elif get_origin(hints[name]) is dict and isinstance(value, Mapping):
-            _put(config, name, {**_plain(config[name]), **value}, hints[name], full_key)
+            references = _metadata(schema, name).get(WHOLE)
+            before = _plain(config[name]) if references is None else {}
+            _put(config, name, {**before, **value}, hints[name], full_key)
+            for other in references or ():
+                if raw is not None and config[other] not in value:
+                    _put(config, other, None, hints[other], join(key, other))
         else:
             _put(config, name, _text(value, raw, full_key) if _is_text(hints[name]) else value, hints[name], full_key)
 
     def _nearest(self, schema: type[Section], key: str, name: str) -> str:
-        """The way out of an unknown key: the one that was probably meant, else the keys there are."""
+        """Return the way out of an unknown key: the key that was probably meant, else the keys there are."""
         everywhere = [full_key for full_key in all_keys(self.schema, self.key) if full_key.endswith(f".{name}")]
-        here = [join(key, near) for near in nearest(name, get_type_hints(schema))]
+        everywhere = everywhere or [full_key for full_key in _open_keys(self.schema) if full_key.endswith(f".{name}")]
+        here = [join(key, near) for near in nearest(name, field_types(schema))]
         if meant := everywhere or here:
             return f"did you mean {' or '.join(meant)}?"
-        return f"{key or 'the recipe'} has {', '.join(get_type_hints(schema))}"
+        return f"{key or 'the recipe'} has {', '.join(field_types(schema))}"
+
+
+def field_types(schema: type[Section]) -> dict[str, Any]:
+    """Return the type of every field; class variables are none."""
+    hints = get_type_hints(schema)
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
 
 def all_keys(schema: type[Section], key: str = "") -> Iterator[str]:
-    """Every full key of a schema, depth first."""
-    for name, hint in get_type_hints(schema).items():
+    """Yield every full key of a schema, depth first."""
+    for name, hint in field_types(schema).items():
         yield join(key, name)
         if is_section(hint):
             yield from all_keys(hint, join(key, name))
+
+
+def _open_keys(schema: type[Section]) -> Iterator[str]:
+    """Yield the full keys of a recipe's mappings whose keys another library defines."""
+    for field in dataclasses.fields(schema):
+        if NAMES in field.metadata:
+            yield from (join(field.name, name) for name in field.metadata[NAMES]())
 
 
 def is_section(hint: Any) -> bool:
@@ -100,26 +129,34 @@ def is_section(hint: Any) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known name that is most like `name`, or none."""
+    """Return the known name that is most like `name`, in a list; an empty list if none is."""
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
 
 
 def _missing(config: DictConfig, schema: type[Section], key: str) -> Iterator[str]:
-    for name, hint in get_type_hints(schema).items():
+    for name, hint in field_types(schema).items():
         if is_section(hint):
             yield from _missing(config[name], hint, join(key, name))
         elif OmegaConf.is_missing(config, name):
             yield join(key, name)
 
 
-def _put(config: DictConfig, name: str, value: Any, hint: Any, key: str) -> None:
-    """Sets one field of a section, converted to its type."""
+def _instance(schema: type[SectionT], values: Mapping[str, Any]) -> SectionT:
+    """Return the dataclass with these values; names that it does not have are left out."""
+    hints = field_types(schema)
+    return schema(
+        **{name: _instance(hint, values[name]) if is_section(hint) else values[name] for name, hint in hints.items()}
+    )
+
+
+def _put(config: DictConfig, name: str, value: Any, hint: Any, key: str, *, merge: bool = False) -> None:
+    """Set one field of a section, converted to its type."""
     wrong = RecipeError(f"{key} is {show(value)}; it must be {words(hint)}", key=key)
     if hint is bool and isinstance(value, int | float) and not isinstance(value, bool):
         raise wrong  # OmegaConf takes any number for a truth value.
     try:
         with read_write(config):
-            OmegaConf.update(config, name, value, merge=False)
+            OmegaConf.update(config, name, value, merge=merge)
     except GrammarParseError:
         raise RecipeError(
             f"{key} is {show(value)}, which is no interpolation; write \\${{ where ${{ is meant as it stands",
@@ -129,12 +166,16 @@ def _put(config: DictConfig, name: str, value: Any, hint: Any, key: str) -> None
         raise wrong from None
 
 
+def _metadata(schema: type[Section], name: str) -> Mapping[str, Any]:
+    return next(field.metadata for field in dataclasses.fields(schema) if field.name == name)
+
+
 def _plain(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config)
 
 
 def _text(value: Any, raw: str | None, key: str) -> Any:
-    """What a text field gets where YAML made a number, a truth value or a mapping of the person's words."""
+    """Return the value of a text field, if YAML has read the user's text as a number, a truth value or a mapping."""
     if value is None or isinstance(value, str):
         return value
     if raw is None:
@@ -143,7 +184,7 @@ def _text(value: Any, raw: str | None, key: str) -> Any:
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the type alone."""
+    """Return the types of a union, or the type alone."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
@@ -152,7 +193,7 @@ def _is_text(hint: Any) -> bool:
 
 
 def words(hint: Any) -> str:
-    """A type in words."""
+    """Return a type in words."""
     return " or ".join(_words(member) for member in _members(hint))
 
 

@@ -1,4 +1,4 @@
-"""What to change where a run does not fit: changes are made in a copy of the recipe until its plan fits, and named."""
+"""What to change if a run does not fit: changes are tried in copies of the recipe until its plan fits."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.errors import RunError
 from plan.hardware import GIB, PER_MACHINE, Hardware
+from plan.recipe import Planned
 from plan.stages import Planning, planning
 from plan.writing import can_split
 
@@ -16,16 +17,16 @@ Change = dict[str, Any]
 
 @dataclass(frozen=True)
 class Way:
-    """A set of changes and the plan that comes of them."""
+    """A set of changes and the plan that results."""
 
     text: str
     changes: Change
     plan: Planning
 
 
-def advice(recipe: Any, plan: Planning) -> Iterator[str]:
-    """A line for every way in which the run fits, or for the nearest to it."""
-    ways = list(all_ways(recipe, plan))
+def advice(planned: Planned, plan: Planning) -> Iterator[str]:
+    """Yield a line for every way in which the run fits, or for the nearest to it."""
+    ways = list(all_ways(planned, plan))
     fitting = [way for way in ways if way.plan.fits]
     yield "to make it fit, one of:" if fitting else "nothing that was tried makes it fit; nearest to it:"
     for way in fitting or [min(ways, key=lambda way: way.plan.peak.total)]:
@@ -34,23 +35,23 @@ def advice(recipe: Any, plan: Planning) -> Iterator[str]:
         yield f"  {what}: {way.plan.peak.total / GIB:,.2f} GiB ({way.plan.peak.name})"
 
 
-def all_ways(recipe: Any, plan: Planning) -> Iterator[Way]:
-    """Changes that leave the result as it is; adapters instead of all weights, if need be of a base in 4 bits; more
-    devices."""
-    hardware, shape = plan.hardware, plan.shape
+def all_ways(planned: Planned, plan: Planning) -> Iterator[Way]:
+    """Yield changes that leave the result as it is; adapters instead of all weights, if necessary on a base in 4 bits;
+    more devices."""
+    recipe, hardware, shape = planned.recipe, plan.hardware, plan.shape
 
     def tried(change: Change, on: Hardware) -> Planning | None:
         try:
-            return planning(changed(recipe, change), shape, on)
+            return planning(changed(planned, change), shape, on)
         except RunError:  # a combination that a stage refuses
             return None
 
     def reduced(start: Change, on: Hardware, text: str) -> Iterator[Way]:
         if (begun := tried(start, on)) is not None:
-            yield Way(text, *least(recipe, start, begun, lambda change: tried(change, on)))
+            yield Way(text, *least(planned, start, begun, lambda change: tried(change, on)))
 
     yield from (ways := list(reduced({}, hardware, "")))
-    ppo, fewer = hasattr(recipe, "ppo"), {}
+    ppo, fewer = recipe.stage == "ppo", {}
     whole = recipe.models == "full" if ppo else recipe.lora.r == 0
     if whole:
         fewer = {"models": "shared"} if ppo else {"lora.r": 64}
@@ -64,9 +65,9 @@ def all_ways(recipe: Any, plan: Planning) -> Iterator[Way]:
 
 
 def first_fitting(ways: Callable[[Hardware, str], Iterator[Way]], hardware: Hardware, recipe: Any) -> Iterator[Way]:
-    """On the least number of devices that share weights with which it fits; of what does not, the largest."""
+    """Yield the ways on the smallest number of devices, weights sharded, on which it fits; or those on the largest."""
     sharing = hardware.sharing if hardware.sharing in ("fsdp2", "zero3") else "fsdp2"
-    most = recipe.ppo.queries_per_step if hasattr(recipe, "ppo") else MOST_PROCESSES
+    most = recipe.ppo.queries_per_step if recipe.stage == "ppo" else MOST_PROCESSES
     count, last = 2, None
     while count <= most:
         machines = -(-count // PER_MACHINE)
@@ -84,11 +85,11 @@ def first_fitting(ways: Callable[[Hardware, str], Iterator[Way]], hardware: Hard
 
 
 def least(
-    recipe: Any, change: Change, plan: Planning, tried: Callable[[Change], Planning | None]
+    planned: Planned, change: Change, plan: Planning, tried: Callable[[Change], Planning | None]
 ) -> tuple[Change, Planning]:
-    """`change` and as many more as it takes to fit, each time the one that helps most."""
+    """Return `change` and as many more as it takes to fit, each time the one that helps most, and the plan."""
     while not plan.fits:
-        found = [(more, tried(more)) for more in harmless(changed(recipe, change), change, plan)]
+        found = [(more, tried(more)) for more in harmless(changed(planned, change).recipe, change, plan)]
         better = [(more, made) for more, made in found if made is not None and made.peak.total < plan.peak.total]
         if not better:
             return change, plan
@@ -97,8 +98,8 @@ def least(
 
 
 def harmless(recipe: Any, change: Change, plan: Planning) -> Iterator[Change]:
-    """`change` with one more that costs time, and leaves the result as it is up to rounding."""
-    if hasattr(recipe, "ppo"):
+    """Yield `change` with one more that costs time, and leaves the result as it is up to rounding."""
+    if recipe.stage == "ppo":
         ppo, sampling = recipe.ppo, recipe.sampling
         longest = recipe.data.max_prompt_tokens + sampling.max_new_tokens
         if can_split(recipe, plan.shape, plan.hardware, 2 * sampling.split):
@@ -124,8 +125,9 @@ def harmless(recipe: Any, change: Change, plan: Planning) -> Iterator[Change]:
         }
 
 
-def changed(recipe: Any, change: Change) -> Any:
-    """A recipe with other values at some dotted keys."""
+def changed(planned: Planned, change: Change) -> Planned:
+    """Return the plan's recipe with other values at some dotted keys."""
+    recipe = planned.recipe
     for key, value in change.items():
         name, _, field = key.partition(".")
         if not field:
@@ -134,7 +136,7 @@ def changed(recipe: Any, change: Change) -> Any:
             recipe = replace(recipe, trainer={**recipe.trainer, field: value})
         else:
             recipe = replace(recipe, **{name: replace(getattr(recipe, name), **{field: value})})
-    return recipe
+    return replace(planned, recipe=recipe)
 
 
 def written(value: Any) -> str:

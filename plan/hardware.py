@@ -1,16 +1,14 @@
-"""What a run would run on: the processes of an accelerate configuration, and what one of their devices can do."""
+"""What a run is planned for: the processes of an accelerate configuration, and the figures of their devices."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from config import RecipeError
+from engine.run import accelerate_config
 
-CONFIGURATIONS = Path("recipes/accelerate")
 GIB = 2**30
-# GPUs in a machine, where nothing says otherwise.
+# GPUs in a machine, unless the configuration says otherwise.
 PER_MACHINE = 8
 Sharing = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
 
@@ -20,9 +18,9 @@ class Device:
     memory: float | None
     """bytes; None for this machine's own"""
     flops: float | None
-    """dense bfloat16 products, operations a second, as its maker states them; None is measured here"""
+    """dense bfloat16 products, operations a second, as its maker states; None: measured here"""
     bandwidth: float | None
-    """bytes a second from its memory, as its maker states it; None where decoding is not bound by it"""
+    """bytes a second from its memory, as its maker states; None if decoding is not bound by it"""
 
 
 DEVICES = {
@@ -55,14 +53,17 @@ class Hardware:
 
     @property
     def usable(self) -> float:
-        """Bytes that may be planned with: a tenth stays free for the driver, fragmentation and what is not counted."""
+        """Bytes to plan with: a tenth is left for the driver, fragmentation and what is not counted."""
         return 0.9 * self.memory
 
 
 def read_hardware(
     name: str | None, processes: int | None, device: str | None, memory_gib: float | None, tflops: float | None
 ) -> Hardware:
-    """A file of recipes/accelerate/ as hardware, with what is asked to differ. Raises RecipeError."""
+    """Return a file of recipes/accelerate/ as hardware; the other arguments replace what it says or implies.
+
+    Raise RecipeError if there is no such file.
+    """
     values = _configuration(name)
     on_cpu = values.get("use_cpu", not list(Path("/dev").glob("nvidia[0-9]*")))
     device = device or ("cpu" if on_cpu else "h100")
@@ -83,7 +84,7 @@ def read_hardware(
 
 
 def sharing_of(values: dict[str, Any]) -> Sharing:
-    """What the processes of an accelerate configuration share of a model."""
+    """Return how the processes of an accelerate configuration shard a model."""
     kind = values.get("distributed_type", "NO")
     if kind == "FSDP":
         return "fsdp2"
@@ -94,7 +95,7 @@ def sharing_of(values: dict[str, Any]) -> Sharing:
 
 
 def this_machines_memory() -> float:
-    """Bytes of RAM that the machine has."""
+    """Return the machine's RAM in bytes."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith("MemTotal")))
 
@@ -102,8 +103,6 @@ def this_machines_memory() -> float:
 def _configuration(name: str | None) -> dict[str, Any]:
     if name in (None, "auto"):
         return {}
-    path = CONFIGURATIONS / f"{name}.yaml"
-    if not path.exists():
-        known = " ".join(sorted(file.stem for file in CONFIGURATIONS.glob("*.yaml")))
-        raise RecipeError(f"plan.hardware is {name}; it must be one of {known}", key="plan.hardware")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    if name not in (known := accelerate_config.names()):
+        raise RecipeError(f"plan.hardware is {name}; it must be one of {' '.join(known)}", key="plan.hardware")
+    return accelerate_config.read(name)

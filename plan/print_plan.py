@@ -1,22 +1,22 @@
-"""A plan as a person reads it."""
+"""Print a plan."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from plan.advice import advice
 from plan.hardware import GIB, Hardware
 from plan.phases import Phase
+from plan.recipe import Planned
 from plan.stages import Planning, planning
 
 
-def show(recipe: Any) -> None:
+def show(planned: Planned) -> None:
     """Print the plan of a recipe."""
-    print("\n".join(page(recipe)))
+    print("\n".join(page(planned)))
 
 
-def page(recipe: Any) -> Iterator[str]:
-    """The plan's lines."""
-    plan = planning(recipe)
+def page(planned: Planned) -> Iterator[str]:
+    """Yield the plan's lines."""
+    plan = planning(planned)
     yield f"model       {plan.shape.name}"
     yield f"hardware    {hardware_words(plan.hardware)}"
     for name, (parameters, trained) in plan.models.items():
@@ -24,10 +24,10 @@ def page(recipe: Any) -> Iterator[str]:
     yield ""
     yield from memory(plan)
     yield ""
-    yield from work(plan, recipe)
+    yield from work(plan, planned.plan.utilisation)
     if not plan.fits:
         yield ""
-        yield from advice(recipe, plan)
+        yield from advice(planned, plan)
 
 
 def hardware_words(hardware: Hardware) -> str:
@@ -38,7 +38,7 @@ def hardware_words(hardware: Hardware) -> str:
 
 
 def memory(plan: Planning) -> Iterator[str]:
-    """Every phase's total, and what the fullest one is made of."""
+    """Yield every phase's total, and the parts of the largest."""
     yield "memory of one device, GiB"
     for phase in plan.phases:
         yield f"  {phase.name:<30} {gib(phase.total):>8}{'   <- the most' if phase is plan.peak else ''}"
@@ -58,10 +58,10 @@ def parts(phase: Phase) -> Iterator[str]:
             yield f"  {name:<30} {gib(size):>8}"
 
 
-def work(plan: Planning, recipe: Any) -> Iterator[str]:
-    """Tokens, steps and hours, with what was assumed."""
-    done, hardware, share = plan.work, plan.hardware, recipe.plan.utilisation
-    seconds = done.seconds(hardware, share)
+def work(plan: Planning, utilisation: float) -> Iterator[str]:
+    """Yield tokens, steps and hours, with what was assumed."""
+    done, hardware = plan.work, plan.hardware
+    seconds = done.seconds(hardware, utilisation)
     yield f"tokens a step    {done.tokens:,}"
     rows = "" if done.steps else " (epochs of rows that are not counted here: plan.rows=ROWS)"
     yield f"steps            {f'{done.steps:,}' if done.steps else 'unknown'}{rows}"
@@ -69,7 +69,7 @@ def work(plan: Planning, recipe: Any) -> Iterator[str]:
     if done.steps:
         yield f"hours            {done.steps * seconds / 3600:,.1f}"
     speed = f"{hardware.flops / 1e12:.0f} TFLOP/s as its maker states" if hardware.flops else "its float32 product here"
-    yield f"assumed          {share:.0%} of {speed} (plan.utilisation, plan.tflops)"
+    yield f"assumed          {utilisation:.0%} of {speed} (plan.utilisation, plan.tflops)"
 
 
 def gib(size: float) -> str:

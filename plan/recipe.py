@@ -1,14 +1,13 @@
-"""Any training stage's recipe with a section `plan` beside its own: on what it would run, and how long its data is.
+"""The recipe of any training stage, with a section `plan` beside its own: the planned hardware and lengths of data.
 
-The recipe is read by its stage's own schema, so it is checked as the stage checks it. Data need not be there yet, nor
-models that are still to be made: those have the shape of the model that they will be made from.
+The stage's own schema reads the recipe, so it is checked as the stage checks it. Data need not exist yet, nor models
+that have yet to be trained: those have the shape of the model that they start from.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
@@ -16,36 +15,35 @@ from config import RecipeError, files, load
 from config.inputs import missing_input, model_origin
 from config.schema import Recipe, Section, number, show
 from config.sections import model_inputs
+from config.stage import stage_of
 from plan.hardware import DEVICES, Hardware, read_hardware
 from ppo.recipe import PPO
 from reward.recipe import Reward
 from sft.recipe import SFT
 
-SCHEMAS: dict[str, type[Recipe]] = {"sft": SFT, "reward": Reward, "ppo": PPO}
-# What stands in a recipe for data that is still to be given.
+SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO)}
+# Stands in a recipe for data that the user has yet to name.
 LATER = "given-later.jsonl"
 
 
 @dataclass(frozen=True)
 class Plan(Section):
-    stage: Literal["sft", "reward", "ppo"] | None = None
-    """which stage the recipe is of; without it told by its sections and its file's name"""
     hardware: str | None = None
-    """a file of recipes/accelerate/ without its .yaml; one process on what is here by default, as for auto"""
+    """a file of recipes/accelerate/ without its .yaml; one process on this machine's device by default, as for auto"""
     processes: int | None = number(None, least=1)
-    """how many processes, one a device, if not as many as the file says; where it says nothing, 8 a machine"""
+    """number of processes, one a device; by default what the file says, or else 8 a machine"""
     device: str | None = None
-    """what a process runs on: cpu, h100, h200, a100, a100-40, l40s, 4090; of GPUs h100 by default"""
+    """device of a process: cpu, h100, h200, a100, a100-40, l40s, 4090; h100 by default if it is a GPU"""
     memory_gib: float | None = number(None, above=0)
-    """memory of a device, if not that of its kind"""
+    """memory of a device, if it differs from that of its kind"""
     tflops: float | None = number(None, above=0)
-    """dense matrix products of a device, in 10^12 operations a second, if not those of its kind"""
+    """dense matrix products of a device, in 10^12 operations a second, if they differ from those of its kind"""
     utilisation: float = number(0.4, above=0, most=1)
-    """share of that speed which training reaches: an assumption, measure your own"""
+    """share of that speed that training reaches: an assumption, measure your own"""
     rows: int | None = number(None, least=1)
-    """rows of data.train, after packing where rows are packed: tells steps where the recipe counts epochs"""
+    """rows of data.train, after packing if rows are packed: needed to count steps if the recipe counts epochs"""
     row_tokens: int | None = number(None, least=1)
-    """tokens in a row, or in both sides of a comparison together; as long as they may be by default"""
+    """tokens in a row, or in both sides of a comparison together; the longest allowed by default"""
     sequence_tokens: int | None = number(None, least=1)
     """tokens in a sequence, of which a packed row holds several; a whole row by default"""
     prompt_tokens: int | None = number(None, least=1)
@@ -53,7 +51,7 @@ class Plan(Section):
     response_tokens: int | None = number(None, least=1)
     """tokens in a response; sampling.max_new_tokens by default"""
     lora_r: int = number(64, least=1)
-    """rank of the adapters under models=shared, where there are none yet to look at"""
+    """rank of the adapters under models=shared, if they have yet to be trained"""
 
     def check(self, key: str) -> None:
         if self.device is not None and self.device not in DEVICES:
@@ -65,54 +63,50 @@ class Plan(Section):
 
 
 @dataclass(frozen=True)
-class Planned(Recipe):
-    """What the command line describes: the part that is the plan's own."""
+class PlanRecipe(Recipe):
+    """What of the recipe is the plan's own."""
 
     plan: Plan = field(default_factory=Plan)
-    """a stage's recipe stands beside this section"""
 
 
-def planned_recipe(schema: type[Planned], path: str, overrides: Sequence[str]) -> Any:
-    """A stage's recipe with a section `plan`. Raises RecipeError."""
+@dataclass(frozen=True)
+class Planned:
+    """A stage's recipe and what it is planned for."""
+
+    recipe: SFT | Reward | PPO
+    plan: Plan
+
+    @property
+    def hardware(self) -> Hardware:
+        """Raises RecipeError if the plan names hardware that there is not."""
+        plan = self.plan
+        return read_hardware(plan.hardware, plan.processes, plan.device, plan.memory_gib, plan.tflops)
+
+
+def planned_recipe(path: str, overrides: Sequence[str]) -> Planned:
+    """Return the recipe of a training stage and its section `plan`, its model resolved to one that exists.
+
+    Raise RecipeError, also if the recipe's stage does not train.
+    """
     stage = stage_of(path, overrides)
-    both = dataclasses.make_dataclass(
-        stage, [("plan", Plan, field(default_factory=Plan))], bases=(SCHEMAS[stage],), frozen=True
-    )
-    recipe = load(both, path, [*_data_to_come(path, overrides), *overrides])
-    hardware_of(recipe)
+    if stage not in SCHEMAS:
+        raise RecipeError(f"{path} is no recipe of a stage that trains; take one of sft, base, pmp, rm or ppo")
+    schema = SCHEMAS[stage]
+    recipe = load(schema, path, [*_data_to_come(stage, path, overrides), *overrides], other_sections=("plan",))
+    sections = [section.name for section in dataclasses.fields(schema)]
+    planned = Planned(recipe, load(PlanRecipe, path, overrides, other_sections=sections).plan)
+    _ = planned.hardware
     origin = model_origin(recipe.model.path, path)
     for _, missing in model_inputs(origin, "model.path"):
         if not Path(missing).exists():
             raise RecipeError(f"model.path: {missing_input(missing, Path(path))}", key="model.path")
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, path=origin))
+    model = dataclasses.replace(recipe.model, path=origin)
+    return dataclasses.replace(planned, recipe=dataclasses.replace(recipe, model=model))
 
 
-def stage_of(path: str, overrides: Sequence[str] = ()) -> str:
-    """Which stage a recipe is of: what plan.stage says, else its sections, else the name of its file or a parent's."""
-    layers = files.read(Path(path))
-    sections = {name for _, values in layers for name in values}
-    named = [override.partition("=")[2] for override in overrides if override.startswith("plan.stage=")]
-    named += [values["plan"]["stage"] for _, values in layers if "stage" in (values.get("plan") or {})]
-    if named:
-        return named[-1] if named[-1] in SCHEMAS else "sft"  # which the schema then refuses, by name
-    for stage in ("ppo", "reward"):
-        if stage in sections and "eval" not in sections:
-            return stage
-    if not {"data", "model"} <= sections or "eval" in sections:
-        raise RecipeError(f"{path} is no recipe of a stage that trains; take one of sft, base, pmp, rm or ppo")
-    return "reward" if any(file.stem in ("pmp", "rm") for file, _ in layers) else "sft"
-
-
-def hardware_of(recipe: Any) -> Hardware:
-    """What the recipe's plan runs on. Raises RecipeError."""
-    plan = recipe.plan
-    return read_hardware(plan.hardware, plan.processes, plan.device, plan.memory_gib, plan.tflops)
-
-
-def _data_to_come(path: str, overrides: Sequence[str]) -> list[str]:
-    """Overrides for the data that a stage needs and that neither files nor command name."""
-    layers = files.read(Path(path))
-    given = OmegaConf.merge(*(values.get("data") or {} for _, values in layers)) if layers else {}
-    keys = {"ppo": ("prompts", "pretrain")}.get(stage_of(path, overrides), ("train",))
+def _data_to_come(stage: str, path: str, overrides: Sequence[str]) -> list[str]:
+    """Return overrides for the data that a stage needs and that neither the files nor the command name."""
+    given = OmegaConf.merge(*(values.get("data") or {} for _, values in files.read(Path(path))))
+    keys = {"ppo": ("prompts", "pretrain")}.get(stage, ("train",))
     asked = {override.partition("=")[0] for override in overrides}
     return [f"data.{key}={LATER}" for key in keys if key not in given and f"data.{key}" not in asked]

@@ -1,4 +1,4 @@
-"""Recipes as plans: the models that a stage holds, its fullest moments, its work in a step."""
+"""Recipes as plans: the models that a stage loads, the memory of its phases, its work in a step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ from engine.errors import RunError
 from plan.hardware import Hardware
 from plan.memory import Parts, Pass, Trained, saved_in_4bit, state
 from plan.phases import PROCESS, Phase, forward_only, training
-from plan.recipe import hardware_of
+from plan.recipe import Plan, Planned
 from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
 from plan.work import Work, ppo_work, trainer_work
 from plan.writing import compiled_for_the_run, refuse_writing, writing
@@ -20,7 +20,7 @@ DEFAULT_BATCH = 8
 
 @dataclass(frozen=True)
 class Planning:
-    """Everything that a plan tells."""
+    """Everything that a plan says of a run."""
 
     shape: Shape
     hardware: Hardware
@@ -42,21 +42,26 @@ class Planning:
         return self.peak.total <= self.hardware.usable
 
 
-def planning(recipe: Any, shape: Shape | None = None, hardware: Hardware | None = None) -> Planning:
-    """The plan of a recipe. RunError where the model is of a kind that cannot be planned."""
+def planning(planned: Planned, shape: Shape | None = None, hardware: Hardware | None = None) -> Planning:
+    """Return the plan of a recipe, by default of its own model and hardware.
+
+    Raise RunError if the model is of a kind that cannot be planned, or the stage refuses the hardware.
+    """
+    recipe, plan = planned.recipe, planned.plan
     shape = shape or shape_of(recipe.model.path, recipe.model)
-    hardware = hardware or hardware_of(recipe)
-    return ppo_plan(recipe, shape, hardware) if hasattr(recipe, "ppo") else trainer_plan(recipe, shape, hardware)
+    hardware = hardware or planned.hardware
+    stage_plan = ppo_plan if recipe.stage == "ppo" else trainer_plan
+    return stage_plan(recipe, plan, shape, hardware)
 
 
 def in_bf16(recipe: Any, hardware: Hardware) -> bool:
-    """What model.dtype comes to on the planned device."""
+    """Whether models compute in bfloat16 on the planned device."""
     return recipe.model.dtype == "bfloat16" or (recipe.model.dtype == "auto" and not hardware.cpu)
 
 
-def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
+def trainer_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Planning:
     """Finetuning, pretraining, and reward models: a trainer's step over rows or comparisons."""
-    scalar, trainer, plan = hasattr(recipe, "reward"), recipe.trainer, recipe.plan
+    scalar, trainer = recipe.stage == "reward", recipe.trainer
     bf16, lora = in_bf16(recipe, hardware), recipe.lora
     if lora.load_in_4bit and hardware.sharing not in ("none", "ddp"):
         raise RunError(f"lora.load_in_4bit=true was not tried under {hardware.sharing}; use HARDWARE=ddp or one_gpu")
@@ -91,13 +96,13 @@ def trainer_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
     return Planning(shape, hardware, models, phases, work, host(hardware, model, not scalar), merging)
 
 
-def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
+def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Planning:
     """PPO: two models that are trained and two that are frozen, or all four on one base."""
     ppo, bf16, shared = recipe.ppo, in_bf16(recipe, hardware), recipe.models == "shared"
     if shared and hardware.sharing not in ("none", "ddp"):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
     refuse_writing(recipe, shape, hardware)
-    rank = (adapter_rank(recipe.model.path) or recipe.plan.lora_r) if shared else 0
+    rank = (adapter_rank(recipe.model.path) or plan.lora_r) if shared else 0
     adapters = [lora_parameters(shape, rank, "all-linear", scalar=scalar) if shared else 0 for scalar in (False, True)]
     policy, value = (
         Trained(shape, scalar, adapters[scalar], bf16, shared, ppo.load_in_4bit) for scalar in (False, True)
@@ -123,8 +128,8 @@ def ppo_plan(recipe: Any, shape: Shape, hardware: Hardware) -> Planning:
         held = sum(size for part, size in other.items() if part != "gradients" or hardware.sharing == "ddp")
         return {**beside, "frozen models": frozen_here, "other trained model": held}
 
-    lengths = (recipe.plan.prompt_tokens or recipe.data.max_prompt_tokens,
-               recipe.plan.response_tokens or recipe.sampling.max_new_tokens)  # fmt: skip
+    lengths = (plan.prompt_tokens or recipe.data.max_prompt_tokens,
+               plan.response_tokens or recipe.sampling.max_new_tokens)  # fmt: skip
     whole = sum(lengths)
     responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
     beside |= compiled_for_the_run(recipe, policy, responses, whole)

@@ -1,27 +1,29 @@
-"""What a run of PPO is made of. Values that the report states stand with their section; the rest are our choice."""
+"""The recipe of PPO. Values that the report states are marked with their section; the rest are our choice."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from omegaconf import MISSING
 
 from config.data import Data, named_sources
 from config.schema import Recipe, RecipeError, Section, number, show
 from config.scoring import Scoring, check_function
-from config.sections import ChatML, Model, Sampling, TrainingRun, model_inputs
+from config.sections import Model, Sampling, TrainingRun, model_inputs
+from engine.data.chatml_section import ChatML
+from ppo.choices import Advantage, KlEstimator, Schedule
 
 
 @dataclass(frozen=True)
 class PPOData(Data):
     prompts: Any = named_sources(MISSING)
-    """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
+    """prompts: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
     pretrain: Any = named_sources()
     """plain text for the pretrained gradient"""
     heldout: Any = named_sources()
-    """prompts that are never trained on: their answers' score, and gold where watch.gold is given, is measured"""
+    """prompts that are never trained on: the score of responses to them is measured, and gold if watch.gold is given"""
     max_prompt_tokens: int = number(1024, least=16)
-    """tokens in a prompt, the opening of the answer included"""
+    """tokens in a prompt, the header of the response included"""
     pretrain_length: int = number(512, least=16)
     """tokens in a piece of pretraining text"""
 
@@ -29,12 +31,12 @@ class PPOData(Data):
 @dataclass(frozen=True)
 class PPOSampling(Sampling):
     logprobs: Literal["full", "truncated"] = "full"
-    """of which distribution log-probabilities are: the model's whole one, or the set that the token was drawn from,
-    recorded with the rollout"""
+    """the distribution that log-probabilities refer to: the model's full one, or the one truncated to the set that the
+    token was drawn from, which is recorded with the rollout"""
     engine: Literal["own", "compiled", "transformers", "vllm"] = "own"
-    """what writes the answers: our decode loop, the same compiled, transformers' continuous batching, or vLLM"""
+    """what generates responses: our decode loop, the same compiled, transformers' continuous batching, or vLLM"""
     split: int = number(1, least=1)
-    """neighbouring processes that hold the policy in pieces together while it writes; 1 has it whole in each"""
+    """tensor parallelism in generation: this many neighbouring ranks share the policy's weights; 1: each has all"""
 
     def check(self, key: str) -> None:
         if self.split > 1 and self.engine != "own":
@@ -53,11 +55,11 @@ class PPOSampling(Sampling):
 @dataclass(frozen=True)
 class Watch(Section):
     gold: str | None = None
-    """function that knows how good an answer is, "module:function"; measured on data.heldout, and never learnt from"""
+    """function that knows how good a response is, "module:function"; measured on data.heldout, never trained on"""
     every: int = number(10, least=1)
     """steps from one measurement on data.heldout to the next"""
     show_samples_every: int = number(20, least=0)
-    """steps from one look at two answers on the console to the next; 0 shows none"""
+    """steps from one print of two responses on the console to the next; 0 prints none"""
     kl: float = number(30.0, above=0)
     """nats a response beyond which a warning is given"""
 
@@ -73,9 +75,9 @@ class Algorithm(Section):
     value_warmup_steps: int = number(50, least=0)
     """first steps that update the value model alone (report, 3.2.2: 50)"""
     queries_per_step: int = number(64, least=1)
-    """prompts in a rollout batch, of all processes together"""
+    """prompts in a rollout batch, over all ranks"""
     responses_per_query: int = number(2, least=1)
-    """K: answers to each prompt (report, 3.2.2: 2)"""
+    """K: responses to each prompt (report, 3.2.2: 2)"""
     epochs: int = number(4, least=1)
     """passes over a rollout batch"""
     minibatches: int = number(4, least=1)
@@ -84,14 +86,14 @@ class Algorithm(Section):
     """tokens that go through a model at once; changes memory and speed, not the result"""
     kl_coef: float = number(0.04, least=0)
     """beta: weight of the KL penalty against the reference policy, per token (report, 3.2.2: 0.04)"""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """of the penalty, with d = log π_old - log π_ref: d; d²/2; exp(-d) - 1 + d"""
+    kl_estimator: KlEstimator = "k1"
+    """estimator of the penalty, with d = log π_old - log π_ref: k1 is d, k2 d²/2, k3 exp(-d) - 1 + d"""
     kl_target: float | None = number(None, above=0)
-    """nats a response that kl_coef is made to follow from then on; empty keeps it constant"""
+    """nats a response that an adaptive kl_coef aims for; empty keeps kl_coef constant"""
     kl_horizon: int = number(10000, least=1)
-    """responses in which kl_coef follows: it changes by at most 20 % in this many"""
+    """responses over which an adaptive kl_coef changes by at most 20 %"""
     target_approx_kl: float | None = number(None, above=0)
-    """a minibatch whose approx_kl is beyond this ends the policy's updates of the step, its own included"""
+    """early stopping: a minibatch with a higher approx_kl, and those after it in the step, do not update the policy"""
     clip: float = number(0.2, above=0)
     """epsilon: how far the probability ratio may move from 1 before its gain is cut"""
     value_clip: float = number(0.15, above=0)
@@ -100,7 +102,7 @@ class Algorithm(Section):
     """discount of later rewards"""
     lam: float = number(0.95, least=0, most=1)
     """lambda of generalised advantage estimation"""
-    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    advantage: Advantage = "gae"
     """gae needs the value model; rloo and grpo measure a response against the others to its query instead"""
     whiten_advantages: bool = True
     """advantages of a rollout batch get mean 0 and variance 1"""
@@ -111,27 +113,27 @@ class Algorithm(Section):
     entropy_coef: float = number(0.0, least=0)
     """weight of the policy's entropy, which is raised"""
     importance_cap: float | None = number(None, above=0)
-    """each token's policy gain is weighted by π_old / π_engine, at most this; for engines that compute π otherwise"""
+    """weight each token's policy loss by π_old / π_engine, capped at this; for engines whose π differs from ours"""
     reward_normalisation: Literal["mean", "mean_std", "none"] = "mean"
-    """what the running statistics of scores do to a score (report, 3.2.2: the running mean)"""
+    """running statistics by which scores are normalised (report, 3.2.2: the running mean)"""
     pretrain_coef: float = number(0.1, least=0)
     """weight of the loss on pretraining text; 0 leaves it out (report, 3.2.2: in use, weight not stated)"""
     pretrain_ratio: float = number(4.0, above=0)
     """pretraining tokens for each PPO token (report, 3.2.2: "much more")"""
     missing_end_penalty: float = number(1.0, least=0)
-    """an answer that was cut off scores minus this; the reward model is not asked"""
+    """a response that was cut off scores minus this, whatever the reward model would say"""
     reward_clip: float | None = number(None, above=0)
     """normalised scores are kept within plus and minus this"""
     length_penalty: float = number(0.0, least=0)
-    """what each token of an answer beyond `length_free` takes from its score"""
+    """subtracted from a response's score for each token beyond `length_free`"""
     length_free: int = number(0, least=0)
-    """tokens of an answer that cost nothing"""
+    """tokens of a response that are not penalised"""
     policy_learning_rate: float = number(1e-6, above=0)
     """report, 3.2.2: 1e-6"""
     value_learning_rate: float = number(5e-6, above=0)
     """report, 3.2.2: 5e-6"""
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    """how both learning rates go on after the warm-up: stay, or fall to 0 after the last step"""
+    lr_scheduler_type: Schedule = "constant"
+    """both learning rates after the warm-up: constant, or falling to 0 after the last step"""
     warmup_steps: int = number(0, least=0)
     """steps over which a learning rate rises; the policy's begin after value_warmup_steps"""
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
@@ -141,19 +143,19 @@ class Algorithm(Section):
     weight_decay: float = number(0.0, least=0)
     """of AdamW"""
     fused_adamw: bool = False
-    """AdamW in one pass over the weights: faster where they are many, the same up to rounding"""
+    """AdamW in one pass over the weights: faster for large models, the same up to rounding"""
     max_grad_norm: float = number(1.0, above=0)
-    """gradients longer than this are shortened to it"""
+    """gradients with a larger norm are scaled down to it"""
     offload_frozen: bool = False
-    """whole reference and reward models wait in the CPU's memory between their uses: less on the GPU, slower"""
+    """keep the reference and reward models in the CPU's memory between their uses: less GPU memory, slower"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more time"""
     load_in_4bit: bool = False
-    """the base of models=shared is held in 4 bits by bitsandbytes, as lora.load_in_4bit holds it in other stages"""
+    """the base of models=shared is stored in 4 bits by bitsandbytes, as lora.load_in_4bit does in other stages"""
     log_samples: int = number(4, least=0)
-    """answers of a step that go into samples.jsonl"""
+    """responses of a step that are written to rollouts.jsonl"""
     log_samples_every: int = number(1, least=1)
-    """steps from one look into samples.jsonl to the next"""
+    """steps from one entry in rollouts.jsonl to the next"""
 
     def check(self, key: str) -> None:
         if self.value_warmup_steps > self.steps:
@@ -189,6 +191,8 @@ class Algorithm(Section):
 
 @dataclass(frozen=True)
 class PPO(Recipe):
+    STAGE: ClassVar[str] = "ppo"
+
     model: Model = field(default_factory=Model)
     reward: Scoring = field(default_factory=Scoring)
     models: Literal["full", "shared"] = "full"

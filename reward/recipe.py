@@ -1,16 +1,17 @@
-"""What a run of preference-model pretraining (PMP) or reward-model finetuning is made of."""
+"""The recipe of preference-model pretraining (PMP) and of reward-model finetuning."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from config.data import TrainingData
 from config.schema import Recipe, RecipeError, Section, number
-from config.sections import ChatML, Lora, Model, TrainingRun, model_inputs
-from config.trainer import MEMORY_ADVICE, check_trainer
+from config.sections import Lora, Model, TrainingRun, model_inputs
+from config.trainer import MEMORY_ADVICE, check_trainer, trainer_mapping
+from engine.data.chatml_section import ChatML
 
-# Fields of trl.RewardConfig that choose the finished model, and those that say when it is evaluated: where the best is
-# kept, at every checkpoint.
+# Fields of trl.RewardConfig that choose the finished model, and those that decide when it is evaluated: with keep_best,
+# at every checkpoint.
 BEST = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
 EVALUATION = ("eval_strategy", "eval_steps")
 
@@ -23,18 +24,20 @@ class Comparing(Section):
     """weight of a comparison's `margin`, by which the chosen answer has to score higher (Touvron et al. 2023, eq. 2);
     the report's loss has none"""
     share_prompts: bool = True
-    """what both answers of a comparison begin with goes through the model once; changes memory and speed alone"""
+    """run the prefix that both answers of a comparison share through the model once; changes memory and speed only"""
 
 
 @dataclass(frozen=True)
 class Reward(Recipe):
+    STAGE: ClassVar[str] = "reward"
+
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     chatml: ChatML = field(default_factory=ChatML)
     data: TrainingData = field(default_factory=TrainingData)
     run: TrainingRun = field(default_factory=TrainingRun)
     reward: Comparing = field(default_factory=Comparing)
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = trainer_mapping("RewardConfig")
     """any field of trl.RewardConfig that no other section decides"""
 
     def check(self, key: str) -> None:

@@ -1,13 +1,14 @@
-"""What a run of supervised finetuning is made of."""
+"""The recipe of supervised finetuning."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from config.data import TrainingData
 from config.schema import Recipe
-from config.sections import ChatML, Lora, Model, TrainingRun, model_inputs
-from config.trainer import MEMORY_ADVICE, check_trainer
+from config.sections import Lora, Model, TrainingRun, model_inputs
+from config.trainer import MEMORY_ADVICE, check_trainer, trainer_mapping
+from engine.data.chatml_section import ChatML
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class Data(TrainingData):
 
 @dataclass(frozen=True)
 class SFT(Recipe):
+    STAGE: ClassVar[str] = "sft"
+
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     chatml: ChatML = field(default_factory=ChatML)
     data: Data = field(default_factory=Data)
     run: TrainingRun = field(default_factory=TrainingRun)
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = trainer_mapping("SFTConfig")
     """any field of trl.SFTConfig that no other section decides"""
 
     def check(self, key: str) -> None:

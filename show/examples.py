@@ -19,7 +19,7 @@ from chatml import (
     plain_encoder,
     render,
 )
-from eval.conversation import runs
+from engine.data.loss_spans import loss_spans
 from show.look import Look
 from show.records import ASKED, Record
 
@@ -48,12 +48,12 @@ def evenly(total: int, count: int) -> list[int]:
 def marked(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *, colour: bool, style: str = "") -> Text:
     """The text of a row; `style` is what stands outside the trained stretches."""
     text = Text()
-    for learnt, stretch in groupby(runs(row, tokenizer), key=lambda run: run.learnt):
-        bracket = learnt and not colour
+    for trained, spans in groupby(loss_spans(row, tokenizer), key=lambda span: span.trained):
+        bracket = trained and not colour
         text.append(OPEN if bracket else "")
-        for run in stretch:
-            look = f"{TRAINED if learnt else style} {CONTROL if run.control else ''}".strip()
-            text.append(tokenizer.decode(run.ids).translate(VISIBLE), look)
+        for span in spans:
+            look = f"{TRAINED if trained else style} {CONTROL if span.control else ''}".strip()
+            text.append(tokenizer.decode(span.ids).translate(VISIBLE), look)
         text.append(CLOSE if bracket else "")
     return text
 

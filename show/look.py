@@ -17,7 +17,7 @@ from engine.data.rows import Limit, load_rows
 from engine.data.sources import read
 from show.duplicates import Near, near_repeats, repeats
 from show.overlap import EvaluationSet, evaluation_set
-from show.recipe import LEARNT_FROM, Show
+from show.recipe import TRAINED_ON, Show, is_texts
 from show.records import ASKED, Record, read_records
 
 Row = dict[str, Any]
@@ -76,7 +76,7 @@ class Look:
     def limit(self) -> Limit:
         """The key that bounds a row's length, and the bound."""
         data = self.recipe.data
-        if self.key == "pretrain" and not self.recipe.eval:
+        if self.key == "pretrain":
             return Limit("data.pretrain_length", data.pretrain_length)
         if self.key in ASKED:
             return Limit("data.max_prompt_tokens", data.max_prompt_tokens)
@@ -96,7 +96,7 @@ def look(recipe: Show, key: str, named: list[Source], tokenizer: PreTrainedToken
     records = read_records([found for source in named for found in read(source)], key, recipe.data.fields)
     if not records:
         raise RecipeError(f"data.{key}: no records; name a source that holds some")
-    against = sources(recipe.show.against, "show.against") if key in LEARNT_FROM else []
+    against = sources(recipe.show.against, "show.against") if key in TRAINED_ON else []
     evaluations = [_evaluation_set(source) for source in against if source not in named]
     seen = Look(key, recipe, tokenizer, named, records, [], None, "", [], evaluations)
     try:
@@ -111,7 +111,7 @@ def stage_rows(seen: Look, named: list[Source]) -> tuple[Dataset, Report]:
     """The rows that the data key's stage makes of these sources. Raises RecipeError where the stage would stop."""
     if seen.limit.key == "data.max_prompt_tokens":
         make = encoding.prompts
-    elif seen.key == "pretrain":
+    elif is_texts(seen.key):
         make = encoding.texts
     else:
         make = encoding.pairs if seen.of_pairs else encoding.conversations

@@ -1,5 +1,7 @@
-"""What there is to show, and how it is read: of any stage's recipe the sections that say where data comes from, how it
-is tokenised and masked. The other sections may stand there.
+"""What `make show` reads of a stage's recipe: where data comes from, how it is tokenised and masked.
+
+The data section has the keys of all stages, so that any of them can be shown with any recipe; other sections may stand
+in the recipe and are not read.
 """
 
 import dataclasses
@@ -11,75 +13,70 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from config import RecipeError, files, load_part
-from config.data import Source, TrainingData, data_inputs, named_sources, sources
+from config import RecipeError, files, load, sections
+from config.data import Source, data_inputs, named_sources, sources
 from config.inputs import check_inputs, model_origin
 from config.schema import Recipe, Section, number, show
-from config.sections import ChatML, Run, model_inputs
+from config.sections import Run, model_inputs
+from engine.data.chatml_section import ChatML
+from eval.recipe import Eval, EvalData
+from ppo.recipe import PPOData
+from reward.annotation.recipe import Candidates, Prompts
+from sft.recipe import Data as SFTData
 
-COMPARISONS = "comparisons."
-KEYS = ("train", "eval", "prompts", "heldout", "pairs", "correctness_pairs", "pretrain")
-# What a model learns from, and what must therefore not be in an evaluation set.
-LEARNT_FROM = ("train", "prompts", "pretrain")
+KEYS = ("train", "eval", "prompts", "heldout", "pretrain")
+# And the keys that hold sets by name.
+SETS = ("comparisons", "texts")
+# Data that a model is trained on, and that evaluation sets must therefore not contain.
+TRAINED_ON = ("train", "prompts", "pretrain")
+
+
+def is_comparisons(key: str) -> bool:
+    """Whether a data key holds a named set of comparisons."""
+    return key.startswith("comparisons.")
+
+
+def is_texts(key: str) -> bool:
+    """Whether a data key holds plain text by its meaning, not by its records."""
+    return key == "pretrain" or key.startswith("texts.")
 
 
 @dataclass(frozen=True)
 class View(Section):
     rows: int = number(3, least=0)
-    """records that are printed, whole, at even distances from the first to the last"""
+    """records that are printed in full, evenly spaced from the first to the last"""
     places: int = number(3, least=0)
     """places that are named for each finding in the table"""
     key: str | None = None
-    """only this data key: train, eval, prompts, heldout, pairs, correctness_pairs, comparisons.NAME or pretrain;
-    without it all that are given"""
+    """only this data key: train, eval, prompts, heldout, pretrain, comparisons.NAME or texts.NAME; by default all"""
     against: Any = None
-    """evaluation sets that training data should not overlap with: a source or a list of them; without it data.eval,
-    and what the eval.yaml beside the recipe names"""
+    """evaluation sets that training data should not overlap with: a source or a list of them; by default data.eval, and
+    what the eval.yaml beside the recipe names"""
 
     def check(self, key: str) -> None:
         sources(self.against, f"{key}.against")
-        if self.key is not None and self.key not in KEYS and not self.key.startswith(COMPARISONS):
-            raise RecipeError(f"{key}.key is {show(self.key)}; it must be one of {', '.join(KEYS)}", key=f"{key}.key")
+        known = (*KEYS, *(f"{name}.NAME" for name in SETS))
+        if self.key is not None and self.key not in KEYS and self.key.partition(".")[0] not in SETS:
+            raise RecipeError(f"{key}.key is {show(self.key)}; it must be one of {', '.join(known)}", key=f"{key}.key")
 
 
 @dataclass(frozen=True)
-class Model(Section):
+class Model(sections.Model):
     path: str | None = None
-    """whose tokenizer it is: a folder or a hub id; that of a model still to be made is its base's"""
-    revision: str | None = None
-    """branch, tag or commit of a hub id"""
-    dtype: Any = None
-    """of no account here"""
-    attention: Any = None
-    """of no account here"""
-    attention_dropout: Any = None
-    """of no account here"""
+    """the model whose tokenizer is used: a folder or a hub id; a model still to be trained has that of its base"""
+
+    def check(self, key: str) -> None:
+        if self.path is not None:
+            super().check(key)
 
 
 @dataclass(frozen=True)
-class Data(TrainingData):
-    """The data keys of all stages; what they mean stands in the stages' own recipes."""
+class Data(SFTData, PPOData, EvalData, Prompts, Candidates):
+    """The data keys of all stages, none of them mandatory."""
 
     train: Any = named_sources()
-    """conversations, plain text or comparisons"""
     prompts: Any = named_sources()
-    """what is asked"""
-    heldout: Any = named_sources()
-    """what is asked and never trained on"""
-    pairs: Any = named_sources()
-    """held-out comparisons"""
-    correctness_pairs: Any = named_sources()
-    """held-out comparisons whose sides differ in correctness alone"""
-    comparisons: dict[str, Any] = field(default_factory=dict)
-    """more sets of held-out comparisons, by name"""
-    pretrain: Any = named_sources()
-    """plain text"""
-    max_prompt_tokens: int = number(1024, least=16)
-    """tokens in a prompt"""
-    pretrain_length: int = number(512, least=16)
-    """tokens in a piece of pretraining text; in an evaluation max_length counts"""
-    packing: bool = True
-    """of no account here"""
+    candidates: Any = named_sources()
 
 
 @dataclass(frozen=True)
@@ -88,30 +85,19 @@ class Show(Recipe):
     model: Model = field(default_factory=Model)
     chatml: ChatML = field(default_factory=ChatML)
     data: Data = field(default_factory=Data)
-    eval: dict[str, Any] = field(default_factory=dict)
-    """of an evaluation's recipe; its models have the tokenizer"""
     run: Run = field(default_factory=Run)
 
     @property
     def shown(self) -> dict[str, list[Source]]:
-        """data key -> what it names, of the keys that are to be shown."""
+        """The sources of every data key that is to be shown."""
         given = {name: self.data.sources(name) for name in KEYS}
-        given |= {COMPARISONS + name: sources(value, f"data.{COMPARISONS}{name}")
-                  for name, value in self.data.comparisons.items()}  # fmt: skip
+        given |= {f"{what}.{name}": named for what in SETS for name, named in self.data.sets(what).items()}
         return {name: named for name, named in given.items() if named and self.show.key in (None, name)}
-
-    @property
-    def measured(self) -> str | None:
-        """In an evaluation's recipe the model that has the tokenizer: the policy, else a reward model."""
-        named = [self.eval.get(name) for name in ("sft", "pmp", "reward")]
-        return next((path for path in named if isinstance(path, str)), None)
 
     def check(self, key: str) -> None:
         if not self.shown:
             asked = self.show.key or "train"
             raise RecipeError(f"no data to show; name some: data.{asked}=FILE", key=f"data.{asked}")
-        if self.model.path is None and self.measured is None:
-            raise RecipeError("no tokenizer to show data with; name a model that has one: model.path=FOLDER")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         for name, named in self.shown.items():
@@ -120,29 +106,41 @@ class Show(Recipe):
         yield from model_inputs(self.model.path, "model.path")
 
 
-def show_recipe(schema: type[Show], path: str, overrides: Sequence[str]) -> Show:
-    """What of a stage's recipe concerns its data; model and evaluation sets resolved, and all of it on this machine.
+def show_recipe(path: str, overrides: Sequence[str]) -> Show:
+    """Return what `make show` reads of a recipe, model and evaluation sets resolved; all of it is on this machine.
 
-    Raises RecipeError.
+    Raise RecipeError.
     """
-    recipe = load_part(schema, path, overrides)
+    recipe = load(Show, path, overrides, other_sections=True)
     against = recipe.show.against
-    if against is None and not recipe.eval:
+    if against is None and recipe.stage != Eval.STAGE:
         against = evaluation_sources(recipe, Path(path).parent / "eval.yaml") or None
+    tokenizer = model_origin(tokenizer_of(recipe, path, overrides), path)
     recipe = dataclasses.replace(
         recipe,
-        model=dataclasses.replace(recipe.model, path=model_origin(recipe.model.path or recipe.measured, path)),
+        model=dataclasses.replace(recipe.model, path=tokenizer),
         show=dataclasses.replace(recipe.show, against=against),
     )
     check_inputs(recipe, Path(path))
     return recipe
 
 
+def tokenizer_of(recipe: Show, path: str, overrides: Sequence[str]) -> str:
+    """Return the model whose tokenizer is used: an evaluation's recipe names it elsewhere. Raise RecipeError."""
+    if recipe.model.path is not None:
+        return recipe.model.path
+    if recipe.stage != Eval.STAGE:
+        raise RecipeError("no tokenizer to show data with; name a model that has one: model.path=FOLDER")
+    return load(Eval, path, overrides, other_sections=("show",)).tokenizer_path
+
+
 def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Source]:
-    """What the recipe evaluates on, and what the evaluation of the whole pipeline reads, if that is on this machine."""
+    """Return what the recipe evaluates on and what the pipeline's evaluation reads, as far as it is on this machine."""
     found = [*recipe.data.sources("eval"), *recipe.data.sources("heldout")]
     if eval_recipe.exists():
         data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read(eval_recipe))), "data")
         held_out = OmegaConf.to_container(data, resolve=True) if data is not None else {}
-        found += [source for name in KEYS for source in sources(held_out.get(name), f"data.{name}")]
+        given = {name: held_out.get(name) for name in KEYS}
+        given |= {f"{what}.{name}": value for what in SETS for name, value in (held_out.get(what) or {}).items()}
+        found += [source for name, value in given.items() for source in sources(value, f"data.{name}")]
     return [source for source in dict.fromkeys(found) if source.on_hub or glob.glob(source.path, recursive=True)]

@@ -16,7 +16,10 @@ from chatml import (
     read_prompt,
     read_text,
 )
+from show.recipe import is_comparisons, is_texts
 
+COMPARISONS = "comparisons.train"
+"""what training data that holds comparisons is read as"""
 ASKED = ("prompts", "heldout")
 """data keys of what is to be answered"""
 Held = Conversation | Pair | str
@@ -69,7 +72,7 @@ def read_records(
     rejected.
     """
     if key in ("train", "eval") and all(_is_pair(record, fields) for _, record in records):
-        key = "pairs"
+        key = COMPARISONS
     return [_read(where, record, key, fields) for where, record in records]
 
 
@@ -89,11 +92,11 @@ def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Ma
 
 
 def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
-    if key in ("pairs", "correctness_pairs") or key.startswith("comparisons."):
+    if is_comparisons(key):
         return read_pair(record, fields)
     if key in ASKED:
         return read_prompt(record, fields)
-    if key == "pretrain" or is_text(record, fields):
+    if is_texts(key) or is_text(record, fields):
         return read_text(record, fields)
     return read_conversation(record, fields)
 

@@ -1,18 +1,18 @@
-"""What the making of comparisons is made of: a recipe for each of its three steps."""
+"""The recipes of the three steps that make comparisons: choose prompts, write candidates, pair them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
 from config.data import Data, named_sources
 from config.schema import Recipe, RecipeError, Section, number, show, validate
-from config.scoring import Scoring, scoring
-from config.sections import Attention, ChatML, Dtype, Model, Run, Sampling, model_inputs, model_paths
+from config.scoring import CONVERSATION, Scoring, check_placeholders, scoring
+from config.sections import Compute, Run, Sampling, model_inputs, model_paths
 from config.typed import Builder
+from engine.data.chatml_section import ChatML
 
-CONVERSATION = "{conversation}"
 TAG_QUESTION = f"""Name the intentions of the last request in this conversation: what it is about and what is to be
 done, as short tags. Reply with nothing but the tags, separated by commas.
 
@@ -22,9 +22,9 @@ done, as short tags. Reply with nothing but the tags, separated by commas.
 @dataclass(frozen=True)
 class Prompts(Data):
     prompts: Any = named_sources(MISSING)
-    """what could be asked: a source or a list of them, in any record shape"""
+    """the prompts to choose from or to answer: a source or a list of them, in any record shape"""
     max_prompt_tokens: int = number(1024, least=16)
-    """tokens in a prompt, the opening of the answer included"""
+    """tokens in a prompt, the header of the response included"""
 
 
 @dataclass(frozen=True)
@@ -32,36 +32,26 @@ class Selection(Section):
     count: int = number(least=1)
     """prompts to choose"""
     tag_fields: list[str] = field(default_factory=list)
-    """where a record holds its tags: names of fields (gold.task is the field task of the field gold), each a text or a
-    list of texts; where there are none, the tagger is asked"""
+    """fields of a record that hold its tags, each a text or a list of texts (gold.task is the field task of the field
+    gold); records without any are tagged by the tagger"""
     tagger: str | None = None
     """a model that names the tags of a prompt: a folder or hub id"""
     question: str = TAG_QUESTION
-    """what the tagger is asked; {conversation} is put in"""
+    """the tagger's prompt; {conversation} is replaced"""
 
     def check(self, key: str) -> None:
         if not self.tag_fields and self.tagger is None:
             raise RecipeError(
                 f"{key} knows no tags; give {key}.tag_fields=[FIELD], or {key}.tagger=MODEL", key=f"{key}.tag_fields"
             )
-        if CONVERSATION not in self.question:
-            raise RecipeError(f"{key}.question lacks {CONVERSATION}; say where it stands", key=f"{key}.question")
-
-
-@dataclass(frozen=True)
-class Compute(Section):
-    dtype: Dtype = "auto"
-    """type the models are held in; auto is bfloat16 on a GPU that is good at it, float32 elsewhere"""
-    attention: Attention = "auto"
-    """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
-
-    def of(self, path: str) -> Model:
-        return Model(path=path, dtype=self.dtype, attention=self.attention)
+        check_placeholders(self.question, f"{key}.question", CONVERSATION)
 
 
 @dataclass(frozen=True)
 class SelectPrompts(Recipe):
     """make prompts"""
+
+    STAGE: ClassVar[str] = "prompts"
 
     select: Selection = field(default_factory=Selection)
     model: Compute = field(default_factory=Compute)
@@ -79,11 +69,11 @@ class SelectPrompts(Recipe):
 @dataclass(frozen=True)
 class Writers(Section):
     models: dict[str, Any] = field(default_factory=dict)
-    """who answers: {name: a folder or hub id}; all read the tokens of the first one's tokenizer"""
+    """the models that respond: {name: a folder or hub id}; all use the first one's tokenizer"""
     settings: Any = field(default_factory=lambda: [{"temperature": 1.0, "top_p": 0.9}])
-    """how: a list of mappings with temperature and top_p, what they leave out as in the section sampling"""
+    """sampling settings: a list of mappings with temperature and top_p; the section sampling gives what they omit"""
     responses: int = number(1, least=1)
-    """answers of each model under each setting to each prompt"""
+    """responses of each model, under each setting, to each prompt"""
 
     def check(self, key: str) -> None:
         if not self.models:
@@ -99,6 +89,8 @@ class Writers(Section):
 class WriteCandidates(Recipe):
     """make candidates"""
 
+    STAGE: ClassVar[str] = "candidates"
+
     candidates: Writers = field(default_factory=Writers)
     model: Compute = field(default_factory=Compute)
     chatml: ChatML = field(default_factory=ChatML)
@@ -108,7 +100,7 @@ class WriteCandidates(Recipe):
 
     @property
     def settings(self) -> list[Sampling]:
-        """The section sampling under each of the settings."""
+        """The section sampling with each of the settings laid over it."""
         key, given = "candidates.settings", self.candidates.settings
         if not isinstance(given, list) or not given or not all(isinstance(item, Mapping) for item in given):
             raise RecipeError(
@@ -138,7 +130,7 @@ class WriteCandidates(Recipe):
 @dataclass(frozen=True)
 class Pairing(Section):
     score_field: str | None = None
-    """the field of a candidate that holds its score, given by people or whoever; or else:"""
+    """the field of a candidate that holds its score, for example a rating by people; or else give `score`"""
     score: Any = None
     """what scores them: a reward model, or a mapping with the keys of PPO's section `reward` (a rule, a judge)"""
     min_margin: float = number(0.0, least=0)
@@ -159,17 +151,19 @@ class Pairing(Section):
 @dataclass(frozen=True)
 class Candidates(Data):
     candidates: Any = named_sources(MISSING)
-    """what make candidates wrote, or lines like them: messages, answer, and a score if people gave one"""
+    """what make candidates wrote, or records like it: messages, answer, and a score if there is one"""
 
 
 @dataclass(frozen=True)
 class MakePairs(Recipe):
     """make pairs"""
 
+    STAGE: ClassVar[str] = "pairs"
+
     pairs: Pairing = field(default_factory=Pairing)
     model: Compute = field(default_factory=Compute)
     tokenizer: str | None = None
-    """whose tokens scorers read: a folder or hub id; by default the reward model's"""
+    """the tokenizer for what scores: a folder or hub id; the reward model's by default"""
     chatml: ChatML = field(default_factory=ChatML)
     data: Candidates = field(default_factory=Candidates)
     run: Run = field(default_factory=Run)

@@ -43,10 +43,34 @@ def test_a_misspelt_key_is_answered_within_two_seconds_and_without_torch():
 
 @pytest.mark.parametrize("schema", [SFT, Reward, PPO, Eval])
 def test_help_has_a_line_of_meaning_for_every_key(schema):
-    lines = {key: (default, meaning) for key, default, meaning in describe(schema)}
-    assert lines["run.dir"] == ("", "the run folder: metrics, checkpoints and the finished model")
-    assert lines["run.seed"][0] == "0"
-    assert all(meaning for _, meaning in lines.values())
+    keys = {key.name: key for key in describe(schema)}
+    assert keys["run.dir"].default == ""
+    assert keys["run.dir"].meaning == "the run folder: metrics, checkpoints and the finished model"
+    assert (keys["run.seed"].default, keys["run.seed"].kind) == ("0", "a whole number, at least 0 and below 4294967296")
+    assert keys["model.dtype"].kind == "one of auto, float32, bfloat16"
+    assert all(key.meaning and key.kind for key in keys.values())
+    assert next(iter(keys)) == "stage"
+
+
+def test_help_prints_types_defaults_and_the_keys_of_a_source():
+    done = run_stage("ppo", "--help")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "usage: python -m ppo RECIPE.yaml [--check] [key=value ...]"
+    at = lines.index("ppo.kl_estimator=k1")
+    assert lines[at + 1 : at + 3] == [
+        "    one of k1, k2, k3",
+        "    estimator of the penalty, with d = log π_old - log π_ref: k1 is d, k2 d²/2, k3 exp(-d) - 1 + d",
+    ]
+    assert lines[lines.index("stage=") + 1] == "    ppo; mandatory"
+    at = lines.index("ppo.steps=")
+    assert lines[at + 1] == "    a whole number, at least 1; mandatory"
+    assert lines[lines.index("data.prompts=") + 1] == "    a source or a list of sources; mandatory"
+    at = lines.index(
+        "A source is a path, a hub id, or a mapping, for example data.prompts={path: FILE, take: 100}, with the keys"
+    )
+    named = [line.partition("=")[0] for line in lines[at:] if line and not line.startswith((" ", "A source"))]
+    assert named[:9] == ["path", "split", "name", "revision", "weight", "skip", "take", "without_share", "only_share"]
+    assert lines[-2:] == ["code 0", "imported []"]
 
 
 def test_check_says_ok_and_imports_nothing_heavy(tmp_path):
@@ -57,11 +81,28 @@ def test_check_says_ok_and_imports_nothing_heavy(tmp_path):
     assert (done.stdout, done.stderr) == ("recipe ok\ncode 0\nimported []\n", "")
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "eval"])
-def test_without_a_recipe_the_usage_is_told(stage):
+@pytest.mark.parametrize(
+    "stage",
+    ["sft", "reward", "ppo", "eval", "eval.report", "show", "plan", "plan.choose", "release.chat", "reward.prompts",
+     "reward.candidates", "reward.pairs"],
+)  # fmt: skip
+def test_without_a_recipe_the_usage_is_printed(stage):
     done = run_stage(stage, "run.seed=1")
     usage = f"usage: python -m {stage} RECIPE.yaml [--check] [key=value ...]"
     assert (done.stdout, done.stderr) == ("code 2\nimported []\n", f"error: no recipe given; {usage}\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "recipe", "message"),
+    [
+        ("sft", "ppo", "ppo.yaml:2: stage is ppo, but this command runs sft; use make ppo"),
+        ("ppo", "rm", "pmp.yaml:2: stage is reward, but this command runs ppo; use make rm"),
+        ("reward.pairs", "sft", "sft.yaml:2: stage is sft, but this command runs pairs; use make sft"),
+    ],
+)
+def test_a_recipe_of_another_stage_is_one_line(module, recipe, message):
+    done = run_stage(module, f"recipes/tiny/{recipe}.yaml")
+    assert (done.stdout, done.stderr) == ("code 2\nimported []\n", f"error: recipes/tiny/{message}\n")
 
 
 def test_help_may_be_cut_short():

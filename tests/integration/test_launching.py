@@ -1,6 +1,5 @@
-"""Launching: the files of recipes/accelerate, what HARDWARE=auto picks, how a launch ends whose process fails."""
+"""Launching: the files of recipes/accelerate, and how a launch ends whose process fails."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,21 +10,19 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from config import RecipeError
-from engine.run import launch
+from engine.run import accelerate_config, launch
 from tests.support.paths import ROOT
-from tests.support.ppo_setting import make_setting as make_ppo_setting
-from tests.support.small_models import small_model
 from tests.support.uneven_setting import alone, assert_same_run, make_setting
 
-CONFIGURATIONS = sorted(path.stem for path in launch.CONFIGURATIONS.glob("*.yaml"))
+CONFIGURATIONS = accelerate_config.names()
 # A stage of two processes in which something goes wrong, and the other one waits.
 FLAWED = """
 import os, signal, sys
 from pathlib import Path
 from accelerate import Accelerator
 from engine.run import entry
-from engine.run.launch import Whose
-from recipes import RecipeError
+from engine.run.launch import Launched
+from config import RecipeError
 from config.sections import TrainingRun
 
 def stage(recipe):
@@ -45,8 +42,8 @@ def stage(recipe):
 
 _, flaw, folder = sys.argv
 if flaw == "both" or os.environ["RANK"] == "0":
-    entry.PATIENCE = 60  # however late the launcher is, it ends these before they speak
-entry.run(stage, Whose(run=TrainingRun(dir=folder)))
+    entry.REPORT_DELAY_SECONDS = 60  # however late the launcher is, it ends these before they speak
+entry.run(stage, Launched(run=TrainingRun(dir=folder)))
 """
 
 
@@ -56,57 +53,6 @@ def launched(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str
         [sys.executable, "-m", "engine.run.launch", *arguments],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
-
-
-def test_what_is_picked():
-    gpu = 80_000_000_000
-    assert launch.pick(0, 0, 0) == "cpu"
-    assert launch.pick(1, gpu, 10**12) == "one_gpu"
-    assert launch.pick(8, gpu, 16 * 1_800_000_000) == "ddp"
-    assert launch.pick(8, gpu, 16 * 7_000_000_000) == "fsdp2"
-    assert launch.pick(2, gpu, 4 * 7_000_000_000) == "ddp"
-
-
-LOW, IN_4BIT = "model.dtype=bfloat16", ["lora.load_in_4bit=true", "lora.merge=false"]
-
-
-@pytest.mark.parametrize(
-    ("stage", "stored", "overrides", "of_layers", "of_the_rest"),
-    [
-        ("sft", "bfloat16", [], 16, 16),
-        ("ppo", "bfloat16", [LOW], 36, 36),
-        ("sft", "bfloat16", ["lora.r=8"], 4, 4),
-        ("sft", "bfloat16", ["lora.r=8", LOW], 2, 4),
-        ("sft", "float32", ["lora.r=8", LOW], 4, 4),
-        ("reward", "bfloat16", ["lora.r=8", LOW, *IN_4BIT], 0.52, 4),
-        ("ppo", "float32", ["models=shared"], 4, 4),
-        ("ppo", "float32", ["models=shared", LOW], 2, 2),
-        ("ppo", "float32", ["models=shared", LOW, "ppo.load_in_4bit=true"], 0.52, 2),
-    ],
-)
-def test_the_memory_of_a_recipes_models(tmp_path, stage, stored, overrides, of_layers, of_the_rest):
-    recipe = make_ppo_setting(tmp_path) if stage == "ppo" else make_setting(tmp_path) / f"{stage}.yaml"
-    base = next(tmp_path.glob("*/config.json"))
-    config = json.loads(base.read_text()) | {"dtype": stored}
-    base.write_text(json.dumps(config))
-    model = small_model(vocab_size=config["vocab_size"])
-    layers = sum(p.numel() for name, p in model.named_parameters() if name.endswith("proj.weight"))
-    rest = model.num_parameters() - layers
-    assert min(layers, rest) > 1000
-    assert launch.bytes_needed(stage, str(recipe), overrides) == round(of_layers * layers + of_the_rest * rest)
-
-
-def test_a_base_that_an_adapter_is_merged_into_is_float32(tmp_path):
-    recipe = make_setting(tmp_path) / "sft.yaml"
-    config = tmp_path / "base" / "config.json"
-    config.write_text(config.read_text().replace('"float32"', '"bfloat16"'))
-    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
-    whole, merged = (launch.bytes_needed("sft", str(recipe), ["lora.r=8", LOW, f"model.path={tmp_path / name}"])
-                     for name in ("base", "adapter"))  # fmt: skip
-    parameters = small_model(vocab_size=json.loads(config.read_text())["vocab_size"]).num_parameters()
-    assert whole < merged == 4 * parameters
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -138,9 +84,9 @@ def test_what_cannot_be_launched(monkeypatch, tmp_path):
         launch.settings("multi_node", 4, {"RESTARTS": "3"})
     assert str(error.value) == "RESTARTS=3 is for one machine; leave it out with multi_node"
     (tmp_path / "mine.yaml").write_text(
-        (launch.CONFIGURATIONS / "ddp.yaml").read_text() + "num_processes: 8\n"
+        (accelerate_config.CONFIGURATIONS / "ddp.yaml").read_text() + "num_processes: 8\n"
     )  # fmt: skip
-    monkeypatch.setattr(launch, "CONFIGURATIONS", tmp_path)
+    monkeypatch.setattr(accelerate_config, "CONFIGURATIONS", tmp_path)
     with pytest.raises(RecipeError) as error:
         launch.settings("mine", 2, {})
     assert str(error.value) == f"HARDWARE=mine needs 8 GPUs, and 2 are there; see {tmp_path / 'mine.yaml'}"
@@ -218,4 +164,4 @@ def test_how_a_launch_ends_whose_process_fails(tmp_path, flaw, code, said):
         assert done.stderr == said
     else:
         assert done.stderr.count("Traceback") == 1
-    assert seconds < launch.GRACE
+    assert seconds < launch.GRACE_SECONDS

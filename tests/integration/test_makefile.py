@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 STAND_IN = """#!/bin/sh
 printf '%s|' "$TINY" "$@" >> calls
 echo >> calls
-case "$2" in "$FAILS") exit 2;; esac
+case "$2" in "$FAILS") exit 2;; plan.choose) echo fsdp2;; esac
 """
 
 
@@ -103,6 +103,9 @@ def test_args_are_words_of_the_shell(make):
         ["runs/tiny", "-m", "sft", "my.yaml", "chatml.system=You are: kind, and brief.",
          "data.train=[a.jsonl,b.jsonl]", "data.fields={question: prompt}"]
     ]  # fmt: skip
+    gate = 'eval.require={"differences.ppo.answers.accuracy.mean": ">= -0.01"}'
+    _, calls = make("eval", f"ARGS='{gate}'")
+    assert calls[-1] == ["runs/tiny", "-m", "eval", "recipes/tiny/eval.yaml", gate]
 
 
 def test_show_takes_any_recipe(make):
@@ -128,14 +131,23 @@ def test_bench_takes_parts_and_options(make):
 
 @pytest.mark.parametrize("hardware", ["cpu_2", "auto"])
 def test_with_hardware_the_recipe_is_checked_and_then_launched(make, hardware):
+    """What auto stands for is what the plan of the recipe prints."""
     _, calls = make("ppo", f"HARDWARE={hardware}", "ARGS=ppo.steps=3")
+    chosen = ["-m plan.choose recipes/tiny/ppo.yaml ppo.steps=3"] if hardware == "auto" else []
     assert commands(calls) == [
         "-m ppo recipes/tiny/ppo.yaml --check ppo.steps=3",
-        f"-m engine.run.launch {hardware} ppo recipes/tiny/ppo.yaml ppo.steps=3",
+        *chosen,
+        f"-m engine.run.launch {'fsdp2' if chosen else hardware} ppo recipes/tiny/ppo.yaml ppo.steps=3",
     ]
     done, calls = make("rm", f"HARDWARE={hardware}", fails="reward")
     assert done.returncode == 2
     assert commands(calls)[-1] == "-m reward recipes/tiny/rm.yaml --check"
+
+
+def test_without_a_plan_nothing_is_launched(make):
+    done, calls = make("rm", "HARDWARE=auto", fails="plan.choose")
+    assert done.returncode == 2
+    assert commands(calls)[-1] == "-m plan.choose recipes/tiny/rm.yaml"
 
 
 def test_a_second_setup_installs_nothing(make):

@@ -9,11 +9,14 @@ import pytest
 
 from config import RecipeError
 from config.sections import Model
+from config.stage import stage_of
 from engine.errors import RunError
+from engine.run import accelerate_config
 from plan.advice import all_ways, changed
+from plan.auto import choose
 from plan.hardware import GIB, read_hardware
 from plan.print_plan import page
-from plan.recipe import Planned, planned_recipe, stage_of
+from plan.recipe import planned_recipe
 from plan.shape import PUBLISHED, config_of, shape
 from plan.stages import planning
 from tests.support.paths import ROOT
@@ -36,7 +39,7 @@ def no_network(monkeypatch):
 
 
 def plan_of(path, *overrides):
-    return planning(planned_recipe(Planned, str(path), overrides))
+    return planning(planned_recipe(str(path), overrides))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -56,7 +59,7 @@ def test_seven_billion_by_hand():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 @pytest.mark.parametrize("hardware", ["one_gpu", "fsdp2"])
 def test_every_shipped_recipe_has_a_plan(path, hardware):
-    lines = list(page(planned_recipe(Planned, str(path), [f"plan.hardware={hardware}"])))
+    lines = list(page(planned_recipe(str(path), [f"plan.hardware={hardware}"])))
     assert any(line.startswith(("fits: ", "DOES NOT FIT: ")) for line in lines)
     assert any(line.startswith("tokens a step    ") for line in lines)
 
@@ -73,7 +76,7 @@ def test_the_tiny_recipes_have_one_once_there_is_a_world(stage, mini, monkeypatc
 def test_what_a_recipe_is_of():
     found = {path.stem: stage_of(str(path)) for path in SHIPPED}
     assert found == {"pretrain": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "ppo": "ppo"}
-    assert stage_of("recipes/qwen1.5-7b/sft.yaml", ["plan.stage=reward"]) == "reward"
+    assert stage_of("recipes/qwen1.5-7b/sft.yaml", ["stage=reward"]) == "reward"
 
 
 def test_all_weights_of_7b_need_devices_that_share_them():
@@ -86,7 +89,7 @@ def test_all_weights_of_7b_need_devices_that_share_them():
 
 
 def test_advice_is_computed():
-    recipe = planned_recipe(Planned, "recipes/qwen1.5-7b/sft.yaml", [
+    recipe = planned_recipe("recipes/qwen1.5-7b/sft.yaml", [
         "plan.hardware=one_gpu", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=64",
     ])  # fmt: skip
     fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
@@ -101,7 +104,7 @@ def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
     limits = ["plan.hardware=one_gpu", "plan.device=4090"]
     found = []
     for path, keys in (("qwen1.5-7b/sft", ["lora.r=64"]), ("qwen1.5-72b/ppo", ["models=shared", "plan.device=h100"])):
-        recipe = planned_recipe(Planned, f"recipes/{path}.yaml", [*limits, *keys, "plan.lora_r=16"])
+        recipe = planned_recipe(f"recipes/{path}.yaml", [*limits, *keys, "plan.lora_r=16"])
         fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
         assert planning(changed(recipe, fitting[0].changes)).fits
         found.append(fitting[0].changes)
@@ -124,7 +127,7 @@ def test_a_shared_base_is_counted_once_in_its_type_or_in_4_bits():
 
 def test_batches_are_halved_only_as_far_as_it_takes():
     limits = ("plan.hardware=one_gpu", "lora.r=8", "plan.memory_gib=28")
-    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/sft.yaml", [
+    recipe = planned_recipe("recipes/qwen1.5-1.8b/sft.yaml", [
         *limits, "trainer.per_device_train_batch_size=32", "trainer.gradient_accumulation_steps=4",
     ])  # fmt: skip
     made = planning(recipe)
@@ -143,11 +146,11 @@ def test_the_docs_show_what_the_command_prints():
     for command, text in shown:
         words = {name: value.strip('"') for name, value in re.findall(r'(\w+)=("[^"]*"|\S+)', command)}
         overrides = [f"plan.hardware={words['HARDWARE']}", *words["ARGS"].split()]
-        assert "\n".join(page(planned_recipe(Planned, words["RECIPE"], overrides))) == text
+        assert "\n".join(page(planned_recipe(words["RECIPE"], overrides))) == text
 
 
 def test_what_ppo_can_give_up():
-    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
+    recipe = planned_recipe("recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
     full, shared = planning(recipe), planning(changed(recipe, {"models": "shared"}))
     waiting = planning(changed(recipe, {"ppo.offload_frozen": True}))
     frozen = 2 * (full.models["reference"][0] + full.models["reward model 1"][0])
@@ -157,7 +160,7 @@ def test_what_ppo_can_give_up():
 
 
 def test_compiled_decoding_holds_its_buffers_all_the_time():
-    recipe = planned_recipe(Planned, "recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
+    recipe = planned_recipe("recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
     plain, compiled = planning(recipe), planning(changed(recipe, {"sampling.engine": "compiled"}))
     held = {phase.parts["compiled decoding"] for phase in compiled.phases}
     assert len(held) == 1
@@ -172,7 +175,7 @@ def test_compiled_decoding_holds_its_buffers_all_the_time():
 
 
 def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
-    recipe = planned_recipe(Planned, "recipes/qwen1.5-72b/ppo.yaml", [
+    recipe = planned_recipe("recipes/qwen1.5-72b/ppo.yaml", [
         "plan.hardware=fsdp2", "plan.processes=64", "plan.device=a100", "ppo.gradient_checkpointing=true",
     ])  # fmt: skip
     whole = planning(recipe)
@@ -197,7 +200,7 @@ def test_published_files_are_read_once_a_machine():
 def test_adapters_are_merged_in_one_process():
     recipe, told = "recipes/qwen1.5-7b/sft.yaml", "and of the first one's 28.76 GiB while adapters are merged "
     for keys, shown in ((["lora.r=8"], True), (["lora.r=8", "lora.merge=false"], False), ([], False)):
-        lines = list(page(planned_recipe(Planned, recipe, ["plan.hardware=fsdp2", *keys])))
+        lines = list(page(planned_recipe(recipe, ["plan.hardware=fsdp2", *keys])))
         assert any(line.startswith(told) for line in lines) is shown
 
 
@@ -210,9 +213,7 @@ def test_steps_of_epochs_are_told_by_rows():
 
 
 def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "recipes" / "accelerate"
-    folder.mkdir(parents=True)
+    monkeypatch.setattr(accelerate_config, "CONFIGURATIONS", folder := tmp_path)
     (folder / "nodes.yaml").write_text("distributed_type: FSDP\nnum_machines: 4\nuse_cpu: false\n")
     (folder / "zero.yaml").write_text("distributed_type: DEEPSPEED\nnum_processes: 4\n"
                                       "deepspeed_config: {zero_stage: 3}\n")  # fmt: skip
@@ -221,6 +222,43 @@ def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
     assert read_hardware("zero", None, None, None, None).sharing == "zero3"
     assert read_hardware("zero", 1, None, None, None).sharing == "none"
     assert read_hardware(None, None, "4090", 20, 100).usable == 18 * GIB
+
+
+def test_hardware_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_hardware("zero3", 4, None, None, None).sharing == "zero3"
+
+
+GPU = 80_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "gpus", "name", "reason"),
+    [
+        ("qwen1.5-7b/sft", [], 0, "cpu", "no GPU"),
+        ("qwen1.5-72b/sft", [], 1, "one_gpu", "1 GPU"),
+        ("qwen1.5-1.8b/sft", [], 8, "ddp", "8 GPUs of 80 GB, "),
+        ("qwen1.5-7b/sft", [], 8, "fsdp2", "8 GPUs of 80 GB, 1"),
+        ("qwen1.5-7b/sft", ["lora.r=8"], 2, "ddp", "2 GPUs of 80 GB, "),
+        ("qwen1.5-7b/pmp", [], 8, "fsdp2", "8 GPUs of 80 GB, 1"),
+        ("qwen1.5-0.5b/ppo", [], 8, "ddp", "8 GPUs of 80 GB, "),
+        ("qwen1.5-1.8b/ppo", [], 8, "fsdp2", "8 GPUs of 80 GB, 1"),
+        ("qwen1.5-72b/ppo", ["models=shared"], 8, "ddp",
+         "GB of each for whole models; models=shared runs in one process or under ddp"),
+    ],
+)  # fmt: skip
+def test_what_auto_stands_for(recipe, overrides, gpus, name, reason):
+    """By the plan: whole models where they fit on each GPU, else sharded ones, if the stage can be sharded."""
+    chosen, said = choose(planned_recipe(f"recipes/{recipe}.yaml", overrides), gpus, GPU)
+    assert chosen == name
+    assert reason in said
+
+
+def test_auto_prints_the_name_alone_and_why_beside_it():
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "plan.choose", "recipes/qwen1.5-7b/sft.yaml"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert (ended.stdout, ended.stderr) == ("cpu\n", "HARDWARE=auto: cpu, 1 process (no GPU)\n")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +270,10 @@ def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
          "plan.memory_gib and plan.tflops as well"),
         ("qwen1.5-7b/sft", ["plan.rows=0"], "plan.rows is 0; it must be at least 1"),
         ("qwen1.5-7b/sft", ["plan.devise=cpu"], "unknown key plan.devise; did you mean plan.device?"),
-        ("qwen1.5-7b/sft", ["plan.stage=eval"], "plan.stage is eval; it must be one of sft, reward, ppo or null"),
+        ("qwen1.5-7b/sft", ["stage=evil"],
+         "stage is evil; it must be one of sft, reward, ppo, eval, prompts, candidates, pairs"),
+        ("qwen1.5-7b/sft", ["zzz.a=1"],
+         "unknown key zzz.a; the recipe has stage, model, lora, chatml, data, run, trainer"),
         ("qwen1.5-7b/sft", ["trainer.max_step=3"], "unknown key trainer.max_step; did you mean trainer.max_steps?"),
         ("tiny/eval", [], "recipes/tiny/eval.yaml is no recipe of a stage that trains; take one of sft, base, pmp, rm "
                           "or ppo"),
@@ -257,7 +298,7 @@ def test_the_command_prints_the_plan_and_nothing_else():
     environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     command = [sys.executable, "-m", "plan", recipe, *overrides]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
-    assert ended.stdout == "".join(f"{line}\n" for line in page(planned_recipe(Planned, recipe, overrides)))
+    assert ended.stdout == "".join(f"{line}\n" for line in page(planned_recipe(recipe, overrides)))
 
 
 def test_a_mistake_on_the_command_line_is_one_line_before_torch():

@@ -9,11 +9,11 @@ import sys
 import pytest
 import yaml
 
-from engine.data.rows import conversation_rows
 from show.examples import evenly
 from show.print_page import show
-from show.recipe import Show, show_recipe
+from show.recipe import show_recipe
 from tests.support.paths import DATA, ROOT
+from tests.support.rows_setting import conversation_rows
 from tests.support.tokenizers import qwen
 
 LONG = " ".join(f"word{number}" for number in range(13))
@@ -87,7 +87,7 @@ def folder(tmp_path_factory):
     qwen().save_pretrained(folder / "model")
     write(folder / "train.jsonl", CONVERSATIONS)
     write(folder / "eval.jsonl", [{"prompt": "short", "response": "short"}, {"question": f"Which? {LONG}"}])
-    recipe = {"model": {"path": f"{folder}/model"}, "data": {"train": f"{folder}/train.jsonl"},
+    recipe = {"stage": "sft", "model": {"path": f"{folder}/model"}, "data": {"train": f"{folder}/train.jsonl"},
               "run": {"dir": f"{folder}/run"}, "trainer": {"learning_rate": 1.0}, "lora": {"r": 8}}  # fmt: skip
     (folder / "sft.yaml").write_text(yaml.safe_dump(recipe))
     return folder
@@ -98,7 +98,7 @@ def page(folder, capsys):
     """The page that some overrides make of the folder's recipe."""
 
     def page(*overrides):
-        show(show_recipe(Show, f"{folder}/sft.yaml", overrides))
+        show(show_recipe(f"{folder}/sft.yaml", overrides))
         return capsys.readouterr().out
 
     return page
@@ -106,7 +106,7 @@ def page(folder, capsys):
 
 def test_the_whole_page_of_a_small_file(folder, page):
     shown = page("show.rows=2", f"show.against={folder}/eval.jsonl")
-    recipe = show_recipe(Show, f"{folder}/sft.yaml", [])
+    recipe = show_recipe(f"{folder}/sft.yaml", [])
     rows, report = conversation_rows(recipe.data.train, recipe, qwen(), key="data.train", max_length=2048)
     sizes = [(len(row["labels"]), sum(label != -100 for label in row["labels"])) for row in (rows[0], rows[-1])]
     figures = {"total": report.tokens, "trained": report.trained_tokens,
@@ -132,7 +132,7 @@ def test_what_is_shown_is_what_is_trained_on(folder, page, tmp_path, override):
             "tools": tools}  # fmt: skip
     data = f"data.train={write(tmp_path / 'train.jsonl', [*CONVERSATIONS[1:], used])}"
     shown = page(data, override, "show.rows=4").split("\n── ")[1:]
-    recipe = show_recipe(Show, f"{folder}/sft.yaml", [data, override])
+    recipe = show_recipe(f"{folder}/sft.yaml", [data, override])
     rows, _ = conversation_rows(recipe.data.train, recipe, qwen(), key="data.train", max_length=2048)
     assert len(shown) == len(rows) == 4
     for text, row in zip(shown, rows, strict=True):

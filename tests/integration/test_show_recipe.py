@@ -6,23 +6,26 @@ import sys
 
 import pytest
 
-from config import RecipeError, load_part
+from config import RecipeError, load
 from config.data import TrainingData
 from config.inputs import model_origin
 from eval.recipe import EvalData
 from ppo.recipe import PPOData
+from reward.annotation.recipe import Candidates, Prompts
 from sft.recipe import Data as SFTData
-from show.recipe import Data, Show, show_recipe
+from show.recipe import Data, Show, show_recipe, tokenizer_of
+from show.records import read_records
 from tests.support.paths import ROOT
 
 
 def test_a_stage_has_no_data_key_that_show_does_not_know():
     ours = {field.name: field for field in dataclasses.fields(Data)}
-    for theirs in (SFTData, TrainingData, PPOData, EvalData):
+    for theirs in (SFTData, TrainingData, PPOData, EvalData, Prompts, Candidates):
         for field in dataclasses.fields(theirs):
-            assert field.name in ours, f"{theirs.__module__}: add data.{field.name} to show.recipe.Data"
-            if field.name not in ("train", "eval", "prompts", "fields"):
-                assert field.default == ours[field.name].default
+            assert field.name in ours, f"{theirs.__module__}: let show.recipe.Data inherit from it"
+            if field.name not in ("train", "prompts", "candidates"):  # mandatory in their stage, never here
+                assert field.default == ours[field.name].default, field.name
+                assert field.default_factory == ours[field.name].default_factory, field.name
 
 
 @pytest.mark.parametrize("stage", ["base", "sft", "pmp", "rm", "ppo", "eval"])
@@ -36,7 +39,7 @@ def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path,
     for data in ("sft", "pmp", "comparisons", "prompts", "pretrain", "prompts_heldout", "comparisons_heldout",
                  "comparisons_correctness", "pretrain_heldout"):  # fmt: skip
         (tmp_path / "world" / f"{data}.jsonl").touch()
-    recipe = show_recipe(Show, f"recipes/tiny/{stage}.yaml", [])
+    recipe = show_recipe(f"recipes/tiny/{stage}.yaml", [])
     assert recipe.model.path == f"{tmp_path}/world/init"
     against = [source.path for source in recipe.show.against or []]
     assert (f"{tmp_path}/world/prompts_heldout.jsonl" in against) == (stage != "eval")
@@ -54,7 +57,7 @@ def test_a_model_that_is_on_the_hub_in_the_end():
         (["show.row=5"], "unknown key show.row; did you mean show.rows?"),
         (["show.rows=-1"], "show.rows is -1; it must be at least 0"),
         (["show.key=pairz"],
-         "show.key is pairz; it must be one of train, eval, prompts, heldout, pairs, correctness_pairs, pretrain"),
+         "show.key is pairz; it must be one of train, eval, prompts, heldout, pretrain, comparisons.NAME, texts.NAME"),
         (["show.key=prompts"], "no data to show; name some: data.prompts=FILE"),
         (["data.train=none.jsonl"],
          "data.train: none.jsonl does not exist; name a file or folder that does, or the id of one on the hub "
@@ -65,9 +68,11 @@ def test_a_model_that_is_on_the_hub_in_the_end():
 def test_mistakes(tmp_path, overrides, message):
     (tmp_path / "train.jsonl").touch()
     path = tmp_path / "sft.yaml"
-    path.write_text(f"model: {{path: owner/name}}\ndata: {{train: {tmp_path}/train.jsonl}}\nrun: {{dir: runs/x}}\n")
+    path.write_text(
+        f"stage: sft\nmodel: {{path: owner/name}}\ndata: {{train: {tmp_path}/train.jsonl}}\nrun: {{dir: runs/x}}\n"
+    )
     with pytest.raises(RecipeError) as error:
-        show_recipe(Show, str(path), overrides)
+        show_recipe(str(path), overrides)
     assert str(error.value) == message
 
 
@@ -78,12 +83,32 @@ def test_a_mistake_on_the_command_line_is_one_line():
 
 
 def test_an_evaluation_of_reward_models_alone_can_be_shown(tmp_path):
-    """No policy: the reward model has the tokenizer, and sets of comparisons are shown by their names."""
+    """No subject: the reward model has the tokenizer, and sets of comparisons and texts are shown by their names."""
     path = tmp_path / "eval.yaml"
-    path.write_text("eval: {reward: rm/model}\ndata: {comparisons: {hh: hh.jsonl}}\nrun: {dir: out}\n")
-    recipe = load_part(Show, path)
-    assert recipe.measured == "rm/model"
+    path.write_text(
+        "stage: eval\neval: {rewards: {rm: rm/model}}\n"
+        "data: {comparisons: {hh: hh.jsonl}, texts: {web: [a.jsonl, b.jsonl]}}\nrun: {dir: out}\n"
+    )
+    recipe = load(Show, path, other_sections=True)
+    assert tokenizer_of(recipe, str(path), ["show.rows=1"]) == "rm/model"
     assert {name: [source.path for source in named] for name, named in recipe.shown.items()} == {
-        "comparisons.hh": ["hh.jsonl"],
+        "comparisons.hh": ["hh.jsonl"], "texts.web": ["a.jsonl", "b.jsonl"],
     }  # fmt: skip
-    assert load_part(Show, path, ["show.key=comparisons.hh"]).shown.keys() == {"comparisons.hh"}
+    one = load(Show, path, ["show.key=comparisons.hh"], other_sections=True)
+    assert one.shown.keys() == {"comparisons.hh"}
+
+
+def test_a_named_set_is_read_as_what_its_key_is_for():
+    text, chat = {"text": "One two."}, {"prompt": "Hi", "response": "Yes."}
+    pair = {"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}
+    for key, record in (("texts.web", text), ("comparisons.hh", pair), ("pretrain", text)):
+        good, bad = read_records([("a:1", record), ("a:2", chat)], key, {})
+        assert (good.held is None, bad.held is None) == (False, True), key
+
+
+def test_without_a_tokenizer_one_line_says_so(tmp_path):
+    path = tmp_path / "prompts.yaml"
+    path.write_text("stage: prompts\ndata: {prompts: a.jsonl}\nselect: {count: 1}\nrun: {dir: out}\n")
+    with pytest.raises(RecipeError) as error:
+        show_recipe(str(path), [])
+    assert str(error.value) == "no tokenizer to show data with; name a model that has one: model.path=FOLDER"

@@ -15,7 +15,7 @@ from tests.support.tokenizers import qwen
 
 def mistake(schema, tmp_path, **data):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps({"model": {"path": "a"}, "data": data, "run": {"dir": "b"}}))
+    recipe.write_text(json.dumps({"stage": schema.STAGE, "model": {"path": "a"}, "data": data, "run": {"dir": "b"}}))
     with pytest.raises(RecipeError) as error:
         load(schema, recipe)
     return str(error.value).replace(str(recipe), "FILE")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from config import RecipeError, load, missing_input
+from config.cli import from_command_line
 from config.inputs import check_inputs
-from config.loader import from_command_line
 from eval.recipe import Eval
 from ppo.recipe import PPO
 from reward.recipe import Reward
@@ -62,7 +62,7 @@ def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
         "rm: model.path: runs/tiny/pmp/model does not exist; make it with: make pmp",
         "ppo: model.path: runs/tiny/sft/model does not exist; make it with: make sft",
         "ppo: reward.path: runs/tiny/rm/model does not exist; make it with: make rm",
-        "eval: eval.ppo: runs/tiny/ppo/model does not exist; make it with: make ppo",
+        "eval: eval.subjects.ppo: runs/tiny/ppo/model does not exist; make it with: make ppo",
     ]
 
 
@@ -91,16 +91,20 @@ def test_outside_the_tiny_world_the_command_names_the_recipe(project):
 def test_of_run_folders_in_one_another_the_innermost_counts(project):
     folder = project / "recipes" / "mine"
     folder.mkdir()
-    for name, run_dir in (("sft", "runs/mine"), ("rm", "runs/mine/rm"), ("base", "runs")):
-        (folder / f"{name}.yaml").write_text(f"run: {{dir: {run_dir}}}\n")
+    for name, stage, run_dir in (
+        ("sft", "sft", "runs/mine"), ("likes", "reward", "runs/mine/rm"), ("base", "sft", "runs"),
+    ):  # fmt: skip
+        (folder / f"{name}.yaml").write_text(f"stage: {stage}\nrun: {{dir: {run_dir}}}\n")
     recipe = Path("recipes/mine/ppo.yaml")
-    for path, target in (("runs/mine/rm/model", "rm"), ("runs/mine/model", "sft"), ("runs/model", "base")):
-        command = f"make {target} RECIPE=recipes/mine/{target}.yaml"
+    for path, target, name in (
+        ("runs/mine/rm/model", "rm", "likes"), ("runs/mine/model", "sft", "sft"), ("runs/model", "base", "base"),
+    ):  # fmt: skip
+        command = f"make {target} RECIPE=recipes/mine/{name}.yaml"
         assert missing_input(path, recipe) == f"{path} does not exist; make it with: {command}"
 
 
 def test_a_broken_recipe_beside_it_does_not_matter(project):
-    (project / "recipes/tiny/ppo.yaml").write_text("run: {dir: '${oc.env:PLUMB_NO}'}\n")
+    (project / "recipes/tiny/ppo.yaml").write_text("stage: ppo\nrun: {dir: '${oc.env:PLUMB_NO}'}\n")
     (project / "recipes/tiny/pmp.yaml").write_text("a: [\n")
     assert missing(SFT, "recipes/tiny/sft.yaml").endswith("make it with: make base")
 

@@ -1,17 +1,22 @@
-"""Recipes: what a person can get wrong, each with its exact line; extends; overrides; sources."""
+"""Recipes: every mistake a user can make with its exact line; stages; extends; overrides; sources."""
 
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from config import RecipeError, load, resolved_yaml
 from config.data import Source, sources
-from config.schema import Recipe
+from config.files import line_of
+from config.schema import STAGES, Recipe, Section, whole_mapping
+from config.sections import Run
 from ppo.recipe import PPO
 from sft.recipe import SFT
 from tests.support.paths import ROOT
 
 PPO_YAML = """\
+stage: ppo
 model:
   path: policy
 reward:
@@ -54,7 +59,10 @@ def message(schema: type[Recipe], path: Path, *overrides: str) -> str:
     [
         ("kl_coef=0.1", "unknown key kl_coef; did you mean ppo.kl_coef?"),
         ("ppo.top_p=0.9", "unknown key ppo.top_p; did you mean sampling.top_p?"),
-        ("zzz=1", "unknown key zzz; the recipe has model, reward, models, chatml, data, sampling, ppo, watch, run"),
+        (
+            "zzz=1",
+            "unknown key zzz; the recipe has stage, model, reward, models, chatml, data, sampling, ppo, watch, run",
+        ),
         (
             "run.zzz=1",
             "unknown key run.zzz; run has dir, seed, save_steps, keep_checkpoints, report_to, max_hours, local_dir, "
@@ -68,6 +76,7 @@ def message(schema: type[Recipe], path: Path, *overrides: str) -> str:
         ("ppo.steps=null", "ppo.steps is empty; it must be a whole number"),
         ("ppo.kl_coef", "ppo.kl_coef is no override; write key=value, for example run.seed=1"),
         ("=1", "=1 is no override; write key=value, for example run.seed=1"),
+        ("b}", "b} is no override; if it belongs to the value before it, put quotes around the whole: 'key={a: b}'"),
         ("ppo.whiten_advantages=2", "ppo.whiten_advantages is 2; it must be true or false"),
         ("model.dtype=fp16", "model.dtype is fp16; it must be one of auto, float32, bfloat16"),
         (
@@ -155,8 +164,123 @@ def test_a_mistake_in_an_override_is_one_exact_line(recipe, override, expected):
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_file_names_file_and_line(recipe, text, expected):
-    path = recipe(text)
+    path = recipe(text if text.startswith(("-", "a: ")) else f"{text}stage: sft\n")
     assert message(SFT, path) == expected.replace("FILE", str(path)).replace("FOLDER", str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("run: {dir: a}\n", [], 'FILE has no stage; add "stage: sft" as its first line'),
+        ("stage: sft\n", ["stage=ppo"], "stage is ppo, but this command runs sft; use make ppo"),
+        ("run: {dir: a}\nstage: reward\n", [], "FILE:2: stage is reward, but this command runs sft; use make rm"),
+        ("stage: stf\n", [], f"FILE:1: stage is stf; it must be one of {', '.join(STAGES)}"),
+        ("stage:\n", [], f"FILE:1: stage is empty; it must be one of {', '.join(STAGES)}"),
+        ("extends: parent.yaml\n", [], "PARENT:1: stage is ppo, but this command runs sft; use make ppo"),
+    ],
+)  # fmt: skip
+def test_the_stage_is_said_before_anything_else(recipe, text, overrides, expected):
+    parent = recipe("stage: ppo\nzzz: 1\n", "parent.yaml")
+    path = recipe(text)
+    assert message(SFT, path, *overrides) == expected.replace("FILE", str(path)).replace("PARENT", str(parent))
+
+
+def test_a_command_for_recipes_of_any_stage_needs_one_as_well(recipe):
+    @dataclass(frozen=True)
+    class AnyStage(Recipe):
+        run: Run = field(default_factory=Run)
+
+    path = recipe("run: {dir: a}\n")
+    assert message(AnyStage, path) == (
+        f'{path} has no stage; add one as its first line, for example "stage: sft" '
+        "(sft, reward, ppo, eval, prompts, candidates, pairs)"
+    )
+    assert load(AnyStage, path, ["stage=pairs"]).stage == "pairs"
+
+
+def test_the_stage_is_inherited_and_stands_first(recipe):
+    recipe(PPO_YAML, "parent.yaml")
+    got = load(PPO, recipe("run: {seed: 1}\nextends: parent.yaml\n"))
+    assert (got.stage, got.run.seed) == ("ppo", 1)
+    assert resolved_yaml(got).startswith("stage: ppo\nmodel:\n")
+
+
+def test_other_sections_may_stand_beside_only_if_asked(recipe):
+    @dataclass(frozen=True)
+    class Part(Recipe):
+        run: Run = field(default_factory=Run)
+
+    path = recipe(PPO_YAML.replace("dir: out", "dir: out/${ppo.steps}"))
+    assert message(Part, path) == f"{path}:2: unknown key model; the recipe has stage, run"
+    got = load(Part, path, ["ppo.steps=5", "ppo.nothing.known=6"], other_sections=True)
+    assert (got.run.dir, [field.name for field in fields(got)]) == ("out/5", ["stage", "run"])
+    with pytest.raises(RecipeError, match=r"^unknown key zzz; the recipe has stage, run$"):
+        load(Part, path, ["zzz=1"], other_sections=True)
+    with pytest.raises(RecipeError, match=r":4: unknown key reward; the recipe has stage, run$"):
+        load(Part, path, other_sections=("model", "data", "ppo"))
+    assert load(Part, path, ["reward.x=1"], other_sections=("model", "reward", "data", "ppo")).run.dir == "out/100"
+
+
+@dataclass(frozen=True)
+class Named(Section):
+    subjects: dict[str, Any] = whole_mapping()
+    require: dict[str, Any] = whole_mapping()
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured(Recipe):
+    eval: Named = field(default_factory=Named)
+
+
+ENDPOINT = {"url": "http://h:1/v1", "model": "m"}
+NAMED = "stage: eval\neval: {subjects: {a: A, b: B}, fields: {a: A, b: B}}\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "subjects", "laid_over"),
+    [
+        ([], {"a": "A", "b": "B"}, {"a": "A", "b": "B"}),
+        (["eval.X={c: C}"], {"c": "C"}, {"a": "A", "b": "B", "c": "C"}),
+        (["eval={X: {c: C}}"], {"c": "C"}, {"a": "A", "b": "B", "c": "C"}),
+        (["eval.X.c=C", "eval.X.a=D"], {"a": "D", "b": "B", "c": "C"}, {"a": "D", "b": "B", "c": "C"}),
+        (["eval.X={c: C}", "eval.X.d={url: 'http://h:1/v1', model: m}"], {"c": "C", "d": ENDPOINT},
+         {"a": "A", "b": "B", "c": "C", "d": ENDPOINT}),
+        (["eval.X={}"], {}, {"a": "A", "b": "B"}),
+    ],
+)  # fmt: skip
+def test_a_mapping_is_replaced_as_a_whole_where_its_field_says_so(recipe, overrides, subjects, laid_over):
+    for name, expected in (("subjects", subjects), ("fields", laid_over)):
+        got = load(Measured, recipe(NAMED), [override.replace("X", name) for override in overrides])
+        assert getattr(got.eval, name) == expected
+        assert list(getattr(got.eval, name)) == list(expected)  # insertion order is a table's order
+
+
+def test_a_child_replaces_such_a_mapping_as_well(recipe):
+    recipe(NAMED, "parent.yaml")
+    got = load(Measured, recipe("extends: parent.yaml\neval: {subjects: {c: C}, fields: {c: C}}\n"))
+    assert got.eval == Named(subjects={"c": "C"}, fields={"a": "A", "b": "B", "c": "C"})
+
+
+def test_keys_with_dots_and_values_with_operators_survive(recipe):
+    """As in a gate: a path in summary.json, and a condition."""
+    gate = {"differences.ppo.answers.accuracy.mean": ">= -0.01", "subjects.ppo.answers.gold": "== 1", "a.b": "<5"}
+    written = '{"differences.ppo.answers.accuracy.mean": ">= -0.01", subjects.ppo.answers.gold: "== 1", \'a.b\': "<5"}'
+    path = recipe(NAMED)
+    got = load(Measured, path, [f"eval.require={written}"])
+    assert got.eval.require == gate
+    again = recipe(resolved_yaml(got), "again.yaml")
+    assert load(Measured, again) == got
+    at = again.read_text().splitlines().index("    differences.ppo.answers.accuracy.mean: '>= -0.01'") + 1
+    assert line_of(again, "eval.require.differences.ppo.answers.accuracy.mean") == at
+
+
+def test_a_field_of_trl_is_pointed_to(recipe):
+    path = recipe("stage: sft\nmodel: {path: m}\nrun: {dir: a}\ndata: {train: a}\n")
+    assert message(SFT, path, "learning_rate=1e-4") == (
+        "unknown key learning_rate; did you mean trainer.learning_rate?"
+    )
+    assert message(SFT, path, "max_length=9") == "unknown key max_length; did you mean data.max_length?"
 
 
 def test_a_recipe_that_is_not_there_is_likened_to_those_that_are(tmp_path):
@@ -183,7 +307,7 @@ def test_a_file_lies_over_its_parents_and_overrides_over_all(recipe):
 
 def test_a_mapping_field_is_laid_over_and_an_untyped_one_replaced(recipe):
     path = recipe(
-        "model: {path: m}\nrun: {dir: a}\n"
+        "stage: sft\nmodel: {path: m}\nrun: {dir: a}\n"
         "data: {train: {path: a, weight: 3}, fields: {question: prompt}}\ntrainer: {learning_rate: 1e-4}\n"
     )
     got = load(SFT, path, ["trainer.max_steps=5", "data.fields.answer=response", "data.train={path: b}"])

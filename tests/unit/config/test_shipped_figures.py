@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from config import RecipeError, load, resolved_yaml
+from config.schema import STAGES, Recipe
+from config.stage import stage_of
 from eval.recipe import Eval
 from ppo.recipe import PPO
 from reward.annotation.recipe import MakePairs, SelectPrompts, WriteCandidates
@@ -13,8 +15,7 @@ from reward.recipe import Reward
 from sft.recipe import SFT
 from tests.support.paths import ROOT
 
-STAGES = {"base": SFT, "pretrain": SFT, "sft": SFT, "pmp": Reward, "rm": Reward, "ppo": PPO, "eval": Eval}
-STAGES |= {"prompts": SelectPrompts, "candidates": WriteCandidates, "pairs": MakePairs}
+SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO, Eval, SelectPrompts, WriteCandidates, MakePairs)}
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
 
 
@@ -24,16 +25,20 @@ def at_root(monkeypatch):
     monkeypatch.setenv("TINY", "runs/tiny")
 
 
+def schema_of(path: Path) -> type[Recipe]:
+    return SCHEMAS[stage_of(path)]
+
+
 def mandatory(path: Path) -> list[str]:
-    """Overrides for what a shipped recipe leaves to the person."""
+    """Overrides for what a shipped recipe leaves to the user."""
     if path.parent.name.startswith("tiny"):
         return []
-    return ["data.prompts=p.jsonl", "data.pretrain=t.jsonl"] if path.stem == "ppo" else ["data.train=d.jsonl"]
+    return ["data.prompts=p.jsonl", "data.pretrain=t.jsonl"] if stage_of(path) == "ppo" else ["data.train=d.jsonl"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_shipped_recipe_loads_and_repeats_itself(path, tmp_path):
-    schema = STAGES[path.stem]
+    schema = schema_of(path)
     got = load(schema, path, mandatory(path))
     assert isinstance(got, schema)
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(got))
@@ -44,11 +49,15 @@ def test_every_shipped_recipe_loads_and_repeats_itself(path, tmp_path):
             load(schema, path)
 
 
+def test_every_stage_has_a_schema_and_a_shipped_recipe():
+    assert set(SCHEMAS) == set(STAGES) == {stage_of(path) for path in SHIPPED}
+
+
 def test_the_sizes_differ_from_the_7b_recipes_in_nothing_but_size():
     for stage in ("sft", "pmp", "rm", "ppo"):
         for size in ("0.5b", "1.8b", "14b", "72b"):
             big, other = (
-                load(STAGES[stage], path, mandatory(path))
+                load(schema_of(path), path, mandatory(path))
                 for path in (Path(f"recipes/qwen1.5-{name}/{stage}.yaml") for name in ("7b", size))
             )
             same = {"model": big.model, "run": big.run}
@@ -62,8 +71,8 @@ def test_the_sizes_differ_from_the_7b_recipes_in_nothing_but_size():
 
 
 def test_the_reports_figures_stand_in_the_recipes():
-    sft, pmp, ppo = (load(STAGES[name], path, mandatory(path)) for name, path in
-                     ((name, Path(f"recipes/qwen1.5-7b/{name}.yaml")) for name in ("sft", "pmp", "ppo")))  # fmt: skip
+    sft, pmp, ppo = (load(schema_of(path), path, mandatory(path)) for path in
+                     (Path(f"recipes/qwen1.5-7b/{name}.yaml") for name in ("sft", "pmp", "ppo")))  # fmt: skip
     trainer = sft.trainer
     assert (trainer["max_steps"], trainer["warmup_steps"], trainer["learning_rate"]) == (4000, 1430, 2e-6)
     assert (trainer["weight_decay"], sft.model.attention_dropout, trainer["max_grad_norm"]) == (0.1, 0.1, 1.0)

@@ -16,13 +16,13 @@ DATA = ["data.train=d.jsonl"]
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("model: {path: m}\nrun: {dir: out}\ndata: {train: d.jsonl}\n")
+    path.write_text("stage: sft\nmodel: {path: m}\nrun: {dir: out}\ndata: {train: d.jsonl}\n")
     return path
 
 
 def message(schema: type[SFT] | type[Reward], path: Path, *overrides: str) -> str:
     with pytest.raises(RecipeError) as caught:
-        load(schema, path, overrides)
+        load(schema, path, [f"stage={schema.STAGE}", *overrides])
     return str(caught.value)
 
 
@@ -94,7 +94,7 @@ def test_a_mistake_is_one_exact_line(recipe, override, expected):
 
 def test_in_a_file_the_line_is_named(recipe):
     recipe.write_text(recipe.read_text() + "trainer:\n  max_steps: 5\n  packing: true\n")
-    expected = f"{recipe}:6: trainer.packing is decided by another section; set data.packing instead"
+    expected = f"{recipe}:7: trainer.packing is decided by another section; set data.packing instead"
     assert message(SFT, recipe) == expected
 
 
@@ -117,7 +117,7 @@ def test_fields_of_every_kind_are_taken(recipe):
 
 def test_the_reward_stage_chooses_its_best_by_its_own_key(recipe):
     with_eval = ("data.eval=e.jsonl", "reward.keep_best=true")
-    assert load(Reward, recipe, with_eval).reward.keep_best
+    assert load(Reward, recipe, ["stage=reward", *with_eval]).reward.keep_best
     assert message(Reward, recipe, "reward.keep_best=true") == (
         "reward.keep_best is true, but there is nothing to choose by; give data.eval, or set reward.keep_best=false"
     )

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from config.sections import Model
-from engine.forward.logprobs import with_logprobs
 from engine.forward.attention import PACKED
+from engine.forward.logprobs import with_logprobs
 from engine.forward.packed import pack
 from engine.generation.sampling import Cache
 from engine.models.loading import load_causal
