@@ -1,8 +1,8 @@
-"""Answers of our decode loop as it is and compiled: seconds a rollout, in turn in one process, on what there is.
+"""Our decode loop, plain and compiled: seconds a rollout, in turn in one process, on the GPU or else the CPU.
 
     python -m bench.decoding       a line a case; runs of one thread say more of a busy machine (OMP_NUM_THREADS=1)
 
-Random weights of 7.4 M parameters, vocabulary 8,000, prompts of 64 tokens, answers of 64 that nothing ends.
+Random weights of 7.4 M parameters, vocabulary 8,000, prompts of 64 tokens, responses of 64 that nothing ends.
 """
 
 import time
@@ -12,11 +12,13 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from config.sections import Sampling
-from engine.generation.compiled import Compiled
+from engine.generation.compiled import CompiledDecoder
+from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
 
 ROUNDS, PROMPT, ANSWER, NEVER = 5, 64, 64, 8000
-# Name -> prompts, answers to each, and the type of matrix products.
+# Name -> prompts, responses to each, and the type of matrix products.
 CASES = {
     "16 answers, float32": (16, 1, torch.float32),
     "16 answers, bfloat16": (16, 1, torch.bfloat16),
@@ -34,27 +36,30 @@ def main() -> None:
 
 
 def raced(prompts: int, responses: int, dtype: torch.dtype) -> tuple[list[float], list[float], float]:
-    """Seconds of either side in every round, and of the first compiled rollout."""
+    """Return the seconds of either side in every round, and of the first compiled rollout."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = Qwen2Config(
-        vocab_size=8000, hidden_size=256, intermediate_size=736, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=8000,
+        hidden_size=256,
+        intermediate_size=736,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    )
     model = Qwen2ForCausalLM(config).to(device).eval()
-    asked = torch.randint(8000, (prompts, PROMPT)).tolist()
+    tokens = torch.randint(8000, (prompts, PROMPT)).tolist()
     sampling = Sampling(max_new_tokens=ANSWER)
 
-    def seconds(compiled: Compiled | None, step: int) -> float:
+    def seconds(compiled: CompiledDecoder | None, step: int) -> float:
         began = time.perf_counter()
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            sample(
-                model, asked, sampling, responses=responses, end=NEVER, stops=[NEVER], seed=0, step=step,
-                query_ids=range(prompts), compiled=compiled,
-            )  # fmt: skip
+            request = GenerationRequest(tokens, range(prompts), responses, RandomStream.of_step(0, step))
+            sample(model, request, sampling, end=NEVER, stops=[NEVER], compiled=compiled)
         return time.perf_counter() - began
 
-    compiled = Compiled(model)
+    compiled = CompiledDecoder(model)
     seconds(None, 0)
     first, plain, fast = seconds(compiled, 0), [], []
     for step in range(1, ROUNDS + 1):

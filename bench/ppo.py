@@ -1,12 +1,12 @@
 """One step of PPO beside TRL 1.12.0's PPOTrainer, the last release that had one: steps a second, memory, phases.
 
 Both sides get the same random weights, prompts, batch, epochs (4, of one minibatch), type and threads, and run in turn.
-TRL runs in a virtual environment that this part makes: our packages, with trl 1.12.0 in front of them. For fairness its
-two gc.collect() calls a step are taken out, both use the fused AdamW (TRL's default), and ours has no pretraining text,
-which TRL does not know, top-p 1 and one response a prompt. With `fixed` lengths nothing ends an answer; else the end
-token is made likely enough for answers to end by themselves after 16 to 128 tokens, half of them by some 40.
+TRL runs in a virtual environment that this benchmark makes: our packages, with trl 1.12.0 in front of them. For
+fairness its two gc.collect() calls a step are taken out, both use the fused AdamW (TRL's default), and ours has no
+pretraining text, which TRL does not support, top-p 1 and one response a prompt. With `fixed` lengths nothing ends a
+response; else the end token is made likely enough for responses to end after 16 to 128 tokens, half of them by some 40.
 
-The floor is what the counted operations of all matrix products would take at the speed that a large one is measured at.
+The floor is the time that the operations of all matrix products would take at the measured speed of a large one.
 """
 
 import json
@@ -22,8 +22,8 @@ from bench.race import alone, race
 from bench.row import Figures, Row, compare
 
 TRL, EPOCHS, STEPS, WARM = "1.12.0", 4, 3, 1
-# Tokens of an answer that ends by itself, at least.
-SHORTEST = 16
+# The end token is impossible before this many tokens of a response.
+SHORTEST_RESPONSE = 16
 PHASES = ("sample_seconds", "score_seconds", "learn_seconds", "floor_seconds")
 
 
@@ -95,7 +95,8 @@ def make_models(name: str, folder: Path) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from config.sections import Model
-    from engine.models.loading import new_scalar, save_model
+    from engine.models.loading import new_scalar
+    from engine.models.saving import save_model
     from engine.models.tokenizer import load_tokenizer
 
     case, home = CASES[name], folder.resolve() / f"ppo-{name.split(',')[0]}"
@@ -140,7 +141,7 @@ def prompts_of(case: Case) -> list[list[int]]:
 
 
 def make_ending(model: Any, end: int) -> None:
-    """While answers are written, the end token gets about one chance in 40 at every place from the 16th on."""
+    """While generating, give the end token a probability of about 1/40 at every position from the 16th on."""
     import math
 
     import torch
@@ -148,39 +149,42 @@ def make_ending(model: Any, end: int) -> None:
     plain, forward, at = model.lm_head.forward, model.forward, [0]
 
     def counted(input_ids: torch.Tensor, **rest: Any) -> Any:
-        at[0] = at[0] + 1 if input_ids.shape[1] == 1 else 1  # which token of the answer this pass is for
+        at[0] = at[0] + 1 if input_ids.shape[1] == 1 else 1  # which token of the response this pass is for
         return forward(input_ids=input_ids, **rest)
 
     def ending(hidden: torch.Tensor) -> torch.Tensor:
         logits = plain(hidden)
-        if hidden.shape[1] == 1 and not torch.is_grad_enabled():  # what is learnt does not matter, what it costs does
-            logits[..., end] = logits.logsumexp(-1) - math.log(40) if at[0] >= SHORTEST else -math.inf
+        if hidden.shape[1] == 1 and not torch.is_grad_enabled():  # only the cost matters here
+            logits[..., end] = logits.logsumexp(-1) - math.log(40) if at[0] >= SHORTEST_RESPONSE else -math.inf
         return logits
 
     model.forward, model.lm_head.forward = counted, ending
 
 
 def theirs(case: dict[str, Any], models: str, python: str) -> Figures:
-    """TRL's side, in its own environment."""
+    """Run TRL's side in its own environment."""
     return alone("bench.ppo_trl:steps", {"case": case, "models": models}, python)
 
 
 def ours(case: dict[str, Any], models: str) -> Figures:
-    """Our side: the stage's own phases, from its own models."""
+    """Run our side: the stage's own phases on its own models."""
     import torch
 
     from bench.clock import begin_peak
     from config import load
+    from engine.data.prompt_rows import PromptRow
     from engine.dist import devices
     from engine.dist.ranks import start_accelerator
-    from engine.generation.engines import Own
-    from engine.generation.sampling import Response, sample
+    from engine.generation.engines import OwnEngine
+    from engine.generation.request import GenerationRequest, Response
+    from engine.generation.sampling import sample
     from engine.models.tokenizer import load_tokenizer
     from ppo.advantages import ScoreNormaliser
+    from ppo.assess import assess
     from ppo.models import load_models
     from ppo.recipe import PPO
-    from ppo.rollout import judge, roll
-    from ppo.update import update
+    from ppo.rollout import RolloutSampler
+    from ppo.update import Updater
 
     work = Case(**case)
     recipe = load(PPO, Path("recipes/tiny/ppo.yaml"), [
@@ -192,40 +196,42 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     ])  # fmt: skip
     accelerator = start_accelerator(0, recipe.model, [], models)
     tokenizer = load_tokenizer(recipe.model.path)
-    held = load_models(recipe, tokenizer, accelerator)
-    rows = [{"input_ids": ids, "record": "{}"} for ids in prompts_of(work)]
+    models = load_models(recipe, tokenizer, accelerator)
+    prompts = [PromptRow(ids, [], {}) for ids in prompts_of(work)]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    policy = accelerator.unwrap_model(held.policy)
+    policy = accelerator.unwrap_model(models.policy)
     if not work.fixed:
         make_ending(policy, end)
 
-    class Fixed(Own):
-        """Nothing ends an answer before its length; all count as finished, so that all are scored."""
+    class FixedLengthEngine(OwnEngine):
+        """Nothing ends a response before its length; all count as finished, so that all are scored."""
 
-        def write(self, prompts, *, responses, step, query_ids, record):
+        def generate(self, request: GenerationRequest) -> list[list[Response]]:
+            stops = [-1] if work.fixed else [end]
             with accelerator.autocast():
-                groups = sample(
-                    policy, prompts, recipe.sampling, responses=responses, end=end, seed=0, step=step,
-                    stops=[-1] if work.fixed else [end], query_ids=query_ids,
-                )  # fmt: skip
+                groups = sample(policy, request, recipe.sampling, end=end, stops=stops)
             return [[Response(r.tokens, True, r.logprobs) for r in group] for group in groups]
 
-    engine = Fixed(policy, recipe.sampling, end, 0, accelerator=accelerator)
-    normaliser, queries = ScoreNormaliser("mean"), list(range(len(rows)))
+    engine = FixedLengthEngine(policy, recipe.sampling, end, accelerator=accelerator)
+    sampler = RolloutSampler(
+        engine, prompts, seed=0, queries_per_step=len(prompts), responses_per_query=1, record_supports=False
+    )
+    updater = Updater(models, recipe.ppo, temperature=1.0, seed=0, pretrain=None, accelerator=accelerator)
+    normaliser = ScoreNormaliser("mean")
     seconds = dict.fromkeys(PHASES, 0.0)
     before = begin_peak()
     for step in range(1, 1 + WARM + STEPS):
         at = [time.perf_counter()]
-        rollout = roll(engine, recipe, rows, queries, step)
+        rollout = sampler.sample(step)
         at.append(time.perf_counter())
-        judged = judge(held, recipe, rollout, normaliser, 0.04)
+        assessment = assess(models, rollout, recipe.ppo, 1.0, normaliser, 0.04)
         at.append(time.perf_counter())
-        update(held, recipe, rollout, judged, None, step, accelerator)
+        updater.update(rollout, assessment, step)
         at.append(time.perf_counter())
         if step > WARM:
             for phase, start, stop in zip(PHASES, at, at[1:], strict=False):
                 seconds[phase] += (stop - start) / STEPS
-    top, trained = devices.peak_memory(), [p for m in (held.policy, held.value) for p in m.parameters()]
+    top, trained = devices.peak_memory(), [p for m in (models.policy, models.value) for p in m.parameters()]
     seconds["floor_seconds"] = floor(work, rollout.prompts, rollout.tokens, getattr(torch, work.dtype))
     taken = sum(seconds[phase] for phase in PHASES[:3])
     # Above weights, gradients and AdamW's two moments, all float32.
@@ -234,7 +240,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
 
 
 def floor(case: Case, prompts: list[list[int]], answers: list[list[int]], dtype: Any) -> float:
-    """Seconds of one step's matrix products, attention's aside, at the speed of a large product of this type."""
+    """Return the seconds of one step's matrix products, without attention's, at the speed of a large product."""
     from plan.work import measured_flops
 
     layer = 4 * case.width**2 + 3 * case.width * case.intermediate

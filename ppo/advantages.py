@@ -1,18 +1,25 @@
 """From scores to advantages: penalised rewards, GAE, baselines of a query's group, whitening, the running mean.
 
 Tensors are (batch, time), a row a response; `mask` is true at response tokens, the end token included, and they stand
-first in their row. What lies outside the mask takes no part in anything and comes out as 0.
+first in their row. Values outside the mask are ignored and come out as 0.
 """
-
-from typing import Literal
 
 import torch
 
-Advantage = Literal["gae", "rloo", "grpo"]
+from ppo.choices import Advantage
+
+
+def clip_and_shorten(
+    scores: torch.Tensor, lengths: torch.Tensor, clip: float | None, length_penalty: float, length_free: int
+) -> torch.Tensor:
+    """Clip scores to ±clip, then take off `length_penalty` for each token beyond `length_free`; all (batch,)."""
+    if clip is not None:
+        scores = scores.clamp(-clip, clip)
+    return scores - length_penalty * (lengths - length_free).clamp(min=0)
 
 
 def penalised_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
-    """R_t = -kl_coef kl_t, and the (batch,) score on top at the last response token.
+    """Return R_t = -kl_coef kl_t, plus the (batch,) score at the last response token.
 
     kl is an estimate per token, (batch, time). The report states the coefficient, 0.04 (3.2.2), not where the penalty
     falls; per token, with the plain estimator log π_old - log π_ref, is our choice.
@@ -25,7 +32,7 @@ def penalised_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalised advantage estimates and the returns A + V (Schulman et al. 2016, eq. 16).
+    """Return generalised advantage estimates A and the returns A + V (Schulman et al. 2016, eq. 16).
 
     values[:, t] is V of the state in which token t was chosen; V after the last token is 0. The report states neither γ
     nor λ.
@@ -42,12 +49,15 @@ def gae(
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
-def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, responses: int, kind: Advantage) -> torch.Tensor:
-    """What a response earned beyond its query's others, the same at each of its tokens; no value model is needed.
+def group_advantages(
+    rewards: torch.Tensor, mask: torch.Tensor, responses: int, kind: Advantage
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return advantages over the query's other responses and the returns R, without a value model.
 
-    A query's `responses` stand side by side; R is the sum of a response's rewards, KL penalty included. `rloo`: R minus
-    the mean of the others (Ahmadian et al. 2024). `grpo`: (R - mean) / (deviation + 1e-4) of all, the deviation with
-    n - 1 (Shao et al. 2024; there the penalty is a loss of its own, here it is part of R).
+    Both are the same at each token of a response. A query's `responses` stand side by side; R is the sum of a
+    response's rewards, KL penalty included. `rloo`: R minus the mean of the others (Ahmadian et al. 2024). `grpo`:
+    (R - mean) / (deviation + 1e-4) of all, the deviation with n - 1 (Shao et al. 2024; there the penalty is a loss of
+    its own, here it is part of R).
     """
     total = rewards.sum(1).view(-1, responses)
     mean = total.mean(1, keepdim=True)
@@ -55,11 +65,11 @@ def group_advantages(rewards: torch.Tensor, mask: torch.Tensor, responses: int, 
         gained = (total - mean) * responses / (responses - 1)
     else:
         gained = (total - mean) / (total.std(1, keepdim=True) + 1e-4)
-    return torch.where(mask, gained.view(-1, 1), 0.0)
+    return torch.where(mask, gained.view(-1, 1), 0.0), torch.where(mask, total.view(-1, 1), 0.0)
 
 
 def whiten(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit variance over all response tokens."""
+    """Scale advantages to mean 0 and variance 1 over all response tokens."""
     inside = advantages[mask].double()
     mean, variance = inside.mean(), inside.var(correction=0)
     whitened = (advantages - mean) * torch.rsqrt(variance + 1e-8)
@@ -67,10 +77,10 @@ def whiten(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class ScoreNormaliser:
-    """Rewards normalised by the running mean of scores (report, 3.2.2), the current batch included.
+    """Normalise scores by their running mean (report, 3.2.2), the current batch included.
 
-    Whether the report also divides by a running deviation is not stated; `mean_std` does, `none` leaves scores alone.
-    Only finished responses have a score, so only these count.
+    The report does not state whether it also divides by a running deviation; `mean_std` does, `none` leaves scores as
+    they are. Only finished responses have a score, so only these count.
     """
 
     def __init__(self, kind: str):
@@ -78,15 +88,15 @@ class ScoreNormaliser:
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
 
     def update(self, scores: torch.Tensor) -> None:
-        """Take in a batch of scores, (n,), merging means and squared deviations (Chan et al. 1983, eq. 2.1)."""
+        """Add a batch of scores, (n,), merging means and squared deviations (Chan et al. 1983, eq. 2.1)."""
         count, scores = len(scores), scores.double()
         if count == 0:
             return
         mean = float(scores.mean())
-        difference, together = mean - self.mean, self.count + count
-        self.squares += float(((scores - mean) ** 2).sum()) + difference**2 * self.count * count / together
-        self.mean += difference * count / together
-        self.count = together
+        difference, total = mean - self.mean, self.count + count
+        self.squares += float(((scores - mean) ** 2).sum()) + difference**2 * self.count * count / total
+        self.mean += difference * count / total
+        self.count = total
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         if self.kind == "none" or self.count == 0:

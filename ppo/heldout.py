@@ -1,6 +1,7 @@
-"""Prompts that nothing is learnt from: what the policy's answers to them are worth, to the reward model and to gold.
+"""Held-out prompts: the policy's responses to them, measured by the reward and by the gold scorer.
 
-Read-only: the numbers go into metrics.jsonl and into warnings, and nowhere else.
+The measures go into metrics.jsonl and into warnings; nothing is trained on them. Their random stream is their own, so
+each measurement draws the same numbers and no rollout's.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from engine.data.prompt_rows import PromptRow
 from engine.dist.collectives import all_gather_items, take_share
 from engine.generation.engines import Engine
-from engine.generation.sampling import Response
+from engine.generation.request import GenerationRequest, Response
+from engine.generation.streams import RandomStream
 from engine.scoring.gold import Gold
 from ppo.models import Models
-from ppo.recipe import PPO
-
-# A step that no update has, so that the same random numbers write the answers every time and those of no rollout.
-STEP = 0
 
 
 @dataclass(frozen=True)
@@ -26,33 +24,38 @@ class HeldOut:
     rows: Sequence[PromptRow]
     gold: Gold | None
     tokenizer: PreTrainedTokenizerBase
+    seed: int
 
-    def due(self, recipe: PPO, step: int) -> bool:
-        """At the first step, at every `watch.every`-th, at the last."""
-        return step in (1, recipe.ppo.steps) or step % recipe.watch.every == 0
+    def measure(self, models: Models, engine: Engine, budget: int) -> dict[str, float]:
+        """Return means over all prompts, one response each (collective: every rank must call it).
 
-    def measure(self, models: Models, engine: Engine, recipe: PPO) -> dict[str, float]:
-        """Means over all held-out prompts, one answer each; of the score, over answers that have ended."""
-        mine = take_share(range(len(self.rows)))
-        rows = [self.rows[q] for q in mine]
-        asked = [row.input_ids for row in rows]
-        groups = engine.write(asked, responses=1, step=STEP, query_ids=mine, record=False)
-        answers = [answer for (answer,) in groups]
-        ended = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer.ended]
-        sequences = [[*row.input_ids, *answer.tokens] for row, answer in ended]
-        records = [row.record for row, _ in ended]
-        with models.fetched():
-            scores = models.scorer(sequences, records, recipe.ppo.micro_batch_tokens)
-        told = iter(scores.tolist())
-        known = all_gather_items([next(told) if answer.ended else None for answer in answers])
-        found = [score for score in known if score is not None]
-        seen = {"heldout_score": fmean(found) if found else float("nan")}
+        The score's mean is over responses with an end token, NaN where there is none; a forward has at most `budget`
+        tokens.
+        """
+        share = take_share(range(len(self.rows)))
+        rows = [self.rows[q] for q in share]
+        request = GenerationRequest(
+            prompts=[row.input_ids for row in rows],
+            query_ids=share,
+            responses=1,
+            stream=RandomStream.named(self.seed, "heldout"),
+        )
+        responses = [response for (response,) in engine.generate(request)]
+        finished = [(row, response) for row, response in zip(rows, responses, strict=True) if response.ended]
+        sequences = [[*row.input_ids, *response.tokens] for row, response in finished]
+        with models.frozen_on_device():
+            scores = models.scorer(sequences, [row.record for row, _ in finished], budget)
+        of_finished = iter(scores.tolist())
+        gathered = all_gather_items([next(of_finished) if response.ended else None for response in responses])
+        known = [score for score in gathered if score is not None]
+        metrics = {"heldout_score": fmean(known) if known else float("nan")}
         if self.gold is not None:
-            worth = all_gather_items([self.worth(row, answer) for row, answer in zip(rows, answers, strict=True)])
-            seen |= {"heldout_gold": fmean(worth), "heldout_gold_error": pstdev(worth) / len(worth) ** 0.5}
-        return seen
+            totals = all_gather_items([self.gold_total(*pair) for pair in zip(rows, responses, strict=True)])
+            metrics["heldout_gold"] = fmean(totals)
+            metrics["heldout_gold_error"] = pstdev(totals) / len(totals) ** 0.5
+        return metrics
 
-    def worth(self, row: PromptRow, answer: Response) -> float:
-        """Gold of one answer."""
-        text = self.tokenizer.decode(answer.tokens[:-1] if answer.ended else answer.tokens)
+    def gold_total(self, row: PromptRow, response: Response) -> float:
+        """Return the gold of one response, the sum of its parts."""
+        text = self.tokenizer.decode(response.tokens[:-1] if response.ended else response.tokens)
         return self.gold(row.record, text)["gold"]

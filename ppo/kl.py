@@ -1,17 +1,15 @@
-"""The KL penalty's parts: what estimates the divergence at a token, and how its coefficient may follow a target."""
-
-from typing import Literal
+"""The KL penalty: estimators of the divergence at a token, and a coefficient that may adapt to a target."""
 
 import torch
 
-Estimator = Literal["k1", "k2", "k3"]
+from ppo.choices import KlEstimator
 
-# Ziegler et al. 2019 (2.2): how far a step's error counts at most.
+# Ziegler et al. 2019 (2.2): the relative error of a step's KL is clipped at this.
 MAX_ERROR = 0.2
 
 
-def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: Estimator) -> torch.Tensor:
-    """KL(π, π_ref) from one sample a token, of any shape (Schulman 2020, "Approximating KL divergence").
+def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: KlEstimator) -> torch.Tensor:
+    """Estimate KL(π, π_ref) from one sample a token, of any shape (Schulman 2020, "Approximating KL divergence").
 
     With d = log π − log π_ref: k1 = d, unbiased, of either sign; k2 = d²/2, biased, never negative;
     k3 = exp(−d) − 1 + d, unbiased, never negative.
@@ -23,7 +21,7 @@ def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: E
 
 
 class KLCoefficient:
-    """β of the penalty: constant, or made to follow a target of nats a response (Ziegler et al. 2019, 2.2).
+    """β of the penalty: constant, or adapted to a target in nats a response (Ziegler et al. 2019, 2.2).
 
     After n responses with a mean divergence of KL: β ← β (1 + clip(KL / target − 1, ±0.2) n / horizon).
     """

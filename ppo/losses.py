@@ -1,4 +1,4 @@
-"""PPO's two clipped losses, a value for each token; means are taken by the caller over the global token count."""
+"""PPO's two clipped losses, one value a token; the caller takes means over the global token count."""
 
 import torch
 
@@ -6,7 +6,7 @@ import torch
 def clipped_policy_loss(
     logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip: float
 ) -> torch.Tensor:
-    """-min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = exp(logprobs - old_logprobs).
+    """Return -min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = exp(logprobs - old_logprobs).
 
     Schulman et al. 2017, eq. 7. All tensors have one shape, which is the result's. The report states no policy clip
     (3.2.2); 0.2 is our choice.
@@ -18,6 +18,6 @@ def clipped_policy_loss(
 def clipped_value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float
 ) -> torch.Tensor:
-    """max((V - G)², (clip(V, V_old ± clip) - G)²) / 2; the report clips the value loss at 0.15 (3.2.2)."""
+    """Return max((V - G)², (clip(V, V_old ± clip) - G)²) / 2; the report clips the value loss at 0.15 (3.2.2)."""
     clipped = values.clamp(old_values - clip, old_values + clip)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)

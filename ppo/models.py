@@ -1,11 +1,11 @@
 """PPO's four models (report, 3.2.2): policy and value are trained; reference and reward are frozen.
 
-The policy starts as the SFT model and the reference stays it. The value model starts as a copy of the reward model,
-score offset included: against centred rewards an uncentred value would teach the policy never to stop. Where a rule or
-a judge gives the rewards, it starts as the policy's body with a fresh head.
+Policy and reference start as the SFT model. The value model starts as a copy of the reward model, score offset
+included: against centred rewards an uncentred value would teach the policy never to stop. Where a rule or a judge gives
+the rewards, it starts as the policy's body with a fresh head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,16 +18,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from config.sections import Model
 from engine.dist.shard_model import prepare_frozen, prepare_trained
-from engine.dist.sharding import sharding_of
+from engine.dist.sharding import full_weights, sharding_of
 from engine.errors import RunError
 from engine.models.loading import load_causal, load_scalar, new_scalar
+from engine.models.saving import save_model
 from engine.scoring.scorer import RewardModels, Scorer, rule_or_judge
-from ppo.recipe import PPO
+from ppo.recipe import PPO, Algorithm
 
 
 @dataclass
 class Models:
-    """Wrapped policy and value with their optimisers, and the frozen two."""
+    """Wrapped policy and value with their optimisers, and the two frozen models."""
 
     policy: torch.nn.Module
     policy_optimizer: torch.optim.Optimizer
@@ -36,46 +37,54 @@ class Models:
     value_optimizer: torch.optim.Optimizer | None
     reference: PreTrainedModel
     scorer: Scorer
-    """reward models, or what stands in their place"""
+    """reward models, or a rule or judge in their place"""
+    reward_source: str
+    """what the recipe's `reward` section names, for messages"""
     device: torch.device
-    waiting: list[PreTrainedModel] = field(default_factory=list)
+    offloaded: list[PreTrainedModel] = field(default_factory=list)
     """frozen models that stay in the CPU's memory between their uses"""
 
     @property
     def trained(self) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]]:
-        """Models that learn, with their optimisers, by name."""
+        """The trained models with their optimisers, by name."""
         found = {"policy": (self.policy, self.policy_optimizer), "value": (self.value, self.value_optimizer)}
         return {name: pair for name, pair in found.items() if pair[0] is not None}
 
     @contextmanager
-    def fetched(self) -> Iterator[None]:
-        """The frozen models on the device for a while."""
-        for frozen in self.waiting:
+    def frozen_on_device(self) -> Iterator[None]:
+        """Move the offloaded models to the device for a while."""
+        for frozen in self.offloaded:
             frozen.to(self.device)
         yield
-        for frozen in self.waiting:
+        for frozen in self.offloaded:
             frozen.to("cpu")
+
+    def writer(
+        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+    ) -> Callable[[Path], None]:
+        """Return a function that writes a trained model's folder (collective: every rank must call `writer`)."""
+        return partial(save_model, accelerator.unwrap_model(model), tokenizer, weights=full_weights(model, accelerator))
 
 
 def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
-    """All four on the device, dropout off, ready to train."""
+    """Load all four onto the device, dropout off, ready to train (collective: every rank must call it)."""
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = recipe.reward.paths
-    # What is shared out goes to the device piece by piece.
-    stored = sharding_of(accelerator).kind in ("fsdp2", "zero3")
-    arrival = torch.device("cpu") if stored else device
-    policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=stored, device=arrival)
-    waiting = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
-    frozen = {"trained": False, "as_stored": stored, "device": waiting}
+    # A model that will be sharded goes to the device shard by shard.
+    sharded = sharding_of(accelerator).kind in ("fsdp2", "zero3")
+    arrival = torch.device("cpu") if sharded else device
+    policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=sharded, device=arrival)
+    frozen_device = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
+    frozen = {"trained": False, "as_stored": sharded, "device": frozen_device}
     rewards = [load_scalar(path, model, tokenizer, **frozen) for path in paths]
     for path, reward in zip(paths, rewards, strict=True):
-        same_vocabulary(policy, reward, path)
-    # One model with its optimiser at a time and always in this order: FSDP2 wants it, and checkpoints number by it.
-    prepared_policy = prepare_model(policy, recipe, recipe.ppo.policy_learning_rate, accelerator)
-    prepared_value = (None, None)
+        refuse_other_vocabulary(policy, reward, path)
+    # One model with its optimiser at a time and always in this order, which FSDP2 needs.
+    policy, policy_optimizer = prepare_model(policy, recipe.ppo, recipe.ppo.policy_learning_rate, accelerator)
+    value = value_optimizer = None
     if recipe.ppo.advantage == "gae":
-        value = load_value(paths, model, tokenizer, recipe.run.seed, stored).to(arrival)
-        prepared_value = prepare_model(value, recipe, recipe.ppo.value_learning_rate, accelerator)
+        value = load_value(paths, model, tokenizer, recipe.run.seed, sharded).to(arrival)
+        value, value_optimizer = prepare_model(value, recipe.ppo, recipe.ppo.value_learning_rate, accelerator)
     reference = load_causal(model.path, model, tokenizer, **frozen)
     if not recipe.ppo.offload_frozen:
         reference = prepare_frozen(reference, accelerator)
@@ -83,31 +92,39 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
     if not paths:
         scorer = rule_or_judge(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
-    offloaded = [reference, *rewards] if recipe.ppo.offload_frozen else []
-    return Models(*prepared_policy, *prepared_value, reference, scorer, device, offloaded)
+    return Models(
+        policy=policy,
+        policy_optimizer=policy_optimizer,
+        value=value,
+        value_optimizer=value_optimizer,
+        reference=reference,
+        scorer=scorer,
+        reward_source=str(recipe.reward.source),
+        device=device,
+        offloaded=[reference, *rewards] if recipe.ppo.offload_frozen else [],
+    )
 
 
 def load_value(
     paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, as_stored: bool
 ) -> PreTrainedModel:
-    """A copy of the (first) reward model; where there is none, the policy's body with a fresh head."""
+    """Load the value model: a copy of the first reward model, else the policy's body with a fresh head."""
     if paths:
         return load_scalar(paths[0], model, tokenizer, trained=True, as_stored=as_stored)
     return new_scalar(model.path, model, tokenizer, seed).train()
 
 
 def prepare_model(
-    model: PreTrainedModel, recipe: PPO, learning_rate: float, accelerator: Accelerator
+    model: PreTrainedModel, ppo: Algorithm, learning_rate: float, accelerator: Accelerator
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """A model to be trained, wrapped, with its optimiser."""
-    if recipe.ppo.gradient_checkpointing:
+    """Return a model wrapped for training, with its optimiser."""
+    if ppo.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    optimizer_of = partial(adamw, recipe=recipe, learning_rate=learning_rate)
-    return prepare_trained(model, optimizer_of, recipe.ppo.max_grad_norm, accelerator)
+    return prepare_trained(model, partial(adamw, ppo=ppo, learning_rate=learning_rate), ppo.max_grad_norm, accelerator)
 
 
-def same_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:
-    """Policy and reward model read the same token ids; RunError if their tables or end tokens disagree."""
+def refuse_other_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:
+    """Raise RunError if policy and reward model have vocabularies of other sizes or other end tokens."""
     if policy.config.vocab_size != reward.config.vocab_size:
         raise RunError(
             f"reward.path={path} has a vocabulary of {reward.config.vocab_size}, the policy one of "
@@ -117,14 +134,13 @@ def same_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str)
         raise RunError(f"reward.path={path} reads its score at another token than the policy's <|im_end|>")
 
 
-def adamw(model: PreTrainedModel, recipe: PPO, learning_rate: float) -> AdamW:
-    """AdamW over float32 weights; its constants are the report's for SFT (3.1.2), which states none for PPO."""
-    ppo = recipe.ppo
+def adamw(model: PreTrainedModel, ppo: Algorithm, learning_rate: float) -> AdamW:
+    """Return AdamW over float32 weights; its constants are the report's for SFT (3.1.2), which states none for PPO."""
     return AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=learning_rate,
         betas=tuple(ppo.adam_betas),
         eps=ppo.adam_epsilon,
         weight_decay=ppo.weight_decay,
-        fused=ppo.fused_adamw or None,  # None: what torch thinks best of the rest
+        fused=ppo.fused_adamw or None,  # None: torch chooses among the others
     )

@@ -1,7 +1,7 @@
 """Pretraining text beside the rollouts: the "pretrained gradient" against the alignment tax (report, 3.2.2).
 
-The report wants much more pretraining data than PPO data; the ratio is tokens to tokens, and the rows come from an
-endless shuffled stream whose position is saved with the run.
+The report wants much more pretraining data than PPO data; `ratio` is tokens to tokens. Rows come from an endless
+shuffled stream; its position is saved with the run.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,6 @@ from typing import Any
 import torch
 
 from engine.data.order import stream
-from engine.dist.collectives import take_share
-from engine.forward.responses import micro_batches
 
 
 class PretrainStream:
@@ -20,20 +18,19 @@ class PretrainStream:
     def __init__(self, rows: Sequence[dict[str, Any]], seed: int, ratio: float):
         self.rows, self.seed, self.ratio, self.position = rows, seed, ratio, 0
 
-    def take(self, tokens: int, budget: int) -> list[tuple[list[list[int]], int]]:
-        """This process's next micro-batches, each with the global number of predicted tokens.
+    def take(self, tokens: int) -> tuple[list[list[int]], int]:
+        """Return the next texts, at least `ratio` times `tokens` predicted tokens, and how many tokens they predict.
 
-        All processes together take rows until they hold `ratio` times the `tokens` of a PPO minibatch.
+        These are the texts of all ranks together: every rank gets the same ones and must take its share.
         """
-        rows: list[list[int]] = []
+        texts: list[list[int]] = []
         predicted = 0
         while predicted < self.ratio * tokens:
             (index,) = stream(self.seed, len(self.rows), self.position, 1)
-            rows.append(self.rows[index]["input_ids"])
-            predicted += len(rows[-1]) - 1
+            texts.append(self.rows[index]["input_ids"])
+            predicted += len(texts[-1]) - 1
             self.position += 1
-        mine = take_share(rows)
-        return [(mine[run], predicted) for run in micro_batches([len(row) for row in mine], budget)]
+        return texts, predicted
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": torch.tensor(self.position)}

@@ -1,13 +1,12 @@
-"""Learning rates as a function of the step alone, so that a resumed run has nothing to remember."""
+"""Learning rates as a function of the step alone, so that a resumed run needs no state for them."""
 
 import math
-from typing import Literal
 
-Schedule = Literal["constant", "linear", "cosine"]
+from ppo.choices import Schedule
 
 
 def learning_rate_factor(kind: Schedule, step: int, total: int, warmup: int) -> float:
-    """What the learning rate is multiplied by at `step` of `total`, from 1.
+    """Return the factor of the learning rate at `step` of `total`, counted from 1.
 
     It rises in equal parts over the first `warmup` steps, then stays, or falls to 0 after the last step, in equal parts
     or along half a cosine.

@@ -4,7 +4,9 @@ The policy starts as a copy of the SFT adapter, the value model as a copy of the
 and trained, the originals frozen in the compute type. The base is frozen too, in that type or in 4 bits.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,12 +20,23 @@ from engine.models.adapter_files import Adapter, read_adapter, write_adapter
 from engine.models.loading import load_causal
 from engine.models.multi_adapter import Role, Roles, recompute_activations
 from engine.scoring.scorer import RewardModels
-from ppo.models import Models, adamw, same_vocabulary
+from ppo.models import Models, adamw, refuse_other_vocabulary
 from ppo.recipe import PPO
 
 
-def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
-    """All four roles on one base, ready to train."""
+@dataclass
+class SharedBaseModels(Models):
+    """The four models as roles of one base; trained roles are written as adapters."""
+
+    def writer(
+        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+    ) -> Callable[[Path], None]:
+        role = accelerator.unwrap_model(model)
+        return partial(write_adapter, role.adapter, role.tensors(), role.base, tokenizer)
+
+
+def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> SharedBaseModels:
+    """Load one base with all four roles, ready to train."""
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
     paths = recipe.reward.paths
@@ -42,23 +55,30 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
 
     def trained(name: str, adapter: Adapter, rate: float) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         role = Role(base, roles, name, adapter, torch.float32, trained=True)
-        return accelerator.prepare(role, adamw(role, recipe, rate))
+        return accelerator.prepare(role, adamw(role, recipe.ppo, rate))
 
-    policy = trained("policy", sft, recipe.ppo.policy_learning_rate)
-    value = (None, None)
+    policy, policy_optimizer = trained("policy", sft, recipe.ppo.policy_learning_rate)
+    value = value_optimizer = None
     if recipe.ppo.advantage == "gae":
-        value = trained("value", rewards[0], recipe.ppo.value_learning_rate)
+        value, value_optimizer = trained("value", rewards[0], recipe.ppo.value_learning_rate)
     reference = Role(base, roles, "reference", sft, low, trained=False)
-    judges = [
-        Role(base, roles, f"reward{at}", adapter, low, trained=False) for at, adapter in enumerate(rewards)
-    ]  # fmt: skip
-    for path, judge in zip(paths, judges, strict=True):
-        same_vocabulary(reference, judge, path)
-    return Models(*policy, *value, reference, RewardModels(judges, recipe.reward.std_coef), accelerator.device)
+    reward_roles = [Role(base, roles, f"reward{at}", reward, low, trained=False) for at, reward in enumerate(rewards)]
+    for path, role in zip(paths, reward_roles, strict=True):
+        refuse_other_vocabulary(reference, role, path)
+    return SharedBaseModels(
+        policy=policy,
+        policy_optimizer=policy_optimizer,
+        value=value,
+        value_optimizer=value_optimizer,
+        reference=reference,
+        scorer=RewardModels(reward_roles, recipe.reward.std_coef),
+        reward_source=str(recipe.reward.source),
+        device=accelerator.device,
+    )
 
 
 def one_base(sft: Adapter, rewards: list[Adapter], recipe: PPO) -> str:
-    """The base that all adapters name; RunError if they name several, or if one is of the wrong kind."""
+    """Return the base that all adapters name; RunError if they name several, or if one is of the wrong kind."""
     if sft.is_scalar or not all(reward.is_scalar for reward in rewards):
         raise RunError(
             f"models=shared: model.path={recipe.model.path} must be an SFT adapter "
@@ -71,8 +91,3 @@ def one_base(sft: Adapter, rewards: list[Adapter], recipe: PPO) -> str:
             f"{', '.join(sorted(names))}; train them from one, or set models=full"
         )
     return names.pop()
-
-
-def save_role(role: Role, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a role's adapter folder, which peft and our own loading take."""
-    write_adapter(role.adapter, role.tensors(), role.base, tokenizer, folder)

@@ -1,9 +1,9 @@
-"""Log-probabilities of given tokens at the positions that need them, and nothing of size (positions, vocabulary) kept.
+"""Log-probabilities of given tokens without a (positions, vocabulary) tensor.
 
-Logits are made a tile at a time, some positions by some of the vocabulary, small enough to stay in a processor's cache
-while all that is done with them is done. The forward keeps one log-sum-exp a position; the backward makes each tile
-again and turns it in place into the gradient (onehot - softmax), and the entropy's beside it where that is asked for.
-Logits that are few are kept instead of made again.
+Logits are computed one tile at a time, some positions by a part of the vocabulary, small enough to stay in a
+processor's cache while they are used. The forward stores one log-sum-exp a position; the backward recomputes each tile
+and turns it in place into the gradient (onehot - softmax), plus the entropy's if that was asked for. Where the logits
+are few they are stored instead of recomputed.
 """
 
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-# (positions, tokens of the vocabulary) in a tile: on a CPU the best of those tried, on a GPU untried.
+# (positions, vocabulary entries) of a tile: on a CPU the fastest of those tried; not tuned on a GPU.
 TILE_ON_CPU, TILE_ON_GPU = (512, 2048), (4096, 16384)
-# How many logits are few: 32 MiB of them.
-KEPT = 2**23
+# At most this many logits are stored: 32 MiB.
+MAX_STORED_LOGITS = 2**23
 
 
 class _TiledLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, support, with_entropy):
         picked = hidden.new_empty(len(hidden), dtype=torch.float32)
-        few = len(hidden) * len(weight) <= KEPT and any(ctx.needs_input_grad)
-        ctx.kept = []
+        store = len(hidden) * len(weight) <= MAX_STORED_LOGITS and any(ctx.needs_input_grad)
+        ctx.stored = []
         sums: list[torch.Tensor] = []
         means: list[torch.Tensor] = []
         for columns, of_columns in _tiles(hidden, weight, temperature, support, iter(())):
@@ -41,15 +41,15 @@ class _TiledLogProbs(torch.autograd.Function):
                 if with_entropy:
                     probabilities = (logits - sums[-1][rows, None]).exp_()
                     means[-1][rows] = probabilities.mul_(logits).sum(-1)
-                if few:
-                    ctx.kept.append(logits)
+                if store:
+                    ctx.stored.append(logits)
         of_tiles = torch.stack(sums)
         logsumexp = of_tiles.logsumexp(0)
         # H = logsumexp - E[logit], the expectation over tiles of theirs
         entropy = logsumexp - ((of_tiles - logsumexp).exp() * torch.stack(means)).sum(0) if with_entropy else None
         ctx.save_for_backward(hidden, weight, targets, logsumexp, entropy)
         ctx.temperature, ctx.support = temperature, support
-        ctx.set_materialize_grads(False)  # what is not asked for costs nothing
+        ctx.set_materialize_grads(False)  # outputs without a gradient cost nothing
         return picked - logsumexp, entropy
 
     @staticmethod
@@ -60,8 +60,8 @@ class _TiledLogProbs(torch.autograd.Function):
             grad_logprobs = torch.zeros_like(logsumexp)
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        kept, ctx.kept = iter(ctx.kept), []  # turned into gradients: a second backward pass makes them again
-        for columns, of_columns in _tiles(hidden, weight, ctx.temperature, ctx.support, kept):
+        stored, ctx.stored = iter(ctx.stored), []  # overwritten by gradients: a second backward recomputes them
+        for columns, of_columns in _tiles(hidden, weight, ctx.temperature, ctx.support, stored):
             for rows, logits in of_columns:
                 logits.sub_(logsumexp[rows, None])
                 of_entropy = None
@@ -94,22 +94,22 @@ def _tiles(
     weight: torch.Tensor,
     temperature: float,
     support: "Support | None",
-    kept: Iterator[torch.Tensor],
+    stored: Iterator[torch.Tensor],
 ) -> Iterator[tuple[slice, Iterator[tuple[slice, torch.Tensor]]]]:
-    """Slices of the vocabulary; for each the slices of positions with their logits, float32, the `kept` ones first."""
+    """Yield slices of the vocabulary, each with slices of positions and their float32 logits, `stored` ones first."""
     height, width = TILE_ON_CPU if hidden.device.type == "cpu" else TILE_ON_GPU
 
     def of_columns(columns: slice) -> Iterator[tuple[slice, torch.Tensor]]:
         part = weight[columns].to(hidden.dtype).t()
         for at in range(0, len(hidden), height):
             rows = slice(at, at + height)
-            logits = next(kept, None)
+            logits = next(stored, None)
             if logits is None:
                 logits = (hidden[rows] @ part).float()
                 if temperature != 1.0:
                     logits.div_(temperature)
                 if support is not None:
-                    support.cut(logits, rows, columns)
+                    support.mask_outside(logits, rows, columns)
             yield rows, logits
 
     for at in range(0, len(weight), width):
@@ -118,34 +118,34 @@ def _tiles(
 
 
 def _targets_in(targets: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which of some positions have their target in a slice of the vocabulary, and where in it."""
+    """Return the positions whose target is in a slice of the vocabulary, and the target's index in the slice."""
     at = ((targets >= columns.start) & (targets < columns.stop)).nonzero()[:, 0]
     return at, targets[at] - columns.start
 
 
 @dataclass(frozen=True)
 class Support:
-    """For each position the token ids that it may have; a distribution is cut to them and made to sum to 1 again."""
+    """For each position the token ids that it may have; distributions are renormalised over them."""
 
     ids: torch.Tensor
     """(total,) of all positions, one after the other"""
     counts: torch.Tensor
-    """(positions,) how many of them are each position's"""
+    """(positions,) how many of `ids` belong to each position"""
 
     @cached_property
     def ends(self) -> list[int]:
-        """where each position's ids end, with a 0 in front"""
+        """(positions + 1,) where each position's ids end, with a 0 in front"""
         return [0, *self.counts.cumsum(0).tolist()]
 
-    def cut(self, logits: torch.Tensor, rows: slice, columns: slice) -> None:
-        """Make logits of a tile so low, where they are outside, that nothing of them is left."""
+    def mask_outside(self, logits: torch.Tensor, rows: slice, columns: slice) -> None:
+        """Set a tile's logits outside the support so low that their probability is 0."""
         counts = self.counts[rows]
         ids = self.ids[self.ends[rows.start] : self.ends[rows.start + len(counts)]]
         at = torch.arange(len(counts), device=ids.device).repeat_interleave(counts)
         here = (ids >= columns.start) & (ids < columns.stop)
         allowed = torch.zeros_like(logits, dtype=torch.bool)
         allowed[at[here], ids[here] - columns.start] = True
-        # Finite: 0 · -inf in the entropy would be no number.
+        # Finite, because 0 · -inf in the entropy would be NaN.
         logits.masked_fill_(~allowed, -1e30)
 
 
@@ -157,22 +157,28 @@ def tiled_logprobs(
     support: Support | None = None,
     with_entropy: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """log softmax(hidden @ weight.T / temperature) at `targets`, and that distribution's entropy if it is asked for.
+    """Return log softmax(hidden @ weight.T / temperature) at `targets`, and the distribution's entropy if asked for.
 
-    hidden is (positions, hidden_size), weight (vocabulary, hidden_size), targets (positions,); both results are
-    (positions,) in float32, in nats; with a `support`, which holds the targets, of the distribution within it.
-    Gradients of both reach hidden and weight. Under autocast all products are in its type, the backward pass's as well,
-    which runs outside of it.
+    Gradients of both reach hidden and weight. Under autocast all products are in its type, those of the backward pass
+    as well, which runs outside of autocast.
+
+    Args:
+        hidden: (positions, hidden_size).
+        weight: (vocabulary, hidden_size).
+        targets: (positions,) token ids.
+        support: restricts each position's distribution to a set that contains its target.
+
+    Returns two (positions,) float32 tensors in nats; the second is None without `with_entropy`.
     """
-    place = hidden.device.type
-    if torch.is_autocast_enabled(place):
-        hidden = hidden.to(torch.get_autocast_dtype(place))
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
     return _TiledLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
 
 
 @dataclass
 class TokenLogProbs(ModelOutput):
-    """What a model with log-probabilities returns when it is asked for them: (positions,) tensors in nats.
+    """Log-probabilities and entropies that a model returns: (positions,) tensors in nats.
 
     A ModelOutput, because FSDP2 and ZeRO-3 have to find the tensors in it.
     """
@@ -182,7 +188,7 @@ class TokenLogProbs(ModelOutput):
 
 
 class _WithLogProbs:
-    """Gives a causal LM class a second way through `forward`, so that wrappers (DDP, FSDP, PEFT) are never bypassed."""
+    """Adds log-probabilities to a causal LM's `forward`, so that wrappers (DDP, FSDP, PEFT) are never bypassed."""
 
     def forward(
         self,
@@ -206,9 +212,9 @@ class _WithLogProbs:
 
 
 def with_logprobs(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The same class, same name, whose forward over one packed row also returns TokenLogProbs.
+    """Return a subclass of the same name whose forward over one packed row can return TokenLogProbs.
 
-    `logprob_positions` (positions,) index the row, `logprob_targets` (positions,) are the tokens that follow there;
-    `logprob_support` may cut the distributions.
+    It does where `logprob_positions` (positions,), indices into the row, and `logprob_targets` (positions,), the tokens
+    that follow there, are given; `logprob_support` may restrict the distributions.
     """
     return type(model_class.__name__, (_WithLogProbs, model_class), {"__module__": model_class.__module__})

@@ -1,8 +1,8 @@
-"""Comparisons in one flat row, what both sides begin with computed once.
+"""Comparisons in one flat row; the prefix that both sides share is computed once.
 
-Of every pair the row holds the chosen side whole and then what is the rejected side's own; attention hands that part
-the keys of the shared beginning as well (`key_positions`, see engine/forward/packed.py), and its positions go on from
-there. Scores and gradients are those of both sides written out, up to rounding.
+The row has each pair's chosen side in full, then the rejected side without the shared prefix. That part's queries
+attend to the prefix's keys as well (`key_positions`, see engine/forward/attention.py), and its positions continue from
+the prefix. Scores and gradients equal those of both sides in full, up to rounding.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from engine.forward.packed import PACKED
+from engine.forward.attention import shares_prefixes
 from engine.forward.responses import Tokens, sequence_scores
 
 Pair = tuple[Tokens, Tokens]
@@ -20,23 +20,23 @@ Pair = tuple[Tokens, Tokens]
 
 
 def shared_tokens(pair: Pair) -> int:
-    """How many tokens both sides begin with; each keeps one of its own at the end at least, where its score is read."""
+    """Return the length of the shared prefix; each side keeps at least its last token, where its score is read."""
     chosen, rejected = pair
-    most = min(len(chosen), len(rejected)) - 1
-    return next((at for at in range(most) if chosen[at] != rejected[at]), most)
+    longest = min(len(chosen), len(rejected)) - 1
+    return next((at for at in range(longest) if chosen[at] != rejected[at]), longest)
 
 
 def pack_pairs(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Keyword arguments of a scalar model's forward, to run under the implementation `packed` and no other.
+    """Return keyword arguments of a scalar model's forward, which must run under an attention that shares prefixes.
 
-    input_ids and position_ids are (1, total); score_positions (2 × pairs,), the chosen sides before the rejected ones.
+    input_ids and position_ids are (1, total); score_positions (2 × pairs,), all chosen sides before the rejected ones.
     """
     tokens, positions, keys, query_lengths, key_lengths = [], [], [], [], []
     ends: tuple[list[int], list[int]] = ([], [])
     for pair in pairs:
         chosen, rejected = pair
         start, shared = len(tokens), shared_tokens(pair)
-        own = start + len(chosen)  # where the rejected side's own part begins
+        own = start + len(chosen)  # where the rejected side's part starts
         tokens += [*chosen, *rejected[shared:]]
         positions += [*range(len(chosen)), *range(shared, len(rejected))]
         keys += [*range(start, own), *range(start, start + shared), *range(own, len(tokens))]
@@ -59,7 +59,11 @@ def pack_pairs(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> dic
 
 @torch.no_grad()
 def pair_scores(model: PreTrainedModel, pairs: Sequence[Pair]) -> torch.Tensor:
-    """(pairs, 2) scores of both sides, by one forward; under other implementations than `packed` plainly."""
-    if model.config._attn_implementation == PACKED:
+    """Return the (pairs, 2) scores of chosen and rejected sides.
+
+    Takes one forward where the model's attention shares prefixes, else scores both sides in full (collective then:
+    every rank must call it).
+    """
+    if shares_prefixes(model):
         return model(**pack_pairs(pairs, model.device)).logits.view(2, -1).T
     return sequence_scores(model, [side for pair in pairs for side in pair], budget=sys.maxsize).view(-1, 2)

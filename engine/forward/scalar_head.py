@@ -1,11 +1,11 @@
 """A causal LM's body with a scalar head: the reward model, and the value model that starts from it.
 
-The report adds a "pooling layer" that reads the reward at a specific end token (3.2.1) and does not say which; ours is
-the conversation's last <|im_end|>, found by its id, never inferred from padding (transformers' own pooling reads
+The report adds a "pooling layer" that reads the reward at a specific end token (3.2.1) and does not say which. Here it
+is the conversation's last <|im_end|>, found by its id and never inferred from padding (transformers' own pooling reads
 the wrong position when the padding token is the end token). The head is computed in float32.
 
 Bradley-Terry leaves a score's offset arbitrary. The mean training score is stored in the configuration as
-`score_offset` and subtracted in forward, so whoever loads the model gets centred scores.
+`score_offset` and subtracted in forward, so that scores are centred wherever the model is loaded.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ class _ScalarHead:
         return SequenceClassifierOutputWithPast(logits=logits)
 
     def last_end(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """(batch,) position of each row's last <|im_end|> that is not padding; ValueError for a row without."""
+        """Return (batch,), each row's last <|im_end|> that is not padding; ValueError for a row without one."""
         at_end = input_ids == self.config.score_token_id
         if attention_mask is not None:
             at_end = at_end & attention_mask.bool()
@@ -48,10 +48,10 @@ class _ScalarHead:
 
 
 def scalar_class(config: Any) -> type[PreTrainedModel]:
-    """transformers' sequence-classification class of this configuration, same name, with the pooling described above.
+    """Return transformers' sequence-classification class of a configuration, same name, with the pooling above.
 
-    In a packed row, `score_positions` (n,) say where to read; the scores are (n, 1), float32. Otherwise (batch, 1),
-    one score a row, at its last <|im_end|>.
+    Scores of a packed row are read at `score_positions` (n,) and are (n, 1), float32. Else there is one score a row, at
+    its last <|im_end|>: (batch, 1).
     """
     model_class = AutoModelForSequenceClassification._model_mapping[type(config)]
     return type(model_class.__name__, (_ScalarHead, model_class), {"__module__": model_class.__module__})

@@ -1,9 +1,9 @@
 """The forward pass of one token in fixed shapes, compiled: a CUDA graph a shape on a GPU, compiled C++ on a CPU.
 
-Keys and values stand in buffers that stay where they are for the whole run, as CUDA graphs need it. Rows are rounded up
-to a power of two, so that finished ones still leave, and columns are those of the rollout's longest prompt with its
-answer, rounded up: few shapes, each compiled once. Prompts are read as in the plain loop. What is drawn is the same up
-to the rounding of logits. Run on CPUs only: no GPU was at hand.
+Keys and values stand in buffers that keep their addresses for the whole run, as CUDA graphs require. Rows are rounded
+up to a power of two, so that finished ones can still leave; columns are those of the rollout's longest prompt and
+response, rounded up. So there are few shapes, each compiled once. Prompts are prefilled as in the plain loop, and the
+tokens drawn are the same up to the rounding of logits. Run on CPUs only: no GPU was at hand.
 """
 
 from collections.abc import Iterator
@@ -14,28 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.exc import TorchDynamoException
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from engine.errors import RunError
-from engine.forward.packed import attention
+from engine.forward.attention import FIXED, refuse_unless_full_attention, use_attention
 
-FIXED, BACKEND = "fixed", "inductor"
+BACKEND = "inductor"
 FEWEST_ROWS, FEWEST_COLUMNS, MOST_GRAPHS = 16, 64, 64
-
 
 Views = tuple[list[torch.Tensor], list[torch.Tensor]]
 """keys and values of each layer"""
 
 
 def fixed_rows(rows: int) -> int:
-    """The batch that `rows` rows are computed in: a power of two."""
+    """Return the batch size in which `rows` rows are computed: a power of two."""
     return max(FEWEST_ROWS, 1 << (rows - 1).bit_length())
 
 
 def fixed_columns(columns: int) -> int:
-    """How many columns are held for `columns` that are needed: a power of two, or one and a half."""
+    """Return how many columns are allocated for `columns`: a power of two, or one and a half times one."""
     power = 1 << (columns - 1).bit_length()
     return max(FEWEST_COLUMNS, power * 3 // 4 if columns <= power * 3 // 4 else power)
 
@@ -52,10 +50,16 @@ def fixed_attention(
     column: torch.Tensor | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one new token a row, which is written to `column` (1,) of the buffers first; without them, sdpa's.
+    """Attend from one new token a row, after writing its key and value into the buffers; without buffers, as sdpa does.
 
-    query is (rows, heads, 1, head_dim), key and value may have fewer heads; keys and values hold of every layer
-    (rows, key heads, columns, head_dim), attention_mask is (rows, 1, 1, columns). Returns (rows, 1, heads, head_dim).
+    Args:
+        query: (rows, heads, 1, head_dim).
+        key, value: (rows, key heads, 1, head_dim); there may be fewer key heads than heads.
+        attention_mask: (rows, 1, 1, columns).
+        keys, values: the buffers, of each layer (rows, key heads, columns, head_dim).
+        column: (1,) the column to write.
+
+    Returns (rows, 1, heads, head_dim) and None for attention weights.
     """
     if keys is None or values is None or column is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
@@ -72,38 +76,36 @@ AttentionInterface.register(FIXED, fixed_attention)
 AttentionMaskInterface.register(FIXED, sdpa_mask)
 
 
-class Compiled:
-    """Compiled decoding of one model, for a whole run. Its weights may change, in place; they must not move."""
+class CompiledDecoder:
+    """Compiled decoding of one model, for a whole run. The weights may change in place; their addresses must not."""
 
     def __init__(self, model: PreTrainedModel):
-        if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
-            raise RunError(
-                "sampling.engine=compiled knows full attention only, and a layer of this model has another; "
-                "use sampling.engine=own"
-            )
+        refuse_unless_full_attention(model.config)
         self.model = model
-        self.places = self.columns = 0
+        self.places = 0
+        """rows × columns of the buffers"""
+        self.columns = 0
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         """keys and values of each layer, (places, key heads, head_dim)"""
         self.views: dict[tuple[int, int], Views] = {}
         """the same memory in the shapes that are computed, by rows and columns: always the same tensors"""
         self.low: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
-        """weights of linear layers in autocast's type"""
+        """weights of linear layers, copied into autocast's type"""
         torch.compiler.config.recompile_limit = MOST_GRAPHS
         mode = "reduce-overhead" if model.device.type == "cuda" else None
         self.step = torch.compile(_logits, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
 
     @contextmanager
-    def ready(self, rows: int, columns: int) -> Iterator[None]:
-        """Around all decoding between two changes of the weights, of at most so many rows and columns at a time."""
-        self.columns = fixed_columns(columns)  # of no earlier rollout: a resumed run has not seen those
+    def prepared(self, rows: int, columns: int) -> Iterator[None]:
+        """Enclose all decoding between two changes of the weights; batches have at most `rows` rows and `columns`."""
+        self.columns = fixed_columns(columns)  # not the largest so far: a resumed run has not seen earlier rollouts
         self.places = max(self.places, fixed_rows(rows) * self.columns)
-        with attention(self.model, FIXED), self._cast_once():
+        with use_attention(self.model, FIXED), self._cast_once():
             yield
 
     @contextmanager
     def _cast_once(self) -> Iterator[None]:
-        """Under autocast linear layers have weights in its type for a while: a graph would cast them at every token."""
+        """Give linear layers weights in autocast's type for a while: the graph would cast them at every token."""
         device, swapped = self.model.device.type, []
         if torch.is_autocast_enabled(device):
             linear = [layer for layer in self.model.modules() if isinstance(layer, torch.nn.Linear)]
@@ -121,10 +123,10 @@ class Compiled:
                 setattr(layer, name, whole)
 
     def begin(self, cache: DynamicCache, mask: torch.Tensor, responses: int) -> "FixedBatch":
-        """Decoding from prompts that were read: `cache` and mask (prompts, longest) have each once, padded left."""
+        """Return the batch that continues prefilled prompts; cache and mask (prompts, longest) are padded left."""
         prompts, longest = mask.shape
         if not self.buffers or len(self.buffers[0][0]) < self.places:
-            self._hold(cache)
+            self._allocate(cache)
         rows = prompts * responses
         for layer, *fixed in zip(cache.layers, *self.view(fixed_rows(rows)), strict=True):
             for view, read in zip(fixed, (layer.keys, layer.values), strict=True):
@@ -132,20 +134,20 @@ class Compiled:
         cache.layers.clear()
         return FixedBatch(self, (longest - mask.sum(1)).repeat_interleave(responses, 0), longest)
 
-    def _hold(self, cache: DynamicCache) -> None:
-        """Buffers for such keys and values, in the type that attention reads them in."""
+    def _allocate(self, cache: DynamicCache) -> None:
+        """Allocate buffers for the cache's layers, in the type in which attention reads them."""
         self.buffers.clear()
         self.views.clear()
         for layer in cache.layers:
             device, dtype = layer.keys.device, layer.keys.dtype
             if torch.is_autocast_enabled(device.type):
                 dtype = torch.get_autocast_dtype(device.type)
-            # Zeros: what is masked is multiplied by 0, and has to be a number.
+            # Zeros, because masked entries are multiplied by 0, which NaN would survive.
             shapes = [(self.places, read.shape[1], read.shape[3]) for read in (layer.keys, layer.values)]
             self.buffers.append(tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes))
 
     def view(self, rows: int) -> Views:
-        """Of each layer (rows, key heads, columns, head_dim); fewer rows are the first ones of more."""
+        """Return keys and values of each layer, (rows, key heads, columns, head_dim), from the buffers' start."""
         if (rows, self.columns) not in self.views:
             kinds = [[self._shaped(buffer, rows) for buffer in kind] for kind in zip(*self.buffers, strict=True)]
             self.views[rows, self.columns] = tuple(kinds)
@@ -154,44 +156,41 @@ class Compiled:
     def _shaped(self, buffer: torch.Tensor, rows: int) -> torch.Tensor:
         _, heads, dim = buffer.shape
         view = buffer[: rows * self.columns].view(rows, heads, self.columns, dim)
-        torch._dynamo.mark_static_address(view)  # a CUDA graph may write into it, and need not copy it
+        torch._dynamo.mark_static_address(view)  # lets a CUDA graph write into it instead of copying it
         return view
 
 
 class FixedBatch:
-    """Rows that are being written, the first ones of the buffers; each call writes the next column."""
+    """A DecodingBatch in the first rows of the buffers; each call writes the next column."""
 
-    def __init__(self, compiled: Compiled, starts: torch.Tensor, column: int):
+    def __init__(self, compiled: CompiledDecoder, starts: torch.Tensor, column: int):
         self.compiled, self.rows, self.size = compiled, len(starts), fixed_rows(len(starts))
         self.starts = F.pad(starts, (0, self.size - self.rows))
         """(size,) the column of each row's first token"""
         self.written, self.column = column, torch.tensor([column - 1], device=starts.device)
 
-    def may_leave(self, left: int) -> bool:
-        """Whether a smaller batch is enough for the rows that are left."""
-        return fixed_rows(left) < self.size
+    def should_shrink(self, rows: int) -> bool:
+        return fixed_rows(rows) < self.size
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these alone."""
         before, self.rows, self.size = self.compiled.view(self.size), len(rows), fixed_rows(len(rows))
         for fewer, more in zip(self.compiled.view(self.size), before, strict=True):
             for view, whole in zip(fewer, more, strict=True):
                 view[: self.rows, :, : self.written] = whole[rows, :, : self.written]
         self.starts = F.pad(self.starts[rows], (0, self.size - self.rows))
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(rows, vocabulary) logits after one more token of each row, (rows,); good until the next call."""
+    def next_logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits that stay valid until the next call."""
         self.written += 1
         self.column += 1
         tokens = F.pad(tokens, (0, self.size - self.rows))
         torch.compiler.cudagraph_mark_step_begin()
         try:
-            logits = self.compiled.step(
-                self.compiled.model, tokens, self.starts, self.column, *self.compiled.view(self.size)
-            )  # fmt: skip
+            keys, values = self.compiled.view(self.size)
+            logits = self.compiled.step(self.compiled.model, tokens, self.starts, self.column, keys, values)
         except TorchDynamoException as error:
-            told = " ".join(line.strip() for line in str(error).splitlines()[:2])
-            raise RunError(f"sampling.engine=compiled: {told}; use sampling.engine=own") from None
+            cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise RunError(f"sampling.engine=compiled: {cause}; use sampling.engine=own") from None
         return logits[: self.rows]
 
 
@@ -203,10 +202,20 @@ def _logits(
     keys: list[torch.Tensor],
     values: list[torch.Tensor],
 ) -> torch.Tensor:
-    """What is compiled. A row sees the columns from its start to the present one; those behind hold what was there."""
+    """Compute (rows, vocabulary) logits: the compiled function.
+
+    A row attends to the columns from its start to `column`; later columns hold values of earlier batches.
+    """
     columns = torch.arange(keys[0].shape[2], device=tokens.device)
     seen = (columns >= starts[:, None]) & (columns <= column)
-    return model(
-        input_ids=tokens[:, None], attention_mask=seen[:, None, None], position_ids=(column - starts)[:, None],
-        use_cache=False, logits_to_keep=1, keys=keys, values=values, column=column,
-    ).logits[:, -1]  # fmt: skip
+    output = model(
+        input_ids=tokens[:, None],
+        attention_mask=seen[:, None, None],
+        position_ids=(column - starts)[:, None],
+        use_cache=False,
+        logits_to_keep=1,
+        keys=keys,
+        values=values,
+        column=column,
+    )
+    return output.logits[:, -1]

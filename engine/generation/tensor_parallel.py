@@ -1,14 +1,15 @@
-"""A policy in pieces over a few neighbouring processes while it writes, for one that no device holds whole.
+"""Tensor-parallel decoding: a policy that no device holds whole, sharded over a few neighbouring ranks to generate.
 
-The processes of a team write all their queries together. Each has some heads of every layer and their KV cache, a part
-of the MLP, and some rows of the output head, as transformers' plan for the model's class says (tensor parallelism:
-Shoeybi et al. 2019, arXiv 1909.08053). Pieces are taken once a rollout, weight by weight, from what FSDP2, ZeRO-3 or
-nobody has shared out, and are gone when the answers are there.
+The ranks of a team generate for all their queries together (Shoeybi et al. 2019, arXiv 1909.08053). Each holds some
+heads of every layer with their KV cache, a part of the MLP, and some rows of the output head, as transformers' plan
+for the model's class says. Each rollout gathers the weights one by one (from FSDP2, ZeRO-3 or a whole copy), keeps this
+rank's tensor-parallel shard, and frees it afterwards.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -21,22 +22,22 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.dist.sharding import sharding_of
 from engine.errors import RunError
-from engine.generation.sampling import Response
+from engine.generation.request import GenerationRequest, Response
 
-# transformers' names: a piece of the outputs; of the inputs; of outputs that all then see whole; and no pieces.
+# transformers' names of ways to shard a layer: by outputs; by inputs; by outputs, then gathered; not at all.
 OUTPUTS, INPUTS, HEAD, WHOLE = "colwise", "rowwise", "colwise_gather_output", "replicated_with_grad_allreduce"
 
 
 class Team:
-    """The `size` neighbouring processes, by rank, that hold one policy together while it writes."""
+    """`size` neighbouring ranks that together hold one policy while it generates."""
 
     def __init__(self, policy: PreTrainedModel, size: int, accelerator: Accelerator):
         self.size, self.accelerator, self.policy = size, accelerator, policy
         self.plan = plan_of(policy, size)
         if accelerator.num_processes % size:
             raise RunError(
-                f"sampling.split={size} does not divide the number of processes, {accelerator.num_processes}; a team "
-                "has as many, best on one machine"
+                f"sampling.split={size} does not divide the number of ranks, {accelerator.num_processes}; choose a "
+                "divisor of it, best the ranks of one machine or fewer"
             )
         self.group, _ = dist.new_subgroups(size)
         self.place = dist.get_rank(self.group)
@@ -49,37 +50,38 @@ class Team:
             if style != OUTPUTS:
                 self.empty.get_submodule(name).register_forward_hook(self._sum if style == INPUTS else self._gather)
 
-    def write(
-        self,
-        sample: Callable[..., list[list[Response]]],
-        prompts: Sequence[Sequence[int]],
-        query_ids: Sequence[int],
-    ) -> list[list[Response]]:
-        """This process's answers of all that the team writes.
+    def generate(self, decode: Callable[..., list[list[Response]]], request: GenerationRequest) -> list[list[Response]]:
+        """Return the responses to this rank's request (collective: every rank of the team must call it).
 
-        What is drawn is the first process's at every token, so that all stop at the same one, whatever rounding does.
+        `decode(policy, request, agree=…)` generates for the whole team. Every token is the first rank's draw, so that
+        all ranks stop at the same one even where their logits differ by rounding.
         """
         parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, (list(prompts), list(query_ids)), group=self.group)
-        with self.taken() as policy:
-            asked = [prompt for theirs, _ in parts for prompt in theirs]
-            answers = sample(policy, asked, query_ids=[q for _, ids in parts for q in ids], agree=self._agree)
-        told = [answers]
-        dist.broadcast_object_list(told, src=self.first, group=self.group)
-        start = sum(len(theirs) for theirs, _ in parts[: self.place])
-        return told[0][start : start + len(prompts)]
+        dist.all_gather_object(parts, (list(request.prompts), list(request.query_ids)), group=self.group)
+        team_request = replace(
+            request,
+            prompts=[prompt for prompts, _ in parts for prompt in prompts],
+            query_ids=[query for _, query_ids in parts for query in query_ids],
+        )
+        with self.sharded_policy() as policy:
+            responses = decode(policy, team_request, agree=self._agree)
+        # The first rank's objects, because log-probabilities differ by rounding too.
+        shared = [responses]
+        dist.broadcast_object_list(shared, src=self.first, group=self.group)
+        start = sum(len(prompts) for prompts, _ in parts[: self.place])
+        return shared[0][start : start + len(request.prompts)]
 
     @contextmanager
-    def taken(self) -> Iterator[PreTrainedModel]:
-        """The policy of this process's pieces, in the type of the computation; all processes together."""
+    def sharded_policy(self) -> Iterator[PreTrainedModel]:
+        """Build the policy of this rank's shards, in the compute type (collective: every rank must call it)."""
         dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
         for shard in self.policy.modules():
             if isinstance(shard, FSDPModule):
-                shard.reshard()  # a forward pass may have left some whole
+                shard.reshard()  # a forward pass may have left some weights gathered
         try:
             for name, weight in self.policy.named_parameters(remove_duplicate=False):
                 owner, _, leaf = name.rpartition(".")
-                self._put(owner, leaf, self._piece(owner, leaf, self._whole(weight, dtype)))
+                self._put(owner, leaf, self._shard(owner, leaf, self._whole(weight, dtype)))
             for name, buffer in self.policy.named_buffers():
                 owner, _, leaf = name.rpartition(".")
                 self.empty.get_submodule(owner)._buffers[leaf] = buffer
@@ -87,8 +89,8 @@ class Team:
         finally:
             self.empty.to("meta")
 
-    def _put(self, owner: str, leaf: str, piece: torch.Tensor) -> None:
-        self.empty.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(piece, requires_grad=False)
+    def _put(self, owner: str, leaf: str, shard: torch.Tensor) -> None:
+        self.empty.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(shard, requires_grad=False)
 
     def _whole(self, weight: torch.nn.Parameter, dtype: torch.dtype) -> torch.Tensor:
         if sharding_of(self.accelerator).kind == "zero3":
@@ -99,8 +101,8 @@ class Team:
         weight = weight.detach().to(dtype)
         return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
-    def _piece(self, owner: str, leaf: str, whole: torch.Tensor) -> torch.Tensor:
-        """What this process has of a weight or bias; of a head whose rows do not divide, the last piece has zeros."""
+    def _shard(self, owner: str, leaf: str, whole: torch.Tensor) -> torch.Tensor:
+        """Return this rank's shard of a weight or bias, padded with zeros where the rows do not divide."""
         style = self.plan.get(owner)
         if style is None:
             return whole.clone()
@@ -118,9 +120,9 @@ class Team:
         return output
 
     def _gather(self, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        pieces = [torch.empty_like(output) for _ in range(self.size)]
-        dist.all_gather(pieces, output.contiguous(), group=self.group)
-        return torch.cat(pieces, -1)[..., : self.empty.config.vocab_size]
+        shards = [torch.empty_like(output) for _ in range(self.size)]
+        dist.all_gather(shards, output.contiguous(), group=self.group)
+        return torch.cat(shards, -1)[..., : self.empty.config.vocab_size]
 
     def _agree(self, tokens: torch.Tensor) -> torch.Tensor:
         dist.broadcast(tokens, src=self.first, group=self.group)
@@ -128,15 +130,16 @@ class Team:
 
 
 def plan_of(policy: PreTrainedModel, size: int) -> dict[str, str]:
-    """Layers that are taken to pieces, by name, and transformers' name of the way.
+    """Return transformers' way to shard each layer, by the layer's name; layers that stay whole are left out.
 
-    RunError if this model's class has no such plan, or one of other ways, or if its heads do not divide.
+    Raises RunError if the model's class has no plan, if the plan needs other ways, or if `size` does not divide the
+    heads or the MLP.
     """
     config = policy.config
     ways = {f"{policy.base_model_prefix}.{name}": way for name, way in (config.base_model_tp_plan or {}).items()}
     ways |= type(policy)._tp_plan or {}
     if INPUTS not in ways.values() or not {OUTPUTS, INPUTS, HEAD, WHOLE}.issuperset(ways.values()):
-        raise RunError(f"sampling.split={size}: a {config.model_type} model cannot be taken to pieces here; use 1")
+        raise RunError(f"sampling.split={size}: a {config.model_type} model cannot be sharded for decoding; use 1")
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         if getattr(config, name) % size:
             raise RunError(

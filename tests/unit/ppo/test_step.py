@@ -11,15 +11,13 @@ from torch.testing import assert_close
 
 from chatml import control
 from engine.forward.attention import use_attention
-from engine.generation.engines import Own
+from engine.generation.engines import OwnEngine
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
-from ppo.advantages import ScoreNormaliser
+from ppo.minibatches import minibatch_rows
 from ppo.models import load_models
-from ppo.rollout import judge, queries_at, roll
 from ppo.train import load_data
-from ppo.update import minibatches, update
-from tests.support.ppo_setting import make_setting, recipe_of
+from tests.support.ppo_setting import assess_by, make_setting, recipe_of, sampler_of, updater_of
 from tests.support.stage_runs import has_gradient
 
 
@@ -34,15 +32,14 @@ def start(path, *overrides):
     tokenizer = load_tokenizer(recipe.model.path)
     prompts, pretrain, _ = load_data(recipe, tokenizer, RunFolder(recipe))
     models = load_models(recipe, tokenizer, accelerator)
-    engine = Own(models.policy, recipe.sampling, control(tokenizer).im_end, recipe.run.seed, accelerator=accelerator)
-    rollout = roll(engine, recipe, prompts, queries_at(recipe, 1, len(prompts)), 1)
+    engine = OwnEngine(models.policy, recipe.sampling, control(tokenizer).im_end, accelerator=accelerator)
+    rollout = sampler_of(recipe, engine, prompts).sample(1)
     return recipe, models, rollout, pretrain, accelerator
 
 
 def our_step(recipe, models, rollout, pretrain, accelerator, step):
-    normaliser = ScoreNormaliser(recipe.ppo.reward_normalisation)
-    judged = judge(models, recipe, rollout, normaliser, recipe.ppo.kl_coef)
-    return judged, update(models, recipe, rollout, judged, pretrain, step, accelerator)
+    assessment = assess_by(recipe, models, rollout)
+    return assessment, updater_of(recipe, models, pretrain, accelerator).update(rollout, assessment, step)
 
 
 def plain_logits(model, prompt, response):
@@ -62,7 +59,7 @@ def plain_values(model, prompt, response):
 
 
 def plain_step(recipe, models, rollout, pretrain, accelerator):
-    """DESIGN's equations, a response at a time."""
+    """The equations of ppo/train.py, a response at a time."""
     ppo, pairs = recipe.ppo, list(zip(rollout.prompts, rollout.tokens, strict=True))
     with torch.no_grad():
         old_logprobs = [plain_logprobs(models.policy, x, y) for x, y in pairs]
@@ -91,7 +88,7 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
     bound = ppo.advantage_clip or math.inf
     white = [((a - everything.mean()) / everything.std(correction=0)).clamp(-bound, bound) for a in advantages]
 
-    for rows in minibatches(recipe, len(pairs), step=2):
+    for rows in minibatch_rows(len(pairs), ppo, recipe.run.seed, step=2):
         tokens = sum(len(pairs[r][1]) for r in rows)
         policy_loss, value_loss = torch.zeros(()), torch.zeros(())
         for r in rows:
@@ -107,8 +104,8 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
             worst = torch.max((v - returns[r]) ** 2, (near - returns[r]) ** 2)
             value_loss = value_loss + 0.5 * worst.sum() / count
         if pretrain is not None:
-            texts = [s for batch, _ in pretrain.take(tokens, 10**9) for s in batch]
-            assert sum(len(s) - 1 for s in texts) >= ppo.pretrain_ratio * tokens
+            texts, predicted = pretrain.take(tokens)
+            assert sum(len(s) - 1 for s in texts) == predicted >= ppo.pretrain_ratio * tokens
             nll = torch.cat([-plain_logprobs(models.policy, s[:1], s[1:]) for s in texts])
             policy_loss = policy_loss + ppo.pretrain_coef * nll.mean()
         for loss, model, optimizer in (
@@ -168,9 +165,9 @@ def test_a_step_is_what_the_equations_say(setting, overrides, tmp_path):
 
 
 def test_ratio_is_one_and_kl_is_zero_at_the_start(setting, tmp_path):
-    judged, learnt = our_step(*start(setting, f"run.dir={tmp_path}"), step=2)
-    assert learnt["first_ratio_error"] < 1e-5
-    assert (judged.old_logprobs - judged.ref_logprobs).abs().max() < 1e-6
+    assessment, metrics = our_step(*start(setting, f"run.dir={tmp_path}"), step=2)
+    assert metrics["first_ratio_error"] < 1e-5
+    assert (assessment.old_logprobs - assessment.ref_logprobs).abs().max() < 1e-6
 
 
 def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
@@ -184,8 +181,8 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
 
 def test_an_answer_without_end_costs_the_penalty_and_no_score(setting, tmp_path):
     recipe, models, rollout, *_ = start(setting, f"run.dir={tmp_path}", "ppo.missing_end_penalty=7.0")
-    judged = judge(models, recipe, rollout, ScoreNormaliser("mean"), recipe.ppo.kl_coef)
+    assessment = assess_by(recipe, models, rollout)
     cut = ~rollout.ended
-    assert torch.equal(judged.scores[cut], torch.full((int(cut.sum()),), -7.0))
-    assert len(judged.raw_scores) == int(rollout.ended.sum())
-    assert_close(judged.scores[~cut], judged.raw_scores - judged.raw_scores.mean())
+    assert torch.equal(assessment.scores[cut], torch.full((int(cut.sum()),), -7.0))
+    assert len(assessment.raw_scores) == int(rollout.ended.sum())
+    assert_close(assessment.scores[~cut], assessment.raw_scores - assessment.raw_scores.mean())

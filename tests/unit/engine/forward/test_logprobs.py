@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from engine.forward.logprobs import KEPT, tiled_logprobs, with_logprobs
 from engine.forward.attention import use_attention
+from engine.forward.logprobs import MAX_STORED_LOGITS, tiled_logprobs, with_logprobs
 from engine.forward.packed import pack
 from tests.support.small_models import FAMILIES, small_config, small_model
 
@@ -16,9 +16,9 @@ TILE = (8, 20)
 
 @pytest.mark.parametrize("positions", [1, TILE[0], 2 * TILE[0] + 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("kept", [0, KEPT])
+@pytest.mark.parametrize("kept", [0, MAX_STORED_LOGITS])
 def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeypatch):
-    monkeypatch.setattr("engine.forward.logprobs.KEPT", kept)
+    monkeypatch.setattr("engine.forward.logprobs.MAX_STORED_LOGITS", kept)
     monkeypatch.setattr("engine.forward.logprobs.TILE_ON_CPU", TILE)
     torch.manual_seed(0)
     hidden = torch.randn(positions, 16, requires_grad=True)
@@ -51,8 +51,8 @@ def test_under_autocast_the_backward_pass_is_in_its_type_too(monkeypatch):
     torch.manual_seed(0)
     hidden, weight = torch.randn(40, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
     targets, found = torch.randint(50, (40,)), []
-    for kept in (KEPT, 0):  # logits of the forward pass, then made again: the same
-        monkeypatch.setattr("engine.forward.logprobs.KEPT", kept)
+    for kept in (MAX_STORED_LOGITS, 0):  # logits of the forward pass, then made again: the same
+        monkeypatch.setattr("engine.forward.logprobs.MAX_STORED_LOGITS", kept)
         with torch.autocast("cpu", torch.bfloat16):
             logprobs, _ = tiled_logprobs(hidden, weight, targets)
         found.append((logprobs, *torch.autograd.grad(logprobs.sum(), [hidden, weight])))

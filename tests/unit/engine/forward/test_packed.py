@@ -80,28 +80,8 @@ def test_sequences_of_one_length_equal_those_alone_with_gradients():
         assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
 
 
-def test_packed_attention_needs_lengths():
-    model = small_model()
-    with use_attention(model, "packed"), pytest.raises(ValueError, match="called without the sequences' lengths"):
-        model(torch.tensor([[5, 6, 7]]))
-
-
-def test_packed_attention_refuses_a_sliding_window():
-    model = small_model(use_sliding_window=True, sliding_window=3, max_window_layers=0)
-    with use_attention(model, "packed"), pytest.raises(ValueError, match="no sliding window"):
-        model(**pack(SEQUENCES))
-
-
-def test_attention_is_put_back():
-    model = small_model()
-    before = model.config._attn_implementation
-    with use_attention(model, "packed"):
-        assert model.config._attn_implementation == "packed"
-    assert model.config._attn_implementation == before
-
-
 def test_whoever_packs_is_known_to_the_tests_of_neighbours():
-    """A new place that lays sequences into one row: perturb a neighbour there (test_neighbours*.py), then list it."""
+    """For a new function that packs: perturb a neighbour in test_packed_isolation*.py, then list it here."""
     packers = {"pack", "layout", "pack_responses", "pack_text", "pack_pairs"}
     found = set()
     for path in (
@@ -115,13 +95,12 @@ def test_whoever_packs_is_known_to_the_tests_of_neighbours():
     assert found == {
         "engine/forward/packed.py:pack",
         "engine/forward/pairs.py:pair_scores",
-        "engine/forward/responses.py:_packs",
+        "engine/forward/responses.py:_packed_on_all_ranks",
         "engine/forward/responses.py:pack_responses",
         "engine/forward/responses.py:pack_text",
-        "engine/forward/responses.py:sequence_nll",
         "engine/forward/responses.py:sequence_scores",
-        "ppo/update.py:packed_rows",
-        "ppo/update.py:pretrain_terms",
+        "ppo/minibatches.py:pack_minibatch",
+        "ppo/update.py:pretrain_loss",
         "reward/train.py:collate",
         "sft/train.py:collate",
     }

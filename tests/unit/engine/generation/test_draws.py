@@ -1,44 +1,18 @@
-"""Random draws: a function of their coordinates alone, uniform, and inside the nucleus with the right frequencies."""
+"""Drawing tokens: inside the nucleus, with the right frequencies and log-probabilities."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.generation.draws import draw_token, nucleus, uniform
-
-
-def test_known_values_of_splitmix64():
-    # The first outputs of the published generator for seed 1234567 (its own reference sequence), as fractions.
-    first = 6457827717110365317
-    assert uniform(1234567).item() == (first >> 11) * 2.0**-53
-
-
-def test_a_number_depends_on_its_own_coordinates_only():
-    queries = torch.arange(100)
-    together = uniform(7, 3, queries, 2, 5, 0)
-    assert torch.equal(together[40:60], uniform(7, 3, queries[40:60], 2, 5, 0))
-    for other in (
-        (8, 3, queries, 2, 5, 0),
-        (7, 4, queries, 2, 5, 0),
-        (7, 3, queries, 1, 5, 0),
-        (7, 3, queries, 2, 5, 1),
-    ):
-        assert not torch.equal(together, uniform(*other))
-
-
-def test_uniform_over_each_coordinate():
-    numbers = uniform(0, 1, torch.arange(20000), 0, 0, 0)
-    assert 0 <= numbers.min() < numbers.max() < 1
-    counts = torch.histc(numbers, 20, 0, 1)
-    assert (counts - 1000).abs().max() < 5 * 1000**0.5
+from engine.generation.draws import draw_token, nucleus
+from engine.generation.streams import uniform
 
 
 def test_top_p_draws_from_the_nucleus_with_its_own_frequencies():
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     rows = 40000
-    tokens = draw_token(
-        probabilities.log().expand(rows, -1), 0.9, 1.0, lambda who, attempt: uniform(0, who, attempt)
-    ).tokens  # fmt: skip
+    logits = probabilities.log().expand(rows, -1)
+    tokens = draw_token(logits, 0.9, 1.0, lambda rows, attempt: uniform(0, rows, attempt)).tokens
     share = torch.bincount(tokens, minlength=4) / rows
     # Likelier tokens hold 0.8 < 0.9 before the third and 0.95 ≥ 0.9 before the fourth: the nucleus is the first three.
     assert_close(share, torch.tensor([0.5, 0.3, 0.15, 0.0]) / 0.95, atol=0.01, rtol=0)
@@ -47,14 +21,14 @@ def test_top_p_draws_from_the_nucleus_with_its_own_frequencies():
 
 def test_temperature_and_full_support():
     logits = torch.tensor([2.0, 0.0]).expand(40000, -1)
-    tokens = draw_token(logits, 1.0, 2.0, lambda who, attempt: uniform(1, who, attempt)).tokens
+    tokens = draw_token(logits, 1.0, 2.0, lambda rows, attempt: uniform(1, rows, attempt)).tokens
     assert abs(tokens.float().mean() - 1 / (1 + torch.e)) < 0.01
 
 
 def test_impossible_tokens_are_never_drawn():
     logits = torch.tensor([-torch.inf, 0.0, -torch.inf]).expand(3, -1)
     edges = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
-    assert draw_token(logits, 1.0, 1.0, lambda who, attempt: edges[who]).tokens.tolist() == [1, 1, 1]
+    assert draw_token(logits, 1.0, 1.0, lambda rows, attempt: edges[rows]).tokens.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +50,8 @@ def test_equal_tokens_at_the_edge_are_all_inside():
 def test_a_token_is_drawn_from_the_set_that_is_recorded_with_its_probability_there():
     torch.manual_seed(0)
     logits = 3 * torch.randn(500, 50)
-    plain = draw_token(logits, 0.7, 1.3, lambda who, attempt: uniform(0, who, attempt))
-    drawn = draw_token(logits, 0.7, 1.3, lambda who, attempt: uniform(0, who, attempt), record=True)
+    plain = draw_token(logits, 0.7, 1.3, lambda rows, attempt: uniform(0, rows, attempt))
+    drawn = draw_token(logits, 0.7, 1.3, lambda rows, attempt: uniform(0, rows, attempt), record=True)
     assert torch.equal(plain.tokens, drawn.tokens)
     assert plain.nucleus is None
     assert drawn.nucleus.gather(1, drawn.tokens[:, None]).all()

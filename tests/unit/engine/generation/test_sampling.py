@@ -7,7 +7,9 @@ from transformers import DynamicCache
 import engine.generation.sampling as sampling_module
 from config.sections import Sampling
 from engine.forward.attention import use_attention
+from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
 from tests.support.small_models import small_model
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16], [17]]
@@ -17,10 +19,8 @@ END, OTHER_STOP = 1, 2
 def draw(model, prompts, *, responses=2, query_ids=None, **settings):
     sampling = Sampling(**{"max_new_tokens": 24, "batch_size": 64, **settings})
     query_ids = list(range(len(prompts))) if query_ids is None else query_ids
-    return sample(
-        model, prompts, sampling, responses=responses, end=END, stops=[END, OTHER_STOP], seed=3, step=1,
-        query_ids=query_ids,
-    )  # fmt: skip
+    request = GenerationRequest(prompts, query_ids, responses, RandomStream.of_step(3, 1))
+    return sample(model, request, sampling, end=END, stops=[END, OTHER_STOP])
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])

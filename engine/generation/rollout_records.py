@@ -1,0 +1,35 @@
+"""The lines of a PPO run's rollouts.jsonl: one dataclass that writes them and reads them."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.files import jsonl
+
+ROLLOUTS = "rollouts.jsonl"
+
+
+@dataclass(frozen=True)
+class RolloutRecord:
+    """One response of one training step."""
+
+    step: int
+    record: dict[str, Any]
+    """the record that the prompt was read from"""
+    prompt: str
+    """as the model read it, control tokens included"""
+    response: str
+    """as the model generated it, its end token included"""
+    score: float
+    """as PPO used it: normalised, penalised and clipped"""
+    kl: float
+    """nats: log π_old − log π_ref, summed over the response's tokens"""
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the line as a dict for JSON."""
+        return asdict(self)
+
+
+def read_rollouts(run: Path) -> list[RolloutRecord]:
+    """Read the rollouts of a run folder; empty where it has none."""
+    return [RolloutRecord(**row) for row in jsonl.read(run / ROLLOUTS)]

@@ -1,0 +1,94 @@
+"""Which prompts a step asks and what it asks of the engine; the held-out prompts' stream; and the log of rollouts."""
+
+from types import SimpleNamespace
+
+import torch
+
+from engine.data.prompt_rows import PromptRow
+from engine.generation.request import Response
+from engine.generation.rollout_records import ROLLOUTS, RolloutRecord, read_rollouts
+from engine.generation.streams import RandomStream
+from engine.run.metrics import StepLog
+from ppo.assess import Assessment
+from ppo.heldout import HeldOut
+from ppo.models import Models
+from ppo.rollout import Rollout, RolloutSampler
+from ppo.step_metrics import first_rollouts
+
+PROMPTS = [PromptRow([10 * q, 10 * q + 1], [], {"id": q}) for q in range(5)]
+
+
+class EchoEngine:
+    """Notes requests; the k-th response to query q is [q, k], and only the first one ends."""
+
+    def __init__(self):
+        self.requests = []
+
+    def generate(self, request):
+        self.requests.append(request)
+        return [[Response([q, k], ended=k == 0) for k in range(request.responses)] for q in request.query_ids]
+
+
+def test_a_steps_prompts_and_responses_stand_side_by_side():
+    engine = EchoEngine()
+    sampler = RolloutSampler(engine, PROMPTS, seed=7, queries_per_step=2, responses_per_query=3, record_supports=True)
+    rollout = sampler.sample(4)
+    (request,) = engine.requests
+    assert request.query_ids == sampler.queries(4)
+    assert request.prompts == [PROMPTS[q].input_ids for q in request.query_ids]
+    assert (request.responses, request.record_supports) == (3, True)
+    assert request.stream == RandomStream.of_step(7, 4)
+    expected = [[q, k] for q in request.query_ids for k in range(3)]
+    assert rollout.tokens == expected
+    assert [row.record["id"] for row in rollout.rows] == [q for q, _ in expected]
+    assert rollout.ended.tolist() == [True, False, False] * 2
+    assert rollout.supports is None
+
+
+def test_each_epoch_visits_every_prompt_once():
+    sampler = RolloutSampler(EchoEngine(), PROMPTS, seed=7, queries_per_step=1, responses_per_query=1,
+                             record_supports=False)  # fmt: skip
+    epochs = [[sampler.queries(step)[0] for step in range(first, first + 5)] for first in (1, 6)]
+    assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3, 4]] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_they_end():
+    engine, seen = EchoEngine(), []
+
+    def scorer(sequences, records, budget):
+        seen.append((sequences, records, budget))
+        return torch.tensor([float(len(sequences))] * len(sequences))
+
+    models = Models(
+        policy=None, policy_optimizer=None, value=None, value_optimizer=None, reference=None, scorer=scorer,
+        reward_source="", device=torch.device("cpu"),
+    )  # fmt: skip
+    tokenizer = SimpleNamespace(decode=lambda tokens: "x" * len(tokens))
+    # A response that has ended is decoded without its end token.
+    heldout = HeldOut(PROMPTS[:2], lambda record, text: {"gold": float(record["id"] + len(text))}, tokenizer, seed=7)
+    metrics = heldout.measure(models, engine, budget=99)
+    assert engine.requests[0].stream == RandomStream.named(7, "heldout")
+    assert seen == [([[0, 1, 0, 0], [10, 11, 1, 0]], [{"id": 0}, {"id": 1}], 99)]
+    assert metrics == {"heldout_score": 2.0, "heldout_gold": 1.5, "heldout_gold_error": 0.5 / 2**0.5}
+
+
+def test_rollouts_are_read_as_they_were_written(tmp_path):
+    assert read_rollouts(tmp_path) == []
+    rollout = Rollout(PROMPTS[:2], [Response([1, 2], True), Response([3], False)])
+    numbers = torch.tensor([[-1.0, -2.0], [-0.5, 0.0]])
+    assessment = Assessment(
+        mask=rollout.mask, old_logprobs=numbers, ref_logprobs=numbers * 2, entropy=numbers, old_values=numbers,
+        raw_scores=numbers[0], scores=torch.tensor([0.25, -1.0]), advantages=numbers, returns=numbers,
+        engine_difference=None, importance=numbers,
+    )  # fmt: skip
+    tokenizer = SimpleNamespace(decode=lambda tokens: " ".join(map(str, tokens)))
+    records = first_rollouts(3, rollout, assessment, tokenizer, count=9)
+    assert records == [
+        RolloutRecord(step=3, record={"id": 0}, prompt="0 1", response="1 2", score=0.25, kl=3.0),
+        RolloutRecord(step=3, record={"id": 1}, prompt="10 11", response="3", score=-1.0, kl=0.5),
+    ]
+    log = StepLog(tmp_path / ROLLOUTS, 0)
+    for record in records:
+        log.append(record.as_row())
+    assert read_rollouts(tmp_path) == records

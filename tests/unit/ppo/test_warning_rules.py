@@ -1,0 +1,69 @@
+"""PPO's warnings, from made-up metrics."""
+
+import re
+
+import pytest
+
+from ppo.warning_rules import RULES, warnings_of
+from tests.support.paths import ROOT
+from tests.support.ppo_setting import make_setting, recipe_of
+
+DOC = ROOT / "docs" / "ppo.md"
+FINE = {
+    "first_ratio_error": 1e-6, "kl": 1.0, "entropy": 1.0, "response_tokens": 10.0, "without_end": 0.0,
+    "explained_variance": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("setting"))
+
+
+def rows(steps, **changes):
+    """Metrics of a run in which all is well but for `changes` in its second half."""
+    return [{"step": n + 1, **FINE, **(changes if n >= steps // 2 else {})} for n in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("ratio", {"first_ratio_error": 0.5}, "before any update the policy's ratio is off 1 by 0.5"),
+        ("kl_negative", {"kl": -0.5}, "kl is -0.5 nats a response over the last steps"),
+        ("kl_high", {"kl": 31.0}, "kl is 31 nats a response, above watch.kl=30"),
+        ("entropy_collapse", {"entropy": 0.2}, "entropy is 0.2 nats a token, 20% of what it was at first"),
+        ("length_growth", {"response_tokens": 25.0}, "answers have 25 tokens, 2.5 times what they had at first"),
+        ("without_end", {"without_end": 0.5}, "50% of the answers have no end"),
+        ("value_useless", {"explained_variance": -0.25},
+         "values explain nothing of the returns (explained_variance -0.25)"),
+    ],
+)  # fmt: skip
+def test_each_warning(setting, name, changes, text):
+    recipe = recipe_of(setting)
+    assert warnings_of(rows(40, **changes), recipe) == {name: f"{text}; see docs/ppo.md"}
+    assert warnings_of(rows(40), recipe) == {}
+    assert warnings_of([], recipe) == {}
+
+
+def test_what_could_not_be_computed_is_no_warning(setting):
+    assert warnings_of(rows(40, explained_variance=None, kl=float("nan"), without_end=None), recipe_of(setting)) == {}
+
+
+def measured(step, score, gold):
+    return {"step": step, **FINE, "heldout_score": score, "heldout_gold": gold, "heldout_gold_error": 0.05}
+
+
+def test_a_reward_that_rises_while_gold_falls(setting):
+    history = [measured(1, 0.0, 0.5), {"step": 2, **FINE}, measured(10, 2.0, 1.0)]
+    # √(0.05² + 0.05²) · 2 = 0.14
+    assert warnings_of([*history, measured(20, 3.0, 0.87)], recipe_of(setting)) == {}
+    assert warnings_of([*history, measured(20, 1.0, 0.5)], recipe_of(setting)) == {}
+    assert warnings_of([*history, measured(20, 3.0, 0.8), {"step": 21, **FINE}], recipe_of(setting)) == {
+        "overoptimised": "since step 10 the reward rose from 2 to 3 and gold fell from 1 to 0.8 on held-out prompts; "
+        "see docs/ppo.md"
+    }
+
+
+def test_every_warning_is_documented():
+    section = DOC.read_text(encoding="utf-8").partition("## Warnings")[2]
+    assert re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE) == list(RULES)
