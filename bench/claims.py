@@ -1,8 +1,8 @@
 """python -m bench.claims: what the report says of PPO (3.2.2), tried in the tiny world, three seeds fixed beforehand.
 
 For each seed the world, base, SFT and reward model are made once; each arm is one PPO run that differs from the tiny
-recipe in the keys named here and in nothing else. Stages that are finished are left alone and those that were stopped
-go on, so the command may be stopped and given again. At the end docs/claims.md is written, with every figure.
+recipe in the keys named here and in nothing else. Finished stages are skipped and stopped ones resume, so the command
+may be stopped and given again. At the end docs/claims.md is written, with every figure.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from statistics import mean
 from typing import Any
 
 from engine.files import durable
+from engine.files.jsonl import read
 from engine.run.folder import FINISHED
-from engine.run.metrics import read
 
 # Chosen before anything was run, and not changed after.
 SEEDS = (11, 12, 13)
@@ -108,15 +108,16 @@ MEANINGS = {
 
 
 def run(command: list[str], tiny: Path) -> None:
-    """A stage in a process of its own; what is finished already takes a second. Leaves with its exit code."""
+    """Run a stage in a process of its own; one that is finished takes a second. Exit with its code where it fails."""
     code = subprocess.run([sys.executable, "-m", *command], env=os.environ | {"TINY": str(tiny)}).returncode
     if code:
         sys.exit(code)
 
 
 def figures(arm: Path, warmup: int) -> Figures:
-    """What one PPO run came to."""
+    """Return the figures of one PPO run, from its metrics and its evaluation; `warmup` is in steps."""
     rows = read(arm / "metrics.jsonl")
+    summary = json.loads((arm / "eval" / "summary.json").read_text())
     measured = [row for row in rows if "heldout_gold" in row]
     halfway = min(measured, key=lambda row: abs(row["step"] - rows[-1]["step"] / 2))
     early = [row["explained_variance"] for row in rows if warmup < row["step"] <= warmup + 5]
@@ -125,17 +126,24 @@ def figures(arm: Path, warmup: int) -> Figures:
         "gold": measured[-1]["heldout_gold"], "best_gold": max(row["heldout_gold"] for row in measured),
         "entropy": mean(row["entropy"] for row in rows[-10:]), "kl": mean(row["kl"] for row in rows[-10:]),
         "early_explained_variance": mean(early),
-        "pretrain_ppl": json.loads((arm / "eval" / "summary.json").read_text())["pretrain_ppl_ppo"],
+        "pretrain_ppl": summary["subjects"]["ppo"]["perplexity"]["pretrain"],
     }  # fmt: skip
 
 
 def watched(tiny: Path) -> list[str]:
-    """What every arm measures besides, on held-out prompts and without learning from it."""
+    """Return the keys for what every arm measures as well: on held-out prompts, without training on it."""
     return [f"data.heldout={{path: {tiny}/world/prompts_heldout.jsonl, take: 100}}", "watch.gold=tiny.gold:score"]
 
 
+def evaluation(seed: int, arm: Path) -> list[str]:
+    """Return the keys of an arm's evaluation: perplexity alone is read of it."""
+    subjects = f"eval.subjects={{ppo: {arm / 'model'}}}"
+    keys = [subjects, "eval.measures=[perplexity]"]
+    return [f"run.seed={seed}", f"run.dir={arm / 'eval'}", *keys]
+
+
 def seed_figures(seed: int, folder: Path, recipes: Path) -> dict[str, Figures]:
-    """Arm -> figures of one seed, everything that is missing run first."""
+    """Run what is missing of one seed and return arm -> figures."""
     tiny = folder / str(seed)
     if not (tiny / "world").exists():
         run(["tiny", str(tiny / "world"), "--seed", str(seed)], tiny)
@@ -146,14 +154,13 @@ def seed_figures(seed: int, folder: Path, recipes: Path) -> dict[str, Figures]:
         arm = tiny / f"ppo-{at}"
         run(["ppo", str(recipes / "ppo.yaml"), f"run.seed={seed}", f"run.dir={arm}", *watched(tiny), *changes], tiny)
         if not (arm / "eval" / "summary.json").exists():
-            run(["eval", str(recipes / "eval.yaml"), f"run.seed={seed}", f"run.dir={arm / 'eval'}", "eval.best_of_n=1",
-                 f"eval.ppo={arm / 'model'}", "eval.prompts_limit=50"], tiny)  # fmt: skip
+            run(["eval", str(recipes / "eval.yaml"), *evaluation(seed, arm)], tiny)
         found[name] = figures(arm, 0 if any(c.startswith("ppo.value_warmup") for c in changes) else 10)
     return found
 
 
 def minutes(folder: Path) -> float:
-    """What all runs in it took, however often the command was stopped."""
+    """Return how long all runs in the folder took, however often the command was stopped."""
     return sum(json.loads(path.read_text())["seconds"] for path in folder.rglob(FINISHED)) / 60
 
 

@@ -1,74 +1,102 @@
-"""What an evaluation is made of: the models that a pipeline left, and what they are measured on."""
+"""An evaluation's recipe: subjects by name, what scores their answers, and what they are measured on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 from config.data import Data, Source, data_inputs, named_sources, sources
-from config.schema import Recipe, RecipeError, Section, number
+from config.schema import Recipe, RecipeError, Section, number, show, whole_mapping
 from config.scoring import Scoring, check_function, scoring
-from config.sections import Attention, ChatML, Dtype, Run, Sampling, model_inputs
+from config.sections import Compute, Run, Sampling, model_inputs
+from engine.data.chatml_section import ChatML
+from eval.gate import Requirement, read_requirements
+from eval.subjects import BestOf, LocalModel, Subject, check_best_of, check_name, read_subject
 
-
-@dataclass(frozen=True)
-class Compute(Section):
-    dtype: Dtype = "auto"
-    """type the models are held in; auto is bfloat16 on a GPU that is good at it, float32 elsewhere"""
-    attention: Attention = "auto"
-    """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
+MEASURES = ("answers", "perplexity", "comparisons")
 
 
 @dataclass(frozen=True)
 class Subjects(Section):
-    sft: str | None = None
-    """the policy before PPO, and its reference; without it no answers are sampled, and reward models alone measured"""
-    ppo: str | None = None
-    """the policy after PPO"""
-    base: str | None = None
-    """the model before SFT, for its perplexity on pretraining text"""
-    pmp: str | None = None
-    """the preference model, for its accuracy beside the reward model's"""
-    reward: Any = None
-    """the reward model: accuracy, scores of answers, best of n; a path, a list of them, or a mapping with the keys of
-    PPO's section `reward`"""
-    rewards: dict[str, Any] = field(default_factory=dict)
-    """more reward models by name, for their accuracy on comparisons: {name: what `reward` takes}"""
+    subjects: dict[str, Any] = whole_mapping("reference")
+    """what is evaluated, by name, in the table's order: {NAME: a path, a hub id, {url: URL, model: NAME}, or
+    {best_of: NAME, n: 8, reward: NAME}}. Given as a whole on the command line, it replaces the file's"""
+    reference: str | None = None
+    """the subject that differences, win rates and KL are against; the first one by default"""
+    rewards: dict[str, Any] = whole_mapping("reward")
+    """what scores answers and is measured on comparisons, by name: {NAME: a path, a list of paths, or a mapping with
+    the keys of PPO's section `reward`}. Given as a whole on the command line, it replaces the file's"""
+    reward: str | None = None
+    """which of `rewards` gives the figure `score` and chooses best of n; the last one by default"""
     gold: str | None = None
     """function that knows how good an answer is, "module:function"; takes a record and an answer, returns its parts"""
-    best_of_n: int = number(8, least=1)
-    """answers of the SFT model that the reward model chooses from"""
+    measures: list[str] = field(default_factory=list)
+    """any of answers, perplexity, comparisons; empty: those for which there is data"""
+    require: Any = field(default_factory=dict)
+    """a gate, {path in summary.json: condition}: {"differences.ppo.answers.accuracy.mean": ">= -0.01"}; exit code 1
+    unless all hold"""
     prompts_limit: int | None = number(None, least=1)
     """only this many prompts from the front"""
+    tokenizer: str | None = None
+    """the model whose tokenizer measures prompts and comparisons; by default that of the first subject that is a model,
+    else of the first reward model"""
 
     def check(self, key: str) -> None:
-        self.reward_models()
-        for name in self.rewards.keys() & {"pmp", "rm"}:
-            raise RecipeError(
-                f"{key}.rewards.{name} has the name of {key}.{'pmp' if name == 'pmp' else 'reward'}; choose another",
-                key=f"{key}.rewards",
-            )
+        subjects, rewards = self.subject_kinds(), self.reward_models()
+        for what, names, chosen in (("reference", subjects, self.reference), ("reward", rewards, self.reward)):
+            if chosen is not None and chosen not in names:
+                way_out = f"use one of {', '.join(names)}" if names else "leave it out"
+                among = f"{key}.{'subjects' if what == 'reference' else 'rewards'}"
+                raise RecipeError(
+                    f"{key}.{what} is {show(chosen)}, which is not among {among}; {way_out}", key=f"{key}.{what}"
+                )
+        for name, subject in subjects.items():
+            if isinstance(subject, BestOf):
+                check_best_of(name, subject, subjects, rewards)
+        for measure in self.measures:
+            if measure not in MEASURES:
+                raise RecipeError(
+                    f"{key}.measures has {show(measure)}; use {', '.join(MEASURES)}", key=f"{key}.measures"
+                )
         if self.gold is not None:
             check_function(self.gold, f"{key}.gold")
+        self.requirements()
+
+    def subject_kinds(self) -> dict[str, Subject]:
+        """NAME -> what it is, in the recipe's order."""
+        for name in self.subjects:
+            check_name(str(name), "eval.subjects")
+        return {name: read_subject(value, f"eval.subjects.{name}") for name, value in self.subjects.items()}
 
     def reward_models(self) -> dict[str, Scoring]:
-        """key -> what scores, of all that are named."""
-        given = {"eval.pmp": self.pmp, "eval.reward": self.reward}
-        given |= {f"eval.rewards.{name}": value for name, value in self.rewards.items()}
-        return {key: scoring(value, key) for key, value in given.items() if value is not None}
+        """NAME -> what scores, in the recipe's order."""
+        for name in self.rewards:
+            check_name(str(name), "eval.rewards")
+        return {name: scoring(value, f"eval.rewards.{name}") for name, value in self.rewards.items()}
+
+    def requirements(self) -> list[Requirement]:
+        return read_requirements(self.require, "eval.require", list(self.subjects), list(self.rewards))
+
+    @property
+    def main_reward(self) -> str | None:
+        """The reward whose score of an answer is called `score`; None without rewards."""
+        return self.reward or next(reversed(self.rewards), None)
+
+    @property
+    def main_reference(self) -> str | None:
+        """The subject that the others are compared with; None without subjects."""
+        return self.reference or next(iter(self.subjects), None)
 
 
 @dataclass(frozen=True)
 class EvalData(Data):
     prompts: Any = named_sources()
     """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
-    pairs: Any = named_sources()
-    """held-out comparisons that the reward models' accuracy is measured on"""
-    correctness_pairs: Any = named_sources()
-    """held-out comparisons whose sides differ in correctness alone"""
-    comparisons: dict[str, Any] = field(default_factory=dict)
-    """more sets of held-out comparisons by name: {name: source, or a list of them}"""
-    pretrain: Any = named_sources()
-    """held-out plain text for perplexity"""
+    comparisons: dict[str, Any] = whole_mapping()
+    """held-out comparisons that rewards are measured on, by name: {NAME: source, or a list of them}; a record's
+    `subset` is reported by itself as well"""
+    texts: dict[str, Any] = whole_mapping()
+    """held-out plain text for perplexity, by name: {NAME: source, or a list of them}"""
     max_prompt_tokens: int = number(1024, least=16)
     """tokens in a prompt, the opening of the answer included"""
     max_length: int = number(2048, least=16)
@@ -76,27 +104,31 @@ class EvalData(Data):
 
     def check(self, key: str) -> None:
         super().check(key)
-        for name, value in self.comparisons.items():
-            sources(value, f"{key}.comparisons.{name}")
-            if name in ("pairs", "correctness_pairs"):
-                raise RecipeError(f"{key}.comparisons.{name} has the name of {key}.{name}; choose another",
-                                  key=f"{key}.comparisons")  # fmt: skip
+        for what in ("comparisons", "texts"):
+            for name in getattr(self, what):
+                check_name(str(name), f"{key}.{what}")
+            self.sets(what)
+        if "bits_per_byte" in self.texts or "tokens" in self.texts or "why" in self.texts:
+            raise RecipeError(
+                f"{key}.texts has a set called bits_per_byte, tokens or why, which are figures' names; rename it",
+                key=f"{key}.texts",
+            )
 
-    def compared(self) -> dict[str, list[Source]]:
-        """name -> sources of every set of comparisons."""
-        named = {name: self.sources(name) for name in ("pairs", "correctness_pairs")}
-        named |= {name: sources(value, f"data.comparisons.{name}") for name, value in self.comparisons.items()}
-        return {name: found for name, found in named.items() if found}
+    def sets(self, what: str) -> dict[str, list[Source]]:
+        """NAME -> sources of `comparisons` or of `texts`."""
+        return {name: sources(value, f"data.{what}.{name}") for name, value in getattr(self, what).items()}
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from super().inputs()
-        for name, value in self.comparisons.items():
-            key = f"data.comparisons.{name}"
-            yield from data_inputs(sources(value, key), key)
+        for what in ("comparisons", "texts"):
+            for name, named in self.sets(what).items():
+                yield from data_inputs(named, f"data.{what}.{name}")
 
 
 @dataclass(frozen=True)
 class Eval(Recipe):
+    STAGE: ClassVar[str] = "eval"
+
     eval: Subjects = field(default_factory=Subjects)
     model: Compute = field(default_factory=Compute)
     chatml: ChatML = field(default_factory=ChatML)
@@ -104,33 +136,72 @@ class Eval(Recipe):
     sampling: Sampling = field(default_factory=Sampling)
     run: Run = field(default_factory=Run)
 
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        """What is measured: what `eval.measures` lists, else everything that there is data for."""
+        subjects, rewards, data = self.eval.subjects, self.eval.rewards, self.data
+        possible = {
+            "answers": subjects and data.prompts is not None,
+            "perplexity": subjects and data.texts,
+            "comparisons": rewards and data.comparisons,
+        }
+        return tuple(name for name in MEASURES if name in (self.eval.measures or [n for n in MEASURES if possible[n]]))
+
+    @property
+    def main_tokenizer(self) -> LocalModel:
+        """The model whose tokenizer reads prompts and comparisons."""
+        return next(self._tokenizers())
+
     @property
     def tokenizer_path(self) -> str:
-        """The model whose tokenizer all share: the policy, else the first reward model."""
-        return self.eval.sft or next(path for named in self.eval.reward_models().values() for path in named.paths)
+        return self.main_tokenizer.path
 
     def check(self, key: str) -> None:
-        if (self.eval.sft is None) != (self.data.prompts is None):
-            given, other = ("data.prompts", "eval.sft") if self.eval.sft is None else ("eval.sft", "data.prompts")
-            raise RecipeError(f"{given} needs {other} beside it; give both or neither", key=given)
-        if self.eval.sft is None:
-            for name in ("ppo", "base", "gold"):
-                if getattr(self.eval, name) is not None:
-                    raise RecipeError(f"eval.{name} needs eval.sft beside it; give that, or leave both out",
-                                      key=f"eval.{name}")  # fmt: skip
-            if not any(named.paths for named in self.eval.reward_models().values()) or not self.data.compared():
-                raise RecipeError(
-                    "nothing to evaluate; give eval.sft and data.prompts, or eval.reward and data.pairs", key="eval.sft"
-                )
+        needs = {
+            "answers": ("eval.subjects and data.prompts", self.eval.subjects and self.data.prompts is not None),
+            "perplexity": ("eval.subjects and data.texts", self.eval.subjects and self.data.texts),
+            "comparisons": ("eval.rewards and data.comparisons", self.eval.rewards and self.data.comparisons),
+        }
+        for measure in self.eval.measures:
+            what, there = needs[measure]
+            if not there:
+                raise RecipeError(f"eval.measures has {measure}, which needs {what}", key="eval.measures")
+        if not self.measures:
+            raise RecipeError(
+                "nothing to evaluate; give eval.subjects and data.prompts, or eval.rewards and data.comparisons",
+                key="eval.subjects",
+            )
+        if self.data.prompts is not None and not self.eval.subjects:
+            raise RecipeError("data.prompts needs eval.subjects beside it; give both or neither", key="data.prompts")
+        if self.eval.gold is not None and self.data.prompts is None:
+            raise RecipeError(
+                "eval.gold needs answers: give eval.subjects and data.prompts, or leave it out", key="eval.gold"
+            )
+        if next(self._tokenizers(), None) is None:
+            raise RecipeError(
+                "no model among eval.subjects and eval.rewards has a tokenizer to measure prompts with; set "
+                "eval.tokenizer to a model folder or a hub id",
+                key="eval.tokenizer",
+            )
 
     def inputs(self) -> Iterator[tuple[str, str]]:
-        for name in ("sft", "ppo", "base"):
-            path = getattr(self.eval, name)
-            if path is not None:
-                yield from model_inputs(path, f"eval.{name}")
-        for key, value in self.eval.reward_models().items():
-            yield from value.inputs(key)
+        for name, subject in self.eval.subject_kinds().items():
+            if isinstance(subject, LocalModel):
+                yield from model_inputs(subject.path, f"eval.subjects.{name}")
+        for name, value in self.eval.reward_models().items():
+            yield from value.inputs(f"eval.rewards.{name}")
+        if self.eval.tokenizer is not None:
+            yield from model_inputs(self.eval.tokenizer, "eval.tokenizer")
         yield from self.data.inputs()
 
     def memory_advice(self) -> str:
         return "lower sampling.batch_size (no answer changes by it), or data.max_length"
+
+    def _tokenizers(self) -> Iterator[LocalModel]:
+        if self.eval.tokenizer is not None:
+            yield LocalModel(self.eval.tokenizer)
+        for subject in self.eval.subject_kinds().values():
+            if isinstance(subject, LocalModel):
+                yield subject
+        for value in self.eval.reward_models().values():
+            yield from map(LocalModel, value.paths)

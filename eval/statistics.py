@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 RESAMPLES = 10_000
+# Items drawn at once by the bootstrap: 32 MiB.
+DRAWS_AT_ONCE = 2**22
 # The normal distribution's 97.5 % point, for intervals that hold 95 %.
 Z95 = 1.959964
 CALIBRATION_BINS = 10
@@ -20,22 +22,55 @@ def mean(values: Sequence[float]) -> float:
 
 
 def paired_bootstrap(differences: Sequence[float], seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences, one for each prompt: (low, high).
+    """95 % interval of the mean of paired differences, one for each item: (low, high).
 
-    Prompts are drawn with replacement, both policies' figures of a prompt staying together, and the interval lies
+    Items are drawn with replacement, both subjects' figures of an item staying together, and the interval lies
     between the 2.5 and 97.5 % points of the resampled means (Efron & Tibshirani 1993, ch. 13; for paired systems
     Koehn 2004). The same seed gives the same interval.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    (interval,) = paired_bootstraps([differences], seed, resamples)
+    return interval
+
+
+def paired_bootstraps(
+    series: Sequence[Sequence[float]], seed: int, resamples: int = RESAMPLES
+) -> list[tuple[float, float]]:
+    """`paired_bootstrap` of every series; those of one length share their draws, which makes many of them cheap."""
+    lengths = np.array([len(values) for values in series])
+    intervals: list[tuple[float, float]] = [(math.nan, math.nan)] * len(series)
+    for length in dict.fromkeys(lengths.tolist()):
+        places = np.flatnonzero(lengths == length)
+        columns = np.array([series[place] for place in places], dtype=np.float64).T
+        # A constant series has an interval without width; resampling would leave rounding in it.
+        constant = (columns == columns[0]).all(0)
+        low, high = np.percentile(_resampled_means(columns, seed, resamples), [2.5, 97.5], axis=0)
+        low, high = np.where(constant, columns[0], low), np.where(constant, columns[0], high)
+        for place, *interval in zip(places.tolist(), low.tolist(), high.tolist(), strict=True):
+            intervals[place] = (interval[0], interval[1])
+    return intervals
+
+
+def _resampled_means(columns: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """(resamples, series) means of (items, series), every series resampled by the same draws of items."""
+    items, generator = len(columns), np.random.default_rng(seed)
+    at_once = max(1, DRAWS_AT_ONCE // items)
+    means = []
+    for start in range(0, resamples, at_once):
+        count = min(at_once, resamples - start)
+        drawn = generator.integers(items, size=(count, items)) + items * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * items).reshape(count, items)
+        means.append(times @ columns / items)
+    return np.concatenate(means)
+
+
+def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """For each item 1 where our value is the higher one, ½ for a tie, 0 where theirs is."""
+    return [float(a > b) + 0.5 * float(a == b) for a, b in zip(ours, theirs, strict=True)]
 
 
 def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of prompts where our value is the higher one; a tie counts half."""
-    return mean([float(a > b) + 0.5 * float(a == b) for a, b in zip(ours, theirs, strict=True)])
+    """Share of items where our value is the higher one; a tie counts half."""
+    return mean(wins(ours, theirs))
 
 
 def pair_accuracy(margins: Sequence[float]) -> float:
@@ -121,6 +156,11 @@ def best_of_kl(n: int) -> float:
 def perplexity(nll: float, tokens: int) -> float:
     """exp of the mean negative log-likelihood, in nats, of a token."""
     return math.exp(nll / tokens)
+
+
+def bits_per_byte(nll: float, size: int) -> float:
+    """Negative log-likelihood of a text in bits, `nll` being in nats, for each of its `size` bytes in UTF-8."""
+    return nll / math.log(2) / size
 
 
 def distinct_share(texts: Sequence[str]) -> float:

@@ -1,146 +1,138 @@
-"""From what was recorded to the figures of summary.json; every name is defined by formula in docs/metrics.md.
+"""From the lines of answers.jsonl, pairs.jsonl and texts.jsonl to summary.json; docs/metrics.md has every formula.
 
-Pure: samples.jsonl and pairs.jsonl hold all that goes in, so whoever doubts a figure computes it again. What was not
-measured has no key.
+    {"reference": NAME|null, "reward": REWARD|null,
+     "subjects":    {NAME: {"answers": FIGURES,
+                            "perplexity": {SET: ppl, "tokens": {SET: n}, "bits_per_byte": {SET: x}}}},
+     "differences": {NAME: see eval/differences.py},              NAME minus the reference
+     "pairs":       {"A|B": the same, B minus A},                 pairs of subjects without the reference
+     "rewards":     {REWARD: {"comparisons": {SET: see eval/comparisons.py}}}}
+
+    FIGURES  items, gold and its parts, score, scores: {REWARD: mean}, score_length, score_length_given_correct,
+             tokens, without_end, distinct, commonest_opening, kl_to_reference, tasks: {TASK: FIGURES without tasks}
+
+Pure: whoever doubts a figure computes it again from the files. A measure that was not asked for has no key; a figure
+that a subject cannot have is null, and `why` beside it says why: {METRIC: reason}.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from eval.comparisons import reward_figures
+from eval.differences import Row, all_differences, gold_parts
 from eval.statistics import (
-    best_index,
+    bits_per_byte,
     commonest_opening_share,
     correlation,
     distinct_share,
     mean,
-    paired_bootstrap,
     partial_correlation,
     perplexity,
-    win_rate,
 )
-from eval.trust import of_reward_models
 
-Answer = dict[str, Any]
-"""text, tokens, ended; score (null if it never ended); gold (parts by name); of PPO's logprob_ppo and logprob_sft"""
-Sample = dict[str, Any]
-"""prompt, messages, record, and answers: policy -> its answers, the first of which is the one that counts"""
-Pair = dict[str, Any]
-"""data (which set), scores: model -> [chosen, rejected], and tokens: [chosen, rejected], each with the prompt"""
-
-# Parts of gold that the summary calls by another name.
-PART_NAMES = {"correct": "accuracy"}
-# What is measured of answers without gold; its parts must be called something else.
-MEASURED = (
-    *("score", "score_length", "score_length_given_correct", "response_tokens", "without_end", "distinct"),
-    *("commonest_opening", "accuracy", "pretrain_ppl"),
+# Figures of answers besides gold's parts, which must be called something else.
+TAKEN_NAMES = (
+    *("items", "score", "scores", "score_length", "score_length_given_correct", "tokens", "without_end", "distinct"),
+    *("commonest_opening", "kl_to_reference", "accuracy", "tasks", "win_rate", "why"),
 )
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who was evaluated, and what each subject cannot have."""
+
+    subjects: Sequence[str]
+    """names in the table's order"""
+    reference: str | None = None
+    reward: str | None = None
+    """the reward whose score is called `score`"""
+    why: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """subject -> figure (tokens, kl_to_reference, perplexity) -> why the subject has none"""
 
 
 def summarise(
-    samples: list[Sample], pairs: list[Pair], text_losses: dict[str, tuple[float, int]], seed: int
+    answers: Sequence[Row], pairs: Sequence[Row], texts: Sequence[Row], cast: Cast, seed: int
 ) -> dict[str, Any]:
-    """All figures. `text_losses` is model -> (summed negative log-likelihood in nats, predicted tokens)."""
-    figures = of_samples(samples, seed) if samples else {}
-    return figures | of_pairs(pairs) | of_texts(text_losses)
-
-
-def of_samples(samples: list[Sample], seed: int) -> dict[str, Any]:
-    """Figures of every policy's answers, of PPO against SFT, and by task."""
-    figures: dict[str, Any] = {"prompts": len(samples)}
-    first = samples[0]["answers"]["sft"]
-    if "gold" in first[0]:
-        figures["gold_parts"] = [PART_NAMES.get(part, part) for part in first[0]["gold"]]
-    if len(first) > 1:
-        figures["best_of_n"] = len(first)
-    figures |= of_each_policy(samples)
-    if "ppo" in samples[0]["answers"]:
-        sft, ppo = ([sample["answers"][policy][0] for sample in samples] for policy in ("sft", "ppo"))
-        figures |= of_both_policies(sft, ppo, seed)
-    if tasks := by_task(samples):
-        figures["tasks"] = {task: {"prompts": len(mine)} | of_each_policy(mine) for task, mine in tasks.items()}
-    return figures
-
-
-def of_each_policy(samples: list[Sample]) -> dict[str, float | None]:
-    """The figures of `of_answers` for SFT, best of n and PPO, each with its policy behind its name."""
-    answers = {policy: [sample["answers"][policy][0] for sample in samples] for policy in samples[0]["answers"]}
-    if len(samples[0]["answers"]["sft"]) > 1:
-        answers["best_of_n"] = [best_of(sample["answers"]["sft"]) for sample in samples]
+    """All of summary.json but `seconds`, from the lines of the three files; `seed` is that of the resampling."""
+    answers_of = {name: [row for row in answers if row["subject"] == name] for name in cast.subjects}
+    texts_of = {name: [row for row in texts if row["subject"] == name] for name in cast.subjects}
+    sets = list(dict.fromkeys(row["set"] for row in texts))
+    subjects: dict[str, dict[str, Any]] = {name: {} for name in cast.subjects}
+    for name, figures in subjects.items():
+        why = cast.why.get(name, {})
+        if answers:
+            figures["answers"] = figures_and_tasks(answers_of[name], cast.reward, why)
+        if texts:
+            figures["perplexity"] = perplexity_figures(texts_of[name], sets, why)
     return {
-        f"{name}_{policy}": value
-        for policy in ("sft", "best_of_n", "ppo")
-        if policy in answers
-        for name, value in of_answers(answers[policy]).items()
+        "reference": cast.reference,
+        "reward": cast.reward,
+        "subjects": subjects,
+        **all_differences(answers_of, texts_of, cast.reference, cast.reward, seed),
+        "rewards": reward_figures(pairs),
     }
 
 
-def by_task(samples: list[Sample]) -> dict[str, list[Sample]]:
-    """Task -> its samples, the commonest task first; nothing unless every record names its task."""
-    names = [sample["record"].get("task") for sample in samples]
-    if not all(isinstance(name, str) for name in names):
-        return {}
-    ordered = sorted(set(names), key=lambda name: (-names.count(name), name))
-    return {task: [sample for sample, name in zip(samples, names, strict=True) if name == task] for task in ordered}
-
-
-def best_of(answers: list[Answer]) -> Answer:
-    """The answer that the reward model prefers; one that never ended has no score and is the last choice."""
-    return answers[best_index([answer["score"] for answer in answers])]
-
-
-def of_answers(answers: list[Answer]) -> dict[str, float | None]:
-    """Means over one policy's answers: gold's parts, the reward model's score, lengths, sameness."""
-    figures: dict[str, float | None] = {}
-    if "gold" in answers[0]:
-        for part in answers[0]["gold"]:
-            figures[PART_NAMES.get(part, part)] = mean([answer["gold"][part] for answer in answers])
-    if "score" in answers[0]:
-        scored = [answer for answer in answers if answer["score"] is not None]
-        scores, tokens = ([answer[name] for answer in scored] for name in ("score", "tokens"))
-        figures["score"] = mean(scores) if scores else None
-        figures["score_length"] = correlation(scores, tokens)
-        if "correct" in answers[0].get("gold", {}):
-            correct = [answer["gold"]["correct"] for answer in scored]
-            figures["score_length_given_correct"] = partial_correlation(scores, tokens, correct)
-    texts = [answer["text"] for answer in answers]
-    return figures | {
-        "response_tokens": mean([answer["tokens"] for answer in answers]),
-        "without_end": mean([not answer["ended"] for answer in answers]),
-        "distinct": distinct_share(texts),
-        "commonest_opening": commonest_opening_share(texts),
-    }
-
-
-def of_both_policies(sft: list[Answer], ppo: list[Answer], seed: int) -> dict[str, Any]:
-    """PPO against SFT on the same prompts: difference in gold with its interval, win rate, KL."""
-    figures: dict[str, Any] = {}
-    if "gold" in sft[0]:
-        before, after = ([answer["gold"]["gold"] for answer in answers] for answers in (sft, ppo))
-        differences = [b - a for a, b in zip(before, after, strict=True)]
-        figures["gold_ppo_minus_sft"] = mean(differences)
-        figures["gold_ppo_minus_sft_ci95"] = list(paired_bootstrap(differences, seed))
-        figures["win_rate_ppo_vs_sft"] = win_rate(after, before)
-    return figures | {"kl_ppo_ref": mean([answer["logprob_ppo"] - answer["logprob_sft"] for answer in ppo])}
-
-
-def of_pairs(pairs: list[Pair]) -> dict[str, Any]:
-    """Figures of every reward model on each set of comparisons; accuracies of the pipeline's own by their own names."""
-    models = of_reward_models(pairs)
-    figures: dict[str, Any] = {}
-    for data, names in (
-        ("pairs", {"pmp": "rm_accuracy_pmp", "rm": "rm_accuracy_rm"}),
-        ("correctness_pairs", {"pmp": "rm_accuracy_correctness_pmp", "rm": "rm_accuracy_correctness"}),
-    ):
-        for model, name in names.items():
-            if data in models.get(model, {}):
-                figures |= {data: models[model][data]["pairs"], name: models[model][data]["accuracy"]}
-    return figures | ({"reward_models": models} if models else {})
-
-
-def of_texts(losses: dict[str, tuple[float, int]]) -> dict[str, Any]:
-    """Perplexity of held-out pretraining text under each model."""
-    figures: dict[str, Any] = {}
-    for model in ("base", "sft", "ppo"):
-        if model in losses:
-            nll, tokens = losses[model]
-            figures |= {"pretrain_tokens": tokens, f"pretrain_ppl_{model}": perplexity(nll, tokens)}
+def figures_and_tasks(answers: Sequence[Row], reward: str | None, why: Mapping[str, str]) -> dict[str, Any]:
+    """`answer_figures` of one subject, and of each task's answers alone where every record names its `task`."""
+    figures = answer_figures(answers, reward, why)
+    names = [row["record"].get("task") for row in answers]
+    if all(isinstance(name, str) for name in names):
+        ordered = sorted(set(names), key=lambda name: (-names.count(name), name))
+        figures["tasks"] = {
+            task: answer_figures([row for row, name in zip(answers, names, strict=True) if name == task], reward, why)
+            for task in ordered
+        }
     return figures
+
+
+def answer_figures(answers: Sequence[Row], reward: str | None, why: Mapping[str, str]) -> dict[str, Any]:
+    """Means over one subject's answers: gold's parts, scores, lengths, sameness, KL."""
+    figures: dict[str, Any] = {"items": len(answers)}
+    reasons: dict[str, str] = {}
+
+    def put(name: str, value: float | None, reason: str) -> None:
+        figures[name] = value
+        if value is None:
+            reasons[name] = reason
+
+    for part, name in gold_parts(answers).items():
+        figures[name] = mean([row["gold"][part] for row in answers])
+    if reward is not None:
+        rewards = list(answers[0]["scores"])
+        figures["scores"] = {name: mean_or_none([row["scores"][name] for row in answers]) for name in rewards}
+        put("score", figures["scores"][reward], "no answer has a score")
+        known = [row for row in answers if row["scores"][reward] is not None and row["tokens"] is not None]
+        scores, tokens = [row["scores"][reward] for row in known], [row["tokens"] for row in known]
+        too_little = why.get("tokens", "scores or lengths do not vary, or fewer than three answers have both")
+        put("score_length", correlation(scores, tokens), too_little)
+        if "correct" in gold_parts(answers):
+            correct = [row["gold"]["correct"] for row in known]
+            put("score_length_given_correct", partial_correlation(scores, tokens, correct), too_little)
+    put("tokens", mean_or_none([row["tokens"] for row in answers]), why.get("tokens", "not counted"))
+    figures["without_end"] = mean([not row["ended"] for row in answers])
+    texts = [row["text"] for row in answers]
+    figures |= {"distinct": distinct_share(texts), "commonest_opening": commonest_opening_share(texts)}
+    both = [(row["logprob"], row["reference_logprob"]) for row in answers]
+    kl = None if any(None in pair for pair in both) else mean([own - reference for own, reference in both])
+    put("kl_to_reference", kl, why.get("kl_to_reference", "no log-probabilities"))
+    return figures | ({"why": reasons} if reasons else {})
+
+
+def perplexity_figures(texts: Sequence[Row], sets: Sequence[str], why: Mapping[str, str]) -> dict[str, Any]:
+    """One subject's perplexity of each set, beside the tokens predicted and the bits each byte of text costs."""
+    if not texts:
+        nothing = dict.fromkeys(sets)
+        return nothing | {"tokens": nothing, "bits_per_byte": nothing, "why": dict.fromkeys(sets, why["perplexity"])}
+    figures: dict[str, Any] = dict.fromkeys(sets) | {"tokens": {}, "bits_per_byte": {}}
+    for name in sets:
+        nll, tokens, size = (sum(row[key] for row in texts if row["set"] == name) for key in ("nll", "tokens", "bytes"))
+        figures[name] = perplexity(nll, tokens)
+        figures["tokens"][name], figures["bits_per_byte"][name] = tokens, bits_per_byte(nll, size)
+    return figures
+
+
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None

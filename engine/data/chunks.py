@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow
 
 from chatml import RecordError
-from engine.data.encoding import Chunk, Maker, Settings, conversations, pairs, prompts, texts
+from engine.data.encoding import Chunk, Maker, Settings, conversations, documents, pairs, prompts, texts
 from engine.data.report import Report
 
 # Records that go through the tokenizer together, and the characters beyond which a chunk ends earlier.
@@ -16,7 +16,10 @@ _TOKENS = pyarrow.list_(pyarrow.int32())
 COLUMNS: dict[Maker, pyarrow.Schema] = {
     conversations: pyarrow.schema({"input_ids": _TOKENS, "labels": _TOKENS}),
     texts: pyarrow.schema({"input_ids": _TOKENS, "labels": _TOKENS}),
-    pairs: pyarrow.schema({"chosen_ids": _TOKENS, "rejected_ids": _TOKENS, "margin": pyarrow.float64()}),
+    documents: pyarrow.schema({"text": pyarrow.string()}),
+    pairs: pyarrow.schema(
+        {"chosen_ids": _TOKENS, "rejected_ids": _TOKENS, "margin": pyarrow.float64(), "subset": pyarrow.string()}
+    ),
     prompts: pyarrow.schema({"input_ids": _TOKENS, "messages": pyarrow.string(), "record": pyarrow.string()}),
 }
 

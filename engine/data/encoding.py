@@ -32,7 +32,7 @@ from chatml import (
 )
 from config import RecipeError
 from config.data import OnBadRecord, TooLong
-from config.sections import ChatML
+from engine.data.chatml_section import ChatML
 from engine.data.length import cut, cut_pair, size
 from engine.data.prompt_rows import PromptRow
 from engine.data.report import EQUAL_SIDES, NOTHING_TO_TRAIN, TOO_LONG, Report
@@ -104,22 +104,43 @@ def texts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
     yield from _documents([(where, text) for where, text, _ in known], settings, tokenizer, report)
 
 
+def documents(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
+    """Yield {"text"} of documents, whole, for use with several tokenizers; `tokenizer` only counts for the report."""
+    plain = plain_encoder(tokenizer)
+    for where, text, _ in _read(chunk, lambda record: read_text(record, settings.fields), settings, report):
+        try:
+            tokens = len(plain(text))
+        except RecordError as error:
+            report.refuse(where, error, settings.on_bad_record)
+            continue
+        report.lengths[tokens] += 1
+        if not text:
+            report.drop(NOTHING_TO_TRAIN, tokens)
+            continue
+        report.keep(tokens, tokens)
+        yield {"text": text}
+
+
 def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """Yield {"chosen_ids", "rejected_ids", "margin"} of comparisons; a missing margin is 0.
+    """Yield {"chosen_ids", "rejected_ids", "margin", "subset"} of comparisons; a missing margin is 0.
+
+    `subset` is the record's field of that name (RewardBench's), None where it has none.
 
     Each side ends with its last answer's <|im_end|>, without the newline after it: the score is read there. Pairs with
     equal sides are dropped.
     """
     newline = len(plain_encoder(tokenizer)("\n"))
 
-    def read(record: dict[str, Any]) -> tuple[tuple[int, float], list[list[Turn]]]:
+    def read(record: dict[str, Any]) -> tuple[tuple[int, dict[str, Any]], list[list[Turn]]]:
         pair, margin = read_pair(record, settings.fields), read_margin(record, settings.fields)
         prompt = _prompted(pair.prompt, settings)
         whole = [(*prompt, *answer) for answer in (pair.chosen, pair.rejected)]
-        return (len(prompt), margin), [render(messages, pair.tools, settings.chatml.tools) for messages in whole]
+        subset = record.get("subset")
+        facts = {"margin": margin, "subset": None if subset is None else str(subset)}
+        return (len(prompt), facts), [render(messages, pair.tools, settings.chatml.tools) for messages in whole]
 
     known = [(where, sides, rest) for where, (rest, sides), _ in _read(chunk, read, settings, report)]
-    for where, encoded, (shared, margin) in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
+    for where, encoded, (shared, facts) in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
         chosen, rejected = (_without_end(side, newline) for side in encoded)
         row = [join(side, tokenizer).input_ids for side in (chosen, rejected)]
         tokens, longest = sum(map(len, row)), max(map(len, row))
@@ -136,7 +157,7 @@ def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
                 continue
             row = [join(side, tokenizer).input_ids for side in kept]
         report.keep(sum(map(len, row)), tokens)
-        yield {"chosen_ids": row[0], "rejected_ids": row[1], "margin": margin}
+        yield {"chosen_ids": row[0], "rejected_ids": row[1], **facts}
 
 
 def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:

@@ -9,8 +9,8 @@ from datasets import Dataset
 from chatml import FIELDS, control
 from config import RecipeError
 from config.data import Data, Source
-from config.sections import ChatML
 from engine.data import encoding
+from engine.data.chatml_section import ChatML
 from engine.data.encoding import Maker, Settings
 from engine.data.mixture import mixed
 from engine.data.prepare import prepared

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from config.sections import Model
-from engine.models.loading import new_scalar, save_model
+from engine.models.loading import new_scalar
+from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
 from tests.support.small_models import small_model
 from tests.support.tokenizers import qwen
@@ -15,13 +16,20 @@ from tests.support.tokenizers import qwen
 # At random weights an end token is drawn once in some hundred; its row is made likelier, so that answers end raggedly.
 END_BOOST = 4.0
 RECIPE = """
-eval: {{base: {folder}/base/model, sft: {folder}/sft/model, ppo: {folder}/ppo/model, pmp: {folder}/pmp/model,
-       reward: {folder}/rm/model, gold: "tests.support.eval_setting:gold", best_of_n: 4}}
-data: {{prompts: {folder}/world/prompts.jsonl, pairs: {folder}/world/pairs.jsonl, max_prompt_tokens: 64,
-       correctness_pairs: {folder}/world/correctness.jsonl, pretrain: {folder}/world/text.jsonl, max_length: 128}}
-sampling: {{max_new_tokens: 12}}
-run: {{dir: {folder}}}
+stage: eval
+eval:
+  subjects: {{base: {folder}/base/model, sft: {folder}/sft/model, best_of_n: {{best_of: sft, n: 4, reward: rm}},
+             ppo: {folder}/ppo/model}}
+  reference: sft
+  rewards: {{pmp: {folder}/pmp/model, rm: {folder}/rm/model}}
+  gold: "tests.support.eval_setting:gold"
+data: {{prompts: {folder}/world/prompts.jsonl, max_prompt_tokens: 64, max_length: 128,
+       comparisons: {{pairs: {folder}/world/pairs.jsonl, correctness_pairs: {folder}/world/correctness.jsonl}},
+       texts: {{pretrain: {folder}/world/text.jsonl}}}}
+sampling: {{max_new_tokens: 12, batch_size: 4}}
+run: {{dir: {folder}/eval}}
 """
+SUBSETS = ["chat", "math", None]
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
 
 
@@ -48,8 +56,9 @@ def make_setting(folder: Path) -> Path:
         save_model(reward, tokenizer, folder / name / "model")
     prompts = [{"prompt": " ".join(WORDS[i : i + 3]), "number": i} for i in range(10)]
     pairs = [
-        {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 3]), "rejected": WORDS[i + 1]} for i in range(9)
-    ]  # fmt: skip
+        {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 3]), "rejected": WORDS[i + 1], "subset": SUBSETS[i % 3]}
+        for i in range(9)
+    ]
     texts = [{"text": " ".join(WORDS[i : i + 6])} for i in range(8)]
     world = folder / "world"
     world.mkdir()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ def subject(level: float, at: int, *, gold: bool) -> dict[str, Any]:
     answers = answer_figures(level, gold=gold) | {"kl_to_reference": 3.0 * at if at else None, "tasks": tasks}
     return {
         "answers": answers,
-        "perplexity": {"pretrain": 4.05 + 0.5 * at, "tokens": 4321, "bits_per_byte": 0.5},
+        "perplexity": {
+            "pretrain": 4.05 + 0.5 * at,
+            "tokens": {"pretrain": 4321},
+            "bits_per_byte": {"pretrain": 0.5 + 0.1 * at},
+        },
     }
 
 
@@ -43,7 +48,7 @@ def differences(level: float, at: int, *, gold: bool) -> dict[str, Any]:
     win_rate = interval(0.5 + gain / 4, by="gold" if gold else "score")
     return {
         "answers": {**parts, "score": interval(2 * gain), "tokens": interval(gain), "win_rate": win_rate},
-        "perplexity": {"pretrain": interval(0.5 * at, n=50)},
+        "perplexity": {"pretrain": interval(0.1 * at, n=50)},
     }
 
 
@@ -71,11 +76,15 @@ def summary(names: Sequence[str], *, gold: bool = True, with_rewards: bool = Tru
     levels = {name: 1 + at / 2 for at, name in enumerate(names)}
     return {
         "reference": names[0],
+        "reward": "rm",
         "subjects": {name: subject(level, at, gold=gold) for at, (name, level) in enumerate(levels.items())},
         "differences": {
             name: differences(level, at, gold=gold) for at, (name, level) in enumerate(levels.items()) if at
         },
-        "pairs": {},
+        "pairs": {
+            f"{one}|{other}": differences(1 + b - a, b, gold=gold)
+            for (a, one), (b, other) in combinations(list(enumerate(names[1:])), 2)
+        },
         "rewards": rewards() if with_rewards else {},
         "seconds": {names[0]: 12.5, "eval": 3.0},
     }

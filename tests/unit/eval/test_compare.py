@@ -1,4 +1,4 @@
-"""Reward models over several evaluations, against numbers worked by hand."""
+"""Rewards over several evaluations, against numbers worked by hand."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from tests.support.stage_runs import write_jsonl
 
 
 def pairs(first, second):
-    """Comparisons of one set; each model's margins."""
-    return [{"data": "held_out", "scores": {"a": [m, 0], "b": [n, 0]}} for m, n in zip(first, second, strict=True)]
+    """Comparisons of one set; each reward's margins."""
+    return [{"set": "held_out", "scores": {"a": [m, 0], "b": [n, 0]}} for m, n in zip(first, second, strict=True)]
 
 
 RUNS = [pairs([1, -1, 0, 1], [1, 1, 1, 1]), pairs([1, 1], [1, -1])]
@@ -36,12 +36,12 @@ def test_differences_are_paired():
 def test_folders_that_cannot_be_compared(tmp_path):
     write_jsonl(tmp_path / "pairs.jsonl", RUNS[0])
     (tmp_path / "other").mkdir()
-    write_jsonl(tmp_path / "other" / "pairs.jsonl", [{"data": "hh", "scores": {"a": [1, 0], "b": [1, 0]}}])
+    write_jsonl(tmp_path / "other" / "pairs.jsonl", [{"set": "hh", "scores": {"a": [1, 0], "b": [1, 0]}}])
     for folders, message in (
         ([], "no folder given; usage: python -m eval.compare FOLDER [FOLDER ...]"),
         ([str(tmp_path / "nowhere")], f"{tmp_path}/nowhere: no comparisons in its pairs.jsonl; run make eval with "
-         "data.pairs"),
-        ([str(tmp_path), str(tmp_path / "other")], "the folders were evaluated on other sets or models; give "
+         "data.comparisons"),
+        ([str(tmp_path), str(tmp_path / "other")], "the folders were evaluated on other sets or rewards; give "
          "evaluations of one recipe"),
     ):  # fmt: skip
         with pytest.raises(RunError) as error:

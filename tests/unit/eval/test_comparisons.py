@@ -4,13 +4,12 @@ import math
 
 import pytest
 
-from eval.table import reward_table
-from eval.trust import mostly_length, of_margins, of_reward_models, warnings
+from eval.comparisons import margin_figures, mostly_length, reward_figures, warnings
 
 
 def test_figures_of_four_comparisons():
     """Chosen longer: right, wrong; as long: right; shorter: a tie."""
-    figures = of_margins([2.0, -1.0, 1.0, 0.0], [3, 5, 0, -2])
+    figures = margin_figures([2.0, -1.0, 1.0, 0.0], [3, 5, 0, -2])
     assert figures["accuracy"] == 2.5 / 4
     assert figures["by_length"] == {
         "chosen_longer": {"pairs": 2, "accuracy": 0.5},
@@ -28,7 +27,7 @@ def test_figures_of_four_comparisons():
 
 
 def test_a_rule_for_the_shorter_side_is_a_rule_about_length():
-    figures = of_margins([1.0] * 40, [-3] * 40)
+    figures = margin_figures([1.0] * 40, [-3] * 40)
     assert figures["length_only_accuracy"] == 1
     assert figures["prefers_longer"] == 0
     assert mostly_length(figures)
@@ -38,12 +37,17 @@ def test_a_warning_where_length_does_most_of_the_work():
     """80 of 100 chosen sides are longer; the model is right on 90."""
     longer = [1] * 80 + [-1] * 20
     pairs = [
-        {"data": "hh", "scores": {"rm": [float(i < 90), 0.5], "fair": [1.0, 0.0]}, "tokens": [10 + d, 10]}
+        {
+            "set": "hh",
+            "subset": None,
+            "scores": {"rm": [float(i < 90), 0.5], "fair": [1.0, 0.0]},
+            "tokens": [10 + d, 10],
+        }
         for i, d in enumerate(longer)
     ]
-    models = of_reward_models(pairs)
-    assert models["rm"]["hh"]["length_explains"] == pytest.approx(0.3 / 0.4)
-    assert list(warnings({"rm": models["rm"]})) == [
+    rewards = reward_figures(pairs)
+    assert rewards["rm"]["comparisons"]["hh"]["length_explains"] == pytest.approx(0.3 / 0.4)
+    assert list(warnings({"rm": rewards["rm"]})) == [
         "rm on hh: length alone is right on 80.0%, the model on 90.0%: 75% of its gain over a coin could be a rule "
         "about length; compare answers of equal length"
     ]
@@ -59,15 +63,27 @@ def test_a_warning_where_length_does_most_of_the_work():
     ids=["a part", "too few", "no gain"],
 )
 def test_no_warning(margins, longer):
-    assert not mostly_length(of_margins(margins, longer))
+    assert not mostly_length(margin_figures(margins, longer))
 
 
-def test_a_row_a_model_and_a_column_a_set():
-    pairs = [
-        {"data": data, "scores": {model: [1.0, 0.0] for model in ("pmp", "mine")}, "tokens": [3, 3]}
-        for data in ("pairs", "hh")
-    ]
-    shown = reward_table(of_reward_models(pairs))
-    assert [column.header for column in shown.columns] == ["", "pairs (1)", "hh (1)"]
-    assert list(shown.columns[0].cells) == ["pmp", "mine"]
-    assert list(shown.columns[1].cells) == ["100.0% ± 39.7, 0.27"] * 2
+def pair(subset, chosen, rejected):
+    return {"set": "bench", "subset": subset, "scores": {"rm": [chosen, rejected]}, "tokens": [3, 3]}
+
+
+def test_subsets_are_reported_beside_the_whole():
+    """chat: right, wrong, a tie; math: right; a comparison without a subset counts in the whole alone."""
+    pairs = [pair("chat", 1.0, 0.0), pair("math", 2.0, 1.0), pair("chat", 0.0, 1.0), pair("chat", 1.0, 1.0)]
+    figures = reward_figures([*pairs, pair(None, 1.0, 0.0)])["rm"]["comparisons"]["bench"]
+    assert (figures["pairs"], figures["accuracy"]) == (5, 3.5 / 5)
+    assert list(figures["subsets"]) == ["chat", "math"]
+    # Wilson's interval of 1 of 1: [1 / (1 + z²), 1]
+    assert figures["subsets"]["math"] == {
+        "pairs": 1,
+        "accuracy": 1.0,
+        "accuracy_ci95": [pytest.approx(1 / (1 + 1.959964**2)), pytest.approx(1.0)],
+    }
+    assert (figures["subsets"]["chat"]["pairs"], figures["subsets"]["chat"]["accuracy"]) == (3, 0.5)
+
+
+def test_records_without_subsets_have_none():
+    assert "subsets" not in reward_figures([pair(None, 1.0, 0.0)])["rm"]["comparisons"]["bench"]

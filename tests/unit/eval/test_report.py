@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
 
@@ -12,175 +11,28 @@ from chatml import encode
 from config import load
 from engine.errors import RunError
 from engine.run.entry import run
-from engine.run.folder import environment
-from eval.conversation import pieces
-from eval.drawing import PALETTE, binned_mean, running_mean
-from eval.excerpts import excerpts
-from eval.page import write_report
 from eval.recipe import Eval
-from eval.summary import summarise
-from tests.support.stage_runs import write_jsonl
+from eval.report.conversation import pieces
+from eval.report.drawing import PALETTE, binned_mean, running_mean
+from eval.report.page import write_report
+from tests.support.evaluation_folder import answer, rewards, write_evaluation
+from tests.support.html_page import Page
+from tests.support.report_setting import SUBJECTS, write_recipe, write_run
 from tests.support.tokenizers import qwen
 
-CONVERSATION = [
-    {"role": "user", "content": "How are you today? 你好"},
-    {"role": "assistant", "content": "The quick brown fox\njumps."},
-    {"role": "user", "content": "And 3?"},
-    {"role": "assistant", "content": "<b>seven</b>"},
-]
-RECIPE = """\
-model: {{path: {folder}/base/model}}
-chatml: {{mask: assistant, train_on: every_answer, tools: hermes, system: null}}
-data: {{train: {folder}/world/sft.jsonl, eval: null, fields: {{}}, too_long: cut_oldest_turns, on_bad_record: error,
-       max_length: 256}}
-ppo: {{value_warmup_steps: 2}}
-run: {{dir: {folder}/{stage}, seed: 0}}
-"""
-EVAL = """\
-eval: {{base: {folder}/base/model, sft: {folder}/sft/model, pmp: {folder}/pmp/model, reward: {folder}/rm/model,
-       ppo: {folder}/ppo/model, gold: "tests.unit.eval.test_report:gold"}}
-data: {{prompts: {folder}/world/prompts.jsonl}}
-run: {{dir: {folder}}}
-"""
 PLOTS = {
-    "gold_proxy", "gold_over_steps", "length_score", "ppo_score", "ppo_kl_score", "ppo_kl", "ppo_entropy", "ppo_length",
-    "ppo_value", "ppo_update", "ppo_pretrain", "losses", "reward_model",
+    "gold_proxy", "gold_over_steps", "length_score", "calibration", "accuracy_length", "score_histogram", "ppo_score",
+    "ppo_kl_score", "ppo_kl", "ppo_entropy", "ppo_length", "ppo_value", "ppo_update", "ppo_pretrain", "losses",
+    "reward_model",
 }  # fmt: skip
-
-
-def gold(record, answer):
-    """Knows the gold of PPO's logged samples."""
-    assert "<|im_end|>" not in answer
-    return {"gold": record["gold"]}
-
-
-def metrics_of(stage, step):
-    if stage in ("base", "sft"):
-        return {"loss": 2 / step, "grad_norm": 1.0}
-    if stage in ("pmp", "rm"):
-        return {"loss": 0.7 - 0.01 * step, "accuracy": 0.5 + 0.02 * step, "margin": 0.1 * step}
-    seen = {
-        "score": 0.1 * step, "kl": 0.2 * max(0, step - 2), "entropy": 2.0, "response_tokens": 9.0, "without_end": 0.0,
-        "value_loss": 1 / step, "explained_variance": None if step == 1 else 0.1 * step,
-    }  # fmt: skip
-    learnt = {"approx_kl": 0.01, "policy_clip_fraction": 0.1, "pretrain_loss": 1.0}
-    return seen | (learnt if step > 2 else {})
-
-
-def write_stage(folder, stage):
-    """A finished run folder without its model."""
-    path = folder / stage
-    path.mkdir()
-    (path / "recipe.yaml").write_text(RECIPE.format(folder=folder, stage=stage))
-    write_jsonl(path / "metrics.jsonl", [{"step": step, **metrics_of(stage, step)} for step in range(1, 9)])
-    (path / "finished.json").write_text(json.dumps({"steps": 8, "seconds": 12.5}))
-    (path / "environment.json").write_text(json.dumps(environment()))
-    (path / "data.json").write_text(
-        json.dumps({"train": {"read": 1234, "kept": 1200, "cut": 3, "dropped": {"too long": 34}, "rows": 300,
-                              "tokens": 56789, "trained_tokens": 4321}})
-    )  # fmt: skip
-
-
-def answer(text, value, score, **others):
-    return {
-        "text": text,
-        "tokens": 5,
-        "ended": True,
-        "score": score,
-        "gold": {"gold": value, "correct": value},
-        **others,
-    }
-
-
-def sample(i):
-    sft = [answer(f"SFT {i}, {k}", i % 3, 0.1 * k) for k in range(3)]
-    ppo = answer(f"PPO {i} <script>", i % 5, 1.0, logprob_ppo=-1.0, logprob_sft=-2.0)
-    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 3}}}]}
-    messages = [{"role": "user", "content": f"question {i} & more"}, called, {"role": "tool", "content": "7"}]
-    return {
-        "prompt": "?",
-        "messages": messages,
-        "answers": {"sft": sft, "ppo": [ppo]},
-        "record": {"task": ["sum", "fact"][i % 2]},
-    }
-
-
-SAMPLES = [sample(i) for i in range(30)]
-
-
-def write_run(folder, stages=("base", "sft", "pmp", "rm", "ppo"), evaluated=True):
-    (folder / "world").mkdir()
-    write_jsonl(folder / "world" / "sft.jsonl", [{"messages": CONVERSATION}])
-    for stage in stages:
-        write_stage(folder, stage)
-    if "sft" in stages:
-        qwen().save_pretrained(folder / "sft" / "model")
-    if "ppo" in stages:
-        rows = [
-            {
-                "step": step,
-                "prompt": "?",
-                "response": "Hi.<|im_end|>",
-                "score": 0.0,
-                "kl": 0.0,
-                "record": {"gold": step},
-            }
-            for step in range(1, 9)
-        ]
-        write_jsonl(folder / "ppo" / "samples.jsonl", rows)
-    if evaluated:
-        pairs = [{"data": "pairs", "scores": {"pmp": [1.0, 0.0], "rm": [1.0, 0.0]}, "tokens": [6, 4]}] * 40
-        losses = dict.fromkeys(("base", "sft", "ppo"), (20.0, 10))
-        (folder / "summary.json").write_text(
-            json.dumps(summarise(SAMPLES, pairs, losses, 0) | {"seconds": {"sft": 12.5, "eval": 3.0}})
-        )
-        write_jsonl(folder / "samples.jsonl", SAMPLES)
-        (folder / "recipe.yaml").write_text("run: {dir: here}\n")
-    (folder / "eval.yaml").write_text(EVAL.format(folder=folder))
-    return load(Eval, folder / "eval.yaml")
-
-
-class Page(HTMLParser):
-    """What a reader sees: text, headings; and what a browser would fetch."""
-
-    VOID = ("meta", "br", "img", "link")
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.headings, self.fetched, self.text = [], [], [], ""
-        self.learnt, self.figures = [], 0
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.fetched += [v for k, v in given.items() if k in ("src", "href", "xlink:href") and not v.startswith("#")]
-        self.figures += tag == "figure"
-        if tag not in self.VOID:
-            self.open.append((tag, given.get("class") or ""))
-
-    def handle_startendtag(self, tag, attributes):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        tag, classes = self.open[-1] if self.open else ("", "")
-        if tag in ("style", "script"):
-            return
-        if tag in ("h1", "h2", "h3"):
-            self.headings.append(data)
-        if tag == "span" and "learnt" in classes.split() and any("tokens" in c.split() for _, c in self.open[:-1]):
-            self.learnt.append(data)
-        self.text += data
+SIX = ("a", "b", "c", "d", "e", "f")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     write_report(write_run(folder))
-    return folder
+    return folder / "eval"
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +45,27 @@ def page(html):
     return Page(html)
 
 
+def report_of(tmp_path, names, texts=None, **options):
+    """The page of an evaluation by itself, whose models have no run folders; `texts` are the answers to item 0."""
+    write_evaluation(tmp_path / "eval", names, **options)
+    lines = [
+        answer(item, name, at, gold=options.get("gold", True), text=(texts or {}).get(name) if item == 0 else None)
+        for item in range(3)
+        for at, name in enumerate(names)
+    ]
+    (tmp_path / "eval" / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    named = {"pmp": "owner/pmp", "rm": "owner/rm"}
+    write_report(write_recipe(tmp_path, {name: f"owner/{name}" for name in names}, named, None))
+    return (tmp_path / "eval" / "report.html").read_text()
+
+
 def test_everything_has_its_section(page):
     assert [h for h in page.headings if not h.startswith("/")] == [
-        "Figures", "Do the reward models rank two answers right?", "By task", "Does the reward mean quality?",
-        "PPO, step by step", "Before PPO", "Answers", "What supervised finetuning learns from", "How it was made",
-        "Seconds by stage", "What became of the data", "Recipes", "Environment",
+        "Figures", "Do the rewards rank two answers right?", "Right on “pairs”, by subset",
+        "Right on “correctness_pairs”, by subset", "By task", "Does the reward mean quality?",
+        "Can the rewards be trusted?", "PPO, step by step", "Training", "Answers side by side",
+        "What finetuning trains on", "How it was made", "Seconds by stage", "What became of the data", "Recipes",
+        "Environment",
     ]  # fmt: skip
 
 
@@ -211,36 +79,115 @@ def test_every_plot_is_in_the_page_and_beside_it(folder, page):
     assert {path.stem for path in (folder / "plots").glob("*.png")} == PLOTS
     assert page.figures == len(PLOTS)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "plots").iterdir())
-    for label in ("Gold beside proxy", "KL from SFT, nats an answer", "reward model's score", "explained variance"):
-        assert label in page.text
+    for text in ("Gold beside the reward's score", "KL from talk, nats an answer", "Gold while tuned was trained",
+                 "Training words", "explained variance", "score by pmp"):  # fmt: skip
+        assert text in page.text
 
 
 def test_plots_take_the_pages_colours(html):
     drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
-    assert "var(--orange)" in drawn
     assert re.findall(r"#[0-9a-f]{6}\b", drawn) == []
     for name in PALETTE:
         assert html.count(f"--{name}: #") == 2  # light and dark
 
 
+def test_a_subject_has_one_colour_throughout(html):
+    """The reference the first one, then by position: tuned is the fourth."""
+    for name, colour in zip(SUBJECTS, ("blue", "orange", "green", "purple"), strict=True):
+        given = re.findall(rf'style="--c: var\(--(\w+)\)">(?:</span><span>|<div class="who"><b>)?{name}<', html)
+        assert set(given) == {colour}
+    (score,) = (svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if ">Reward</text>" in svg)
+    assert "var(--purple)" in score
+    assert "var(--orange)" not in score
+
+
+def test_the_head_says_what_was_measured_and_how(page):
+    for fact in ("date2026-02-03 04:05", "items40", "referencetalk", "seed0", "commandeval x.yaml"):
+        assert fact in page.text
+    assert re.search(r"machine1 × ", page.text)
+
+
 def test_what_models_say_stays_text(html, page):
     assert "<script>" not in html
-    assert re.search(r"PPO \d+ <script>", page.text)
+    assert re.search(r"tuned \d+ <script>", page.text)
     assert re.search(r"question \d+ & more", page.text)
-    assert '{"arguments": {"a": 3}, "name": "add"}' in page.text
+    assert '[{"function": {"name": "add", "arguments": {"a": 3}}}]' in page.text
+
+
+HOSTILE = {
+    "a": "<script>alert(1)</script><img src=x onerror=alert(1)>",
+    "b": "يمين \u202eleft",
+    "c": "w" * 10_000,
+    "d": "  ",
+    "e": "bell \x07 escape \x1b[31m next \x85 half \ud800",
+    "f": "{{ 7 * 7 }} </div></body>",
+}
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    return report_of(tmp_path_factory.mktemp("six"), SIX, HOSTILE)
+
+
+def test_hostile_answers(six):
+    page = Page(six)
+    assert not page.tags & {"script", "img"}
+    assert HOSTILE["a"] in page.text
+    assert "يمين \ufffdleft" in page.text
+    assert "bell ␇ escape ␛[31m next \ufffd half \ufffd" in page.text
+    assert HOSTILE["f"] in page.text
+    assert "(empty)" in page.text
+
+
+def test_a_long_answer_is_folded_and_whole(six):
+    page = Page(six)
+    assert "the other 9,400 characters" in page.text
+    assert page.text.count("w") >= 10_000
 
 
 def test_the_mask_is_shown_token_by_token(page):
-    assert "".join(page.learnt).replace("⏎", "") == "The quick brown fox\njumps.<|im_end|><b>seven</b><|im_end|>"
-    assert len(page.learnt) > 10
+    """Of the model that was finetuned on conversations; the one of plain text has none."""
+    assert "".join(page.trained).replace("⏎", "") == "The quick brown fox\njumps.<|im_end|><b>seven</b><|im_end|>"
+    assert len(page.trained) > 10
+    assert "The first training conversation of talk" in page.text
+    assert "conversation of words" not in page.text
 
 
-def test_figures_and_their_words(page):
-    assert (
-        "PPO raised the gold score from 1.00 to 2.00 on 30 held-out prompts: by +1.00, with 95% confidence" in page.text
-    )
-    for shown in ("1,234", "56,789", "40", "100.0%", "12", "value_warmup_steps"):
+def test_every_figure_is_the_summarys(html, page):
+    for shown in ("1,234", "56,789", "96.0%", "12", "value_warmup_steps", "+0.46 to +0.54, n 40", "0.023"):
         assert shown in page.text
+    (row,) = re.findall(r"<tr><th[^>]*>gold score.*?</tr>", html, re.DOTALL)
+    assert re.findall(r"<td[^>]*>([\d.]+)", row) == ["1.00", "1.50", "2.00", "2.50"]
+    assert re.findall(r"<b>([^<]+)</b>", row) == ["+0.50", "+1.00", "+1.50"]
+
+
+def test_six_subjects_are_side_by_side(six):
+    assert six.count('<div class="answer"') == 6 * 3
+    assert len(set(re.findall(r'<div class="answer" style="--c: var\(--(\w+)\)"', six))) == 6
+    assert "f − e" in Page(six).text  # the other pairs
+
+
+def test_one_subject_without_gold_or_rewards(tmp_path):
+    html = report_of(tmp_path, ("only",), gold=False, with_rewards=False)
+    page = Page(html)
+    assert "3 of 3 items, evenly spaced from least to most score" in page.text
+    assert "against only" not in page.text
+    assert "Do the rewards rank" not in page.text
+
+
+def test_rewards_alone(tmp_path):
+    (tmp_path / "eval").mkdir()
+    figures = {"reference": None, "reward": "rm", "subjects": {}, "differences": {}, "pairs": {}, "rewards": rewards()}
+    (tmp_path / "eval" / "summary.json").write_text(json.dumps(figures | {"seconds": {"eval": 1.0}}))
+    write_report(write_recipe(tmp_path, {}, {"pmp": "owner/pmp", "rm": "owner/rm"}, None))
+    page = Page((tmp_path / "eval" / "report.html").read_text())
+    assert "Do the rewards rank two answers right?" in page.headings
+    assert "Answers side by side" not in page.headings
+
+
+def test_what_a_subject_cannot_have_has_a_footnote(six):
+    assert six.count('title="every answer is right"') == len(SIX)
+    assert "<sup>1</sup> every answer is right" in six
 
 
 def test_a_characters_bytes_are_shown_together():
@@ -251,34 +198,17 @@ def test_a_characters_bytes_are_shown_together():
     assert "".join(piece.text for piece in shown) == "<|im_start|>user\nnaïve 😀<|im_end|>\n"
     assert "😀" in [piece.text for piece in shown]
     assert [piece.text for piece in shown if piece.control] == ["<|im_start|>", "<|im_end|>"]
-    assert not any(piece.learnt for piece in shown)
-
-
-def test_answers_are_chosen_by_rule():
-    chosen = excerpts(SAMPLES, 4)
-    gains = [s["answers"]["ppo"][0]["gold"]["gold"] - s["answers"]["sft"][0]["gold"]["gold"] for s in chosen.samples]
-    assert gains == [-2, 0, 2, 4]
-    assert chosen.rule == "4 of 30 prompts, evenly spaced from where PPO lost most gold to where it gained most"
-    assert excerpts([], 4).samples == []
-    assert excerpts(SAMPLES[:2], 4).samples == sorted(SAMPLES[:2], key=lambda s: s["answers"]["ppo"][0]["text"])
-
-
-def test_answers_without_gold_are_ordered_by_score():
-    def scored(score):
-        return {"answers": {"sft": [{"text": "", "score": score}]}}
-
-    chosen = excerpts([scored(2.0), scored(None), scored(1.0)], 2)
-    assert [s["answers"]["sft"][0]["score"] for s in chosen.samples] == [None, 2.0]
-    assert chosen.rule == "2 of 3 prompts, evenly spaced from least to most score"
+    assert not any(piece.trained for piece in shown)
 
 
 def test_figures_by_task(html):
     (table,) = re.findall(r"<h3>By task</h3>.*?</table>", html, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
-    assert cells[0][:5] == ["task", "prompts", "gold score, SFT", "gold score, best of n", "gold score, PPO"]
-    assert [row[:2] + row[4:5] + row[7:] for row in cells[1:]] == [
-        ["fact", "15", "2.00", "200%"],
-        ["sum", "15", "2.00", "200%"],
+    rows = [[cell.strip() for cell in row] for row in cells]
+    assert rows == [
+        ["task", *SUBJECTS],
+        ["sum", "1.00", "1.50", "2.00", "2.50"],
+        ["fact", "1.00", "1.50", "2.00", "2.50"],
     ]
 
 
@@ -291,44 +221,54 @@ def test_means_of_like_lengths():
     assert binned_mean([4, 4], [1.0, 2.0], 3) == ([4.0], [1.5])
 
 
+def test_every_ppo_run_is_in_the_plots(tmp_path):
+    recipe = write_run(tmp_path, {"talk": "sft", "tuned": "ppo", "words": "ppo"}, evaluated=False)
+    write_report(recipe)
+    html = (tmp_path / "eval" / "report.html").read_text()
+    (score,) = (svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if ">Reward</text>" in svg)
+    assert {"tuned", "words"} <= set(re.findall(r">([^<>\n]+)</text>", score))
+    assert {path.stem for path in (tmp_path / "eval" / "plots").iterdir()} >= {"gold_over_steps", "gold_over_steps_2"}
+
+
 def test_a_report_before_ppo_and_evaluation(tmp_path):
-    write_report(write_run(tmp_path, ("base", "sft"), evaluated=False))
-    page = Page((tmp_path / "report.html").read_text())
+    write_report(write_run(tmp_path, {"words": "sft", "talk": "sft"}, evaluated=False))
+    page = Page((tmp_path / "eval" / "report.html").read_text())
     assert "Nothing has been evaluated yet; make eval does that. Here is what was trained." in page.text
-    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"losses"}
+    assert {path.stem for path in (tmp_path / "eval" / "plots").iterdir()} == {"losses"}
     assert "Figures" not in page.headings
 
 
 def test_training_data_that_is_gone_is_named(tmp_path):
-    recipe = write_run(tmp_path, ("sft",), evaluated=False)
-    (tmp_path / "world" / "sft.jsonl").unlink()
+    recipe = write_run(tmp_path, {"talk": "sft"}, evaluated=False)
+    (tmp_path / "world" / "talk.jsonl").unlink()
     write_report(recipe)
     assert (
-        f"The training data cannot be shown: {tmp_path}/world/sft.jsonl does not exist"
-        in Page((tmp_path / "report.html").read_text()).text
+        f"The training data of talk cannot be shown: {tmp_path}/world/talk.jsonl does not exist"
+        in Page((tmp_path / "eval" / "report.html").read_text()).text
     )
 
 
 def test_nothing_to_report_on(tmp_path, capsys):
-    recipe = write_run(tmp_path, (), evaluated=False)
+    recipe = write_run(tmp_path, {}, evaluated=False)
     with pytest.raises(RunError):
         write_report(recipe)
     with pytest.raises(SystemExit) as stopped:
         run(write_report, recipe)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: run.dir={tmp_path}: no summary.json, and no model of the recipe has a run folder; run make eval\n"
+        f"error: run.dir={tmp_path}/eval: no summary.json, and no model of the recipe has a run folder; run make eval\n"
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: no recipe given; usage: python -m eval.report RECIPE.yaml [key=value ...]\n"),
-        (["eval.gold=x:y"], "error: no recipe given; usage: python -m eval.report RECIPE.yaml [key=value ...]\n"),
+        ([], "error: no recipe given; usage: python -m eval.report RECIPE.yaml [--check] [key=value ...]\n"),
+        (["eval.gold=x:y"], "error: no recipe given; usage: python -m eval.report RECIPE.yaml [--check] "
+         "[key=value ...]\n"),
         (["recipes/tiny/eval.yaml", "eval.glod=x:y"], "error: unknown key eval.glod; did you mean eval.gold?\n"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_on_the_command_line(arguments, message):
     command = [sys.executable, "-m", "eval.report", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -340,4 +280,4 @@ def test_a_real_run_has_its_report(mini, tmp_path, monkeypatch):
     write_report(load(Eval, "recipes/tiny-mini/eval.yaml", [f"run.dir={tmp_path}"]))
     page = Page((tmp_path / "report.html").read_text())
     assert page.figures >= 10
-    assert "".join(page.learnt).endswith("<|im_end|>")
+    assert "".join(page.trained).endswith("<|im_end|>")

@@ -3,11 +3,14 @@
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 
+from eval import statistics
 from eval.statistics import (
     best_index,
     best_of_kl,
+    bits_per_byte,
     calibration,
     calibration_error,
     commonest_opening_share,
@@ -17,10 +20,12 @@ from eval.statistics import (
     mean,
     pair_accuracy,
     paired_bootstrap,
+    paired_bootstraps,
     partial_correlation,
     perplexity,
     wilson_interval,
     win_rate,
+    wins,
 )
 
 
@@ -31,7 +36,7 @@ def test_the_mean_of_nothing_is_an_error():
 
 
 def test_bootstrap_of_equal_differences_has_no_width():
-    assert paired_bootstrap([0.25] * 7, seed=0) == (0.25, 0.25)
+    assert paired_bootstrap([0.1] * 7, seed=0) == (0.1, 0.1)  # to the last bit
 
 
 def test_bootstrap_interval_of_two_prompts():
@@ -52,7 +57,34 @@ def test_bootstrap_is_a_function_of_its_seed():
     assert paired_bootstrap(differences, 5, resamples=200) != paired_bootstrap(differences, 6, resamples=200)
 
 
+def test_many_series_have_the_intervals_that_each_has_alone():
+    series = [[math.sin(i) for i in range(50)], [1.0, 2.0, 4.0], [math.cos(i) for i in range(50)], [0.5] * 3]
+    together = paired_bootstraps(series, seed=2, resamples=500)
+    assert together == [pytest.approx(paired_bootstrap(values, 2, resamples=500)) for values in series]
+    assert together[3] == (0.5, 0.5)
+
+
+def test_the_bootstrap_is_that_of_one_resample_at_a_time():
+    values = np.array([math.sin(i) for i in range(30)])
+    generator = np.random.default_rng(7)
+    means = [values[generator.integers(30, size=30)].mean() for _ in range(400)]
+    expected = np.percentile(means, [2.5, 97.5])
+    assert paired_bootstrap(values.tolist(), 7, resamples=400) == pytest.approx(tuple(expected))
+
+
+def test_draws_at_once_change_nothing(monkeypatch):
+    values = [math.sin(i) for i in range(30)]
+    before = paired_bootstrap(values, 7, resamples=100)
+    monkeypatch.setattr(statistics, "DRAWS_AT_ONCE", 64)
+    assert paired_bootstrap(values, 7, resamples=100) == pytest.approx(before)
+
+
+def test_bits_per_byte_by_hand():
+    assert bits_per_byte(8 * math.log(2), 4) == pytest.approx(2)
+
+
 def test_ties_count_half():
+    assert wins([1, 5, 3], [1, 2, 4]) == [0.5, 1, 0]
     assert win_rate([1, 5, 3, 3], [1, 2, 2, 4]) == (0.5 + 1 + 1 + 0) / 4
     assert pair_accuracy([1.5, -2.0, 0.0, 0.1]) == (1 + 0 + 0.5 + 1) / 4
 

@@ -1,143 +1,195 @@
-"""An evaluation's figures from hand-made records, and the gold scorer that a recipe names."""
+"""Every figure of summary.json from hand-made lines, worked by hand; and the gold scorer that a recipe names."""
 
-import io
 import math
-import re
 
 import pytest
-from rich.console import Console
 
 from engine.errors import RunError
 from engine.scoring.gold import load_gold
-from eval.summary import MEASURED, summarise
-from eval.table import closing_table
-from eval.trust import of_reward_models
+from eval.summary import TAKEN_NAMES, Cast, summarise
+
+CAST = Cast(["base", "sft", "ppo"], reference="sft", reward="rm")
 
 
-def answer(text, gold, score, tokens=4, ended=True, **others):
-    return {"text": text, "tokens": tokens, "ended": ended, "score": score, "gold": gold, **others}
+def answer(item, subject, text, gold=None, rm=None, pmp=None, tokens=4, ended=True, logprobs=(None, None), **record):
+    row = {
+        "item": item,
+        "subject": subject,
+        "text": text,
+        "tokens": tokens,
+        "ended": ended,
+        "scores": {"pmp": pmp, "rm": rm},
+        "record": record,
+        "logprob": logprobs[0],
+        "reference_logprob": logprobs[1],
+    }
+    return row if gold is None else row | {"gold": dict(zip(("gold", "correct", "manner"), gold, strict=True))}
 
 
-def parts(gold, correct):
-    return {"gold": gold, "correct": correct, "manner": gold - correct}
-
-
-SAMPLES = [
-    {
-        "answers": {
-            "sft": [answer("It is red.", parts(1.0, 1.0), 0.5), answer("Sure, it is red.", parts(1.5, 1.0), 2.0)],
-            "ppo": [answer("Gladly! Red.", parts(1.5, 1.0), 3.0, tokens=6, logprob_ppo=-1.0, logprob_sft=-4.0)],
-        },
-        "record": {},
-    },
-    {
-        "answers": {
-            "sft": [answer("It is blue.", parts(0.0, 0.0), None, 8, ended=False), answer("No.", parts(0.0, 0.0), -1.0)],
-            "ppo": [answer("Gladly! Blue.", parts(0.0, 0.0), 1.0, tokens=6, logprob_ppo=-2.0, logprob_sft=-3.0)],
-        },
-        "record": {},
-    },
-]
-PAIRS = [
-    {"data": "pairs", "scores": {"pmp": [1.0, 2.0], "rm": [3.0, 2.0]}, "tokens": [9, 7]},
-    {"data": "pairs", "scores": {"pmp": [1.0, 1.0], "rm": [3.0, 2.0]}, "tokens": [7, 7]},
-    {"data": "correctness_pairs", "scores": {"pmp": [5.0, 2.0], "rm": [1.0, 2.0]}, "tokens": [5, 8]},
+ANSWERS = [
+    answer(0, "base", "Red", (1.0, 1.0, 0.0), rm=1.0, pmp=2.0, tokens=2, logprobs=(-1.0, -2.0)),
+    answer(0, "sft", "It is red.", (1.0, 1.0, 0.0), rm=0.5, pmp=0.0, logprobs=(-3.0, -3.0)),
+    answer(0, "ppo", "Gladly! Red.", (1.5, 1.0, 0.5), rm=3.0, pmp=1.0, tokens=6, logprobs=(-1.0, -4.0)),
+    answer(1, "base", "It is blue.", (0.0, 0.0, 0.0), tokens=12, ended=False, logprobs=(-2.0, -2.0)),
+    answer(1, "sft", "It is blue.", (0.0, 0.0, 0.0), tokens=8, ended=False, logprobs=(-5.0, -5.0)),
+    answer(1, "ppo", "Gladly! Blue.", (0.0, 0.0, 0.0), rm=1.0, pmp=3.0, tokens=6, logprobs=(-2.0, -3.0)),
 ]
 
 
-def test_figures_of_hand_made_records():
-    figures = summarise(SAMPLES, PAIRS, {"sft": (3 * math.log(4), 3), "ppo": (3 * math.log(5), 3)}, seed=0)
-    assert figures == {
-        "prompts": 2,
-        "gold_parts": ["gold", "accuracy", "manner"],
-        "best_of_n": 2,
-        "gold_sft": 0.5,
-        "accuracy_sft": 0.5,
-        "manner_sft": 0.0,
-        "score_sft": 0.5,
-        "response_tokens_sft": 6.0,
-        "without_end_sft": 0.5,
-        "distinct_sft": 1.0,
-        "commonest_opening_sft": 0.5,
-        "gold_best_of_n": 0.75,
-        "accuracy_best_of_n": 0.5,
-        "manner_best_of_n": 0.25,
-        "score_best_of_n": 0.5,
-        "response_tokens_best_of_n": 4.0,
-        "without_end_best_of_n": 0.0,
-        "distinct_best_of_n": 1.0,
-        "commonest_opening_best_of_n": 0.5,
-        "gold_ppo": 0.75,
-        "accuracy_ppo": 0.5,
-        "manner_ppo": 0.25,
-        "score_ppo": 2.0,
-        "response_tokens_ppo": 6.0,
-        "without_end_ppo": 0.0,
-        "distinct_ppo": 1.0,
-        "commonest_opening_ppo": 0.5,
-        "gold_ppo_minus_sft": 0.25,
-        "gold_ppo_minus_sft_ci95": [0.0, 0.5],
-        "win_rate_ppo_vs_sft": 0.75,
-        "kl_ppo_ref": 2.0,
-        "reward_models": of_reward_models(PAIRS),
-        "score_length_sft": None,
-        "score_length_best_of_n": None,
-        "score_length_ppo": None,
-        "score_length_given_correct_sft": None,
-        "score_length_given_correct_best_of_n": None,
-        "score_length_given_correct_ppo": None,
-        "pairs": 2,
-        "rm_accuracy_pmp": 0.25,
-        "rm_accuracy_rm": 1.0,
-        "correctness_pairs": 1,
-        "rm_accuracy_correctness_pmp": 1.0,
-        "rm_accuracy_correctness": 0.0,
-        "pretrain_tokens": 3,
-        "pretrain_ppl_sft": pytest.approx(4.0),
-        "pretrain_ppl_ppo": pytest.approx(5.0),
+def of(subject, answers=ANSWERS, cast=CAST):
+    return summarise(answers, [], [], cast, seed=0)["subjects"][subject]["answers"]
+
+
+def test_figures_of_one_subject():
+    too_few = "scores or lengths do not vary, or fewer than three answers have both"
+    assert of("ppo") == {
+        "items": 2,
+        "gold": 0.75,
+        "accuracy": 0.5,
+        "manner": 0.25,
+        "scores": {"pmp": 2.0, "rm": 2.0},
+        "score": 2.0,
+        "score_length": None,
+        "score_length_given_correct": None,
+        "tokens": 6.0,
+        "without_end": 0.0,
+        "distinct": 1.0,
+        "commonest_opening": 0.5,
+        "kl_to_reference": 2.0,  # ((-1 + 4) + (-2 + 3)) / 2
+        "why": {"score_length": too_few, "score_length_given_correct": too_few},
     }
 
 
+def test_the_reference_and_an_answer_that_never_ends():
+    sft = of("sft")
+    assert (sft["score"], sft["scores"]) == (0.5, {"pmp": 0.0, "rm": 0.5})  # of the answer that ended
+    assert (sft["without_end"], sft["tokens"], sft["kl_to_reference"]) == (0.5, 6.0, 0.0)
+    alone = [row for row in ANSWERS if row["item"] == 1]
+    assert (of("sft", alone)["score"], of("sft", alone)["why"]["score"]) == (None, "no answer has a score")
+
+
+def test_differences_are_against_the_reference_and_paired():
+    answers = summarise(ANSWERS, [], [], CAST, seed=0)["differences"]["ppo"]["answers"]
+    assert answers["gold"] == {"mean": 0.25, "ci95": [0.0, 0.5], "n": 2}  # 0.5 and 0
+    assert answers["accuracy"] == {"mean": 0.0, "ci95": [0.0, 0.0], "n": 2}
+    assert answers["manner"] == {"mean": 0.25, "ci95": [0.0, 0.5], "n": 2}
+    assert answers["score"] == answers["scores"]["rm"] == {"mean": 2.5, "ci95": [2.5, 2.5], "n": 1}  # both ended
+    assert answers["scores"]["pmp"] == {"mean": 1.0, "ci95": [1.0, 1.0], "n": 1}
+    assert answers["tokens"] == {"mean": 0.0, "ci95": [-2.0, 2.0], "n": 2}  # 6 - 4 and 6 - 8
+    assert answers["without_end"] == {"mean": -0.5, "ci95": [-1.0, 0.0], "n": 2}
+    assert answers["win_rate"] == {"mean": 0.75, "ci95": [0.5, 1.0], "n": 2, "by": "gold"}  # a win and a tie
+
+
+def test_other_pairs_subtract_the_earlier_subject():
+    summary = summarise(ANSWERS, [], [], CAST, seed=0)
+    assert list(summary["differences"]) == ["base", "ppo"]
+    assert list(summary["pairs"]) == ["base|ppo"]
+    assert summary["pairs"]["base|ppo"]["answers"]["tokens"]["mean"] == (6 - 2 + 6 - 12) / 2
+    assert summary["pairs"]["base|ppo"]["answers"]["win_rate"]["mean"] == 0.75
+
+
+def test_without_gold_the_score_decides_who_wins():
+    """Item 0: 3 against 0.5; item 1: any score beats an answer that never ended. Two of those are a tie."""
+    answers = [{key: value for key, value in row.items() if key != "gold"} for row in ANSWERS]
+    differences = summarise(answers, [], [], CAST, seed=0)["differences"]
+    assert differences["ppo"]["answers"]["win_rate"] == {"mean": 1.0, "ci95": [1.0, 1.0], "n": 2, "by": "score"}
+    assert differences["base"]["answers"]["win_rate"]["mean"] == 0.75
+    assert "gold" not in differences["ppo"]["answers"]
+
+
+def test_without_gold_and_reward_nobody_wins():
+    answers = [row | {"scores": {}} for row in ANSWERS]
+    answers = [{key: value for key, value in row.items() if key != "gold"} for row in answers]
+    summary = summarise(answers, [], [], Cast(["base", "sft", "ppo"], reference="sft"), seed=0)
+    assert "score" not in summary["subjects"]["ppo"]["answers"]
+    found = summary["differences"]["ppo"]["answers"]
+    assert found["win_rate"] is None
+    assert found["why"] == {"win_rate": "there is neither gold nor a reward to say which answer is better"}
+
+
 def test_every_task_has_its_own_figures():
-    """Of its prompts alone, as if there had been no others; the commonest task first."""
-    code, tool = SAMPLES[0] | {"record": {"task": "code"}}, SAMPLES[1] | {"record": {"task": "tool"}}
-    tasks = summarise([code, tool, tool], [], {}, seed=0)["tasks"]
+    """Of its items alone, as if there had been no others; the commonest task first."""
+    task_of = {0: "code", 1: "tool", 2: "tool"}
+    answers = [*ANSWERS, *(row | {"item": 2} for row in ANSWERS[3:])]
+    answers = [row | {"record": {"task": task_of[row["item"]]}} for row in answers]
+    tasks = of("ppo", answers)["tasks"]
     assert list(tasks) == ["tool", "code"]
-    assert all(tasks[task].items() <= summarise(alone, [], {}, seed=0).items() for task, alone in
-               (("code", [code]), ("tool", [tool, tool])))  # fmt: skip
-    of_code = tasks["code"]
-    assert (of_code["prompts"], of_code["gold_sft"], of_code["gold_best_of_n"], of_code["gold_ppo"]) == (1, 1, 1.5, 1.5)
-    assert (tasks["tool"]["prompts"], tasks["tool"]["accuracy_ppo"], tasks["tool"]["score_sft"]) == (2, 0, None)
+    for task, figures in tasks.items():
+        alone = of("ppo", [row | {"record": {}} for row in answers if row["record"]["task"] == task])
+        assert figures == alone
+    assert (tasks["code"]["items"], tasks["code"]["gold"], tasks["tool"]["items"]) == (1, 1.5, 2)
 
 
-def test_records_without_a_task_are_not_told_apart():
-    assert "tasks" not in summarise([SAMPLES[0] | {"record": {"task": "code"}}, SAMPLES[1]], [], {}, seed=0)
+def test_records_without_a_task_are_not_split():
+    assert "tasks" not in of("ppo", [ANSWERS[2] | {"record": {"task": "code"}}, ANSWERS[5]], Cast(["ppo"], "ppo", "rm"))
 
 
-def test_tasks_in_the_closing_table():
-    code, tool = SAMPLES[0] | {"record": {"task": "code"}}, SAMPLES[1] | {"record": {"task": "tool"}}
-    summary = summarise([code, tool], [], {}, seed=0)
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(closing_table(summary))
-    (head, first, second) = [re.split(r" *[│┃] *", line)[1:-1] for line in console.export_text().splitlines()
-                             if re.match(r"[│┃] (code|tool)|┃ +┃ prompts", line)]  # fmt: skip
-    assert head == [
-        "", "prompts", "gold score, SFT", "gold score, PPO", "right answers, SFT", "right answers, PPO",
-    ]  # fmt: skip
-    assert first == ["code", "1", "1.00", "1.50", "100%", "100%"]
-    assert second == ["tool", "1", "0.00", "0.00", "0%", "0%"]
+def test_what_a_subject_cannot_have_is_null_with_the_reason():
+    why = {"far": {"tokens": "not counted there", "kl_to_reference": "no log-probabilities there"}}
+    rows = [*(r for r in ANSWERS if r["subject"] == "sft"), *(answer(i, "far", "No.", tokens=None) for i in (0, 1))]
+    rows = [{key: value for key, value in row.items() if key != "gold"} for row in rows]
+    summary = summarise(rows, [], [], Cast(["sft", "far"], "sft", "rm", why), seed=0)
+    far = summary["subjects"]["far"]["answers"]
+    assert (far["tokens"], far["kl_to_reference"], far["score_length"]) == (None, None, None)
+    assert far["why"] == {
+        "score": "no answer has a score",
+        "score_length": "not counted there",
+        "tokens": "not counted there",
+        "kl_to_reference": "no log-probabilities there",
+    }
+    found = summary["differences"]["far"]["answers"]
+    assert (found["tokens"], found["why"]["tokens"]) == (None, "tokens are not known of both subjects")
 
 
-def test_what_was_not_measured_has_no_key():
-    only = [{"answers": {"sft": [{"text": "It is red.", "tokens": 4, "ended": True}]}, "record": {}}]
-    assert summarise(only, [], {}, seed=0) == {
-        "prompts": 1, "response_tokens_sft": 4, "without_end_sft": 0, "distinct_sft": 1, "commonest_opening_sft": 1,
-    }  # fmt: skip
+TEXTS = [
+    {"set": "web", "item": 0, "subject": "sft", "nll": 3 * math.log(4), "tokens": 3, "bytes": 6},
+    {"set": "web", "item": 1, "subject": "sft", "nll": math.log(4), "tokens": 1, "bytes": 2},
+    {"set": "web", "item": 0, "subject": "ppo", "nll": 3 * math.log(8), "tokens": 3, "bytes": 6},
+    {"set": "web", "item": 1, "subject": "ppo", "nll": math.log(4), "tokens": 1, "bytes": 2},
+]
 
 
-def test_scores_of_answers_that_never_end_are_null():
-    answers = [{"answers": {"sft": [{"text": "", "tokens": 9, "ended": False, "score": None}]}, "record": {}}]
-    assert summarise(answers, [], {}, seed=0)["score_sft"] is None
+def test_perplexity_and_bits_per_byte():
+    """sft: 4 tokens of 2 bits over 8 bytes. ppo: three tokens of 3 bits and one of 2, so 2^(11/4)."""
+    summary = summarise([], [], TEXTS, Cast(["sft", "ppo"], "sft"), seed=0)
+    sft, ppo = (summary["subjects"][name]["perplexity"] for name in ("sft", "ppo"))
+    assert sft == {"web": pytest.approx(4), "tokens": {"web": 4}, "bits_per_byte": {"web": pytest.approx(1)}}
+    assert ppo == {"web": pytest.approx(2**2.75), "tokens": {"web": 4}, "bits_per_byte": {"web": pytest.approx(11 / 8)}}
+    difference = summary["differences"]["ppo"]["perplexity"]["web"]
+    # Documents differ by 3 and 0 bits; a mean document has 4 bytes.
+    assert difference == {"mean": pytest.approx(3 / 8), "ci95": [0.0, pytest.approx(3 / 4)], "n": 2}
+
+
+def test_a_subject_without_perplexity():
+    cast = Cast(["sft", "far"], "sft", why={"far": {"perplexity": "no log-probabilities there"}})
+    summary = summarise([], [], TEXTS[:2], cast, seed=0)
+    assert summary["subjects"]["far"]["perplexity"] == {
+        "web": None,
+        "tokens": {"web": None},
+        "bits_per_byte": {"web": None},
+        "why": {"web": "no log-probabilities there"},
+    }
+    found = summary["differences"]["far"]["perplexity"]
+    assert found == {"web": None, "why": {"web": "one of the two has no perplexity"}}
+
+
+def test_a_subject_more_changes_nothing_of_the_others():
+    """Nor does the order of subjects change a difference."""
+    two = [row for row in ANSWERS if row["subject"] != "base"]
+    with_base = summarise(ANSWERS, [], [], CAST, seed=0)
+    without = summarise(two, [], [], Cast(["sft", "ppo"], "sft", "rm"), seed=0)
+    assert without["subjects"] == {name: with_base["subjects"][name] for name in ("sft", "ppo")}
+    assert without["differences"]["ppo"] == with_base["differences"]["ppo"]
+    turned = summarise(ANSWERS, [], [], Cast(["ppo", "base", "sft"], "sft", "rm"), seed=0)
+    assert turned["differences"] == with_base["differences"]
+    assert turned["pairs"]["ppo|base"]["answers"]["tokens"]["mean"] == 1.0
+
+
+def test_rewards_alone():
+    pairs = [{"set": "one", "subset": None, "scores": {"rm": [2.0, 1.0]}, "tokens": [3, 2]}]
+    summary = summarise([], pairs, [], Cast([]), seed=0)
+    assert summary["subjects"] == summary["differences"] == summary["pairs"] == {}
+    assert summary["rewards"]["rm"]["comparisons"]["one"]["accuracy"] == 1
 
 
 @pytest.mark.parametrize(
@@ -162,21 +214,17 @@ def bad_gold(record, text):
     return record
 
 
+BAD_GOLD = "tests.unit.eval.test_summary:bad_gold"
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (
-            {"correct": 1},
-            "eval.gold=tests.unit.eval.test_summary:bad_gold returned {'correct': 1}; it must return a dict of numbers with the "
-            "key gold",
-        ),
-        (
-            {"gold": 1, "score": 1},
-            "eval.gold=tests.unit.eval.test_summary:bad_gold has a part called score, which is another figure's name; rename it",
-        ),
+        ({"correct": 1}, "returned {'correct': 1}; it must return a dict of numbers with the key gold"),
+        ({"gold": 1, "score": 1}, "has a part called score, which is another figure's name; rename it"),
     ],
 )
 def test_a_gold_scorer_that_returns_something_else(returned, message):
     with pytest.raises(RunError) as error:
-        load_gold("tests.unit.eval.test_summary:bad_gold", "eval.gold", MEASURED)(returned, "")
-    assert str(error.value) == message
+        load_gold(BAD_GOLD, "eval.gold", TAKEN_NAMES)(returned, "")
+    assert str(error.value) == f"eval.gold={BAD_GOLD} {message}"

@@ -8,7 +8,7 @@ import torch
 from chatml import encode
 from config.scoring import Judge
 from engine.errors import RunError
-from engine.scoring import judge as judging
+from engine.generation import endpoint
 from engine.scoring.judge import LLMJudge
 from tests.support.judge_server import serving
 from tests.support.tokenizers import qwen
@@ -18,7 +18,7 @@ ASKED = "{conversation}\n--\n{answer}"
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(judging, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.001)
 
 
 def talk(question, answer, system=None):

@@ -1,0 +1,136 @@
+"""Answers of subjects to the items: generated or asked for, how likely they are, and the lines of answers.jsonl.
+
+An item's answers are kept in the item store as {"answers": [{"text", "tokens", "ended", "ids"}, ...]}: one of most
+subjects, n of best of n. `ids` are the tokens generated, `tokens` is how many; both are null of an endpoint's answers.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from chatml import control
+from config.sections import Sampling
+from engine.errors import RunError
+from engine.files import jsonl
+from engine.forward.responses import response_logprobs
+from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, key_in_environment
+from engine.generation.request import GenerationRequest, Response
+from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
+from eval.item_store import ItemStore, Row, fingerprint, progress
+from eval.items import Items
+from eval.models import BUDGET, Load
+from eval.subjects import Endpoint
+
+CANDIDATES = "candidates.jsonl"
+# Answers whose log-probabilities are computed and kept together.
+LOGPROBS_AT_ONCE = 256
+
+
+def generate(
+    store: ItemStore,
+    items: Items,
+    load: Load,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling,
+    seed: int,
+    n: int = 1,
+) -> list[Row]:
+    """`n` answers to every item; all subjects draw with the same random numbers."""
+    prompts, ids = items.prompts(tokenizer), control(tokenizer)
+    end, stops = ids.im_end, [ids.im_end, ids.endoftext]
+    stream = RandomStream.named(seed, "eval")
+    at_once = max(1, sampling.batch_size // n)
+
+    def compute(part: slice) -> list[Row]:
+        request = GenerationRequest(prompts[part], range(len(prompts))[part], n, stream)
+        groups = sample(load(), request, sampling, end=end, stops=stops)
+        return [{"answers": [as_answer(response, tokenizer, stops) for response in group]} for group in groups]
+
+    return store.complete(items.keys(prompts), compute, at_once)
+
+
+def as_answer(response: Response, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> Row:
+    """A response as text, without the token that ended it."""
+    ids = list(response.tokens)
+    text = tokenizer.decode(ids[:-1] if ids[-1] in stops else ids, skip_special_tokens=False)
+    return {"text": text, "tokens": len(ids), "ended": response.ended, "ids": ids}
+
+
+def ask(store: ItemStore, items: Items, name: str, endpoint: Endpoint, sampling: Sampling, seed: int) -> list[Row]:
+    """An endpoint's answer to every item, each kept as it comes. Raises RunError where the endpoint gives none."""
+    key = f"eval.subjects.{name}"
+    chats = items.chats()
+    keys = items.keys(chats)
+    chat = ChatEndpoint(
+        endpoint.url,
+        endpoint.model,
+        key_in_environment(endpoint.key_from, f"{key}.key_from"),
+        endpoint.timeout,
+        endpoint.retries,
+    )
+    options = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
+    missing, writing = store.missing(keys), Lock()
+
+    def answer(place: int) -> None:
+        reply = chat.ask(chats[place], lambda reply: reply, **options, seed=seed)
+        with writing:
+            store.append([{"of": keys[place], "answers": [as_text_answer(reply)]}])
+            advance(1)
+
+    if missing:
+        with progress(store.name, len(missing)) as advance:
+            pool = ThreadPoolExecutor(endpoint.parallel)
+            try:
+                list(pool.map(answer, missing))
+            except EndpointError as error:
+                raise RunError(
+                    f"{key}.url={endpoint.url}: {error}; see to the endpoint and run the same command again: what was "
+                    "answered is kept"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
+    return store.rows(keys)
+
+
+def as_text_answer(reply: Reply) -> Row:
+    return {"text": reply.text, "tokens": None, "ended": not reply.cut_off, "ids": None}
+
+
+def logprobs(
+    store: ItemStore,
+    items: Items,
+    answers: Sequence[Row],
+    load: Load,
+    tokenizer: PreTrainedTokenizerBase,
+    temperature: float,
+) -> list[float]:
+    """log π(y | x) in nats of each item's first answer, at the sampling temperature, top-p not applied."""
+    prompts, ids = items.prompts(tokenizer), [row["answers"][0]["ids"] for row in answers]
+
+    def compute(part: slice) -> list[Row]:
+        flat = response_logprobs(load(), prompts[part], ids[part], temperature, BUDGET, with_entropy=False).logprobs
+        parts = flat.double().cpu().split([len(tokens) for tokens in ids[part]])
+        return [{"logprob": float(each.sum())} for each in parts]
+
+    keys = [fingerprint(prompt, answer) for prompt, answer in zip(prompts, ids, strict=True)]
+    return [row["logprob"] for row in store.complete(keys, compute, LOGPROBS_AT_ONCE)]
+
+
+def best_of_candidates(run_dir: str | Path, name: str) -> list[list[Row]]:
+    """For each item the n candidates of a best-of-n subject, as the evaluation in `run_dir` left them.
+
+    A candidate is {"text", "tokens", "ended", "scores": {REWARD: score or null}, "chosen": true for one of them, and
+    with a gold scorer "gold": its parts}. The reward that chooses is in summary.json's recipe.
+    """
+    return [row["candidates"] for row in jsonl.read(Path(run_dir) / CANDIDATES) if row["subject"] == name]
+
+
+def answers_alone(sampling: Sampling) -> Any:
+    """All of the section `sampling` that decides answers."""
+    return vars(replace(sampling, batch_size=1))

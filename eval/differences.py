@@ -1,0 +1,119 @@
+"""Differences between two subjects, paired over the same items, each with a 95 % interval.
+
+    {"answers": {METRIC: DIFFERENCE, "scores": {REWARD: DIFFERENCE}, "win_rate": DIFFERENCE with "by": "gold"|"score"},
+     "perplexity": {SET: DIFFERENCE}}
+
+    DIFFERENCE  {"mean", "ci95": [low, high], "n"}, or null with a reason in the `why` beside it
+
+METRIC is gold, gold's parts, score, tokens, without_end; perplexity is compared in bits per byte of the same documents,
+which subjects with different tokenizers share. Pure, over the lines of answers.jsonl and texts.jsonl.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from eval.statistics import mean, paired_bootstraps, wins
+
+Row = Mapping[str, Any]
+Series = Sequence[float] | str
+"""one number an item, or why there are none"""
+# Parts of gold that the summary calls by another name.
+PART_NAMES = {"correct": "accuracy"}
+
+
+def gold_parts(answers: Sequence[Row]) -> dict[str, str]:
+    """Gold's parts -> what the summary calls them; empty without a gold scorer."""
+    return {part: PART_NAMES.get(part, part) for part in answers[0].get("gold", {})}
+
+
+def all_differences(
+    answers: Mapping[str, Sequence[Row]],
+    texts: Mapping[str, Sequence[Row]],
+    reference: str | None,
+    reward: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """`differences` of every subject against the reference, and `pairs` of all others, the earlier one subtracted."""
+    series: dict[tuple[str, ...], Series] = {}
+    for one, other in combinations(answers, 2):
+        against = reference in (one, other)
+        before, after = (reference, other if one == reference else one) if against else (one, other)
+        path = ("differences", after) if against else ("pairs", f"{before}|{after}")
+        if answers[before]:
+            found = answer_series(answers[before], answers[after], reward)
+            series |= {(*path, "answers", *metric): values for metric, values in found.items()}
+        if any(texts.values()):
+            sets = list(dict.fromkeys(row["set"] for rows in texts.values() for row in rows))
+            found = {(name,): text_series(texts[before], texts[after], name) for name in sets}
+            series |= {(*path, "perplexity", *metric): values for metric, values in found.items()}
+    return {"differences": {}, "pairs": {}} | nested(series, seed, "gold" if any_gold(answers) else "score")
+
+
+def answer_series(before: Sequence[Row], after: Sequence[Row], reward: str | None) -> dict[tuple[str, ...], Series]:
+    """metric -> after minus before of every item where both have the figure."""
+    parts = gold_parts(before)
+    found: dict[tuple[str, ...], Series] = {
+        (name,): [b["gold"][part] - a["gold"][part] for a, b in zip(before, after, strict=True)]
+        for part, name in parts.items()
+    }
+    if reward is not None:
+        for name in before[0]["scores"]:
+            a, b = ([row["scores"][name] for row in rows] for rows in (before, after))
+            found["scores", name] = both_known(a, b, "no item has a score for both answers")
+        found["score",] = found["scores", reward]
+    a, b = ([row["tokens"] for row in rows] for rows in (before, after))
+    found["tokens",] = both_known(a, b, "tokens are not known of both subjects")
+    found["without_end",] = [float(a["ended"]) - float(b["ended"]) for a, b in zip(before, after, strict=True)]
+    if parts:
+        found["win_rate",] = wins(*([row["gold"]["gold"] for row in rows] for rows in (after, before)))
+    elif reward is not None:
+        # An answer without a score, because it never ended, loses to every other.
+        scores = [[row["scores"][reward] for row in rows] for rows in (after, before)]
+        found["win_rate",] = wins(*([-math.inf if s is None else s for s in each] for each in scores))
+    else:
+        found["win_rate",] = "there is neither gold nor a reward to say which answer is better"
+    return found
+
+
+def text_series(before: Sequence[Row], after: Sequence[Row], name: str) -> Series:
+    """Bits per byte, after minus before, of each document of a set.
+
+    A document's bits are divided by the mean document's bytes, so that the mean of the series is the difference of the
+    two subjects' bits per byte over the whole set.
+    """
+    a, b = ([row for row in rows if row["set"] == name] for rows in (before, after))
+    if not a or not b:
+        return "one of the two has no perplexity"
+    size = mean([row["bytes"] for row in a])
+    return [(y["nll"] - x["nll"]) / math.log(2) / size for x, y in zip(a, b, strict=True)]
+
+
+def both_known(before: Sequence[float | None], after: Sequence[float | None], reason: str) -> Series:
+    """after - before where neither is None, or `reason` where that is nowhere."""
+    known = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    return known or reason
+
+
+def any_gold(answers: Mapping[str, Sequence[Row]]) -> bool:
+    return any("gold" in row for rows in answers.values() for row in rows[:1])
+
+
+def nested(series: Mapping[tuple[str, ...], Series], seed: int, win_rate_by: str) -> dict[str, Any]:
+    """The series as a tree of DIFFERENCEs; where there is no series, null with the reason."""
+    known = {path: values for path, values in series.items() if not isinstance(values, str)}
+    intervals = dict(zip(known, paired_bootstraps(list(known.values()), seed), strict=True))
+    tree: dict[str, Any] = {}
+    for path, values in series.items():
+        node = tree
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        if isinstance(values, str):
+            node[path[-1]] = None
+            node.setdefault("why", {})[path[-1]] = values
+            continue
+        node[path[-1]] = {"mean": mean(values), "ci95": list(intervals[path]), "n": len(values)}
+        if path[-1] == "win_rate":
+            node["win_rate"]["by"] = win_rate_by
+    return tree

@@ -1,0 +1,118 @@
+"""The items of an evaluation: the same conversations for every subject, encoded by each subject's own tokenizer.
+
+Prompts are read once, by the main tokenizer and its length policy. A subject with the same vocabulary is given those
+tokens; another one the same messages, encoded by its own tokenizer; an endpoint the messages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from chatml import RecordError, encode, read_back, read_prompt
+from config.sections import Sampling
+from engine.data.chatml_section import ChatML
+from engine.data.rows import Limit, load_prompts
+from engine.errors import RunError
+from engine.run.folder import RunFolder
+from eval.item_store import fingerprint
+from eval.models import Models
+from eval.recipe import Eval
+from eval.subjects import LocalModel, Subject
+
+
+@dataclass(frozen=True)
+class Item:
+    number: int
+    """from 0, in the data's order; the query's number in the random stream"""
+    input_ids: list[int]
+    """the prompt by the main tokenizer, up to where the answer begins"""
+    messages: list[dict[str, Any]]
+    """the conversation so far, as it is left after cutting to length"""
+    record: dict[str, Any]
+    """the record that the prompt was read from"""
+
+
+class Items:
+    """All items, and their prompts in every form that a subject needs."""
+
+    def __init__(self, items: Sequence[Item], main: PreTrainedTokenizerBase, chatml: ChatML, fields: Mapping[str, str]):
+        self.items, self.main, self.chatml, self.fields = items, main, chatml, fields
+        self._prompts = {id(main): [item.input_ids for item in items]}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Token ids of every prompt by one of `Models`' tokenizers."""
+        if id(tokenizer) not in self._prompts:
+            self._prompts[id(tokenizer)] = [self._encoded(item, tokenizer) for item in self.items]
+        return self._prompts[id(tokenizer)]
+
+    def chats(self) -> list[list[dict[str, str]]]:
+        """The messages for an endpoint, role and content; where there are tools, as the text that models read."""
+        return [self._chat(item) for item in self.items]
+
+    def keys(self, prompts: Sequence[Any]) -> list[str]:
+        """What names each item in an item store: its number, and its prompt in the form that the subject reads."""
+        return [fingerprint(item.number, prompt) for item, prompt in zip(self.items, prompts, strict=True)]
+
+    def _tools(self, item: Item) -> tuple[dict[str, Any], ...] | None:
+        return read_prompt(item.record, self.fields).tools
+
+    def _encoded(self, item: Item, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        try:
+            return encode(
+                item.messages,
+                tokenizer,
+                tools=self._tools(item),
+                add_generation_prompt=True,
+                tool_format=self.chatml.tools,
+            ).input_ids
+        except RecordError as error:
+            raise RunError(
+                f"data.prompts, item {item.number}: the tokenizer of {tokenizer.name_or_path} cannot encode it: {error}"
+            ) from None
+
+    def _chat(self, item: Item) -> list[dict[str, str]]:
+        if self._tools(item) or any(
+            message.get("tool_calls") or message["role"] == "tool" for message in item.messages
+        ):
+            *messages, answer = read_back(item.input_ids, self.main)
+            # A ReAct answer that waits for an observation is unfinished: it stays as the last message.
+            return [*messages, answer] if answer["content"] else messages
+        return [{"role": message["role"], "content": message["content"]} for message in item.messages]
+
+
+def read_items(recipe: Eval, models: Models, folder: RunFolder) -> Items:
+    """The items that data.prompts names; what was kept of them is printed and noted in the run folder."""
+    data = recipe.data
+    found = load_prompts(
+        data.sources("prompts"),
+        data=data,
+        chatml=recipe.chatml,
+        seed=recipe.run.seed,
+        tokenizer=models.main_tokenizer,
+        key="data.prompts",
+        limit=Limit("data.max_prompt_tokens", data.max_prompt_tokens),
+    )
+    rows = folder.keep_report("prompts", *found)[: recipe.eval.prompts_limit]
+    items = [Item(number, list(row.input_ids), row.messages, row.record) for number, row in enumerate(rows)]
+    return Items(items, models.main_tokenizer, recipe.chatml, data.fields)
+
+
+def check_context(items: Items, subjects: Mapping[str, Subject], models: Models, sampling: Sampling) -> None:
+    """Raise RunError, naming the subject, where a prompt and its answer would not fit into a model's context."""
+    for name, subject in subjects.items():
+        if not isinstance(subject, LocalModel):
+            continue
+        context = models.context(subject.path, subject.revision)
+        lengths = [len(prompt) for prompt in items.prompts(models.tokenizer_of(subject))]
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        if context is not None and lengths[longest] + sampling.max_new_tokens > context:
+            raise RunError(
+                f"eval.subjects.{name}={subject.path} reads {context:,} tokens, and item {longest} of data.prompts has "
+                f"{lengths[longest]:,} before an answer of up to sampling.max_new_tokens={sampling.max_new_tokens:,}; "
+                "lower data.max_prompt_tokens or sampling.max_new_tokens, or leave the subject out"
+            )

@@ -1,0 +1,140 @@
+"""All measures of all subjects and rewards: one model in memory at a time, loaded once, and only if it is needed."""
+
+from functools import cache
+from typing import Any
+
+from engine.run.folder import RunFolder
+from eval.answers import answers_alone, ask, generate, logprobs
+from eval.item_store import ItemStore
+from eval.items import check_context, read_items
+from eval.models import Models
+from eval.perplexity import read_texts, text_losses
+from eval.recipe import Eval
+from eval.records import Findings
+from eval.scores import answer_batch, pair_batch, read_pairs, reward_context, reward_tokenizer, score
+from eval.subjects import BestOf, Endpoint, LocalModel, Subject
+from eval.summary import Cast
+
+
+class Evaluation:
+    """An evaluation under way: what it reads, and what was found so far."""
+
+    def __init__(self, recipe: Eval, folder: RunFolder) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.subjects: dict[str, Subject] = recipe.eval.subject_kinds()
+        self.models = Models(recipe.model, recipe.main_tokenizer)
+        self.found = Findings()
+        measures = recipe.measures
+        self.items = read_items(recipe, self.models, folder) if "answers" in measures else None
+        self.texts = read_texts(recipe, self.models, folder) if "perplexity" in measures else {}
+        self.pairs = (
+            read_pairs(recipe, self.models.main_tokenizer, self.models, folder) if "comparisons" in measures else {}
+        )
+        if self.items:
+            check_context(self.items, self.subjects, self.models, recipe.sampling)
+
+    def measure(self) -> None:
+        """All measures of all subjects and rewards; the reference last, when all answers that it reads are there."""
+        reference = self.recipe.eval.main_reference
+        for name in sorted(self.subjects, key=lambda name: name == reference):
+            subject = self.subjects[name]
+            if isinstance(subject, LocalModel):
+                self.measure_model(name, subject)
+            elif isinstance(subject, Endpoint) and self.items:
+                store = self.store(f"{name} answers", subject.url, subject.model, self.sampling)
+                sampling, seed = self.recipe.sampling, self.recipe.run.seed
+                self.found.answers[name] = ask(store, self.items, name, subject, sampling, seed)
+        for name in self.recipe.eval.rewards:
+            self.measure_reward(name)
+
+    def measure_model(self, name: str, subject: LocalModel) -> None:
+        """A model's answers, those that best of n chooses from, log-probabilities of answers, and loss on text."""
+        recipe, models, found, items = self.recipe, self.models, self.found, self.items
+        tokenizer, identity = models.tokenizer_of(subject), models.identity(subject.path, subject.revision)
+        load = cache(lambda: models.causal(subject))
+
+        if items:
+            own = {name: 1} | {
+                other: kind.n
+                for other, kind in self.subjects.items()
+                if isinstance(kind, BestOf) and kind.best_of == name
+            }
+            for answering, n in own.items():
+                store = self.store(f"{answering} answers", identity, self.sampling, n)
+                answers = generate(store, items, load, tokenizer, recipe.sampling, recipe.run.seed, n)
+                found.answers[answering] = answers
+
+            def under_this_model(other: str) -> list[float]:
+                store = self.store(f"{other} logprobs under {name}", identity, recipe.sampling.temperature)
+                return logprobs(store, items, found.answers[other], load, tokenizer, recipe.sampling.temperature)
+
+            found.logprobs[name] = under_this_model(name)
+            if name == recipe.eval.main_reference:
+                found.reference_logprobs[name] = found.logprobs[name]
+                for other, kind in self.subjects.items():
+                    if other != name and isinstance(kind, LocalModel) and models.tokenizer_of(kind) is tokenizer:
+                        found.reference_logprobs[other] = under_this_model(other)
+        context = models.context(subject.path, subject.revision)
+        length = min(recipe.data.max_length, context or recipe.data.max_length)
+        for name_of_set, documents in self.texts.items():
+            store = self.store(f"{name} {name_of_set}", identity, length)
+            by_subject = found.texts.setdefault(name_of_set, {})
+            by_subject[name] = text_losses(store, documents, load, tokenizer, length)
+
+    def measure_reward(self, name: str) -> None:
+        """A reward's scores of all answers and of both sides of all comparisons."""
+        scoring, models = self.recipe.eval.reward_models()[name], self.models
+        tokenizer, context = reward_tokenizer(scoring, models), reward_context(scoring, models)
+        answers = {}
+        if self.items:
+            for subject, rows in self.found.answers.items():
+                kind = self.subjects[subject]
+                base = self.subjects[kind.best_of] if isinstance(kind, BestOf) else kind
+                own = models.tokenizer_of(base) if isinstance(base, LocalModel) else None
+                answers[subject] = answer_batch(subject, self.items, rows, own, tokenizer, context)
+        shared = tokenizer is models.main_tokenizer
+        pairs = self.pairs if shared or not self.pairs else read_pairs(self.recipe, tokenizer, models, self.folder)
+        batches = [batch for batch, _ in answers.values()] + [pair_batch(each, rows) for each, rows in pairs.items()]
+        scores = iter(score(name, scoring, batches, models, self.folder.path))
+        for subject, (_, places) in answers.items():
+            by_item = [[None] * len(row["answers"]) for row in self.found.answers[subject]]
+            for (item, at), value in zip(places, next(scores), strict=True):
+                by_item[item][at] = value
+            self.found.scores.setdefault(subject, {})[name] = by_item
+        for each in pairs:
+            sides = iter(next(scores))
+            self.found.pairs.setdefault(each, {})[name] = list(zip(sides, sides, strict=True))
+
+    def cast(self) -> Cast:
+        """Who was evaluated, and why which figure of whom is null."""
+        reference = self.recipe.eval.main_reference
+        why = {name: self.reasons(name, subject, reference) for name, subject in self.subjects.items()}
+        return Cast(list(self.subjects), reference, self.recipe.eval.main_reward, why)
+
+    def reasons(self, name: str, subject: Subject, reference: str) -> dict[str, str]:
+        """Figure -> why this subject has none."""
+        kind = self.subjects[reference]
+        if isinstance(subject, Endpoint):
+            silent = "an endpoint gives no log-probabilities of given tokens"
+            return {
+                "tokens": "an endpoint's tokens are those of another tokenizer",
+                "kl_to_reference": silent,
+                "perplexity": silent,
+            }
+        if isinstance(subject, BestOf):
+            none = f"best of n gives no log-probabilities; see {subject.best_of}"
+            return {"kl_to_reference": "best of n gives no log-probabilities", "perplexity": none}
+        if not isinstance(kind, LocalModel):
+            what = "an endpoint" if isinstance(kind, Endpoint) else "best of n"
+            return {"kl_to_reference": f"the reference {reference} is {what}, which gives no log-probabilities"}
+        if self.models.tokenizer_of(subject) is not self.models.tokenizer_of(kind):
+            return {"kl_to_reference": f"{name} and the reference {reference} have different tokenizers"}
+        return {}
+
+    def store(self, name: str, *decisive: Any) -> ItemStore:
+        return ItemStore(self.folder.path, name, *decisive)
+
+    @property
+    def sampling(self) -> Any:
+        """What decides answers, besides model and prompt."""
+        return [answers_alone(self.recipe.sampling), self.recipe.run.seed]

@@ -1,0 +1,85 @@
+"""One training conversation of a finetuned model, token by token: what is trained on and what is only read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from transformers import PreTrainedTokenizerBase
+
+from chatml import IM_START
+from config import RecipeError
+from config.data import sources
+from engine.data.encoding import conversations
+from engine.data.loss_spans import loss_spans
+from engine.data.rows import Limit, load_rows
+from engine.models.tokenizer import load_tokenizer
+from eval.run_folders import Stage
+
+# Records that are read for one that is kept.
+RECORDS_READ = 8
+
+
+class Piece(NamedTuple):
+    """A token as it is shown; several where only together they make a character."""
+
+    text: str
+    trained: bool
+    control: bool
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A training conversation as tokens, or why it cannot be shown."""
+
+    subject: str
+    mask: str
+    pieces: list[Piece]
+    problem: str = ""
+
+
+def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
+    """The first conversation of every finetuned model; models trained on plain text are left out."""
+    for name, stage in stages.items():
+        mask = stage.recipe["chatml"]["mask"]
+        try:
+            shown = first_conversation(stage, load_tokenizer(str(stage.path / "model")))
+        except RecipeError as error:  # the data or the model may have been moved since
+            yield Conversation(name, mask, [], str(error))
+            continue
+        if any(piece.text == IM_START for piece in shown):
+            yield Conversation(name, mask, shown)
+
+
+def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """The first conversation that the stage trained on, with its own mask and length policy."""
+    recipe: Any = OmegaConf.create(stage.recipe)
+    source, *_ = sources(stage.recipe["data"]["train"], "data.train")
+    rows, _ = load_rows(
+        conversations,
+        [replace(source, take=RECORDS_READ)],
+        data=recipe.data,
+        chatml=recipe.chatml,
+        seed=recipe.run.seed,
+        tokenizer=tokenizer,
+        key="data.train",
+        limit=Limit("data.max_length", recipe.data.max_length),
+    )
+    return pieces(rows[0], tokenizer)
+
+
+def pieces(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """The tokens of a row with what each is to the loss."""
+    shown: list[Piece] = []
+    for span in loss_spans(row, tokenizer):
+        waiting: list[int] = []
+        for token in span.ids:
+            waiting.append(token)
+            text = tokenizer.decode(waiting)
+            # A byte-level token can be a part of a character, which decodes to the replacement character.
+            if not text.endswith("\ufffd"):
+                shown.append(Piece(text, span.trained, span.control))
+                waiting = []
+        if waiting:
+            shown.append(Piece(tokenizer.decode(waiting), span.trained, False))
+    return shown

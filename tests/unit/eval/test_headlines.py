@@ -1,0 +1,106 @@
+"""A summary in words: what got better and worse, for subjects of any name."""
+
+import dataclasses
+
+from eval.report.evaluation_files import EvaluationFiles
+from eval.report.headlines import Bar, tiles, verdicts
+from tests.support.evaluation_folder import interval, summary, write_evaluation
+from tests.support.report_setting import write_recipe, write_stage
+
+
+def test_what_got_better_and_what_got_worse():
+    (verdict,) = verdicts(summary(("before", "after")))
+    assert verdict.subject == "after"
+    assert verdict.better == [
+        "preferred by gold on 62% of items (95% interval 58% to 66%, n 40)",
+        "gold score +0.50 (95% interval +0.46 to +0.54, n 40)",
+        "right answers +25.0 points (95% interval +21.0 to +29.0, n 40)",
+        "manner +0.12 (95% interval +0.08 to +0.17, n 40)",
+    ]
+    assert verdict.worse == [
+        "perplexity of pretrain, in bits a byte, +0.100 (95% interval +0.060 to +0.140, n 50)",
+    ]
+    assert verdict.distance == "KL 3.00 nats an answer from before"
+    assert (verdict.unclear, verdict.remark) == ([], "")
+
+
+def test_an_interval_that_holds_0_is_no_change():
+    figures = summary(("before", "after"))
+    figures["differences"]["after"] = {
+        "answers": {"gold": interval(0.03), "accuracy": interval(-0.03), "win_rate": interval(0.47, by="gold")}
+    }
+    (verdict,) = verdicts(figures)
+    assert (verdict.better, verdict.worse) == ([], [])
+    assert verdict.unclear == ["win rate", "gold score", "right answers"]
+
+
+def test_five_items_show_nothing_whatever_their_interval():
+    figures = summary(("before", "after"))
+    figures["differences"]["after"] = {"answers": {"gold": interval(3.0, n=5), "win_rate": interval(1.0, n=5)}}
+    (verdict,) = verdicts(figures)
+    assert (verdict.better, verdict.unclear) == ([], ["win rate", "gold score"])
+    figures["differences"]["after"] = {"answers": {"gold": interval(3.0, n=6)}}
+    assert verdicts(figures)[0].better == ["gold score +3.00 (95% interval +2.96 to +3.04, n 6)"]
+
+
+def test_a_loss_is_said():
+    figures = summary(("before", "after"))
+    figures["differences"]["after"] = {
+        "answers": {"gold": interval(-0.5), "without_end": interval(0.1), "win_rate": interval(0.2, by="gold")}
+    }
+    (verdict,) = verdicts(figures)
+    assert verdict.better == []
+    assert verdict.worse == [
+        "preferred by gold on only 20% of items (95% interval 16% to 24%, n 40)",
+        "gold score -0.50 (95% interval -0.54 to -0.46, n 40)",
+        "cut off +10.0 points (95% interval +6.0 to +14.0, n 40)",
+    ]
+
+
+def test_a_reward_that_rises_while_gold_falls():
+    figures = summary(("before", "after"))
+    figures["differences"]["after"]["answers"] |= {"gold": interval(-0.5), "score": interval(2.0)}
+    (verdict,) = verdicts(figures)
+    assert verdict.remark == "The reward's score rose while gold fell: the reward is being fooled."
+
+
+def test_by_the_score_alone():
+    figures = summary(("before", "after"), gold=False)
+    (trained_by_it,) = verdicts(figures, ["after"])
+    assert "score by rm +1.00 (95% interval +0.96 to +1.04, n 40)" in trained_by_it.better
+    assert trained_by_it.remark == (
+        "The reward's score is what it was trained or chosen by, so a higher one proves little."
+    )
+    (other,) = verdicts(figures)
+    assert other.remark == "There is no gold scorer: this is as good as the reward that gives the score."
+
+
+def test_one_subject_has_no_verdict():
+    assert verdicts(summary(("only",))) == []
+    assert verdicts({}) == []
+
+
+def test_every_subject_is_in_every_tile():
+    shown = {tile.label: tile.bars for tile in tiles(summary(("x", "y", "z")))}
+    assert shown["Gold score"] == [Bar("x", "1.00"), Bar("y", "1.50", "better"), Bar("z", "2.00", "better")]
+    assert shown["Preferred to x"] == [Bar("y", "62%", "better"), Bar("z", "75%", "better")]
+    assert shown["Perplexity of pretrain"] == [Bar("x", "4.05"), Bar("y", "4.55", "worse"), Bar("z", "5.05", "worse")]
+    assert shown["KL to the reference"] == [Bar("y", "3.00"), Bar("z", "6.00")]
+    assert shown["Rewards right"] == [Bar("pmp", "67%"), Bar("rm", "96%")]
+    assert list(tiles({})) == []
+
+
+def test_which_subjects_were_trained_by_the_reward_that_scores(tmp_path):
+    """By their PPO recipe, and best of n by the reward that chooses; a reward of another name is another one."""
+    names = ("talk", "tuned", "best", "other_best")
+    write_evaluation(tmp_path / "eval", names)
+    (tmp_path / "world").mkdir()
+    for name, kind in (("talk", "sft"), ("tuned", "ppo")):
+        write_stage(tmp_path, name, kind)
+    models = {name: f"{tmp_path}/{name}/model" for name in ("talk", "tuned")}
+    best = {"best": {"best_of": "talk", "n": 2}, "other_best": {"best_of": "talk", "n": 2, "reward": "pmp"}}
+    rewards = {"pmp": f"{tmp_path}/pmp/model", "rm": f"{tmp_path}/rm/model"}
+    files = EvaluationFiles(write_recipe(tmp_path, {**models, **best}, rewards, None))
+    assert [name for name in names if files.optimised(name)] == ["tuned", "best"]
+    moved = write_recipe(tmp_path, {**models, **best}, rewards | {"rm": "owner/another"}, None)
+    assert not dataclasses.replace(files, recipe=moved).optimised("tuned")
