@@ -1,4 +1,4 @@
-"""A conversation in the terminal. Prompts go through the encoder that training uses: what is typed stays text."""
+"""A chat in the terminal. Prompts go through the encoder that training uses, so typed control tokens stay text."""
 
 import contextlib
 
@@ -7,21 +7,21 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from chatml import RecordError, encode
-from config.sections import Model
+from engine.dist.devices import default_device
 from engine.errors import RunError
-from engine.forward.packed import attention
+from engine.forward.attention import decoding_attention
 from engine.models.loading import load_causal, scalar_config
 from engine.models.tokenizer import load_tokenizer
-from release.chat import Chat
+from release.chat_recipe import Chat
 
-HELP = "/reset forgets what was said, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 Messages = list[dict[str, str]]
 
 
 def talk(recipe: Chat) -> None:
-    """Read, answer, and again, until the person leaves."""
+    """Read a question and answer it, until the user leaves."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - what is typed can be edited, and called back
+        import readline  # noqa: F401 - lets the user edit typed lines and recall earlier ones
 
     model, tokenizer = load_partner(recipe)
     console = Console(highlight=False)
@@ -61,32 +61,29 @@ def talk(recipe: Chat) -> None:
 
 
 def load_partner(recipe: Chat) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and its tokenizer; RunError for a model that cannot talk."""
-    model = Model(path=recipe.path)
-    if scalar_config(recipe.path, model) is not None:
-        raise RunError(
-            f"{recipe.path} is a reward model: it scores answers and gives none; chat with an sft or ppo run"
-        )
-    tokenizer = load_tokenizer(recipe.path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_causal(recipe.path, model, tokenizer, trained=False, device=device), tokenizer
+    """Load the model and its tokenizer. Raises RunError for a reward model, which generates nothing."""
+    model = recipe.partner
+    if scalar_config(model.path, model) is not None:
+        raise RunError(f"{model.path} is a reward model: it scores answers and gives none; chat with an sft or ppo run")
+    tokenizer = load_tokenizer(model.path, model.revision)
+    return load_causal(model.path, model, tokenizer, trained=False, device=default_device()), tokenizer
 
 
 def beginning(recipe: Chat) -> Messages:
-    """What stands before the first question."""
+    """Return the messages before the first question: the recipe's system prompt, if it has one."""
     return [{"role": "system", "content": recipe.chatml.system}] if recipe.chatml.system else []
 
 
 def room(model: PreTrainedModel, recipe: Chat) -> int:
-    """Tokens that a prompt may have: the model's positions without the answer's, but half of them in any case."""
+    """Return how many tokens a prompt may have: the model's positions less the answer's, but at least half of them."""
     positions = model.config.max_position_embeddings
     return max(positions - recipe.sampling.max_new_tokens, positions // 2)
 
 
 def fit(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> tuple[list[int], Messages]:
-    """The prompt in at most `tokens` tokens, and the messages it holds: the oldest exchanges go, a system prompt stays.
+    """Return a prompt of at most `tokens` tokens and its messages; drop the oldest exchanges, keep the system prompt.
 
-    Raises RecordError if the question alone is longer.
+    Raises RecordError if the last question alone is longer.
     """
     first = 1 if messages[0]["role"] == "system" else 0
     while True:
@@ -102,9 +99,9 @@ def fit(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> 
 def answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int], recipe: Chat
 ) -> tuple[str, bool]:
-    """Print the answer as it comes; its text, and whether it came to its end."""
+    """Print the answer token by token; return its text and whether the model ended it."""
     ids = torch.tensor([prompt], device=model.device)
-    with attention(model, "sdpa"):
+    with decoding_attention(model):
         (tokens,) = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -115,6 +112,6 @@ def answer(
             max_new_tokens=min(recipe.sampling.max_new_tokens, model.config.max_position_embeddings - len(prompt)),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         )
-    said = tokens[len(prompt) :].tolist()
-    ended = said[-1] in model.generation_config.eos_token_id
-    return tokenizer.decode(said[:-1] if ended else said), ended
+    response = tokens[len(prompt) :].tolist()
+    ended = response[-1] in model.generation_config.eos_token_id
+    return tokenizer.decode(response[:-1] if ended else response), ended

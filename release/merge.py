@@ -1,4 +1,4 @@
-"""`python -m release.merge ADAPTER OUT`: an adapter folder merged into its base, as a plain model folder.
+"""`python -m release.merge ADAPTER OUT`: merge an adapter folder into its base and write a plain model folder.
 
 Works for policies and for reward models; the result loads with plain `from_pretrained`.
 """
@@ -10,12 +10,14 @@ from config.sections import Model
 from engine.errors import RunError
 from engine.files import durable
 from engine.models.adapters import is_adapter
-from engine.models.loading import load_causal, load_scalar, save_model, scalar_config
+from engine.models.loading import load_causal, load_scalar, scalar_config
+from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
 from engine.run.entry import run
 
 
 def merge(arguments: list[str]) -> None:
+    """Merge `arguments[0]` into its base and write the model to `arguments[1]`, which must not exist yet."""
     if len(arguments) != 2:
         raise RunError('two folders are needed: make merge ARGS="ADAPTER OUT"')
     adapter, out = arguments

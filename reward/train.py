@@ -31,44 +31,46 @@ from engine.errors import RunError
 from engine.forward.attention import use_shared_prefixes
 from engine.forward.packed import pack
 from engine.forward.pairs import pack_pairs, pair_scores
-from engine.forward.responses import micro_batches
+from engine.forward.responses import micro_batches_on_all_ranks
 from engine.models.adapters import add_adapters
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.tokenizer import load_tokenizer
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
-from engine.run.trainer import RunCallback, arguments, fit
+from engine.run.lifecycle import Lifecycle
+from engine.run.trainer import arguments, fit
 from reward.recipe import Reward
 
 SIDES = ("chosen_ids", "rejected_ids")
-# Tokens in one forward without gradient, and how many training pairs the score offset is the mean of at most.
-BUDGET, OFFSET_PAIRS = 16384, 2048
+# Tokens in one forward pass without gradients.
+SCORING_TOKENS = 16384
+# The score offset is the mean over at most so many training pairs.
+OFFSET_PAIRS = 2048
 
 
 def train(recipe: Reward) -> None:
-    """Run the stage to its end, from its last checkpoint if there is one."""
+    """Run the stage to its end; it resumes from its last checkpoint if there is one."""
     folder = RunFolder(recipe)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = pair_rows("train", recipe, tokenizer, folder)
     eval_rows = pair_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
-    base, lora = load_model(recipe, tokenizer), recipe.lora
-    model = add_adapters(base, lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
-    callback = RunCallback("rm", folder, recipe.run)
+    base = load_model(recipe, tokenizer)
+    model = add_adapters(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
+    lifecycle = Lifecycle("rm", folder, recipe.run)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
         model,
-        arguments(RewardConfig, recipe, folder, max_length=None, **best),
+        arguments(RewardConfig, recipe, lifecycle, max_length=None, **best),
         data_collator=partial(collate, share=recipe.reward.share_prompts, margin_coef=recipe.reward.margin_coef),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        callbacks=[callback],
     )
-    fit(trainer, callback, recipe, tokenizer, before_saving=lambda: centre(trainer, train_rows, recipe.run.seed))
+    fit(trainer, lifecycle, recipe, tokenizer, before_saving=lambda: centre(trainer, train_rows, recipe.run.seed))
 
 
 def pair_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
-    """The pairs of `data.train` or `data.eval`."""
+    """Load the pairs of `data.train` or `data.eval`."""
     data = recipe.data
     rows, report = load_rows(
         encoding.pairs,
@@ -90,7 +92,7 @@ def pair_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
 
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A reward model goes on from where it is; any other causal LM gets a fresh head."""
+    """Load a reward model with its head, or any other causal LM's body with a new head."""
     in_4bit, shared = recipe.lora.load_in_4bit, sharding.sharding_requested()
     if scalar_config(recipe.model.path, recipe.model) is not None:
         model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=shared)
@@ -102,10 +104,10 @@ def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrained
 
 
 def collate(rows: list[dict[str, Any]], share: bool, margin_coef: float) -> dict[str, Any]:
-    """Both answers of every pair in one flat row, scored by one forward pass; chosen first, as RewardTrainer has it.
+    """Join both sides of every pair into one flat row for one forward pass; chosen sides first, as in RewardTrainer.
 
-    `share` computes what both begin with once; without it both are written out, to the same scores. `margin` is what
-    the loss subtracts from every difference of scores. No rows become one token at which nothing is read.
+    `share` computes the prefix that both sides have in common once; scores are the same without it. `margin` is what
+    the loss subtracts from every difference of scores. No rows give one token at which no score is read.
     """
     if not rows:
         return {**pack([[0]]), "score_positions": torch.zeros(0, dtype=torch.long)}
@@ -116,14 +118,14 @@ def collate(rows: list[dict[str, Any]], share: bool, margin_coef: float) -> dict
 
 
 def sides(row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """The tokens of the chosen and of the rejected side."""
+    """Return the tokens of the chosen and of the rejected side."""
     return row[SIDES[0]], row[SIDES[1]]
 
 
 class PairTrainer(DealtBatches, RewardTrainer):
-    """RewardTrainer whose loss and metrics are means over all pairs of a step, its evaluation one over all pairs.
+    """RewardTrainer with loss and metrics that are means over all pairs of a step, or of the evaluation.
 
-    TRL's are means over what a process has in one forward, and move with its size.
+    TRL's are means over the pairs of one forward pass on one rank, and depend on how many these are.
     """
 
     loss_is_scaled_for_ga = True
@@ -131,7 +133,7 @@ class PairTrainer(DealtBatches, RewardTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The parts of a step that are this process's, and how many pairs all processes have of it."""
+        """Return this rank's parts of a step, and the number of pairs that all ranks have (collective)."""
         self.step_scores.append([])
         parts, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         pairs = sum(len(part["score_positions"]) for part in parts) // 2
@@ -139,7 +141,7 @@ class PairTrainer(DealtBatches, RewardTrainer):
 
     @cached_property
     def step_scores(self) -> list[list[torch.Tensor]]:
-        """(2, pairs) scores of this process, chosen first, by step since the last log and part."""
+        """This rank's scores since the last log, [step][part] -> (2, pairs), chosen first."""
         return []
 
     def compute_loss(
@@ -155,13 +157,13 @@ class PairTrainer(DealtBatches, RewardTrainer):
         losses = -F.logsigmoid(chosen - rejected - margin)
         if self.args.center_rewards_coefficient is not None:
             losses = losses + self.args.center_rewards_coefficient * (chosen + rejected) ** 2
-        # DDP averages the gradient over the processes.
+        # DDP averages the gradient over ranks.
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             own = [torch.cat(parts, 1).T.tolist() for parts in self.step_scores]
-            steps = zip(*gather_object([own]), strict=True)  # by step, of all processes
+            steps = zip(*gather_object([own]), strict=True)  # [step][rank]
             each = [score_metrics(torch.tensor([pair for part in step for pair in part])) for step in steps]
             logs.update({name: sum(step[name] for step in each) / len(each) for name in each[0]})
             self.step_scores.clear()
@@ -178,10 +180,10 @@ class PairTrainer(DealtBatches, RewardTrainer):
 
     @torch.no_grad()
     def scores(self, rows: Any) -> torch.Tensor:
-        """(pairs, 2) scores of rows, chosen first, on every process."""
+        """Return the scores of rows on every rank, (pairs, 2), chosen first (collective)."""
         self.model.eval()
         mine, own = take_share(range(len(rows))), []
-        for run in micro_batches([sum(map(len, sides(rows[at]))) for at in mine], BUDGET):
+        for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], SCORING_TOKENS):
             if chosen := mine[run]:
                 own += pair_scores(self.model, [sides(rows[at]) for at in chosen]).tolist()
             else:
@@ -190,7 +192,7 @@ class PairTrainer(DealtBatches, RewardTrainer):
 
 
 def score_metrics(scores: torch.Tensor) -> dict[str, float]:
-    """What is watched in training, of a step's (pairs, 2) scores."""
+    """Return the metrics of a training step's (pairs, 2) scores."""
     chosen, rejected = scores.T
     return {
         "min_reward": scores.min().item(),
@@ -202,7 +204,7 @@ def score_metrics(scores: torch.Tensor) -> dict[str, float]:
 
 
 def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
-    """Loss, pairwise accuracy (a tie is half right) and mean margin of (pairs,) margins."""
+    """Return loss, pairwise accuracy (a tie counts half) and mean of (pairs,) margins."""
     return {
         "loss": -F.logsigmoid(margins).mean().item(),
         "accuracy": ((margins > 0).float() + 0.5 * (margins == 0).float()).mean().item(),
@@ -211,7 +213,7 @@ def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
 
 
 def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
-    """What makes the trainer evaluate at every checkpoint and end with the weights of the most accurate one."""
+    """Return the arguments with which the trainer evaluates at every checkpoint and ends with the most accurate one."""
     return {
         "eval_strategy": "steps",
         "eval_steps": recipe.run.save_steps,
@@ -221,6 +223,6 @@ def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
 
 
 def centre(trainer: PairTrainer, rows: Sequence[dict[str, Any]], seed: int) -> None:
-    """Store the mean score of training answers (of 2,048 pairs at most), so that scores are around 0 from now on."""
+    """Add the mean score over both sides of at most `OFFSET_PAIRS` training pairs to the model's score offset."""
     chosen = [rows[at] for at in stream(seed, len(rows), 0, min(len(rows), OFFSET_PAIRS))]
     trainer.accelerator.unwrap_model(trainer.model).config.score_offset += trainer.scores(chosen).double().mean().item()

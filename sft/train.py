@@ -3,7 +3,7 @@
     L = - mean over trained tokens of log p(token | what stands before it in its own conversation)
 
 on trl.SFTTrainer over rows that are tokenised, masked and packed here. The mean is over the trained tokens of the whole
-batch, so packing, accumulation and processes do not change it.
+batch, so packing, accumulation and the number of ranks do not change it.
 """
 
 from itertools import accumulate
@@ -28,12 +28,13 @@ from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
-from engine.run.trainer import RunCallback, arguments, fit
+from engine.run.lifecycle import Lifecycle
+from engine.run.trainer import arguments, fit
 from sft.recipe import SFT
 
 
 def train(recipe: SFT) -> None:
-    """Run the stage to its end, from its last checkpoint if there is one."""
+    """Run the stage to its end; it resumes from its last checkpoint if there is one."""
     folder = RunFolder(recipe)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = conversation_rows("train", recipe, tokenizer, folder)
@@ -43,21 +44,20 @@ def train(recipe: SFT) -> None:
         as_stored=sharding.sharding_requested(),
     )  # fmt: skip
     model = add_adapters(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
-    callback = RunCallback("sft", folder, recipe.run)
+    lifecycle = Lifecycle("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,
-        arguments(SFTConfig, recipe, folder, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        arguments(SFTConfig, recipe, lifecycle, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
         data_collator=collate,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        callbacks=[callback],
     )
-    fit(trainer, callback, recipe, tokenizer)
+    fit(trainer, lifecycle, recipe, tokenizer)
 
 
 def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
-    """The rows of `data.train` or `data.eval`, packed if the recipe says so."""
+    """Load the rows of `data.train` or `data.eval`, packed if the recipe says so."""
     data = recipe.data
     rows, report = load_rows(
         encoding.conversations,
@@ -74,7 +74,10 @@ def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase
 
 
 class PackedTrainer(DealtBatches, SFTTrainer):
-    """SFTTrainer on our log-probabilities: projected at trained positions only, and right where peft trains rows."""
+    """SFTTrainer with our log-probabilities.
+
+    They are computed at trained positions only, and are right also where peft trains single embedding rows.
+    """
 
     def compute_loss(
         self,
@@ -91,12 +94,12 @@ class PackedTrainer(DealtBatches, SFTTrainer):
             loss = loss * out.logprobs.detach().exp()
         if num_items_in_batch is None:
             loss = loss.sum() / max(len(loss), 1)
-        else:  # counts the trained tokens of all processes, over which DDP averages the gradient
+        else:  # it counts the trained tokens of all ranks, over which DDP averages the gradient
             loss = loss.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, out) if return_outputs else loss
 
     def trained_tokens(self, model: torch.nn.Module, inputs: dict[str, Any]) -> TokenLogProbs:
-        """Log-probabilities of the labels of one flat row, where there are any."""
+        """Return the log-probabilities of the labels of one flat row, at its trained positions: (trained,)."""
         labels = inputs["labels"][0, 1:]
         positions = (labels != IGNORE).nonzero()[:, 0]
         arguments = {name: value for name, value in inputs.items() if name != "labels"}
@@ -106,14 +109,13 @@ class PackedTrainer(DealtBatches, SFTTrainer):
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The mean loss over trained tokens; the Trainer's is one over batches, and moves with their size."""
+        """Return the mean loss over trained tokens (the Trainer's, a mean over batches, depends on their size)."""
         rows, size = self.eval_dataset if eval_dataset is None else eval_dataset, self.args.eval_batch_size
         mine = take_share(range(len(rows)))
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for start in range(
-            0, max_over_ranks(len(mine)), size
-        ):  # all processes go forward together, with no rows if need be
+        # Ranks without rows left still run the model, since forward passes of sharded models are collective.
+        for start in range(0, max_over_ranks(len(mine)), size):
             chosen = [rows[at] for at in mine[start : start + size]]
             logprobs = self.trained_tokens(self.model, self._prepare_inputs(self.data_collator(chosen))).logprobs
             total += torch.stack([-logprobs.double().sum(), total.new_tensor(len(logprobs))])
@@ -125,9 +127,9 @@ class PackedTrainer(DealtBatches, SFTTrainer):
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows become one flat row, the labels beside it: (1, total). A packed row holds several sequences.
+    """Join rows, each of one or several (packed) sequences, into one flat row with its labels: (1, total).
 
-    No rows become one token without a label.
+    No rows give one token without a label.
     """
     if not rows:
         return collate([{"input_ids": [0], "labels": [IGNORE]}])

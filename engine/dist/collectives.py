@@ -1,10 +1,14 @@
-"""What the processes of a run do together: each takes its share of some items, and all learn what came of the whole.
+"""Items dealt out to the ranks of a run, and results gathered from all of them.
 
-What is computed from the whole is then the same in every process, and the same as in a run of one process.
+Every rank then holds the results of all items, in the same order as a run of one rank. Functions marked "collective"
+must be called by every rank, else those that call wait forever. Without a process group all of them work on their own.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -13,36 +17,58 @@ import torch.distributed as dist
 Item = TypeVar("Item")
 
 
-class Waiting:
-    """How long this process has waited for others before an exchange, in seconds."""
+@dataclass
+class WaitClock:
+    """How long this rank has waited for slower ones, in seconds."""
 
-    seconds = 0.0
+    seconds: float = 0.0
+
+
+_running_clock: ContextVar[WaitClock | None] = ContextVar("running_clock", default=None)
+
+
+@contextmanager
+def counted_waits() -> Iterator[WaitClock]:
+    """Count in the returned clock how long gathers within the block wait for slower ranks."""
+    clock = WaitClock()
+    token = _running_clock.set(clock)
+    try:
+        yield clock
+    finally:
+        _running_clock.reset(token)
 
 
 def is_distributed() -> bool:
-    """Whether there is more than one process."""
+    """Return whether the run has more than one rank."""
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def take_share(items: Sequence[Item]) -> list[Item]:
-    """This process's part, dealt out in turn."""
+    """Return this rank's items: those at positions rank, rank + n, rank + 2n, … for n ranks."""
     return list(items[dist.get_rank() :: dist.get_world_size()]) if is_distributed() else list(items)
 
 
 def all_gather_items(mine: list[Item]) -> list[Item]:
-    """What all processes made of their shares, an item each, in the order of the whole. Tensors must be the CPU's."""
+    """Return all ranks' results, one per item, in the order before `take_share` (collective).
+
+    `mine` holds one result for each item of this rank's share. Tensors must be on the CPU.
+    """
     if not is_distributed():
         return mine
     began = time.perf_counter()
     dist.barrier()
-    Waiting.seconds += time.perf_counter() - began
+    if clock := _running_clock.get():
+        clock.seconds += time.perf_counter() - began
     parts: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, mine)
     return [parts[at % len(parts)][at // len(parts)] for at in range(sum(map(len, parts)))]
 
 
 def all_gather_ragged(mine: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """The same of (…, total) values that belong to rows of these lengths, end to end."""
+    """As `all_gather_items`, for rows of different lengths laid end to end (collective).
+
+    `mine` is (…, total) with total = sum(lengths); `lengths` are those of this rank's rows. Returns (…, total of all).
+    """
     if not is_distributed():
         return mine
     here = mine.cpu()
@@ -51,7 +77,7 @@ def all_gather_ragged(mine: torch.Tensor, lengths: Sequence[int]) -> torch.Tenso
 
 
 def max_over_ranks(count: int) -> int:
-    """The largest of all processes' counts; all of them must ask."""
+    """Return the largest of all ranks' counts (collective)."""
     if not is_distributed():
         return count
     counts: list[int] = [0] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""What a process computes on: the type of the computation, memory, and waiting for a GPU."""
+"""The device that a rank computes on: the computation's type, memory, and waiting for a GPU."""
 
 import ctypes
 import os
@@ -15,14 +15,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def compute_dtype(model: Model) -> torch.dtype:
-    """What `model.dtype` means on this machine; `auto` is bfloat16 on a GPU that supports it well, else float32."""
+    """Return the type that `model.dtype` names; `auto` is bfloat16 on a GPU that supports it well, else float32."""
     if model.dtype == "auto":
         return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
 
 
 def default_device() -> torch.device:
-    """The device of a single process: the first GPU, or the CPU where there is none."""
+    """Return the device of a single process: the first GPU, or the CPU where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -46,7 +46,7 @@ def synchronise() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes: the GPU allocator's peak where there is a GPU, else the process's peak resident memory."""
+    """Return the peak in bytes: of the GPU allocator where there is a GPU, else of the process's resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
@@ -56,3 +56,8 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed: on a GPU, in torch's CPU allocator, or in Python."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

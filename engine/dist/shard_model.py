@@ -1,8 +1,9 @@
-"""Models whose weights lie in pieces over the processes (FSDP2, DeepSpeed's ZeRO-3), and steps of their optimisers.
+"""Models sharded over the ranks (FSDP2, DeepSpeed's ZeRO-3), and steps of their optimisers.
 
-A forward pass of such a model is one of all processes together. Processes whose answers differ in length could not
-decode so; they have all weights at hand while a rollout is written, gathered once, and nothing is exchanged meanwhile.
-DeepSpeed clips, steps and clears by itself, so all training here goes through `accumulating`, `backward` and `step`.
+A forward pass of a sharded model is collective, but ranks whose responses differ in length take different numbers of
+decoding steps. A rollout therefore gathers all weights once (`gathered_weights`), and nothing is exchanged meanwhile.
+DeepSpeed clips, steps and clears gradients by itself, so all training goes through `accumulating`, `backward` and
+`optimizer_step`.
 """
 
 import math
@@ -27,30 +28,30 @@ def prepare_trained(
     max_grad_norm: float,
     accelerator: Accelerator,
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """A model with its optimiser, wrapped or sharded; one at a time, FSDP2 wants it."""
+    """Wrap or shard a model together with its optimiser (collective); one model a call, as FSDP2 requires."""
     shard_model(model, accelerator)
     optimizer = optimizer_of(model)
     if sharding_of(accelerator).is_deepspeed:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        # Batches and their parts are ours: a loss comes divided, and `accumulating` says which part is the last.
+        # Losses arrive divided by the batch, and `accumulating` marks its last part: DeepSpeed must not divide again.
         settings |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
         settings["gradient_clipping"] = max_grad_norm
     return accelerator.prepare(model, optimizer)
 
 
 def shard_model(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Under FSDP2 and ZeRO-3, keep this process's part of a model; then what is trained is float32.
+    """Keep only this rank's shard under FSDP2 and ZeRO-3, and make trained weights float32 (collective).
 
-    accelerate would make float32 of it first, whole, in the memory of every process of a machine. What adapters stand
-    on is then in the type of the computation, which FSDP2 would make of it for every pass; under ZeRO all is, and
-    DeepSpeed holds float32 beside what is trained.
+    Sharding comes first because accelerate would otherwise make the full float32 model in every rank's memory. Under
+    FSDP2 frozen weights, which adapters stand on, are stored in the computation's type, to which FSDP2 would convert
+    them in every pass. Under ZeRO all weights are, and DeepSpeed keeps float32 copies of those that are trained.
     """
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     if sharding_of(accelerator).kind == "zero3":
         return partition_zero3(model, accelerator)
     if accelerator.is_fsdp2:
         model.requires_grad_(False)
-        # Where adapters train rows of a table that is both embeddings, accelerate would not see that it is one.
+        # Adapters that train rows of tied embeddings would hide from accelerate that the two tables are one.
         with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
             fsdp2_prepare_model(accelerator, model)
     for name, weight in model.named_parameters():
@@ -62,22 +63,26 @@ def shard_model(model: torch.nn.Module, accelerator: Accelerator) -> None:
 
 
 def partition_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """ZeRO-3's pieces, one weight after the other: DeepSpeed itself would move the whole model to each device first."""
+    """Shard a model for ZeRO-3 one weight at a time (collective): DeepSpeed itself would first move all of it to every
+    device.
+    """
     import deepspeed
 
-    pieces = deepspeed.zero.Init(module=torch.nn.Identity())
+    context = deepspeed.zero.Init(module=torch.nn.Identity())
     for weight in model.parameters():
-        weight.data = weight.data.to(autocast_dtype(accelerator), copy=True)  # written to, unlike a file's pages
-        pieces._convert_to_zero_parameters([weight])
+        weight.data = weight.data.to(
+            autocast_dtype(accelerator), copy=True
+        )  # a copy: memory-mapped files are read-only
+        context._convert_to_zero_parameters([weight])
 
 
 def autocast_dtype(accelerator: Accelerator) -> torch.dtype:
-    """The type of matrix products."""
+    """Return the type that matrix products are computed in."""
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
 def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn.Module:
-    """A model that is not trained, in pieces where those that are lie in pieces."""
+    """Shard a frozen model where trained models are sharded (collective)."""
     if accelerator.is_fsdp2:
         return fsdp2_prepare_model(accelerator, model)
     if sharding_of(accelerator).kind == "zero3":
@@ -90,7 +95,7 @@ def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn
 
 @contextmanager
 def gathered_weights(model: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """All weights of a prepared model in every process for a while."""
+    """Hold the full weights of a prepared model on every rank within the block (collective)."""
     if sharding_of(accelerator).kind == "zero3":
         from trl.models.utils import unwrap_model_for_generation
 
@@ -108,7 +113,7 @@ def gathered_weights(model: torch.nn.Module, accelerator: Accelerator) -> Iterat
         yield
     finally:
         model.set_reshard_after_forward(accelerator.state.fsdp_plugin.reshard_after_forward)
-        for first_in_backward in (model, model.get_output_embeddings()):  # as accelerate has them
+        for first_in_backward in (model, model.get_output_embeddings()):  # as accelerate sets them
             if isinstance(first_in_backward, FSDPModule):
                 first_in_backward.set_reshard_after_forward(False, recurse=False)
         for shard in shards:
@@ -116,7 +121,9 @@ def gathered_weights(model: torch.nn.Module, accelerator: Accelerator) -> Iterat
 
 
 def accumulating(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
-    """Around the forward and backward pass of a part of a batch: processes exchange gradients at the `last` only."""
+    """Return a context for the forward and backward pass of one part of a batch; gradients are averaged over ranks at
+    the `last` part only.
+    """
     if sharding_of(accelerator).is_deepspeed:
         model.set_gradient_accumulation_boundary(last)
         return nullcontext()
@@ -124,8 +131,8 @@ def accumulating(model: torch.nn.Module, last: bool, accelerator: Accelerator) -
 
 
 def backward(loss: torch.Tensor, model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Add to the gradients, which are means over processes."""
-    if sharding_of(accelerator).is_deepspeed:  # accelerate knows one engine only
+    """Add the loss's gradients to those of the model; they are means over ranks (collective at a batch's last part)."""
+    if sharding_of(accelerator).is_deepspeed:  # accelerate's own backward supports one engine only
         model.backward(loss)
     else:
         accelerator.backward(loss)
@@ -134,9 +141,10 @@ def backward(loss: torch.Tensor, model: torch.nn.Module, accelerator: Accelerato
 def optimizer_step(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, accelerator: Accelerator
 ) -> float:
-    """Shorten the gradient to `max_grad_norm`, update the weights, clear the gradient; returns what its norm was.
+    """Clip the gradient to a norm of `max_grad_norm`, update the weights, clear the gradient (collective).
 
-    A norm that is not finite leaves the weights as they are; under DeepSpeed, which tells it afterwards, it does not.
+    Returns the norm before clipping. Weights stay as they are where it is not finite, except under DeepSpeed, which
+    reports the norm only after the update.
     """
     if sharding_of(accelerator).is_deepspeed:
         model.step()

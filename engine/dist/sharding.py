@@ -1,4 +1,4 @@
-"""What processes hold of a model: all of it, or a share (FSDP2, DeepSpeed's ZeRO), and what follows for its files."""
+"""Which sharding a run has (none, FSDP2, DeepSpeed's ZeRO), and full weights gathered from the shards."""
 
 import os
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 
 class Sharding(NamedTuple):
+    """The kind of sharding that a run has."""
+
     kind: str
     """none, fsdp2, zero2 or zero3"""
 
@@ -19,13 +21,13 @@ class Sharding(NamedTuple):
 
 
 def sharding_requested() -> bool:
-    """Whether the launcher asks for weights in pieces; known before there is an accelerator."""
-    three = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true" or three
+    """Return whether the launcher asks for sharded weights; known before there is an accelerator."""
+    zero3 = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true" or zero3
 
 
 def sharding_of(accelerator: Accelerator) -> Sharding:
-    """What this run has."""
+    """Return the sharding that the accelerator was started with."""
     kind = "none"
     if accelerator.distributed_type == DistributedType.FSDP:
         kind = "fsdp2"
@@ -35,12 +37,16 @@ def sharding_of(accelerator: Accelerator) -> Sharding:
 
 
 def full_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
-    """A prepared model's trained weights on process 0, where no process holds all of them; asked by all processes."""
+    """Return a prepared model's full trained weights on rank 0 (collective).
+
+    They are CPU tensors by parameter name; on other ranks the dict is empty. Returns None where weights are not sharded
+    and every rank has all of them.
+    """
     match sharding_of(accelerator).kind:
         case "fsdp2":
-            whole = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-            weights = get_model_state_dict(model, options=whole)
-        case "zero3":  # has nothing for the other processes
+            full = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            weights = get_model_state_dict(model, options=full)
+        case "zero3":  # None on all ranks but the first
             weights = model._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
         case _:
             return None

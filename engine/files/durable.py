@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their name, synced, then renamed."""
+"""Files that are either complete or absent: written under another name, synced, then renamed."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder's files to a new folder; OSError for the first that cannot be."""
+    """Copy a folder's files to a new folder. Raises OSError for the first one that cannot be copied."""
     target.mkdir(parents=True)
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)

@@ -1,4 +1,4 @@
-"""Adapter folders as peft writes them, read and written as plain tensors, for models that share one base."""
+"""Adapter folders in peft's format, read and written as plain tensors, for several models on one base."""
 
 import copy
 import json
@@ -18,18 +18,18 @@ from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 DOWN, UP, ROWS, SCORE = ".lora_A.weight", ".lora_B.weight", ".token_adapter.trainable_tokens_delta", "score.weight"
-# What peft can do and a shared base cannot.
+# Options of peft that a shared base cannot have.
 REFUSED = ("use_dora", "rank_pattern", "alpha_pattern", "layers_pattern", "use_qalora", "target_parameters")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's configuration and tensors, named as in its file, less peft's own prefix."""
+    """An adapter's configuration and tensors, by their names in the file without peft's prefix."""
 
     config: dict[str, Any]
     tensors: Mapping[str, torch.Tensor]
     scalar: dict[str, Any] | None
-    """score_offset and score_token_id, if the adapter makes a scalar model"""
+    """score_offset and score_token_id, if it is the adapter of a reward model"""
 
     @property
     def is_scalar(self) -> bool:
@@ -41,14 +41,14 @@ class Adapter:
         return self.config["lora_alpha"] / rank
 
     def low_rank(self) -> Iterator[tuple[str, str, str]]:
-        """(path of a linear layer, key of its lower matrix, key of its upper one)"""
+        """Yield (path of a linear layer, key of lora_A, key of lora_B)."""
         for key in self.tensors:
             if key.endswith(DOWN):
                 path = key.removesuffix(DOWN)
                 yield path, key, path + UP
 
     def token_rows(self, base: PreTrainedModel) -> Iterator[tuple[str, str, list[int]]]:
-        """(path of a table, key of the rows that replace some of its own, their token ids)"""
+        """Yield (path of an embedding table or head, key of the rows that replace some of its own, their token ids)."""
         for key in self.tensors:
             if key.endswith(ROWS):
                 path = key.removesuffix(ROWS)
@@ -59,7 +59,7 @@ class Adapter:
                     yield next(name for name, module in base.named_modules() if module is head), key, ids
 
     def scalar_config(self, plain: PretrainedConfig) -> PretrainedConfig:
-        """A base's configuration with what a scalar model has besides."""
+        """Return the base's configuration with the reward model's keys added."""
         config = copy.deepcopy(plain)
         config.num_labels = 1
         config.update(self.scalar)
@@ -67,7 +67,7 @@ class Adapter:
 
 
 def read_adapter(path: str, key: str) -> Adapter:
-    """The adapter in a folder that `key` names; RunError if there is none, or one that a shared base cannot hold."""
+    """Read the adapter folder that the recipe's `key` names; RunError if it is none, or one a base cannot share."""
     if not is_adapter(path):
         raise RunError(
             f"{key}={path} is a whole model, but models=shared needs adapters of one base; train with "
@@ -91,7 +91,7 @@ def write_adapter(
     adapter: Adapter, tensors: Mapping[str, torch.Tensor], base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     folder: Path,
 ) -> None:  # fmt: skip
-    """A folder that `read_adapter`, peft and our own loading take: `adapter` with other tensors."""
+    """Write `adapter` with other tensors as a folder that `read_adapter`, peft and our own loading can read."""
     folder.mkdir(parents=True, exist_ok=True)
     durable.write_json(folder / CONFIG, adapter.config)
     save_file({PREFIX + k: v.contiguous().cpu() for k, v in tensors.items()}, folder / WEIGHTS, {"format": "pt"})

@@ -1,4 +1,4 @@
-"""LoRA as a recipe asks for it, and adapters merged back into their base."""
+"""LoRA adapters as a recipe asks for them, and adapters merged back into their base."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from engine.dist import sharding
 
 
 def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig | None:
-    """peft's configuration for this model, or None for full finetuning (`lora.r` = 0).
+    """Return peft's configuration for this model, or None for full finetuning (`lora.r` = 0).
 
-    The rows of the ChatML tokens, and of the tokens around tool calls where there are some, are trained as well, in the
-    input table and, where it is a table of its own, in the output one: a base model has either never seen these tokens
-    (Qwen) or has just been given them (Llama). A scalar head is trained whole.
+    The embedding rows of the ChatML tokens, and of the tokens around tool calls where the tokenizer has them, are
+    trained as well, and so are their rows of an untied output head: a base model has either never seen these tokens
+    (Qwen) or has just been given them (Llama). A scalar head is trained in full.
     """
     if lora.r == 0:
         return None
@@ -41,10 +41,11 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 def add_adapters(
     base: PreTrainedModel, lora: Lora, tokenizer: PreTrainedTokenizerBase, seed: int, dtype: torch.dtype
 ) -> PreTrainedModel | PeftModel:
-    """A base, held as low as `dtype`, that of the computation, allows, under the adapters of a recipe, if any.
+    """Wrap `base` in the recipe's LoRA adapters, if any; store its linear weights in `dtype` where that loses nothing.
 
-    They are a function of the seed alone, in float32: peft rounds what it draws to the type that the base is held in.
-    To be called before there are TrainingArguments: told by them of ZeRO-3, peft takes the base for cut up already.
+    The adapters are float32 and a function of the seed alone: they are drawn again once the base has its type, since
+    peft rounds what it draws to that type. Call this before TrainingArguments are made: once these mention ZeRO-3, peft
+    expects a base that is sharded already.
     """
     config = lora_config(lora, base, tokenizer)
     if config is None:
@@ -60,10 +61,10 @@ def add_adapters(
 
 
 def store_linear_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Linear layers of a base under adapters, but for its heads, in the type of the computation, where that is exact.
+    """Store a frozen base's linear layers, except its heads, in the computation's type where no weight changes by it.
 
-    Of published weights it is: they are bfloat16, which autocast would make of them again for every pass, beside their
-    float32. What is computed stays the same to the last bit. Under FSDP2 `share_out` does the same.
+    Published weights are bfloat16, and autocast would convert their float32 copies back in every pass. The results stay
+    the same bit for bit. Under FSDP2 `shard_model` does the same.
     """
     heads = {base.get_output_embeddings(), getattr(base, "score", None)}
     for layer in base.modules():
@@ -75,21 +76,21 @@ def store_linear_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def is_adapter(path: str) -> bool:
-    """Whether a folder holds an adapter rather than a whole model."""
+    """Return whether a folder holds an adapter rather than a whole model."""
     return (Path(path) / "adapter_config.json").exists()
 
 
 def merge_adapter(base: PreTrainedModel, path: str) -> PreTrainedModel:
-    """`base` with the adapter in `path` merged into its weights."""
+    """Return `base` with the adapter in `path` merged into its weights."""
     return PeftModel.from_pretrained(base, path).merge_and_unload()
 
 
 def base_of(path: str) -> str:
-    """The base model that an adapter folder names; any other path is its own."""
+    """Return the base model that an adapter folder names; any other path is returned as it is."""
     return PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter(path) else path
 
 
 def outgrew_its_base(model: PeftModel) -> bool:
-    """Whether rows were added to the base's vocabulary: plain `from_pretrained` could not put the adapter on it."""
+    """Return whether rows were added to the base's vocabulary: plain `from_pretrained` could not load the adapter."""
     base = model.peft_config["default"].base_model_name_or_path
     return AutoConfig.from_pretrained(base).vocab_size < model.config.vocab_size

@@ -1,7 +1,7 @@
-"""A base held in 4 bits under adapters in float32 (QLoRA: Dettmers et al. 2023), by bitsandbytes.
+"""A base in 4 bits under adapters in float32 (QLoRA: Dettmers et al. 2023), by bitsandbytes.
 
-Linear layers are in NF4, its scales in 8 bits; embeddings, norms and heads stay whole. It is an extra, and no
-requirement of plumbline's.
+Linear layers are in NF4 with 8-bit scales; embeddings, norms and heads are not quantised. bitsandbytes is an extra: it
+is not among plumbline's requirements.
 """
 
 import os
@@ -18,7 +18,7 @@ from engine.models.vocabulary import stop_at_end_of_turn
 
 
 def four_bit_arguments(model: Model) -> dict[str, Any]:
-    """What makes `from_pretrained` hold linear layers but the heads in 4 bits, on this process's device."""
+    """Return arguments with which `from_pretrained` loads linear layers but heads in 4 bits, on this rank's device."""
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -31,7 +31,7 @@ def four_bit_arguments(model: Model) -> dict[str, Any]:
 
 
 def settle_in_4bit(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedModel:
-    """A model in 4 bits, ready for adapters; RunError where it would have to be changed first."""
+    """Make a model in 4 bits ready for adapters; RunError where its weights would have to be changed first."""
     if is_adapter(path):
         raise RunError(
             f"{path} is an adapter, which cannot be merged into a base in 4 bits; merge it first: "
@@ -46,6 +46,6 @@ def settle_in_4bit(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         stop_at_end_of_turn(loaded, tokenizer)
     for module in loaded.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # Some CPUs' first evaluation would pack a layer for good into what passes no gradient on.
+            # On some CPUs the first evaluation would repack a layer into a form that has no backward pass.
             module.support_avx512bf16_for_cpu = False
     return loaded.train().requires_grad_(False)

@@ -1,16 +1,15 @@
-"""Models from a folder or a hub id, to be trained or frozen, and their folders written whole.
+"""Causal LMs and reward models loaded from a folder or a hub id, to be trained or frozen.
 
-Trained weights are float32 whatever the checkpoint's type (AdamW at a learning rate of 1e-6 moves no bfloat16 weight);
-frozen models are held in the compute type. A reward model's head and score offset are never made up silently.
+Trained weights are float32 whatever the checkpoint's type, since AdamW at a learning rate of 1e-6 changes no bfloat16
+weight. Frozen models are stored in the computation's type. A reward model's head and score offset are never initialised
+silently.
 """
 
 import copy
 import json
-import tempfile
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -26,15 +25,14 @@ from chatml import control
 from config.sections import Model
 from engine.dist.devices import compute_dtype
 from engine.errors import RunError, first_line
-from engine.files import durable
+from engine.forward.attention import implementation_of
 from engine.forward.logprobs import with_logprobs
-from engine.forward.packed import attention_for
 from engine.forward.scalar_head import scalar_class
-from engine.models.adapters import base_of, is_adapter, merge_adapter, outgrew_its_base
+from engine.models.adapters import base_of, is_adapter, merge_adapter
 from engine.models.four_bits import four_bit_arguments, settle_in_4bit
 from engine.models.vocabulary import fit_embeddings, stop_at_end_of_turn
 
-# What makes a configuration that of a reward model, and where it stands beside an adapter.
+# The keys that make a configuration that of a reward model, and the file that holds them beside an adapter.
 SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json"
 # safetensors' names of half types.
 STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -50,12 +48,14 @@ def load_causal(
     as_stored: bool = False,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """A causal LM with a row for every token of `tokenizer`; an adapter folder is merged into its base.
+    """Load a causal LM with an embedding row for every token of `tokenizer`; an adapter folder is merged into its base.
 
-    Trained: float32, in training mode. Frozen: compute type, no gradients, evaluation mode. In 4 bits: what stays whole
-    is of either type, all is frozen, but in training mode, and on its device already. As stored: where nothing has to
-    be added to the weights, they keep the type of their files and are read from these as they are needed, so that
-    processes of a machine have them once.
+    A `trained` model is float32 and in training mode, a frozen one has the computation's type, no gradients and is in
+    evaluation mode. `in_4bit`: linear layers are quantised, all weights are frozen, the mode is training, and the model
+    is on its device already. `as_stored`: where no rows have to be added, weights keep the type of their files and are
+    memory-mapped, so that the ranks of a machine share them.
+
+    Raises RunError for a path without a model, and for models that change their logits after the head.
     """
     config = load_config(base_of(path), model)
     refuse_unknown_logits(config)
@@ -85,7 +85,10 @@ def load_scalar(
     as_stored: bool = False,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """A reward model that has been trained: head and offset come with it, or RunError says what is missing."""
+    """Load a trained reward model with its head and score offset; the arguments are those of `load_causal`.
+
+    Raises RunError if its head or offset is missing.
+    """
     config = scalar_config(path, model)
     if config is None:
         raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
@@ -106,7 +109,7 @@ def load_scalar(
 
 
 def scalar_config(path: str, model: Model) -> PretrainedConfig | None:
-    """The configuration of a model with a scalar head; None if what `path` holds does not say that it has one."""
+    """Return the configuration of a model with a scalar head; None if the model in `path` has none."""
     config = load_config(base_of(path), model)
     beside = Path(path) / SCALAR_HEAD
     if is_adapter(path) and beside.exists():
@@ -118,7 +121,10 @@ def scalar_config(path: str, model: Model) -> PretrainedConfig | None:
 def new_scalar(
     path: str, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, *, in_4bit: bool = False
 ) -> PreTrainedModel:
-    """A base model's body with a fresh scalar head (zero mean, the model's own initial spread), to be trained."""
+    """Return a base model's body with a new scalar head, to be trained.
+
+    The head is drawn from the model's own initial distribution (zero mean) and is a function of `seed`.
+    """
     causal = None if in_4bit else load_causal(path, model, tokenizer, trained=True)
     config = copy.deepcopy(causal.config) if causal else load_config(path, model)
     config.num_labels, config.score_offset, config.score_token_id = 1, 0.0, control(tokenizer).im_end
@@ -129,12 +135,12 @@ def new_scalar(
         return settle_in_4bit(scalar, tokenizer, path)
     scalar = scalar_class(config)(config)
     getattr(scalar, scalar.base_model_prefix).load_state_dict(causal.base_model.state_dict())
-    scalar.set_attn_implementation(attention_for(model.attention))
+    scalar.set_attn_implementation(implementation_of(model.attention))
     return scalar
 
 
 def load_config(path: str, model: Model) -> PretrainedConfig:
-    """The configuration of a model folder or of a hub id; RunError if there is none to load."""
+    """Load the configuration of a model folder or hub id; RunError if there is none."""
     try:
         return AutoConfig.from_pretrained(path, revision=model.revision)
     except (OSError, ValueError) as error:
@@ -142,7 +148,7 @@ def load_config(path: str, model: Model) -> PretrainedConfig:
 
 
 def refuse_unknown_logits(config: PretrainedConfig) -> None:
-    """Our log-probabilities are softmax(head(hidden)); models that do more to their logits would come out wrong."""
+    """Raise RunError for models that scale or cap their logits: our log-probabilities are softmax(head(hidden))."""
     values = config.get_text_config().to_dict()
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
         if values.get(key) not in (None, 1.0):
@@ -157,14 +163,14 @@ def from_pretrained(
     in_4bit: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model, its linear layers in 4 bits if wanted, and the names of weights that its checkpoint lacks."""
+    """Load a model, in 4 bits if wanted; return it and the sorted names of weights that its checkpoint lacks."""
     try:
         loaded, report = model_class.from_pretrained(
             path,
             config=config,
             dtype=dtype,
             revision=model.revision,
-            attn_implementation=attention_for(model.attention),
+            attn_implementation=implementation_of(model.attention),
             output_loading_info=True,
             **(four_bit_arguments(model) if in_4bit else {}),
         )
@@ -179,7 +185,7 @@ def from_pretrained(
 
 
 def stored_type(path: str, model: Model) -> torch.dtype:
-    """The type of all numbers in a checkpoint's safetensors files; float32, which holds any, if there are several."""
+    """Return the type of the weights in a checkpoint's safetensors files; float32 where they have several types."""
 
     def here(name: str) -> str | None:
         return cached_file(path, name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
@@ -195,57 +201,7 @@ def stored_type(path: str, model: Model) -> torch.dtype:
 
 
 def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.device | str) -> PreTrainedModel:
-    """Type, mode and device of a model that was just loaded."""
+    """Set type, mode and device of a model that was just loaded."""
     if trained:
-        return loaded.to(device).train().requires_grad_(True)  # merging an adapter leaves all frozen
+        return loaded.to(device).train().requires_grad_(True)  # merging an adapter has frozen all
     return loaded.to(device, compute_dtype(model)).eval().requires_grad_(False)
-
-
-def save_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    merge: bool = False,
-    weights: dict[str, torch.Tensor] | None = None,
-) -> None:
-    """Write what plain `from_pretrained` loads: weights, configuration, tokenizer, template, generation config.
-
-    LoRA is saved as an adapter, or merged: if `merge` says so, or where the base lacks rows that the tokenizer needs.
-    `weights` are the model's own, whole, where it holds only a share of them.
-    """
-    if model.can_generate():
-        stop_at_end_of_turn(model, tokenizer)  # trainers put the tokenizer's own end there
-    model.config.use_cache = True  # trainers switch it off, and the switch would go into config.json
-    if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
-        model, weights = merged(model, tokenizer, weights, folder), None
-    model.save_pretrained(folder, state_dict=weights)
-    if isinstance(model, PeftModel):
-        # A config.json beside an adapter would make transformers take the folder for a whole model.
-        if model.can_generate():
-            model.generation_config.save_pretrained(folder)
-        else:
-            write_scalar_head(model, folder)
-    tokenizer.save_pretrained(folder)
-
-
-def merged(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, torch.Tensor] | None, near: Path
-) -> PreTrainedModel:
-    """The model with its adapter merged; where it is sharded, a base loaded anew with the adapter in `weights`."""
-    if weights is None:
-        low = any(weight.dtype != torch.float32 for weight in model.parameters())
-        return (model.to("cpu").float() if low else model).merge_and_unload()
-    with tempfile.TemporaryDirectory(dir=near.parent) as adapter:
-        model.save_pretrained(adapter, state_dict=weights)
-        load = load_causal if model.can_generate() else load_scalar
-        if load is load_scalar:
-            write_scalar_head(model, Path(adapter))
-        whole = load(adapter, Model(path=adapter, dtype="float32"), tokenizer, trained=False)
-        whole.config = model.config
-        return whole
-
-
-def write_scalar_head(model: PeftModel, folder: Path) -> None:
-    """What makes an adapter one of a reward model."""
-    durable.write_json(folder / SCALAR_HEAD, {key: getattr(model.config, key) for key in SCALAR_KEYS})

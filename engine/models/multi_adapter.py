@@ -1,8 +1,8 @@
 """One base in memory, several roles: each is the base with a LoRA adapter of its own, some with a scalar head.
 
-A role is called like a model and is that model merged, up to rounding. Its parameters are its adapter's alone, so an
-optimiser, a wrapper or a checkpoint of it holds nothing of the base. Which role a layer computes for is said by `Roles`
-while the role's forward runs; where activations are recomputed in the backward pass, it is said there again.
+A role is called like a model and computes what the merged model would, up to rounding. Its parameters are those of its
+adapter alone, so its optimiser, wrapper and checkpoint hold nothing of the base. `Roles` tells the layers which role is
+active while that role's forward pass runs, and again where its activations are recomputed in the backward pass.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from engine.models.adapter_files import SCORE, Adapter
 
 
 class Roles:
-    """Which role is computed at the moment; one object for all layers of a base."""
+    """The role that is computed at the moment; one object for all layers of a base."""
 
     active: str | None = None
 
@@ -42,7 +42,7 @@ class LowRank:
 
 
 class RoleLinear(torch.nn.Module):
-    """A linear layer, whole or in 4 bits, and what each role adds: scale · up down x."""
+    """A linear layer, in 4 bits or not, and what each role adds to its output: scale · up down x."""
 
     def __init__(self, base: torch.nn.Linear, roles: Roles):
         super().__init__()
@@ -58,7 +58,7 @@ class RoleLinear(torch.nn.Module):
 
 
 class RoleTable(torch.nn.Module):
-    """An embedding table or an output head, some of whose rows are each role's own."""
+    """An embedding table or an output head in which each role replaces some rows by its own."""
 
     def __init__(self, base: torch.nn.Embedding | torch.nn.Linear, roles: Roles):
         super().__init__()
@@ -68,7 +68,7 @@ class RoleTable(torch.nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """(vocabulary, hidden) of the active role."""
+        """Return the active role's table, (vocabulary, hidden)."""
         plain, rows = self.base.weight, self.rows.get(self.roles.active)
         return plain if rows is None else plain.index_copy(0, rows[0], rows[1].to(plain.dtype))
 
@@ -83,13 +83,13 @@ class RoleTable(torch.nn.Module):
 
 
 class Role(torch.nn.Module):
-    """The base with one adapter: a causal LM, or with a score in the adapter a scalar model."""
+    """The base with one adapter: a causal LM, or a reward model if the adapter has a score head."""
 
     def __init__(
         self, base: PreTrainedModel, roles: Roles, name: str, adapter: Adapter, dtype: torch.dtype, *, trained: bool
     ):
         super().__init__()
-        self._shared = (base,)  # in a tuple: the base's parameters are not this role's
+        self._shared = (base,)  # in a tuple, so that the base's parameters do not count as this role's
         self.roles, self.name, self.adapter = roles, name, adapter
         self.config = adapter.scalar_config(base.config) if adapter.is_scalar else base.config
         self.own = torch.nn.ParameterDict(
@@ -125,11 +125,14 @@ class Role(torch.nn.Module):
         self.base.set_attn_implementation(implementation)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The adapter as it is now, under the names it was read by."""
+        """Return the adapter's current tensors under the names they were read by."""
         return {key.replace("/", "."): value.detach() for key, value in self.own.items()}
 
     def forward(self, *args: Any, score_positions: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """As the merged model's; a scalar role reads its scores at `score_positions` (n,) of a packed row: (n, 1)."""
+        """Compute what the merged model would.
+
+        A reward model reads its scores at `score_positions` (n,) of a packed row; its logits are (n, 1).
+        """
         if self.base.training != self.training:
             self.base.train(self.training)
         with self.roles.playing(self.name):
@@ -143,7 +146,7 @@ class Role(torch.nn.Module):
 
 
 def _replaced(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any:
-    """The layer at `path`, wrapped once for all roles."""
+    """Return the layer at `path`, wrapped once for all roles."""
     layer = base.get_submodule(path)
     if not isinstance(layer, kind):
         parent, _, name = path.rpartition(".")
@@ -153,7 +156,7 @@ def _replaced(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any
 
 
 def recompute_activations(base: PreTrainedModel, roles: Roles) -> None:
-    """Gradient checkpointing that recomputes under the role that the forward ran under."""
+    """Switch on gradient checkpointing; activations are recomputed under the role that was active in the forward."""
     base.activation_checkpointing_enable(
         {"use_reentrant": False, "context_fn": lambda: (nullcontext(), roles.playing(roles.active))}
     )

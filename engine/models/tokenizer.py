@@ -1,4 +1,4 @@
-"""Tokenizers, made ready for ChatML. No model comes into it: to look at data, nothing needs to be waited for."""
+"""Tokenizers made ready for ChatML. Loads no model, so that looking at data is quick."""
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -7,7 +7,7 @@ from engine.errors import RunError, first_line
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of `path`, with ChatML's tokens and template; RunError if there is none to load."""
+    """Load the tokenizer of `path` and add ChatML's tokens and template; RunError if there is none."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
@@ -22,7 +22,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Add the ChatML tokens that are missing, and our template.
 
-    Where there is no padding token, <|endoftext|> becomes it (as Qwen has it).
+    Where there is no padding token, <|endoftext|> becomes it, as in Qwen's tokenizers.
     """
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([t for t in (END_OF_TEXT, IM_START, IM_END) if t not in known], special_tokens=True)

@@ -1,4 +1,4 @@
-"""A base model's vocabulary made ready for ChatML: rows for the control tokens, and where generation stops."""
+"""A base model made ready for ChatML: embedding rows for the control tokens, and the tokens that end generation."""
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -7,9 +7,9 @@ from chatml import control
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model a row for every token, tied or not; new rows start as the mean of the old ones.
+    """Give the model an embedding row for every token, tied or not; new rows start as the mean of the old ones.
 
-    A table that is already large enough (padded for speed, as Qwen's) keeps its size.
+    A table that is large enough already (padded for speed, as Qwen's) keeps its size.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) <= rows:
@@ -22,7 +22,7 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let plain `generate` stop at <|im_end|> and <|endoftext|>."""
+    """Make plain `generate` stop at <|im_end|> and <|endoftext|>."""
     ids = control(tokenizer)
     model.generation_config.eos_token_id = [ids.im_end, ids.endoftext]
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,8 +1,8 @@
-"""A run's batches, the same whatever the number of processes: each takes its share of every step's rows.
+"""A run's batches, the same for any number of ranks: each rank takes its share of every step's rows.
 
-The order is a function of the seed and the epoch. No row is repeated where rows do not divide by the batch, and none
-left out: the last batch of an epoch is smaller. A part for which there are no rows is an empty one; its process still
-runs the model (on one token, to no effect), since processes that share gradients or weights wait for each other.
+The order is a function of the seed and the epoch. Where the rows do not divide by the batch, none is repeated or left
+out: the last batch of an epoch is smaller. A rank without rows has an empty part and still runs the model (on one
+token, without effect), since ranks that exchange gradients or weights wait for each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,19 @@ from engine.run.named_checkpoints import NamedCheckpoints
 
 
 def batch_of(config_class: type[TrainingArguments], section: dict[str, Any]) -> tuple[int, int]:
-    """(rows of a step on all processes together, rows that go through the model at once) as `trainer` has them."""
+    """Return (rows of a step over all ranks, rows in one forward pass) of a recipe's `trainer` section."""
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
     at_once, times = (section.get(key, getattr(config_class, key)) for key in keys)
     return at_once * times, at_once
 
 
 def parts_a_step(batch: int, at_once: int, processes: int) -> int:
-    """How many parts, of at most `at_once` rows, each process takes of a batch."""
+    """Return how many parts, of at most `at_once` rows, each rank takes of a batch."""
     return -(-batch // (at_once * processes))
 
 
 def shares(rows: Sequence[int], processes: int, parts: int) -> list[list[Sequence[int]]]:
-    """[process][part] -> rows: consecutive runs, as even as can be; those that come last may be empty."""
+    """Return [rank][part] -> rows: consecutive runs, as even as possible; the last ones may be empty."""
     least, longer = divmod(len(rows), processes * parts)
     ends = [at * least + min(at, longer) for at in range(processes * parts + 1)]
     runs = [rows[start:end] for start, end in pairwise(ends)]
@@ -38,7 +38,7 @@ def shares(rows: Sequence[int], processes: int, parts: int) -> list[list[Sequenc
 
 
 class Batches(BatchSampler):
-    """One process's parts of every batch of an epoch, in turn."""
+    """One rank's parts of every batch of an epoch, in turn."""
 
     def __init__(
         self, sampler: Sampler[int], batch: int, seed: int, *, parts: int, processes: int, process: int, drop_last: bool
@@ -51,7 +51,7 @@ class Batches(BatchSampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Sequence[int]]:
-        # For samplers that shuffle; those that do not have no use for it.
+        # Used by samplers that shuffle, ignored by others.
         self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = list(self.sampler)
         for start in range(0, self._steps() * self.batch_size, self.batch_size):
@@ -71,10 +71,10 @@ class Epochs(DataLoader):
 
 
 class DealtBatches(NamedCheckpoints):
-    """The part of a trainer that hands out rows; its collator takes an empty list as well."""
+    """The part of a trainer that deals out rows; its collator must accept an empty list."""
 
     batch: int
-    """rows of a step, on all processes together"""
+    """rows of a step over all ranks"""
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         return self.batch

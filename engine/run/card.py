@@ -1,4 +1,4 @@
-"""A model card made from a run folder: what the model was made from, of which data, and what its run measured."""
+"""A model card made from a run folder: the models and data it was trained from, and the metrics of its run."""
 
 import json
 from pathlib import Path
@@ -6,16 +6,19 @@ from typing import Any
 
 import yaml
 
+from config.schema import show
 from config.sections import is_hub_id
-from engine.run.metrics import TIMING, read
+from engine.errors import RunError
+from engine.files import jsonl
+from engine.run.metrics import TIMING
 
 LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
-# By what a recipe holds: what the model is, its tags, and how it is used.
+# Stage -> the training, its tags, the hub's task, and the class that loads the model.
 CAUSAL, SCALAR = (
     ("text-generation", "AutoModelForCausalLM"),
     ("text-classification", "AutoModelForSequenceClassification"),
 )
-KINDS = {
+STAGES = {
     "ppo": ("PPO against a reward model", ["ppo", "rlhf"], *CAUSAL),
     "reward": ("training a reward model", ["reward-model"], *SCALAR),
     "sft": ("supervised finetuning", ["sft"], *CAUSAL),
@@ -27,9 +30,15 @@ SCORE = (
 
 
 def model_card(run: Path, repository: str) -> str:
-    """The card of a finished run's `model/` as it is to stand in a repository of the hub."""
+    """Return the card of a finished run's `model/` for a repository of the hub.
+
+    Raises RunError for the folder of a run that left no model, or that is too old to name its stage.
+    """
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    what, tags, task, loader = KINDS[kind(recipe)]
+    stage = recipe.get("stage")
+    if stage not in STAGES:
+        raise RunError(f"{run}/recipe.yaml: stage is {show(stage)}; add the line stage: {' | '.join(STAGES)}")
+    what, tags, task, loader = STAGES[stage]
     adapter = (run / "model" / "adapter_config.json").exists()
     origins = ancestors(recipe["model"]["path"])
     head = {
@@ -51,11 +60,11 @@ report](https://arxiv.org/abs/2309.16609): {finished["steps"]:,} steps, {finishe
 {environment["processes"]} × {environment["device"]}, finished {finished["at"][:10]}.
 
 `{loader}.from_pretrained("{repository}")` loads {"the adapter on its base" if adapter else "it"}; the tokenizer and its
-ChatML template are beside it.{" " + SCORE if kind(recipe) == "reward" else ""}
+ChatML template are beside it.{" " + SCORE if stage == "reward" else ""}
 
 ## Made from
 
-{" ← ".join(f"`{path}`" for path in origins)}{rewards(recipe)}
+{" ← ".join(f"`{path}`" for path in origins)}{rewards(recipe) if stage == "ppo" else ""}
 
 ## Data
 
@@ -77,13 +86,8 @@ The last value of each that the run logged. Names with `eval_` were measured on 
 """
 
 
-def kind(recipe: dict[str, Any]) -> str:
-    """Which stage a recipe is of."""
-    return "ppo" if "ppo" in recipe else "reward" if "reward" in recipe else "sft"
-
-
 def ancestors(path: str) -> list[str]:
-    """The model that a run began from, the one which that run's began from, and so on."""
+    """Return `path` and the models it was trained from, newest first: its run's start, that run's start, and so on."""
     recipe = Path(path).parent / "recipe.yaml"
     if not recipe.is_file():
         return [path]
@@ -91,16 +95,14 @@ def ancestors(path: str) -> list[str]:
 
 
 def rewards(recipe: dict[str, Any]) -> str:
-    """What scored the answers, where the recipe is PPO's."""
-    if kind(recipe) != "ppo":
-        return ""
+    """Return the line that names what scored the responses of a PPO run."""
     scoring = recipe["reward"]
     judge = (scoring.get("judge") or {}).get("url")
     return f"\n\nRewards: `{scoring.get('path') or scoring.get('rule') or judge}`"
 
 
 def data_table(run: Path, recipe: dict[str, Any]) -> str:
-    """What was kept, cut and dropped of every data key."""
+    """Return a table of the records read, kept, cut and dropped of every data key."""
     reports = json.loads((run / "data.json").read_text(encoding="utf-8"))
     rows = [
         (f"`data.{name}`", sources(recipe["data"].get(name)), report["read"], report["kept"], report["cut"],
@@ -111,14 +113,15 @@ def data_table(run: Path, recipe: dict[str, Any]) -> str:
 
 
 def sources(value: Any) -> str:
-    """The names of a data key's sources."""
+    """Return the names of a data key's sources."""
     each = value if isinstance(value, list) else [value]
     return ", ".join(f"`{one['path'] if isinstance(one, dict) else one}`" for one in each)
 
 
 def metrics_table(run: Path) -> str:
+    """Return a table of each metric's last value and its step."""
     last: dict[str, tuple[str, float, int]] = {}
-    for row in read(run / "metrics.jsonl"):
+    for row in jsonl.read(run / "metrics.jsonl"):
         for name, value in row.items():
             if value is not None and name not in ("step", "epoch") and not TIMING.search(name):
                 last[name] = (f"`{name}`", value, row["step"])
@@ -126,7 +129,7 @@ def metrics_table(run: Path) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
 
     def text(cell: Any) -> str:
         return f"{cell:.5g}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else cell

@@ -1,8 +1,8 @@
-"""Where a run's checkpoints lie: in its folder, or first on a local disk (`run.local_dir`) and copied on from there.
+"""Where a run's checkpoints are: in its folder, or first on a local disk (`run.local_dir`) and then copied there.
 
-A checkpoint counts wherever it is whole, and the newest one is continued from. The copy is made while the run goes on
-and marked COMPLETE last, so a kill in the middle of it costs nothing. A local disk counts only while it is the one that
-the run wrote to last: where the run has gone on from another machine since, what is still there is of no use.
+A checkpoint counts in either place once it is complete, and the newest one is resumed from. The copy is made while the
+run continues and is marked COMPLETE last, so a kill in the middle of it costs nothing. A local disk counts only while
+it is the one that the run wrote to last: if the run has continued on another machine since, its checkpoints are stale.
 """
 
 import os
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.sections import TrainingRun
+from engine.dist.ranks import launched_ranks
 from engine.errors import RunError, first_line
 from engine.files import durable
 from engine.run import checkpoints
@@ -25,28 +26,28 @@ OWNER = "local_disk"
 
 
 class CheckpointStore:
-    """The checkpoints of one run. All processes ask for them; only the first one `open`s, `keep`s and `clear`s."""
+    """The checkpoints of one run. Every rank has one; only rank 0 may `open`, `keep`, `wait` and `clear`."""
 
     def __init__(self, folder: RunFolder, run: TrainingRun):
-        processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        if run.local_dir is not None and processes != here:
+        if run.local_dir is not None and launched_ranks() != int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
             raise RunError("run.local_dir is for one machine, and the processes are on several; leave it out")
-        self.folder, self.count = folder, run.keep_checkpoints
+        self.folder = folder
+        self.count = run.keep_checkpoints
         self.here = folder.path if run.local_dir is None else local_place(run.local_dir, folder.path)
         """where checkpoints are written"""
         self.copy_seconds = 0.0
-        """the longest that a copy has taken"""
+        """the longest time that a copy has taken"""
         self._copying: threading.Thread | None = None
         self._error = ""
 
     @property
     def places(self) -> list[Path]:
-        """The folders whose checkpoints count."""
+        """Return the folders whose checkpoints count."""
         owners = [read_owner(place) for place in (self.folder.path, self.here)]
         return [self.folder.path, self.here] if owners[0] and owners[0] == owners[1] else [self.folder.path]
 
     def open(self) -> None:
-        """Remove what interrupted writers left; take the local disk, if there is one; copy on what was not copied."""
+        """Remove what interrupted writers left, claim the local disk if there is one, copy what was not copied yet."""
         checkpoints.discard_partial(self.folder.path)
         if self.here == self.folder.path:
             (self.folder.path / OWNER).unlink(missing_ok=True)
@@ -65,17 +66,17 @@ class CheckpointStore:
         checkpoints.discard_partial(self.here)
         newest = checkpoints.newest(*self.places)
         if newest is not None and newest.parent == self.here:
-            self._begin_copy(newest, lambda: None)  # which of the others has to stay is not known yet
+            self._begin_copy(newest, lambda: None)  # prunes nothing: the best checkpoint is not known yet
 
     def find(self, step: int) -> Path | None:
-        """The whole checkpoint of a step, if there is one."""
-        return next((path for place in self.places for path in checkpoints.whole(place)
-                     if checkpoints.step_of(path) == step), None)  # fmt: skip
+        """Return the complete checkpoint of a step, None if there is none."""
+        complete = (path for place in self.places for path in checkpoints.complete_checkpoints(place))
+        return next((path for path in complete if checkpoints.step_of(path) == step), None)
 
     def keep(self, checkpoint: Path, spare: Path | None = None) -> None:
-        """A checkpoint `here` is whole: begin to copy it on where it has to be, and remove those that are too many.
+        """Start to copy a complete checkpoint that was written `here`, and remove checkpoints that are too many.
 
-        `spare` stays besides. RunError if the copy before could not be made.
+        `spare` stays as well. Raises RunError if the copy before could not be made.
         """
         self.wait()
         if self.here != self.folder.path:
@@ -83,7 +84,7 @@ class CheckpointStore:
         checkpoints.prune(self.here, self.count, spare)
 
     def wait(self) -> None:
-        """Until what is being copied is there; RunError if it cannot be."""
+        """Wait for the running copy, if there is one. Raises RunError if it could not be made."""
         if self._copying is not None:
             self._copying.join()
             self._copying = None
@@ -95,18 +96,19 @@ class CheckpointStore:
             )
 
     def clear(self) -> None:
-        """Give the local disk back, once the run is finished."""
+        """Free the local disk, once the run is finished."""
         if self.here != self.folder.path:
             shutil.rmtree(self.here, ignore_errors=True)
             (self.folder.path / OWNER).unlink(missing_ok=True)
 
     def _begin_copy(self, checkpoint: Path, then: Callable[[], None]) -> None:
-        # Not waited for where the run ends by an error: the next one copies again.
+        # A daemon: a run that ends by an error does not wait for it, and the next run copies again.
         self._copying = threading.Thread(target=self._copy, args=(checkpoint, then), name="copy", daemon=True)
         self._copying.start()
 
     def _copy(self, checkpoint: Path, then: Callable[[], None]) -> None:
-        began, target = time.perf_counter(), self.folder.path
+        began = time.perf_counter()
+        target = self.folder.path
         partial = target / f".{checkpoint.name}.partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -117,17 +119,17 @@ class CheckpointStore:
             durable.sync(target)
             then()
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint would hold the room
+            shutil.rmtree(partial, ignore_errors=True)  # free the space of half a checkpoint
             self._error = f"{target / checkpoint.name} cannot be copied from run.local_dir ({first_line(error)})"
         self.copy_seconds = max(self.copy_seconds, time.perf_counter() - began)
 
 
 def local_place(local_dir: str, run_dir: Path) -> Path:
-    """This run's folder on a local disk that other runs may use as well."""
+    """Return this run's own folder on a local disk that other runs may use as well."""
     return Path(local_dir) / re.sub(r"[^\w.-]+", "-", str(run_dir.resolve())).strip("-")
 
 
 def read_owner(place: Path) -> str:
-    """Which run a folder belongs to, "" if it does not say."""
+    """Return the name of a folder's owner, "" if it has none."""
     path = place / OWNER
     return path.read_text(encoding="utf-8") if path.is_file() else ""

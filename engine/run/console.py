@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: one live line on a terminal, a line now and then in a log."""
+"""The console while a stage runs: one live progress line on a terminal, an occasional line in a log."""
 
 import sys
 import time
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# Seconds between lines where there is no terminal to draw on.
-QUIET = 10.0
-# Lines of a table under one head.
-PAGE = 20
+# The shortest time between lines where there is no terminal, in seconds.
+LINE_INTERVAL_SECONDS = 10.0
+# Rows of the table from one head line to the next.
+ROWS_PER_HEAD = 20
 
 
 class Steps:
-    """Progress of a stage over a known number of steps, with its latest figures; only one process `speaks`."""
+    """Progress of a stage over a known number of steps, with its latest figures; only one rank `speaks`."""
 
     def __init__(self, stage: str, total: int, at: int = 0, *, speaks: bool = True):
-        self.stage, self.total, self.speaks = stage, total, speaks
+        self.stage = stage
+        self.total = total
+        self.speaks = speaks
         self.live = speaks and sys.stderr.isatty()
         self._spoke = time.monotonic()
         self._rows = 0
@@ -41,31 +43,34 @@ class Steps:
         self._bar.stop()
 
     def show(self, at: int, figures: dict[str, float] | None = None) -> None:
-        """Move to step `at`; `figures` are a few numbers worth watching."""
+        """Move to step `at` and show a few `figures` beside it."""
         self._bar.update(self._task, completed=at)
         if not figures:
             return
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._bar.update(self._task, figures=text)
-        if self.speaks and not self.live and (time.monotonic() - self._spoke > QUIET or at >= self.total):
+        if self.speaks and not self.live and self._line_is_due(at):
             print(f"{self.stage} {at}/{self.total}  {text}", flush=True)
             self._spoke = time.monotonic()
 
     def row(self, at: int, figures: dict[str, float]) -> None:
-        """Move to step `at` and write a line of a table, a column a figure: every step, or now and then in a log."""
+        """Move to step `at` and write a table row, a column a figure: for every step, or occasionally in a log."""
         self._bar.update(self._task, completed=at)
-        if not self.speaks or not (self.live or time.monotonic() - self._spoke > QUIET or at >= self.total):
+        if not self.speaks or not (self.live or self._line_is_due(at)):
             return
         heads = [name.replace("_seconds", " s").replace("_", " ") for name in figures]
         widths = [max(len(head), 9) for head in heads]
-        if self._rows % PAGE == 0:
+        if self._rows % ROWS_PER_HEAD == 0:
             self.say(aligned([self.stage, *heads], [12, *widths]))
         self.say(aligned([f"{at}/{self.total}", *(f"{value:.4g}" for value in figures.values())], [12, *widths]))
         self._rows += 1
         self._spoke = time.monotonic()
 
+    def _line_is_due(self, at: int) -> bool:
+        return time.monotonic() - self._spoke > LINE_INTERVAL_SECONDS or at >= self.total
+
     def say(self, text: str) -> None:
-        """Some text: above the live line on a terminal, else on standard output."""
+        """Print a text: above the live line on a terminal, else on standard output."""
         if self.live:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self.speaks:
@@ -73,5 +78,5 @@ class Steps:
 
 
 def aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """A line of a table, its cells at the right of their columns."""
+    """Return a table row with its cells right-aligned in their columns."""
     return " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

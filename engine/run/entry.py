@@ -1,4 +1,4 @@
-"""How a stage leaves: the person's mistakes end in one line and exit code 2, an interruption in its signal's code."""
+"""How a stage ends: a user's error is one line and exit code 2, an interruption leaves with its signal's code."""
 
 import errno
 import logging
@@ -20,34 +20,35 @@ from transformers.utils import logging as transformers_logging
 from chatml import RecordError
 from config import RecipeError
 from config.schema import Recipe
+from engine.dist.devices import out_of_memory
 from engine.dist.ranks import hold_port, is_main_process, launched_ranks
 from engine.errors import AlreadyFinishedError
 from engine.run import rank_logs
 
-# What a disk says when it takes no more: full, quota reached, read-only, not permitted, too large, broken.
+# Errors of a disk that cannot be written: full, quota reached, read-only, not permitted, file too large, broken.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
-# What gloo and NCCL say when a process they wait for is gone.
+# Messages of gloo and NCCL when a rank they wait for is gone.
 LOST = re.compile("Connection (closed|reset) by peer|Broken pipe|remote process exited|NCCL communicator was aborted")
-# Seconds that a process other than the first waits before it speaks.
-PATIENCE = 2.0
+# How long other ranks let rank 0 report first before they print an error, in seconds.
+REPORT_DELAY_SECONDS = 2.0
 
 
 def run(stage: Callable[[Any], None], recipe: Any) -> None:
-    """Call `stage(recipe)`; a finished run says so and exits 0, a mistake is one line on stderr and exits 2.
+    """Call `stage(recipe)`. A run that is finished already exits with 0, a user's error is one line on stderr and 2.
 
-    SIGTERM leaves with 143 (one process of several ends as if it had no handler), SIGINT with 130; a loop that can
-    save first does so (engine/run/interruption.py). Of several processes that fail alike the first one speaks, and
-    one that fails alone does; each has its log.
+    SIGTERM leaves with 143 (with several ranks, as if there were no handler), SIGINT with 130; a loop that can save
+    first does so (engine/run/interruption.py). Where all ranks fail alike, rank 0 reports the error; a rank that fails
+    alone reports its own. Each rank has a log.
     """
     if launched_ranks() > 1 and isinstance(recipe, Recipe):
         rank_logs.open_rank_log(Path(recipe.run.dir))
-    # One process of several may be waiting for the others in C++, where no handler of Python's gets its turn.
+    # With several ranks this one may be waiting for others in C++, where Python's handlers do not run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL if launched_ranks() > 1 else lambda number, _: leave(128 + number))
     # peft still asks transformers by a name that transformers has deprecated.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    # At each checkpoint it would say that tied weights are stored once.
+    # It would report at each checkpoint that tied weights are stored once.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
-    # DeepSpeed, where it is installed, says on standard output that there is no GPU, unless told.
+    # Without it DeepSpeed, where it is installed, prints that there is no GPU.
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     disable_progress_bars()
@@ -69,7 +70,7 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
             advice = recipe.memory_advice() if isinstance(recipe, Recipe) else "free some"
             fail(f"out of memory; {advice}. The last checkpoint is intact")
         if launched_ranks() > 1 and LOST.search(str(error)):
-            time.sleep(PATIENCE)  # most often the launcher ends this process within it
+            time.sleep(REPORT_DELAY_SECONDS)  # the launcher usually ends this process before it is over
             fail("another process of this run has ended; the same command continues from the last checkpoint", code=1)
         crash()
     except OSError as error:
@@ -83,15 +84,15 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Say what was wrong and leave; the first process at once, another only if the launcher lets it live."""
+    """Print the error and leave: rank 0 at once, another only if the launcher has not ended it by then."""
     if not is_main_process():
-        time.sleep(PATIENCE)
+        time.sleep(REPORT_DELAY_SECONDS)
     rank_logs.print_on_console(f"error: {message}")
     leave(code)
 
 
 def crash() -> None:
-    """What nobody foresaw, within an `except`: Python's own traceback."""
+    """Print the traceback of an unexpected error and leave; to be called in an `except` block."""
     if launched_ranks() == 1:
         raise
     rank_logs.print_on_console(traceback.format_exc())
@@ -99,14 +100,9 @@ def crash() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit; one process of several without more ado, since the threads of its group may wait for the others forever."""
+    """Exit; with several ranks at once, since threads of the process group may wait for other ranks forever."""
     sys.stdout.flush()
     sys.stderr.flush()
     if launched_ranks() > 1:
         os._exit(code)
     sys.exit(code)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: on a GPU, in torch's CPU allocator, or in Python."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,7 +1,7 @@
-"""The run folder: whose recipe it holds, whether the run is finished, and what it ran on.
+"""The run folder: the recipe it belongs to, whether the run is finished, and what it ran on.
 
-runs/<name>/  recipe.yaml  made_from.json  environment.json  data.json  metrics.jsonl  samples.jsonl
-              checkpoint-N/  model/  finished.json
+runs/<name>/  recipe.yaml  made_from.json  environment.json  data.json  metrics.jsonl  checkpoint-N/  model/
+              finished.json; and files of a stage's own, as rollouts.jsonl of PPO
 """
 
 import importlib.metadata
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +24,13 @@ from engine.files import durable
 
 Rows = TypeVar("Rows")
 FINISHED = "finished.json"
-# Where a run lies, how long it may take at a time, and where its model goes.
-ELSEWHERE = ("run.dir", "run.max_hours", "run.local_dir", "run.push_to_hub", "run.hub_private")
+# Keys that may change when a run resumes: where it is, how long it may take at a time, and where its model goes.
+CHANGEABLE_KEYS = ("run.dir", "run.max_hours", "run.local_dir", "run.push_to_hub", "run.hub_private")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "omegaconf")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    """Return nested mappings as one with dotted keys: {'a': {'b': 1}} -> {'a.b': 1}."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
     return {
@@ -40,15 +41,18 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differing_keys(old_yaml: str, new_yaml: str) -> list[str]:
-    """Dotted keys in which two recipes differ, but for those that are no part of what a run is."""
+    """Return the dotted keys in which two recipes differ, except those that may change when a run resumes.
+
+    Recipes of earlier versions had no `stage`; that alone is no difference.
+    """
     old, new = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old_yaml, new_yaml))
     missing = object()
-    return sorted(key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing)
-                  and key not in ELSEWHERE)  # fmt: skip
+    differing = {key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing)}
+    return sorted(differing.difference(CHANGEABLE_KEYS, () if "stage" in old else ("stage",)))
 
 
 def made_from(recipe: Any) -> dict[str, str]:
-    """Input -> when the run that left it was finished, of those inputs that are a run's models."""
+    """Return input -> when the run that made it finished, of those inputs that are models of runs."""
     marks = ((path, Path(path).parent / FINISHED) for _, path in recipe.inputs())
     return {path: json.loads(mark.read_text(encoding="utf-8")).get("at", "") for path, mark in marks if mark.is_file()}
 
@@ -56,40 +60,44 @@ def made_from(recipe: Any) -> dict[str, str]:
 class RunFolder:
     """A run's folder, opened for this recipe.
 
-    Raises AlreadyFinishedError if the run is finished, RunError if the folder holds a run of another recipe, or one
-    that began from models which have been made anew since. What is `repeatable` is done again then.
+    Raises AlreadyFinishedError if the run is finished, RunError if the folder holds a run of another recipe or one that
+    started from models which have been trained again since. With `accepts_changes` (an evaluation, which keeps its work
+    item by item) a changed recipe of the same stage and changed inputs are no error: the run is not finished then.
+    `inputs` is path -> what changes when the input does, by default when the run that made a model was finished.
     """
 
-    def __init__(self, recipe: Any, *, repeatable: bool = False):
+    def __init__(self, recipe: Any, *, accepts_changes: bool = False, inputs: Mapping[str, str] | None = None):
         self.path = Path(recipe.run.dir)
         self._data: dict[str, Any] = {}
-        self.recipe = text = resolved_yaml(recipe)
+        self.recipe = resolved_yaml(recipe)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"run.dir={self.path}: cannot be made ({error.strerror}); name another folder") from None
         written = self.path / "recipe.yaml"
-        if written.exists():
-            keys = differing_keys(written.read_text(encoding="utf-8"), text)
-            if keys:
+        before = written.read_text(encoding="utf-8") if written.exists() else self.recipe
+        if keys := differing_keys(before, self.recipe):
+            same_stage = OmegaConf.create(before).get("stage") == recipe.stage
+            if not (accepts_changes and same_stage):
                 raise RunError(
                     f"run.dir={self.path} holds a run of another recipe, which differs in {', '.join(keys)}; "
                     f"name another run.dir, or move {written} away with the run it belongs to"
                 )
-        models, origins = made_from(recipe), self.path / "made_from.json"
-        began_from = json.loads(origins.read_text(encoding="utf-8")) if origins.exists() else models
-        anew = [path for path, at in models.items() if began_from.get(path) != at]
-        if anew and not repeatable:
+        origins = self.path / "made_from.json"
+        models = made_from(recipe) if inputs is None else inputs
+        started_from = json.loads(origins.read_text(encoding="utf-8")) if origins.exists() else models
+        changed = [path for path, at in models.items() if started_from.get(path) != at]
+        if changed and not accepts_changes:
             raise RunError(
-                f"run.dir={self.path} began from {anew[0]}, which has been made anew since; "
+                f"run.dir={self.path} started from {changed[0]}, which has been trained again since; "
                 f"move {self.path} away, or name another run.dir"
             )
-        if self.finished.exists() and not anew:
+        if self.finished.exists() and not changed and not (accepts_changes and before != self.recipe):
             raise AlreadyFinishedError(f"{self.path}: finished already; nothing to do")
         if is_main_process():
             try:
-                durable.write_text(written, text)
-                self.finished.unlink(missing_ok=True)  # first, so that no process takes it for its own
+                durable.write_text(written, self.recipe)
+                self.finished.unlink(missing_ok=True)  # first, so that no rank takes it for its own run's
                 durable.write_json(origins, models)
                 durable.write_json(self.path / "environment.json", environment())
             except OSError as error:
@@ -104,7 +112,7 @@ class RunFolder:
         return self.path / FINISHED
 
     def keep_report(self, name: str, rows: Rows, report: Report) -> Rows:
-        """Print what was kept, cut and dropped of a data key, note it in data.json, and pass the rows on."""
+        """Print what was kept, cut and dropped of a data key, write it to data.json, and return the rows."""
         if is_main_process():
             print(report.text(name), flush=True)
             self._data[name] = report.as_dict()
@@ -112,14 +120,14 @@ class RunFolder:
         return rows
 
     def finish(self, steps: int, seconds: float, unit: str = "steps") -> None:
-        """Mark the run as finished, last of all that it writes."""
+        """Mark the run as finished; this is the last file that it writes."""
         at = datetime.now(UTC).isoformat(timespec="microseconds")
         durable.write_json(self.finished, {unit: steps, "seconds": round(seconds, 1), "at": at})
         print(f"{self.path}: finished, {steps:,} {unit}, {seconds:.0f} s", flush=True)
 
 
 def environment() -> dict[str, Any]:
-    """What the run runs on: versions, platform, processors, processes."""
+    """Return what the run runs on: versions, platform, device, threads, ranks."""
     import torch
 
     def version(package: str) -> str | None:

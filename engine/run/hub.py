@@ -18,7 +18,7 @@ CARD = "model_card.md"
 
 
 def refuse_without_token(run: TrainingRun) -> None:
-    """RunError where a run that is to be pushed could not be, for want of a token: better before it than after it."""
+    """Raise RunError where a run is to be pushed but there is no token: better before the run than after it."""
     from huggingface_hub import get_token
 
     if run.push_to_hub and not get_token():
@@ -29,7 +29,7 @@ def refuse_without_token(run: TrainingRun) -> None:
 
 
 def push_after(folder: RunFolder, run: TrainingRun) -> None:
-    """Push what has just been finished; what goes wrong is told in a line, and the model stays where it is."""
+    """Push a run that has just finished. A failure is printed in one line, and the run stays finished."""
     if run.push_to_hub is None:
         return
     try:
@@ -39,7 +39,10 @@ def push_after(folder: RunFolder, run: TrainingRun) -> None:
 
 
 def push(run: Path, repository: str, private: bool) -> None:
-    """Upload `model/` and the card, to a new repository if there is none; RunError, with the way on, if that fails."""
+    """Upload `model/` and the card, to a new repository if there is none yet.
+
+    Raises RunError, with the command to try again, if that fails.
+    """
     from huggingface_hub import HfApi
 
     card = run / CARD

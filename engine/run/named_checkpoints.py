@@ -1,8 +1,8 @@
-"""A Trainer's checkpoints by parameter name, so that processes of any number and kind go on from them.
+"""A Trainer's checkpoints by parameter name, so that any number of ranks under any sharding resumes from them.
 
-transformers' own go on under the kind of sharding that wrote them, DeepSpeed's in as many processes as well. A model
-that is not sharded has its weights where transformers puts them, for plain `from_pretrained`, and they are not written
-again; of adapters, which peft names otherwise, the frozen base is not written.
+transformers' own checkpoints resume only under the sharding that wrote them, DeepSpeed's only with as many ranks. The
+weights of a model that is not sharded are written by transformers, for plain `from_pretrained`, and are not written
+again. Of a model with adapters, which peft names differently, the frozen base is not written.
 """
 
 from pathlib import Path
@@ -13,31 +13,36 @@ from peft import PeftModel
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
-from engine.dist import sharding
+from engine.dist.sharding import sharding_of
 from engine.run import training_state
 
 BY_NAME = "by_name"
 
 
 class NamedCheckpoints(Trainer):
-    """The part of a trainer that writes and reads them."""
+    """The part of a trainer that writes and reads its checkpoints."""
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Without groups of no weights (no part of an adapter is spared weight decay), which DeepSpeed leaves out."""
+        """Drop empty parameter groups, which DeepSpeed leaves out (all weights of adapters have weight decay)."""
         groups = super().create_optimizer(model).param_groups
         groups[:] = [group for group in groups if group["params"]]
         return self.optimizer
 
     def _save(self, output_dir: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Weights under their own names: published ones have others where a layer's experts are one weight here."""
+        """Write weights by their names in the model: published files name them otherwise where experts are fused."""
         if self.args.should_save:
             self.model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
             self.processing_class.save_pretrained(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        now = sharding.sharding_of(self.accelerator)
-        written = now.kind == "none" and not isinstance(self.model, PeftModel)
-        training_state.write(Path(output_dir) / BY_NAME, self.model_wrapped, self.optimizer, now, weights=not written)
+        sharding = sharding_of(self.accelerator)
+        training_state.write(
+            Path(output_dir) / BY_NAME,
+            self.model_wrapped,
+            self.optimizer,
+            sharding,
+            weights=sharding.kind != "none" or isinstance(self.model, PeftModel),
+        )
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
@@ -51,12 +56,11 @@ class NamedCheckpoints(Trainer):
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Nothing yet: weights are read with their optimiser, once both are prepared."""
+        """Do nothing yet: weights are read with their optimiser, once both are prepared."""
 
     def _load_best_model(self) -> None:
         self._read(self.state.best_model_checkpoint)
 
     def _read(self, checkpoint: str) -> None:
-        training_state.read(
-            Path(checkpoint) / BY_NAME, self.model_wrapped, self.optimizer, sharding.sharding_of(self.accelerator)
-        )
+        sharding = sharding_of(self.accelerator)
+        training_state.read(Path(checkpoint) / BY_NAME, self.model_wrapped, self.optimizer, sharding)

@@ -1,6 +1,6 @@
-"""What each of several processes prints: logs/process-N.log of the run folder. The console shows the first one's.
+"""A log for each of several ranks: logs/process-N.log of the run folder. The console shows rank 0's output.
 
-Of the others it shows what ends them (`tell`).
+Of other ranks the console shows only the error that ends them (`print_on_console`).
 """
 
 import os
@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-# The console of a process whose output goes to its log alone.
+# The console of a rank whose output goes to its log alone.
 _hidden: list[TextIO] = []
 
 
 class Both:
-    """A stream that writes to two; no terminal, so that no live line fills the log."""
+    """A stream that writes to console and log. It is no terminal, so that no live line fills the log."""
 
     def __init__(self, console: TextIO, log: TextIO):
         self.console, self.log = console, log
@@ -39,15 +39,15 @@ class Both:
 
 
 def open_rank_log(run: Path) -> None:
-    """From here on this process, one of several, has a log; not where the run folder cannot be written."""
+    """Send this rank's output to its log from now on; does nothing where the run folder cannot be written."""
     rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
     path = run / "logs" / f"process-{rank}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("a", encoding="utf-8", buffering=1)
     except OSError:
-        return  # the stage will say so
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))  # how often a launcher has started all again
+        return  # the stage will report it
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))  # how often a launcher has restarted all ranks
     start = f"{datetime.now():%Y-%m-%d %H:%M:%S} process {rank} of {processes}, pid {os.getpid()}"
     print(f"--- {start}{f', restart {attempt}' if attempt else ''}", file=log)
     sys.stdout.flush()
@@ -56,7 +56,7 @@ def open_rank_log(run: Path) -> None:
         sys.stdout, sys.stderr = Both(sys.stdout, log), Both(sys.stderr, log)
         return
     _hidden.append(os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1))
-    for descriptor in (1, 2):  # what C code prints goes there as well
+    for descriptor in (1, 2):  # output of C code goes there as well
         os.dup2(log.fileno(), descriptor)
 
 

@@ -1,7 +1,7 @@
-"""How fast a trainer's steps are, and how unevenly processes fare: tokens, and seconds of the forward passes.
+"""How fast a trainer's steps are, and how unevenly ranks are loaded: tokens, and seconds of the forward passes.
 
-Gradients are averaged at the end of the backward pass, where all processes wait for the slowest: what each needs on its
-own shows before that. Under sharding (FSDP, ZeRO-3) they wait within the forward pass as well, and little shows.
+At the end of the backward pass all ranks wait for the slowest one to average gradients, so only the forward pass shows
+what each rank needs on its own. Under sharding (FSDP2, ZeRO-3) they wait within the forward pass too, and little shows.
 """
 
 import time
@@ -12,19 +12,21 @@ from accelerate import Accelerator
 
 
 class Throughput:
-    """Counts what goes through a model in training; `figures` tells of what went through since it told last."""
+    """Counts tokens and time of a model's training steps between two calls of `figures`."""
 
     def __init__(self, model: torch.nn.Module):
-        self._tokens, self._seconds, self._forward = 0, 0.0, 0.0
+        self._tokens = 0
+        self._seconds = self._forward = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(self._after, with_kwargs=True)
 
     def begin(self) -> None:
-        """What comes from now on is a step's, until `end`; what lies between an end and a beginning is none's."""
+        """Start to time steps. Time between `end` and `begin` is not counted."""
         self._began = time.perf_counter()
 
     def end(self) -> None:
+        """Count the time since `begin`, or since the last `end`, as that of a step."""
         now = time.perf_counter()
         self._seconds += now - self._began
         self._began = now
@@ -43,7 +45,7 @@ class Throughput:
                 self._events.append((self._started, ended))
 
     def _mark(self) -> "float | torch.cuda.Event":
-        """Now: on a GPU an event among its work, for what Python sees is when work is asked for."""
+        """Return the present time; on a GPU an event in its queue, since Python only sees when work is queued."""
         if not torch.cuda.is_available():
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -51,7 +53,7 @@ class Throughput:
         return event
 
     def figures(self, accelerator: Accelerator) -> dict[str, float]:
-        """Asked by all processes at the same point, after an `end`."""
+        """Return tokens per second and the ranks' forward times since the last call; call after `end` (collective)."""
         if self._events:
             torch.cuda.synchronize()
         forward = self._forward + sum(one.elapsed_time(other) for one, other in self._events) / 1000
@@ -61,6 +63,7 @@ class Throughput:
         if accelerator.num_processes > 1:
             slowest, mean = float(each[:, 1].max()), float(each[:, 1].mean())
             figures |= {"forward_seconds": slowest, "forward_mean_seconds": mean, "straggler_seconds": slowest - mean}
-        self._tokens, self._seconds, self._forward = 0, 0.0, 0.0
+        self._tokens = 0
+        self._seconds = self._forward = 0.0
         self._events.clear()
         return figures

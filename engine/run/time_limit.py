@@ -1,7 +1,7 @@
 """The time that a run is given (`run.max_hours`), and when it has to save so as to have left by then.
 
-It counts from the start of the launcher where there is one, else of this process: what loads models and data takes
-time as well, and a process that was started again has less of it left.
+It counts from the start of the launcher where there is one, else of this process: loading models and data takes time as
+well, and a process that was restarted has less of it left.
 """
 
 import math
@@ -10,41 +10,43 @@ import time
 
 import psutil
 
-# sysexits' EX_TEMPFAIL, "try again": neither success, after which a chain of commands would begin its next stage, nor
-# one of our mistakes (2).
+# sysexits' EX_TEMPFAIL, "try again": neither success, after which a chain of commands would start its next stage, nor
+# an error of the user's (2).
 OUT_OF_TIME = 75
-# Share of the limit that the first checkpoint is taken to need, until one has been measured.
-UNKNOWN = 0.1
-# Seconds to end all processes.
-LEAVING = 10.0
+# The time that the first checkpoint is expected to take, as a share of the limit; used until one has been measured.
+EXPECTED_SAVE_SHARE = 0.1
+# Time that is kept for ending all processes, in seconds.
+EXIT_SECONDS = 10.0
 
 
 def under_launcher() -> bool:
-    """Whether a launcher watches this process; it takes every exit code but 0 for a failure, and may start it again."""
+    """Return whether a launcher started this process; it takes every exit code but 0 for a failure and may restart."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class TimeLimit:
-    """Measures laps by name, and is `reached` once what is left is less than the longest of each, one after another."""
+    """Measures laps by name; `reached` once the longest lap of each name, one after another, would not fit any more."""
 
     def __init__(self, max_hours: float | None):
-        self.hours, self.ends = max_hours, math.inf
+        self.hours = max_hours
+        self.ends = math.inf
         if max_hours is not None:
             began = psutil.Process(os.getppid() if under_launcher() else os.getpid()).create_time()
             self.ends = began + 3600 * max_hours
         self._longest: dict[str, float] = {}
 
     def begin(self) -> None:
-        """The first lap begins."""
+        """Start the first lap."""
         self._lap_began = time.time()
 
     def lap(self, name: str) -> None:
-        """What has passed since the lap before was one of `name`."""
+        """Count the time since the last lap as one of `name`, and start the next lap."""
         now = time.time()
         self.took(name, now - self._lap_began)
         self._lap_began = now
 
     def took(self, name: str, seconds: float) -> None:
+        """Count a lap of `name` that was measured elsewhere."""
         self._longest[name] = max(self._longest.get(name, 0.0), seconds)
 
     @property
@@ -52,5 +54,5 @@ class TimeLimit:
         """Whether another step, with the checkpoint after it, might go beyond the limit."""
         if self.hours is None:
             return False
-        margin = {"save": UNKNOWN * 3600 * self.hours} | self._longest
-        return time.time() + sum(margin.values()) + LEAVING > self.ends
+        margin = {"save": EXPECTED_SAVE_SHARE * 3600 * self.hours} | self._longest
+        return time.time() + sum(margin.values()) + EXIT_SECONDS > self.ends

@@ -1,16 +1,16 @@
-"""What training needs to go on where it was, written so that any number of processes reads it, however models lie.
+"""What training needs to resume, written so that any number of ranks reads it, under any kind of sharding.
 
-torch's distributed checkpoint holds a model and its optimiser by parameter name: a process writes the pieces that it
-has and reads those that it needs. Beside it stand small things that all processes share, and each one's random
-generators.
+torch's distributed checkpoint stores a model and its optimiser by parameter name: each rank writes the shards that it
+has and reads those that it needs. Beside it are the small objects that all ranks share, by name, and the random
+generators of each rank.
 """
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 import torch
@@ -21,63 +21,110 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from engine.dist.sharding import Sharding
+from engine.errors import RunError
 from engine.run import zero_state
 
 # Name -> a model and its optimiser.
 Trained = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
-WEIGHTS, SMALL = "weights", "state.pt"
+WEIGHTS, STATE = "weights", "state.pt"
 
 
-def save(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) -> None:
-    """Write all of it, by all processes together. Raises what the first failing writer raised."""
+class Stateful(Protocol):
+    """An object of a stage that is saved with its checkpoints."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def save(folder: Path, trained: Trained, state: Mapping[str, Stateful], sharding: Sharding) -> None:
+    """Write models, optimisers, state and random generators (collective).
+
+    Raises what the first failing writer raised.
+    """
     for name, (model, optimizer) in trained.items():
-        write(folder / name / WEIGHTS, model, optimizer, now)
+        write(folder / name / WEIGHTS, model, optimizer, sharding)
     torch.save(_generators(), folder / f"random-{_rank()}.pt")
     if _rank() == 0:
-        torch.save([item.state_dict() for item in state], folder / SMALL)
+        torch.save({name: item.state_dict() for name, item in state.items()}, folder / STATE)
 
 
-def load(folder: Path, trained: Trained, state: Sequence[Any], now: Sharding) -> None:
-    """Read it back, in place. A process that was not there when it was written keeps its own random generators."""
+def load(folder: Path, trained: Trained, state: Mapping[str, Stateful], sharding: Sharding) -> None:
+    """Read into the objects what `save` has written (collective).
+
+    A rank that was not there when it was written keeps its own random generators. Raises RunError if the checkpoint's
+    state has other names than `state`.
+    """
+    saved = _read_state(folder, state)
     for name, (model, optimizer) in trained.items():
-        read(folder / name / WEIGHTS, model, optimizer, now)
-    for item, saved in zip(state, torch.load(folder / SMALL), strict=True):
-        item.load_state_dict(saved)
+        read(folder / name / WEIGHTS, model, optimizer, sharding)
+    for name, item in state.items():
+        item.load_state_dict(saved[name])
     generators = folder / f"random-{_rank()}.pt"
     if generators.exists():
         _set_generators(torch.load(generators, weights_only=False))
 
 
+def _read_state(folder: Path, state: Mapping[str, Stateful]) -> dict[str, dict[str, Any]]:
+    """Return the saved state by name; RunError where names are missing or unknown.
+
+    Checkpoints used to hold a list without names. It is taken in order where each part has the fields of the object at
+    its place.
+    """
+    saved = torch.load(folder / STATE)
+    if isinstance(saved, list):
+        if [part.keys() for part in saved] != [item.state_dict().keys() for item in state.values()]:
+            raise RunError(
+                f"{folder}: its state has no names and does not fit this run's {', '.join(state)}; finish the run with "
+                "the version that began it, or name another run.dir"
+            )
+        return dict(zip(state, saved, strict=True))
+    problems = [f"lacks {name}" for name in state if name not in saved]
+    problems += [f"has {name}, which this run does not know" for name in saved if name not in state]
+    if problems:
+        raise RunError(
+            f"{folder}: its state {' and '.join(problems)}; finish the run with the version that began it, or name "
+            "another run.dir"
+        )
+    return saved
+
+
 def write(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, now: Sharding, *, weights: bool = True
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, sharding: Sharding, *, weights: bool = True
 ) -> None:
-    """One model and its optimiser; without its `weights`, where they stand in safetensors files beside the folder."""
+    """Write one model and its optimiser (collective).
+
+    Without `weights` only the optimiser: the model's weights are then safetensors files in the parent folder.
+    """
     with _checkpointing():
-        held = zero_state.held(model) if now.is_deepspeed else _held(model, optimizer, new=False)
+        if sharding.is_deepspeed:
+            tensors = zero_state.named_tensors(model)
+        else:
+            tensors = _named_tensors(model, optimizer, new=False)
         if not weights:
-            del held["model"]
-        dcp.save(held, checkpoint_id=folder)
+            del tensors["model"]
+        dcp.save(tensors, checkpoint_id=folder)
 
 
-def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, now: Sharding) -> None:
-    """What `write` has written, by processes of any number and kind."""
+def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, sharding: Sharding) -> None:
+    """Read what `write` has written under any number of ranks and any sharding (collective)."""
     with _checkpointing():
-        if now.is_deepspeed:
+        if sharding.is_deepspeed:
             zero_state.read(folder, model)
             return
         written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
         stepped = any(key.startswith("optimizer.state.") for key in written)
-        held = _held(model, optimizer, new=stepped)
+        tensors = _named_tensors(model, optimizer, new=stepped)
         if not any(key.startswith("model.") for key in written):
-            dcp.load(held.pop("model"), storage_reader=dcp.HuggingFaceStorageReader(folder.parent))
-        dcp.load(held, checkpoint_id=folder)
+            dcp.load(tensors.pop("model"), storage_reader=dcp.HuggingFaceStorageReader(folder.parent))
+        dcp.load(tensors, checkpoint_id=folder)
         if stepped:
-            set_optimizer_state_dict(model, optimizer, held["optimizer"])
+            set_optimizer_state_dict(model, optimizer, tensors["optimizer"])
 
 
 @contextmanager
 def _checkpointing() -> Iterator[None]:
-    """What a writer or reader raised, as it was raised; and no warning that there is one process."""
+    """Raise what the first failing rank raised, as it was raised; silence torch's warning that there is one rank."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         try:
@@ -90,19 +137,20 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def _held(model: torch.nn.Module, optimizer: torch.optim.Optimizer, new: bool) -> dict[str, Any]:
-    """A model's and its optimiser's own tensors by parameter name; of one that has not stepped nothing.
+def _named_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer, new: bool) -> dict[str, Any]:
+    """Return the trained weights, buffers and moments by parameter name; no moments before the first step.
 
-    `new` makes room for what a step would leave. (torch's function does that by a step: a saving run must not take it.)
+    `new` allocates the moments that a step would leave, to be read into. (torch's own function allocates them by making
+    a step, which a run that saves must not do.)
     """
     model = extract_model_from_parallel(model, keep_torch_compile=False)
-    stored = model.state_dict()  # of FSDP2's weights the pieces, also where a forward pass has left them whole
+    stored = model.state_dict()  # shards under FSDP2, also where a forward pass has left gathered weights
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
     names += [name for name, _ in model.named_buffers() if name in stored]
-    held: dict[str, Any] = {"model": {name: stored[name] for name in names}}
+    tensors: dict[str, Any] = {"model": {name: stored[name] for name in names}}
     if new or optimizer.state:
-        held["optimizer"] = get_optimizer_state_dict(model, optimizer)
-    return held
+        tensors["optimizer"] = get_optimizer_state_dict(model, optimizer)
+    return tensors
 
 
 def _generators() -> dict[str, Any]:

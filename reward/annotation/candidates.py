@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.prompt_rows import PromptRow
 from engine.data.rows import Limit, load_prompts
+from engine.dist.devices import default_device
 from engine.errors import RunError
+from engine.files import jsonl
+from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
 from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
 from engine.run.console import Steps
 from engine.run.folder import RunFolder
-from reward.annotation.files import add_lines, whole_lines, write_lines
 from reward.annotation.recipe import WriteCandidates
 
 Place = tuple[str, int, int]
@@ -51,7 +53,7 @@ def write_candidates(recipe: WriteCandidates) -> None:
     try:
         for name, model_path in recipe.candidates.models.items():
             for batch in written(recipe, name, model_path, tokenizer, rows, done):
-                add_lines(path, batch)
+                jsonl.append(path, batch)
                 done |= set(map(place, batch))
                 steps.show(len(done))
     finally:
@@ -78,11 +80,11 @@ def place(line: dict[str, Any]) -> Place:
 
 def take_up(path: Path, responses: int) -> set[Place]:
     """What a file holds all answers of already; those of a prompt that was cut off by a kill are taken out of it."""
-    lines = whole_lines(path)
+    lines = jsonl.read_and_repair(path)
     counts = Counter(map(place, lines))
     kept = [line for line in lines if counts[place(line)] == responses]
     if len(kept) < len(lines):
-        write_lines(path, kept)
+        jsonl.write(path, kept)
     return set(map(place, kept))
 
 
@@ -101,14 +103,17 @@ def written(
         size = max(1, sampling.batch_size // per_prompt)
         for start in range(0, len(left), size):
             if model is None:
-                device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-                model = load_causal(path, recipe.model.of(path), tokenizer, trained=False, device=device)
+                device = default_device()
+                model = load_causal(path, recipe.model.model(path), tokenizer, trained=False, device=device)
                 stops = model.generation_config.eos_token_id
             asked = left[start : start + size]
-            answers = sample(
-                model, [rows[at].input_ids for at in asked], sampling, responses=per_prompt,
-                end=control(tokenizer).im_end, stops=stops, seed=recipe.run.seed, step=number, query_ids=asked,
-            )  # fmt: skip
+            request = GenerationRequest(
+                prompts=[rows[at].input_ids for at in asked],
+                query_ids=asked,
+                responses=per_prompt,
+                stream=RandomStream.named(recipe.run.seed, "candidates", number),
+            )
+            answers = sample(model, request, sampling, end=control(tokenizer).im_end, stops=stops)
             yield [
                 {
                     "prompt": at,

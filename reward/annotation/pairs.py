@@ -14,17 +14,16 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-import torch
 import xxhash
 
 from chatml import RecordError, encode, plain_encoder
 from engine.data.sources import read
+from engine.dist.devices import default_device
 from engine.errors import RunError
-from engine.files import durable
+from engine.files import durable, jsonl
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
 from engine.scoring.scorer import score_sequences
-from reward.annotation.files import write_lines
 from reward.annotation.recipe import MakePairs, Pairing
 
 Candidate = dict[str, Any]
@@ -50,7 +49,7 @@ def make_pairs(recipe: MakePairs) -> None:
     if not parts["train"]:
         raise RunError(f"no comparisons: all candidates score alike within pairs.min_margin={recipe.pairs.min_margin}")
     for part, rows in parts.items():
-        write_lines(folder.path / f"{part}.jsonl", rows)
+        jsonl.write(folder.path / f"{part}.jsonl", rows)
         counts[f"{part} pairs"] = len(rows)
     report = {"prompts": len(by_prompt), "candidates": len(candidates), **counts}
     durable.write_json(folder.path / "pairs.json", report)
@@ -107,8 +106,9 @@ def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder
         ids = encode(answered, tokenizer, tools=tools, tool_format=recipe.chatml.tools).input_ids
         sequences.append(ids[: len(ids) - newline])
     records = [candidate.get("record", {}) for candidate in candidates]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return score_sequences(scoring, "pairs.score", sequences, records, recipe.model.of, tokenizer, folder.path, device)
+    device = default_device()
+    model_of = recipe.model.model
+    return score_sequences(scoring, "pairs.score", sequences, records, model_of, tokenizer, folder.path, device)
 
 
 def compared(

@@ -7,9 +7,8 @@ from typing import Any
 from chatml import RecordError, read_prompt
 from engine.data.sources import read
 from engine.errors import RunError
-from engine.files import durable
+from engine.files import durable, jsonl
 from engine.run.folder import RunFolder
-from reward.annotation.files import write_lines
 from reward.annotation.recipe import SelectPrompts
 from reward.annotation.selection import coverage, select
 from reward.annotation.tagging import of_fields, of_tagger
@@ -46,7 +45,7 @@ def choose_prompts(recipe: SelectPrompts) -> None:
         raise RunError(f"no prompt has a tag in {', '.join(recipe.select.tag_fields)}; name select.tagger or the field")
     chosen = select(tags, recipe.select.count, recipe.run.seed)
     kept = list(records.values())
-    write_lines(folder.path / "prompts.jsonl", [{**kept[at], "tags": sorted(tags[at])} for at in chosen])
+    jsonl.write(folder.path / "prompts.jsonl", [{**kept[at], "tags": sorted(tags[at])} for at in chosen])
     report = coverage(tags, chosen) | {"repeated": repeated}
     durable.write_json(folder.path / "coverage.json", report)
     print(

@@ -4,17 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from chatml import RecordError, control, encode
+from engine.dist.devices import default_device
+from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
 from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
 from reward.annotation.recipe import CONVERSATION, SelectPrompts
 from reward.annotation.selection import Tags
-
-# No number of PPO's or of an evaluation's is drawn again: their steps count up from 0.
-STEP = -1
 
 
 def of_fields(record: Mapping[str, Any], fields: Sequence[str]) -> Tags:
@@ -41,19 +39,22 @@ def of_reply(reply: str) -> Tags:
 def of_tagger(recipe: SelectPrompts, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[Tags]:
     """What the recipe's tagger names for each conversation; one that is not finished loses its last, half-said tag."""
     path, sampling = recipe.select.tagger, recipe.sampling
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     tokenizer = load_tokenizer(path)
-    model = load_causal(path, recipe.model.of(path), tokenizer, trained=False, device=device)
+    model = load_causal(path, recipe.model.model(path), tokenizer, trained=False, device=device)
     end, stops = control(tokenizer).im_end, model.generation_config.eos_token_id
     questions = [recipe.select.question.replace(CONVERSATION, as_text(each)) for each in conversations]
     prompts = [
         encode([{"role": "user", "content": question}], tokenizer, add_generation_prompt=True).input_ids
         for question in questions
     ]
-    replies = sample(
-        model, prompts, sampling, responses=1, end=end, stops=stops, seed=recipe.run.seed, step=STEP,
+    request = GenerationRequest(
+        prompts=prompts,
         query_ids=range(len(prompts)),
-    )  # fmt: skip
+        responses=1,
+        stream=RandomStream.named(recipe.run.seed, "tags"),
+    )
+    replies = sample(model, request, sampling, end=end, stops=stops)
     tags = []
     for (reply,) in replies:
         said = tokenizer.decode([token for token in reply.tokens if token not in stops])

@@ -1,0 +1,69 @@
+"""Finished models written as folders that plain `from_pretrained` loads, with their adapters merged or alone."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from config.sections import Model
+from engine.files import durable
+from engine.models.adapters import outgrew_its_base
+from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS, load_causal, load_scalar
+from engine.models.vocabulary import stop_at_end_of_turn
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    merge: bool = False,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write weights, configuration, tokenizer, chat template and generation config.
+
+    LoRA is saved as an adapter, or merged if `merge` is set or the base lacks rows that the tokenizer needs. `weights`
+    are the model's full ones where `model` itself is sharded.
+    """
+    if model.can_generate():
+        stop_at_end_of_turn(model, tokenizer)  # trainers put the tokenizer's own end token there
+    model.config.use_cache = True  # trainers switch it off, and that would go into config.json
+    if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
+        model = merge_adapters(model, tokenizer, weights, folder.parent)
+        weights = None
+    model.save_pretrained(folder, state_dict=weights)
+    if isinstance(model, PeftModel):
+        # A config.json beside an adapter would make transformers take the folder for a whole model.
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
+        else:
+            write_scalar_head(model, folder)
+    tokenizer.save_pretrained(folder)
+
+
+def merge_adapters(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, torch.Tensor] | None, scratch: Path
+) -> PreTrainedModel:
+    """Return the model with its adapters merged.
+
+    Where it is sharded (`weights` given), the base is loaded again and the adapters merged into it by way of a
+    temporary folder in `scratch`.
+    """
+    if weights is None:
+        low = any(weight.dtype != torch.float32 for weight in model.parameters())
+        return (model.to("cpu").float() if low else model).merge_and_unload()
+    with tempfile.TemporaryDirectory(dir=scratch) as adapter:
+        model.save_pretrained(adapter, state_dict=weights)
+        load = load_causal if model.can_generate() else load_scalar
+        if load is load_scalar:
+            write_scalar_head(model, Path(adapter))
+        merged = load(adapter, Model(path=adapter, dtype="float32"), tokenizer, trained=False)
+        merged.config = model.config
+        return merged
+
+
+def write_scalar_head(model: PeftModel, folder: Path) -> None:
+    """Write what makes an adapter that of a reward model: its score offset and the token its score is read at."""
+    durable.write_json(folder / SCALAR_HEAD, {key: getattr(model.config, key) for key in SCALAR_KEYS})
