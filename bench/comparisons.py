@@ -41,7 +41,7 @@ def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
 
 def ours(pairs: str, base: str) -> Figures:
     """The stage itself."""
-    from engine.run.metrics import read
+    from engine.files.jsonl import read
     from reward.train import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -95,6 +95,7 @@ def recipe(pairs: str, base: str, folder: str):
     from reward.recipe import Reward
 
     return Reward(
+        stage="reward",
         model=Model(path=base, dtype="float32"),
         data=TrainingData(train=pairs, max_length=MAX_LENGTH, too_long="drop"),
         run=TrainingRun(dir=folder, save_steps=10**6),

@@ -36,11 +36,12 @@ def ours(records: str, base: str) -> Figures:
     from transformers import AutoTokenizer
 
     from bench.stage_rows import stage_rows
-    from config.sections import ChatML, Run
+    from config.sections import Run
     from engine.data import encoding
+    from engine.data.chatml_section import ChatML
     from sft.recipe import SFT, Data
 
-    recipe = SFT(chatml=ChatML(system=SYSTEM), data=Data(train=records, max_length=MAX_LENGTH), run=Run(dir=""))
+    recipe = SFT("sft", chatml=ChatML(system=SYSTEM), data=Data(train=records, max_length=MAX_LENGTH), run=Run(dir=""))
     tokenizer = AutoTokenizer.from_pretrained(base)
 
     def prepare() -> Any:

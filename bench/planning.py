@@ -55,15 +55,15 @@ class Setting:
 
 COMMON = "model: {{path: {home}/base, dtype: float32}}\nrun: {{dir: {home}/run, save_steps: 1000}}\n"
 RECIPES = {
-    "sft": COMMON + """chatml: {{mask: all}}
+    "sft": "stage: sft\n" + COMMON + """chatml: {{mask: all}}
 data: {{train: {home}/text.jsonl, max_length: {length}}}
 trainer: {{max_steps: 2, per_device_train_batch_size: 1, gradient_checkpointing: false}}
 """,
-    "reward": COMMON + """data: {{train: {home}/pairs.jsonl, max_length: {length}}}
+    "reward": "stage: reward\n" + COMMON + """data: {{train: {home}/pairs.jsonl, max_length: {length}}}
 reward: {{keep_best: false}}
 trainer: {{max_steps: 2, per_device_train_batch_size: 1, gradient_checkpointing: false}}
 """,
-    "ppo": COMMON + """reward: {{path: {home}/reward}}
+    "ppo": "stage: ppo\n" + COMMON + """reward: {{path: {home}/reward}}
 data: {{prompts: {home}/prompts.jsonl, pretrain: {home}/text.jsonl, max_prompt_tokens: {length}, pretrain_length: 512}}
 sampling: {{max_new_tokens: 64}}
 ppo: {{steps: 2, value_warmup_steps: 0, queries_per_step: 8, epochs: 1, minibatches: 2, pretrain_ratio: 2.0,
@@ -145,12 +145,12 @@ def main(
 
 def planned(setting: dict[str, Any], home: str) -> dict[str, float]:
     """The plan's peak; makes the setting's models and data where they are not there yet."""
-    from plan.recipe import Planned, planned_recipe
+    from plan.recipe import planned_recipe
     from plan.stages import planning
 
     asked = Setting(**setting)
     made(asked, Path(home))
-    recipe = planned_recipe(Planned, f"{home}/{asked.stage}.yaml", asked.planned_with)
+    recipe = planned_recipe(f"{home}/{asked.stage}.yaml", asked.planned_with)
     return {"mib": planning(recipe).peak.total / 2**20}
 
 
@@ -196,7 +196,8 @@ def made(setting: Setting, home: Path) -> None:
 
     from bench.ppo import bytes_tokenizer
     from config.sections import Model
-    from engine.models.loading import new_scalar, save_model
+    from engine.models.loading import new_scalar
+    from engine.models.saving import save_model
     from engine.models.tokenizer import load_tokenizer
 
     if (home / "ready").exists():

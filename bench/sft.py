@@ -87,6 +87,7 @@ def recipe(records: str, base: str, folder: str, settings: dict[str, Any]) -> An
     # TRL's learning rate, so that not even that differs.
     trainer = {"max_steps": STEPS, "per_device_train_batch_size": CONVERSATIONS, "learning_rate": 2e-5, **settings}
     return SFT(
+        stage="sft",
         model=Model(path=base, dtype="float32"),
         data=Data(train=records, max_length=MAX_LENGTH, packing=False),
         run=TrainingRun(dir=f"{folder}/run", save_steps=10 * STEPS),

@@ -10,8 +10,8 @@ from unittest.mock import patch
 from transformers import Trainer
 
 from engine.dist.devices import peak_memory, synchronise
-from engine.generation.engines import Own
-from engine.generation.sampling import Response
+from engine.generation.engines import OwnEngine
+from engine.generation.request import GenerationRequest, Response
 from engine.run.loop import Loop
 from engine.run.trainer import RunCallback
 
@@ -69,7 +69,8 @@ class StepTimes:
     def watching(self) -> Iterator[None]:
         """Any stage that runs in this process. All answers of PPO count as finished, so that all are scored: at random
         weights hardly one ends by itself."""
-        step, after, log, write = Trainer.training_step, RunCallback.on_step_end, Loop.log, Own.write
+        step, after, log = Trainer.training_step, RunCallback.on_step_end, Loop.log
+        generate = OwnEngine.generate
         seen = [0]
 
         def training_step(trainer: Trainer, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
@@ -83,17 +84,17 @@ class StepTimes:
 
         def logged(loop: Loop, metrics: dict[str, float], watch: Any) -> None:
             log(loop, metrics, watch)
-            self.phases.append({k: v for k, v in loop.metrics.rows[-1].items() if k.endswith("_seconds")})
+            self.phases.append({k: v for k, v in loop.lifecycle.metrics.rows[-1].items() if k.endswith("_seconds")})
             self.ended(int(metrics["tokens"]))
 
-        def written(engine: Own, *rest: Any, **named: Any) -> list[list[Response]]:
-            return [[replace(answer, ended=True) for answer in group] for group in write(engine, *rest, **named)]
+        def all_ended(engine: OwnEngine, request: GenerationRequest) -> list[list[Response]]:
+            return [[replace(response, ended=True) for response in group] for group in generate(engine, request)]
 
         with (
             patch.object(Trainer, "training_step", training_step),
             patch.object(RunCallback, "on_step_end", on_step_end),
             patch.object(Loop, "log", logged),
-            patch.object(Own, "write", written),
+            patch.object(OwnEngine, "generate", all_ended),
         ):
             try:
                 yield

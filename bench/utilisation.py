@@ -186,7 +186,7 @@ def measured(setting: dict[str, Any], home: str, models: str, steps: int, second
     """Figures of the stage, in this process; it ends by itself in time, once a step has been timed."""
     from bench.clock import begin_peak
     from bench.timed import StepTimes
-    from plan.recipe import Planned, planned_recipe
+    from plan.recipe import planned_recipe
     from plan.stages import planning
 
     asked = Setting(**{**setting, "size": Size(**setting["size"])})
@@ -210,7 +210,7 @@ def measured(setting: dict[str, Any], home: str, models: str, steps: int, second
     else:
         seen = [f"plan.row_tokens={round(times.tokens_a_step / A_STEP)}", f"plan.sequence_tokens={length}"]
     plan = planning(planned_recipe(
-        Planned, f"{home}/{asked.stage}.yaml", [*changes, *seen, f"plan.device={'h100' if cuda else 'cpu'}"]
+        f"{home}/{asked.stage}.yaml", [*changes, *seen, f"plan.device={'h100' if cuda else 'cpu'}"]
     ))  # fmt: skip
     phases = {name: times.phase(f"{name}_seconds") for name in ("sample", "score", "learn")} if ppo else {}
     return {

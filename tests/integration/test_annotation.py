@@ -8,8 +8,8 @@ import torch
 from chatml import IM_END
 from config import RecipeError, load
 from engine.errors import AlreadyFinishedError, RunError
-from engine.models.loading import save_model
-from engine.run.metrics import read
+from engine.files.jsonl import read
+from engine.models.saving import save_model
 from reward.annotation import candidates, prompts
 from reward.annotation.candidates import write_candidates
 from reward.annotation.prompts import choose_prompts
@@ -45,6 +45,7 @@ def recipe_of(schema, path, text):
 
 def select_recipe(folder, out, select):
     return recipe_of(SelectPrompts, out / "prompts.yaml", f"""
+stage: prompts
 select: {{count: 5, {select}}}
 data: {{prompts: {folder}/asked.jsonl}}
 sampling: {{max_new_tokens: 12, temperature: 1.0}}
@@ -54,6 +55,7 @@ run: {{dir: {out}/prompts}}
 
 def candidates_recipe(folder, out, name="candidates"):
     return recipe_of(WriteCandidates, out / "candidates.yaml", f"""
+stage: candidates
 candidates:
   models: {{large: {folder}/large, small: {folder}/small}}
   settings: [{{temperature: 1.0}}, {{temperature: 0.5, top_p: 1.0}}]

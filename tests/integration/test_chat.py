@@ -10,14 +10,16 @@ from chatml import RecordError, control, encode
 from config import RecipeError
 from config.sections import Model
 from engine.errors import RunError
-from engine.models.loading import new_scalar, save_model
+from engine.models.loading import new_scalar
+from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
 from release import dialogue
-from release.chat import chat_recipe
+from release.chat_recipe import chat_recipe
 from release.dialogue import answer, fit, talk
 from tests.support.stage_runs import write_base
 
 RECIPE = """\
+stage: ppo
 model: {{path: {folder}/start}}
 reward: {{path: {folder}/rm/model}}
 chatml: {{system: Be brief.}}
@@ -139,6 +141,17 @@ def test_another_model_can_be_named(folder):
     assert chat_recipe(f"{folder}/ppo.yaml", ["chat.model=Qwen/Qwen2.5-0.5B"]).path == "Qwen/Qwen2.5-0.5B"
 
 
+def test_a_partner_is_loaded_as_the_recipe_says(folder):
+    section = ["model.dtype=bfloat16", "model.attention=eager", "model.revision=main"]
+    partner = chat_recipe(f"{folder}/ppo.yaml", section).partner
+    assert partner == Model(path=f"{folder}/ppo/model", dtype="bfloat16", attention="eager", revision="main")
+    model, _ = dialogue.load_partner(chat_recipe(f"{folder}/ppo.yaml", section))
+    assert (model.dtype, model.config._attn_implementation) == (torch.bfloat16, "eager")
+    # A revision of the run's base is none of another model.
+    other = chat_recipe(f"{folder}/ppo.yaml", [*section, "chat.model=Qwen/Qwen2.5-0.5B"]).partner
+    assert other == Model(path="Qwen/Qwen2.5-0.5B", dtype="bfloat16", attention="eager")
+
+
 @pytest.mark.parametrize("recipe", ["tiny/base", "tiny/sft", "tiny/ppo", "qwen2.5-7b/ppo"])
 def test_any_stages_recipe_will_do(recipe, monkeypatch):
     monkeypatch.setenv("TINY", "runs/of/nobody")
@@ -149,7 +162,7 @@ def test_any_stages_recipe_will_do(recipe, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: no recipe given; usage: python -m release.chat RECIPE.yaml [key=value ...]\n"),
+        ([], "error: no recipe given; usage: python -m release.chat RECIPE.yaml [--check] [key=value ...]\n"),
         (
             ["recipes/tiny/ppo.yaml", "sampling.topp=1"],
             "error: unknown key sampling.topp; did you mean sampling.top_p?\n",

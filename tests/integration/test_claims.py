@@ -1,28 +1,37 @@
 """make claims: which commands it runs, what it makes of their figures, and that it is resumable."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import bench.claims
-from bench.claims import ARMS, CLAIMS, MEANINGS, SEEDS, document, figures, main
+from bench.claims import ARMS, CLAIMS, MEANINGS, SEEDS, document, evaluation, figures, main, seed_figures
+from config import load
+from eval.recipe import Eval
+from tests.support.paths import ROOT
 
 
 def write_run(arm, score):
-    """A PPO run of sixty steps, measured every ten, with its evaluation."""
-    (arm / "eval").mkdir(parents=True)
+    """A PPO run of sixty steps, measured every ten."""
+    arm.mkdir(parents=True)
     rows = [
         {"step": n, "entropy": 1.0, "kl": 2.0, "explained_variance": n / 100,
          **({"heldout_score": score * n, "heldout_gold": -abs(n - 40)} if n % 10 == 0 else {})}
         for n in range(1, 61)
     ]  # fmt: skip
     (arm / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (arm / "eval" / "summary.json").write_text(json.dumps({"pretrain_ppl_ppo": 3.5}))
     (arm / "finished.json").write_text(json.dumps({"steps": 60, "seconds": 60.0}))
+
+
+def write_evaluation(folder):
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps({"subjects": {"ppo": {"perplexity": {"pretrain": 3.5}}}}))
 
 
 def test_figures_by_hand(tmp_path):
     write_run(tmp_path / "arm", 2.0)
+    write_evaluation(tmp_path / "arm" / "eval")
     assert figures(tmp_path / "arm", 10) == {
         "score": 120.0, "score_halfway": 60.0, "gold": -20.0, "best_gold": 0.0, "entropy": 1.0, "kl": 2.0,
         "early_explained_variance": pytest.approx(0.13), "pretrain_ppl": 3.5,
@@ -55,20 +64,41 @@ def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
         calls.append(command)
         if command[0] == "tiny":
             (tiny / "world").mkdir(parents=True)
+        folder = next((word.removeprefix("run.dir=") for word in command if word.startswith("run.dir=")), "")
         if command[0] == "ppo":
-            folder = next(word.removeprefix("run.dir=") for word in command if word.startswith("run.dir="))
             write_run(tmp_path / folder, 1.0)
+        if command[0] == "eval":
+            write_evaluation(tmp_path / folder)
 
     monkeypatch.setattr(bench.claims, "run", run)
     monkeypatch.chdir(tmp_path)
     main(["--folder", "claims", "--out", "claims.md"])
-    per_seed = 1 + 4 + len(ARMS)
+    per_seed = 1 + 4 + 2 * len(ARMS)
     assert len(calls) == len(SEEDS) * per_seed
     assert f"its runs took {len(SEEDS) * len(ARMS)} minutes together" in (tmp_path / "claims.md").read_text()
     assert calls[1] == ["sft", "recipes/tiny/base.yaml", "run.seed=11"]
-    assert calls[6] == [
+    assert calls[7] == [
         "ppo", "recipes/tiny/ppo.yaml", "run.seed=11", "run.dir=claims/11/ppo-1",
         "data.heldout={path: claims/11/world/prompts_heldout.jsonl, take: 100}", "watch.gold=tiny.gold:score",
         "ppo.value_warmup_steps=0", "ppo.steps=50",
     ]  # fmt: skip
+    assert calls[8][:4] == ["eval", "recipes/tiny/eval.yaml", "run.seed=11", "run.dir=claims/11/ppo-1/eval"]
     assert (tmp_path / "claims.md").read_text().startswith("# The report's claims about PPO, in the tiny world\n")
+
+
+def test_an_evaluation_that_is_there_is_not_made_again(tmp_path, monkeypatch):
+    calls = []
+    for arm in range(len(ARMS)):
+        write_run(tmp_path / "11" / f"ppo-{arm}", 1.0)
+        write_evaluation(tmp_path / "11" / f"ppo-{arm}" / "eval")
+    monkeypatch.setattr(bench.claims, "run", lambda command, tiny: calls.append(command[0]))
+    assert seed_figures(11, tmp_path, Path("recipes/tiny")).keys() == ARMS.keys()
+    assert "eval" not in calls
+
+
+def test_an_arm_is_evaluated_by_itself():
+    """The overrides are a good recipe: one subject, and the only measure that is read."""
+    recipe = load(Eval, ROOT / "recipes" / "tiny" / "eval.yaml", evaluation(11, Path("arm")))
+    assert recipe.eval.subjects == {"ppo": "arm/model"}
+    assert list(recipe.measures) == ["perplexity"]
+    assert recipe.run.dir == "arm/eval"

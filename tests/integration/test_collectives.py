@@ -1,10 +1,12 @@
 """What processes share out and learn of each other: five items in three processes, one whose share is empty."""
 
+import time
+
 import torch
 from accelerate import Accelerator
 
-from engine.dist.collectives import all_gather_items, all_gather_ragged, max_over_ranks, take_share
-from engine.forward.responses import micro_batches
+from engine.dist.collectives import all_gather_items, all_gather_ragged, counted_waits, max_over_ranks, take_share
+from engine.forward.responses import micro_batches_on_all_ranks
 from tests.support.processes import together
 
 
@@ -12,7 +14,7 @@ def exchanged(items: list[str], lengths: list[int]) -> tuple:
     Accelerator(cpu=True)
     mine, own = take_share(items), take_share(lengths)
     values = torch.cat([torch.zeros(2, 0), *(torch.full((2, length), float(length)) for length in own)], -1)
-    runs = micro_batches(own, budget=3)
+    runs = micro_batches_on_all_ranks(own, budget=3)
     return (
         mine,
         max_over_ranks(len(mine)),
@@ -42,3 +44,27 @@ def test_fewer_items_than_processes():
 
 def test_one_process_has_all():
     assert (take_share("abc"), max_over_ranks(3), all_gather_items([1, 2])) == (["a", "b", "c"], 3, [1, 2])
+
+
+def waited():
+    """The second rank is late twice; only the first time is counted."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.wait_for_everyone()
+
+    def gather():
+        time.sleep(0.5 * accelerator.process_index)
+        all_gather_ragged(torch.ones(1), [1])
+
+    with counted_waits() as clock:
+        gather()
+    gather()
+    return clock.seconds
+
+
+def test_the_wait_for_slower_ranks_is_counted_where_it_is_asked_for():
+    first, second = together(waited)
+    assert 0.4 < first < 0.9
+    assert second < 0.2
+    with counted_waits() as clock:
+        all_gather_items([1])
+    assert clock.seconds == 0

@@ -11,11 +11,13 @@ from torch.testing import assert_close
 from config.sections import Model, Sampling
 from engine.dist.sharding import Sharding
 from engine.errors import RunError
-from engine.forward.packed import attention
+from engine.forward.attention import use_attention
 from engine.generation import compiled as module
-from engine.generation.compiled import Compiled
+from engine.generation.compiled import CompiledDecoder
 from engine.generation.engines import ENGINES
+from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
 from engine.models.adapter_files import read_adapter
 from engine.models.loading import load_causal
 from engine.models.multi_adapter import Role, Roles
@@ -46,10 +48,10 @@ def counter(monkeypatch):
 
 def written(model, compiled=None, *, prompts=PROMPTS, step=1, record=False, **settings):
     sampling = Sampling(**{"max_new_tokens": 24, "batch_size": 64, **settings})
-    return sample(
-        model, prompts, sampling, responses=2, end=1, stops=STOPS, seed=3, step=step,
-        query_ids=range(len(prompts)), record=record, compiled=compiled,
-    )  # fmt: skip
+    request = GenerationRequest(
+        prompts, range(len(prompts)), responses=2, stream=RandomStream.of_step(3, step), record_supports=record
+    )
+    return sample(model, request, sampling, end=1, stops=STOPS, compiled=compiled)
 
 
 def assert_same(got, expected):
@@ -68,7 +70,7 @@ def change(model):
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 def test_answers_are_the_plain_loops_before_and_after_the_weights_change(counter, family):
     model = small_model(family)
-    compiled = Compiled(model)
+    compiled = CompiledDecoder(model)
     first = written(model)
     assert len({len(r.tokens) for group in first for r in group}) > 5  # rows leave at different times
     assert_same(written(model, compiled), first)
@@ -82,7 +84,7 @@ def test_answers_are_the_plain_loops_before_and_after_the_weights_change(counter
 
 def test_sets_that_tokens_were_drawn_from_are_the_plain_loops(counter):
     model = small_model()
-    got = written(model, Compiled(model), record=True, top_p=0.6)
+    got = written(model, CompiledDecoder(model), record=True, top_p=0.6)
     assert all(r.supports for group in got for r in group)
     assert_same(got, written(model, record=True, top_p=0.6))
 
@@ -90,7 +92,7 @@ def test_sets_that_tokens_were_drawn_from_are_the_plain_loops(counter):
 def test_ragged_batches_need_few_graphs(counter):
     """Prompts of 1 to 40 tokens in batches of other widths: one width for all of a rollout, and few of them."""
     model = small_model()
-    compiled = Compiled(model)
+    compiled = CompiledDecoder(model)
     ragged = [[3 + (7 * i + t) % 300 for t in range(1 + i)] for i in range(40)]
     assert_same(written(model, compiled, prompts=ragged, batch_size=16), written(model, prompts=ragged, batch_size=16))
     assert set(compiled.views) == {(16, 64)}
@@ -106,7 +108,7 @@ def test_ragged_batches_need_few_graphs(counter):
 def test_a_resumed_run_writes_what_it_would_have_written(counter):
     """Longer prompts and more rows of earlier rollouts leave no trace, not in the last digit."""
     model = small_model()
-    fresh, used = Compiled(model), Compiled(model)
+    fresh, used = CompiledDecoder(model), CompiledDecoder(model)
     written(model, used, prompts=[[4] * 100, *PROMPTS, *PROMPTS], batch_size=128)
     got, expected = (written(model, compiled) for compiled in (used, fresh))
     assert [r.logprobs for group in got for r in group] == [r.logprobs for group in expected for r in group]
@@ -118,7 +120,7 @@ def test_a_role_of_a_shared_base_decodes_for_itself_alone(counter, setting):
     base = load_causal(f"{folder}/policy", Model(path=""), load_tokenizer(f"{folder}/policy"), trained=False)
     roles, sft = Roles(), read_adapter(f"{folder}/sft", "model.path")
     policy, value = (Role(base, roles, name, sft, torch.float32, trained=True) for name in ("policy", "value"))
-    compiled = Compiled(policy)
+    compiled = CompiledDecoder(policy)
     first = written(policy)
     assert_same(written(policy, compiled), first)
     graphs = counter.frame_count
@@ -135,7 +137,7 @@ def test_a_role_of_a_shared_base_decodes_for_itself_alone(counter, setting):
 def test_a_cuda_graph_would_copy_tokens_and_places_alone(counter):
     """Weights and buffers are known to stay where they are; anything else that is written to forbids the graph."""
     model = small_model()
-    written(model, Compiled(model))
+    written(model, CompiledDecoder(model))
     inputs = counter.graphs[0].graph.find_nodes(op="placeholder")
     moving = [node for node in inputs if not node.meta["tensor_dict"].get("_dynamo_static_input_type")]
     assert [tuple(node.meta["example_value"].shape) for node in moving] == [(64,), (64,), (1,)]
@@ -146,12 +148,12 @@ def test_under_autocast_weights_are_cast_once_a_rollout(counter):
     """What is compiled has bfloat16 weights, which follow the float32 ones; those are in their places afterwards."""
     model = small_model(tie_word_embeddings=True)
     places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
-    compiled = Compiled(model)
+    compiled = CompiledDecoder(model)
     for step in (1, 2):
         with torch.autocast("cpu", torch.bfloat16):
             answers = written(model, compiled, step=step)
             for prompt, r in ((prompt, r) for prompt, group in zip(PROMPTS, answers, strict=True) for r in group):
-                with attention(model, "sdpa"), torch.no_grad():
+                with use_attention(model, "sdpa"), torch.no_grad():
                     logits = model(torch.tensor([[*prompt, *r.tokens]]), use_cache=False).logits[
                         0, len(prompt) - 1 : -1
                     ]
@@ -179,7 +181,7 @@ def test_generated_code_writes_the_plain_loops_answers():
     torch._dynamo.reset()
     model = small_model(num_hidden_layers=1)
     prompts = PROMPTS[:4]
-    compiled = Compiled(model)
+    compiled = CompiledDecoder(model)
     assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
     change(model)
     assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
@@ -194,24 +196,24 @@ def test_what_cannot_be_compiled_is_told_in_a_line(monkeypatch):
     monkeypatch.setattr(module, "BACKEND", no_compiler)
     model = small_model()
     with pytest.raises(RunError, match=r"^sampling.engine=compiled: .*no C\+\+ compiler; use sampling.engine=own$"):
-        written(model, Compiled(model))
+        written(model, CompiledDecoder(model))
 
 
 def test_layers_that_see_a_window_alone_are_refused():
     model = small_model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
     with pytest.raises(RunError) as error:
-        Compiled(model)
+        CompiledDecoder(model)
     assert str(error.value) == (
-        "sampling.engine=compiled knows full attention only, and a layer of this model has another; "
+        "sampling.engine=compiled supports full attention only, and a layer of this model has another kind; "
         "use sampling.engine=own"
     )
 
 
 def test_processes_that_share_weights_out_are_refused(monkeypatch, setting):
-    monkeypatch.setattr("engine.generation.engines.of", lambda _: Sharding("fsdp2"))
+    monkeypatch.setattr("engine.generation.engines.sharding_of", lambda _: Sharding("fsdp2"))
     model = small_model()
     with pytest.raises(RunError) as error:
-        ENGINES["compiled"](model, recipe_of(setting).sampling, 1, 0, accelerator=Accelerator(cpu=True))
+        ENGINES["compiled"](model, recipe_of(setting).sampling, 1, accelerator=Accelerator(cpu=True))
     assert str(error.value) == (
         "sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp, or sampling.engine=own"
     )

@@ -7,20 +7,22 @@ import torch
 from accelerate import Accelerator
 from torch.testing import assert_close
 
-import ppo.rollout
+import ppo.train
 from chatml import control
 from config import RecipeError
 from engine.errors import RunError
+from engine.files.jsonl import read
+from engine.forward.attention import use_attention
 from engine.forward.logprobs import Support, tiled_logprobs
-from engine.forward.packed import attention
 from engine.forward.responses import response_logprobs
-from engine.generation.engines import ENGINES, ContinuousBatching, Own, Vllm
-from engine.generation.sampling import Response
+from engine.generation.engines import ENGINES, ContinuousBatchingEngine, OwnEngine, VLLMEngine
+from engine.generation.request import GenerationRequest, Response
+from engine.generation.streams import RandomStream
 from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
-from engine.run.metrics import read
+from ppo.assess import assess, engine_difference
 from ppo.recipe import PPOSampling
-from ppo.rollout import Rollout, engine_difference
+from ppo.rollout import Rollout
 from ppo.train import train
 from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.stage_runs import assert_alike, same, untimed, weights
@@ -58,13 +60,13 @@ def test_log_probabilities_within_a_set_with_gradients(monkeypatch):
 @pytest.mark.parametrize("logprobs", ["full", "truncated"])
 def test_the_trainers_log_probabilities_are_the_samplers(setting, tmp_path, monkeypatch, logprobs):
     """To 1e-4, before any update and after some; the sampled token is in the set; the KL is finite."""
-    seen, plain = [], ppo.rollout.Judged
-    monkeypatch.setattr(ppo.rollout, "Judged", lambda *args: seen.append(plain(*args)) or seen[-1])
+    seen = []
+    monkeypatch.setattr(ppo.train, "assess", lambda *args: seen.append(assess(*args)) or seen[-1])
     train(recipe_of(setting, f"run.dir={tmp_path}", "sampling.top_p=0.6", f"sampling.logprobs={logprobs}"))
     assert len(seen) == 3
-    for judged in seen:
-        assert judged.engine_difference.abs().max() < 1e-4
-        assert judged.ref_logprobs.isfinite().all()
+    for assessment in seen:
+        assert assessment.engine_difference.abs().max() < 1e-4
+        assert assessment.ref_logprobs.isfinite().all()
     rows = read(tmp_path / "metrics.jsonl")
     assert max(row["engine_mismatch"] for row in rows) < 1e-5
     assert max(row["first_ratio_error"] for row in rows if "first_ratio_error" in row) < 1e-4
@@ -75,7 +77,8 @@ def test_the_set_holds_the_token_and_what_top_p_says(setting):
     recipe = recipe_of(setting, *TRUNCATED)
     policy, engine = own_engine(recipe, setting)
     prompts = [[5, 6, 7], [8, 9]]
-    groups = engine.write(prompts, responses=2, step=1, query_ids=[0, 1], record=True)
+    request = GenerationRequest(prompts, [0, 1], 2, RandomStream.of_step(3, 1), record_supports=True)
+    groups = engine.generate(request)
     for prompt, group in zip(prompts, groups, strict=True):
         for response in group:
             with torch.no_grad():
@@ -87,11 +90,11 @@ def test_the_set_holds_the_token_and_what_top_p_says(setting):
                 assert set(support) == set((likelier < 0.6).nonzero()[:, 0].tolist())
 
 
-def own_engine(recipe, setting, engine=Own):
+def own_engine(recipe, setting, engine=OwnEngine):
     tokenizer = load_tokenizer(recipe.model.path)
     policy = load_causal(recipe.model.path, recipe.model, tokenizer, trained=True)
-    attention(policy, "sdpa").__enter__()
-    return policy, engine(policy, recipe.sampling, control(tokenizer).im_end, 3, accelerator=Accelerator(cpu=True))
+    policy.set_attn_implementation("sdpa")
+    return policy, engine(policy, recipe.sampling, control(tokenizer).im_end, accelerator=Accelerator(cpu=True))
 
 
 def test_truncated_differs_from_full_and_repeats(setting, tmp_path):
@@ -150,11 +153,11 @@ def test_engine_difference_by_hand():
     assert engine_difference(untold, torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)) is None
 
 
-class Wrong(Own):
-    """Tells log-probabilities that are too low by log 4."""
+class WrongEngine(OwnEngine):
+    """Returns log-probabilities that are too low by log 4."""
 
-    def write(self, *args, **kwargs):
-        groups = super().write(*args, **kwargs)
+    def generate(self, request):
+        groups = super().generate(request)
         return [[Response(r.tokens, r.ended, [p - 1.3862944 for p in r.logprobs]) for r in group] for group in groups]
 
 
@@ -163,7 +166,7 @@ def test_the_cap_weighs_tokens_by_the_engines_error(setting, tmp_path, monkeypat
     short = ["ppo.steps=1", "ppo.value_warmup_steps=0", "ppo.epochs=1", "ppo.minibatches=1", "ppo.pretrain_coef=0",
              "data.pretrain=null"]  # fmt: skip
     train(recipe_of(setting, f"run.dir={tmp_path / 'right'}", *short, "ppo.importance_cap=2"))
-    monkeypatch.setitem(ENGINES, "own", Wrong)
+    monkeypatch.setitem(ENGINES, "own", WrongEngine)
     train(recipe_of(setting, f"run.dir={tmp_path / 'wrong'}", *short))
     train(recipe_of(setting, f"run.dir={tmp_path / 'capped'}", *short, "ppo.importance_cap=2"))
     right, wrong, capped = (read(tmp_path / name / "metrics.jsonl")[0] for name in ("right", "wrong", "capped"))
@@ -178,20 +181,20 @@ def test_transformers_continuous_batching_writes_a_run(setting, tmp_path):
     train(recipe_of(setting, f"run.dir={tmp_path}", *overrides))
     rows = read(tmp_path / "metrics.jsonl")
     assert max(row["engine_mismatch"] for row in rows) < 1e-4
-    assert ContinuousBatching.records is False
+    assert ContinuousBatchingEngine.records_supports is False
 
 
 def test_vllm_that_is_not_installed_says_so(setting):
     recipe = recipe_of(setting, "sampling.engine=vllm")
     with pytest.raises(RunError, match=r"^sampling.engine=vllm: .*; pip install vllm, or use sampling.engine=own$"):
-        Vllm(torch.nn.Linear(1, 1), recipe.sampling, 1, 0, accelerator=Accelerator(cpu=True), tokenizer=None)
+        VLLMEngine(torch.nn.Linear(1, 1), recipe.sampling, 1, accelerator=Accelerator(cpu=True), tokenizer=None, seed=0)
 
 
 def test_supports_of_several_responses_are_joined(setting):
     """A token alone in its set has log-probability 0."""
     policy, _ = own_engine(recipe_of(setting), setting)
     supports = [[array("i", [9]), array("i", [4, 11])], [array("i", [7])]]
-    with attention(policy, "packed"):
+    with use_attention(policy, "packed"):
         out = response_logprobs(policy, [[5], [6, 7]], [[9, 11], [7]], 1.0, 100, supports)
     assert_close(out.logprobs[[0, 2]], torch.zeros(2))
     assert out.logprobs[1] < 0

@@ -7,28 +7,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chatml import IM_END, control, encode
+from chatml import END_OF_TEXT, IM_END, control, encode
 from config import load
 from config.sections import Model
-from engine.forward.packed import attention
+from engine.files import jsonl
+from engine.forward.attention import use_attention
+from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
 from engine.models.loading import load_causal, load_scalar
 from engine.models.tokenizer import load_tokenizer
 from engine.run.entry import run
-from engine.run.metrics import read
+from eval.answers import best_of_candidates
 from eval.evaluate import evaluate
 from eval.recipe import Eval
-from eval.summary import summarise
-from eval.table import closing_table
-from tests.support.eval_setting import WORDS, make_setting
+from eval.summary import Cast, summarise
+from tests.support.eval_setting import SUBSETS, WORDS, make_setting
 
 TEMPERATURE = 0.8
-# What others rely on being in summary.json of a tiny run.
-PROMISED = (
-    "gold_sft gold_ppo accuracy_sft accuracy_ppo manner_sft manner_ppo gold_ppo_minus_sft_ci95 win_rate_ppo_vs_sft "
-    "gold_best_of_n rm_accuracy_pmp rm_accuracy_rm rm_accuracy_correctness kl_ppo_ref pretrain_ppl_base "
-    "pretrain_ppl_sft pretrain_ppl_ppo response_tokens_sft response_tokens_ppo seconds"
-).split()
+SUBJECTS = ["base", "sft", "best_of_n", "ppo"]
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +40,22 @@ def recipe(setting):
 
 @pytest.fixture(scope="module")
 def folder(setting, recipe):
-    """The run folder of a finished evaluation."""
+    """The world and models that were evaluated; the run folder is eval/ in it."""
     evaluate(recipe)
     return setting.parent
 
 
 @pytest.fixture(scope="module")
-def samples(folder):
-    return read(folder / "samples.jsonl")
+def answers(folder):
+    """Subject -> its lines of answers.jsonl."""
+    rows = jsonl.read(folder / "eval" / "answers.jsonl")
+    assert [(row["item"], row["subject"]) for row in rows] == [(i, name) for i in range(10) for name in SUBJECTS]
+    return {name: [row for row in rows if row["subject"] == name] for name in SUBJECTS}
 
 
 @pytest.fixture(scope="module")
 def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+    return json.loads((folder / "eval" / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -72,84 +72,95 @@ def prompt_ids(record, tokenizer):
     return encode([{"role": "user", "content": record["prompt"]}], tokenizer, add_generation_prompt=True).input_ids
 
 
-def sampled(folder, name, samples, recipe, tokenizer, responses):
-    """The responses to all prompts, in one batch."""
-    prompts = [prompt_ids(s["record"], tokenizer) for s in samples]
+def sampled(folder, name, answers, recipe, tokenizer, responses):
+    """The prompts and the responses to them, in one batch."""
+    prompts = [prompt_ids(row["record"], tokenizer) for row in answers[name]]
     end, model = control(tokenizer).im_end, policy(folder, name, tokenizer)
-    stops = model.generation_config.eos_token_id
-    return prompts, sample(
-        model, prompts, recipe.sampling, responses=responses, end=end, stops=stops, seed=0, step=0,
-        query_ids=range(len(prompts)),
-    )  # fmt: skip
+    request = GenerationRequest(prompts, range(len(prompts)), responses, RandomStream.named(0, "eval"))
+    groups = sample(model, request, recipe.sampling, end=end, stops=model.generation_config.eos_token_id)
+    return prompts, groups
+
+
+def text_of(response, tokenizer):
+    """Without the token that stopped it."""
+    return tokenizer.decode(response.tokens).removesuffix(IM_END).removesuffix(END_OF_TEXT)
 
 
 def plain_logprob(model, prompt, response):
-    with attention(model, "sdpa"), torch.no_grad():
+    with use_attention(model, "sdpa"), torch.no_grad():
         logits = model(torch.tensor([[*prompt, *response]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
     return -F.cross_entropy(logits / TEMPERATURE, torch.tensor(response), reduction="sum").item()
 
 
-def test_every_figure_follows_from_the_files(folder, samples, summary):
-    losses = {
-        name: (math.log(summary[f"pretrain_ppl_{name}"]) * summary["pretrain_tokens"], summary["pretrain_tokens"])
-        for name in ("base", "sft", "ppo")
+def test_every_figure_follows_from_the_files(folder, summary):
+    files = (jsonl.read(folder / "eval" / f"{name}.jsonl") for name in ("answers", "pairs", "texts"))
+    why = {
+        "best_of_n": {
+            "kl_to_reference": "best of n gives no log-probabilities",
+            "perplexity": "best of n gives no log-probabilities; see sft",
+        }
     }
-    again = summarise(samples, read(folder / "pairs.jsonl"), losses, seed=0)
-    assert [*again, "seconds"] == list(summary)
-    for name, value in again.items():
-        assert summary[name] == (pytest.approx(value) if isinstance(value, float) else value), name
+    again = summarise(*files, Cast(SUBJECTS, "sft", "rm", why), seed=0)
+    assert json.loads(json.dumps(again)) == {key: value for key, value in summary.items() if key != "seconds"}
     assert summary["seconds"].keys() == {"world", "eval"}
 
 
-def test_both_policies_answer_with_the_same_random_numbers(folder, samples, recipe, tokenizer):
-    for name, responses in (("sft", 1), ("ppo", 1), ("sft", 4)):
-        _, groups = sampled(folder, name, samples, recipe, tokenizer, responses)
-        for one, group in zip(samples, groups, strict=True):
-            for known, response in zip(one["answers"][name], group, strict=False):
-                assert known["text"] == tokenizer.decode(response.tokens).removesuffix(IM_END)
-                assert (known["tokens"], known["ended"]) == (len(response.tokens), response.ended)
-    ended = [a["ended"] for s in samples for a in (*s["answers"]["sft"], *s["answers"]["ppo"])]
+def test_all_subjects_answer_with_the_same_random_numbers(folder, answers, recipe, tokenizer):
+    for name in ("base", "sft", "ppo"):
+        _, groups = sampled(folder, name, answers, recipe, tokenizer, 1)
+        for row, (response,) in zip(answers[name], groups, strict=True):
+            assert row["text"] == text_of(response, tokenizer)
+            assert (row["tokens"], row["ended"]) == (len(response.tokens), response.ended)
+    _, groups = sampled(folder, "sft", answers, recipe, tokenizer, 4)
+    for known, group in zip(best_of_candidates(folder / "eval", "best_of_n"), groups, strict=True):
+        assert [each["text"] for each in known] == [text_of(response, tokenizer) for response in group]
+    ended = [row["ended"] for rows in answers.values() for row in rows]
     assert True in ended
     assert False in ended
 
 
-def test_kl_is_that_of_plain_forward_passes_at_the_sampling_temperature(folder, samples, summary, recipe, tokenizer):
-    prompts, groups = sampled(folder, "ppo", samples, recipe, tokenizer, 1)
+def test_kl_is_that_of_plain_forward_passes_at_the_sampling_temperature(folder, answers, summary, recipe, tokenizer):
+    prompts, groups = sampled(folder, "ppo", answers, recipe, tokenizer, 1)
     ppo, sft = policy(folder, "ppo", tokenizer), policy(folder, "sft", tokenizer)
     total = 0.0
-    for one, prompt, (response,) in zip(samples, prompts, groups, strict=True):
+    for row, prompt, (response,) in zip(answers["ppo"], prompts, groups, strict=True):
         expected = [plain_logprob(model, prompt, response.tokens) for model in (ppo, sft)]
-        known = one["answers"]["ppo"][0]
-        assert [known["logprob_ppo"], known["logprob_sft"]] == pytest.approx(expected, abs=1e-3)
+        assert [row["logprob"], row["reference_logprob"]] == pytest.approx(expected, abs=1e-3)
         total += expected[0] - expected[1]
-    assert summary["kl_ppo_ref"] == pytest.approx(total / len(samples), abs=1e-3)
+    figures = {name: summary["subjects"][name]["answers"]["kl_to_reference"] for name in SUBJECTS}
+    assert figures["ppo"] == pytest.approx(total / 10, abs=1e-3)
+    assert (figures["sft"], figures["best_of_n"]) == (0.0, None)
 
 
 def test_perplexity_is_that_of_plain_forward_passes(folder, summary, tokenizer):
     model, end = policy(folder, "base", tokenizer), control(tokenizer).endoftext
-    total, tokens = 0.0, 0
+    total, tokens, size = 0.0, 0, 0
     for i in range(8):
-        ids = [*tokenizer(" ".join(WORDS[i : i + 6]))["input_ids"], end]
-        with attention(model, "sdpa"), torch.no_grad():
+        text = " ".join(WORDS[i : i + 6])
+        ids = [*tokenizer(text)["input_ids"], end]
+        with use_attention(model, "sdpa"), torch.no_grad():
             logits = model(torch.tensor([ids]), use_cache=False).logits[0, :-1]
         total += F.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
-        tokens += len(ids) - 1
-    assert summary["pretrain_tokens"] == tokens
-    assert summary["pretrain_ppl_base"] == pytest.approx(math.exp(total / tokens), rel=1e-4)
+        tokens, size = tokens + len(ids) - 1, size + len(text)
+    figures = summary["subjects"]["base"]["perplexity"]
+    assert figures["tokens"]["pretrain"] == tokens
+    assert figures["pretrain"] == pytest.approx(math.exp(total / tokens), rel=1e-4)
+    assert figures["bits_per_byte"]["pretrain"] == pytest.approx(total / math.log(2) / size, rel=1e-4)
 
 
-def test_scores_are_those_of_the_reward_model_alone(folder, samples, recipe, tokenizer):
+def test_scores_are_those_of_the_reward_model_alone(folder, answers, recipe, tokenizer):
     path = str(folder / "rm" / "model")
     model = load_scalar(path, Model(path=path), tokenizer, trained=False)
-    prompts, groups = sampled(folder, "sft", samples, recipe, tokenizer, 4)
-    with attention(model, "sdpa"), torch.no_grad():
-        for one, prompt, group in zip(samples, prompts, groups, strict=True):
-            for known, response in zip(one["answers"]["sft"], group, strict=True):
+    prompts, groups = sampled(folder, "sft", answers, recipe, tokenizer, 4)
+    known = best_of_candidates(folder / "eval", "best_of_n")
+    with use_attention(model, "sdpa"), torch.no_grad():
+        for prompt, group, candidates in zip(prompts, groups, known, strict=True):
+            for response, candidate in zip(group, candidates, strict=True):
                 if response.ended:
                     logits = model(torch.tensor([[*prompt, *response.tokens]])).logits
-                    assert known["score"] == pytest.approx(logits.item(), abs=1e-4)
+                    assert candidate["scores"]["rm"] == pytest.approx(logits.item(), abs=1e-4)
                 else:
-                    assert known["score"] is None
+                    assert candidate["scores"] == {"pmp": None, "rm": None}
 
 
 def test_comparisons_are_scored_chosen_first(folder, tokenizer):
@@ -159,62 +170,48 @@ def test_comparisons_are_scored_chosen_first(folder, tokenizer):
     expected = []
     for side in ("chosen", "rejected"):
         turns = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record[side]}]
-        with attention(model, "sdpa"), torch.no_grad():
+        with use_attention(model, "sdpa"), torch.no_grad():
             expected.append(model(torch.tensor([encode(turns, tokenizer).input_ids])).logits.item())
-    rows = read(folder / "pairs.jsonl")
+    rows = jsonl.read(folder / "eval" / "pairs.jsonl")
     assert rows[2]["scores"]["pmp"] == pytest.approx(expected, abs=1e-4)
-    assert [row["data"] for row in rows] == ["pairs"] * 9 + ["correctness_pairs"] * 5
+    assert [row["set"] for row in rows] == ["pairs"] * 9 + ["correctness_pairs"] * 5
+    assert [row["subset"] for row in rows] == SUBSETS * 3 + SUBSETS + SUBSETS[:2]
 
 
-def test_best_of_n_is_chosen_by_the_reward_model(samples, summary):
-    best = []
-    for answers in (s["answers"]["sft"] for s in samples):
-        finished = [a for a in answers if a["ended"]]
-        best.append(max(finished, key=lambda a: a["score"], default=answers[0]))
-    assert summary["gold_best_of_n"] == pytest.approx(sum(a["gold"]["gold"] for a in best) / len(best))
-    assert len(samples[0]["answers"]["sft"]) == 4
+def test_best_of_n_is_chosen_by_the_reward_model(folder, answers, summary):
+    golds = []
+    for row, candidates in zip(answers["best_of_n"], best_of_candidates(folder / "eval", "best_of_n"), strict=True):
+        finished = [each for each in candidates if each["ended"]]
+        best = max(finished, key=lambda each: each["scores"]["rm"], default=candidates[0])
+        assert (len(candidates), best["chosen"], best["text"]) == (4, True, row["text"])
+        golds.append(best["gold"]["gold"])
+    assert summary["subjects"]["best_of_n"]["answers"]["gold"] == pytest.approx(sum(golds) / 10)
 
 
 def test_a_finished_evaluation_says_so(folder, recipe, capsys):
-    before = (folder / "summary.json").stat().st_mtime_ns
+    before = (folder / "eval" / "summary.json").stat().st_mtime_ns
     run(evaluate, recipe)
-    assert capsys.readouterr().out == f"{folder}: finished already; nothing to do\n"
-    assert (folder / "summary.json").stat().st_mtime_ns == before
+    assert capsys.readouterr().out == f"{folder}/eval: finished already; nothing to do\n"
+    assert (folder / "eval" / "summary.json").stat().st_mtime_ns == before
 
 
-def test_the_closing_table_shows_policies_side_by_side(summary, capsys):
-    from rich.console import Console
-
-    Console(width=100).print(closing_table(summary))
-    shown = capsys.readouterr().out
-    assert "10 held-out prompts" in shown
-    (row,) = [line for line in shown.splitlines() if "gold score" in line]
-    assert [cell.strip() for cell in row.split("│")[2:-1]] == [
-        "", *(f"{summary[f'gold_{name}']:.2f}" for name in ("sft", "best_of_n", "ppo")),
-    ]  # fmt: skip
-    low, high = summary["gold_ppo_minus_sft_ci95"]
-    assert f"gold, PPO - SFT: {summary['gold_ppo_minus_sft']:+.2f}, 95% between {low:+.2f} and {high:+.2f}" in shown
-    (row,) = [line for line in shown.splitlines() if line.startswith("│ rm ")]
-    figures = summary["reward_models"]["rm"]["pairs"]
-    low, high = figures["accuracy_ci95"]
-    assert f"{100 * summary['rm_accuracy_rm']:.1f}% ± {50 * (high - low):.1f}, {figures['ece']:.2f}" in row
-    assert "pairs (9)" in shown
-
-
-def test_prompts_alone_can_be_evaluated(folder, tmp_path):
-    """What a first run on real data has: a policy and prompts."""
+def test_one_subject_and_prompts_alone(folder, tmp_path):
+    """What a first evaluation on real data has."""
     path = tmp_path / "eval.yaml"
     path.write_text(
-        f"eval: {{sft: {folder}/sft/model, prompts_limit: 3}}\ndata: {{prompts: {folder}/world/prompts.jsonl}}\n"
+        f"stage: eval\neval: {{subjects: {{mine: {folder}/sft/model}}, prompts_limit: 3}}\n"
+        f"data: {{prompts: {folder}/world/prompts.jsonl}}\n"
         f"sampling: {{max_new_tokens: 4}}\nrun: {{dir: {tmp_path}/run}}\n"
     )
     evaluate(load(Eval, path))
     figures = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert figures.keys() == {
-        "prompts", "response_tokens_sft", "without_end_sft", "distinct_sft", "commonest_opening_sft", "seconds",
+    assert (figures["differences"], figures["pairs"], figures["rewards"]) == ({}, {}, {})
+    assert figures["subjects"]["mine"].keys() == {"answers"}
+    assert figures["subjects"]["mine"]["answers"].keys() == {
+        "items", "tokens", "without_end", "distinct", "commonest_opening", "kl_to_reference",
     }  # fmt: skip
-    assert figures["prompts"] == len(read(tmp_path / "run" / "samples.jsonl")) == 3
-    assert read(tmp_path / "run" / "pairs.jsonl") == []
+    assert len(jsonl.read(tmp_path / "run" / "answers.jsonl")) == 3
+    assert jsonl.read(tmp_path / "run" / "pairs.jsonl") == []
 
 
 def test_a_reward_model_of_another_base_is_refused(folder, tmp_path, capsys):
@@ -225,17 +222,50 @@ def test_a_reward_model_of_another_base_is_refused(folder, tmp_path, capsys):
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "score_token_id": 7}))
     with pytest.raises(SystemExit) as stopped:
-        run(evaluate, load(Eval, folder / "eval.yaml", [f"eval.reward={other}", f"run.dir={tmp_path}/run"]))
+        run(evaluate, load(Eval, folder / "eval.yaml", [f"eval.rewards.rm={other}", f"run.dir={tmp_path}/run"]))
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {other} reads its score at another token than the <|im_end|> of {folder}/sft/model; "
+        f"error: {other} reads its score at another token than the <|im_end|> of {folder}/base/model; "
         "both must come from the same base"
     )
 
 
+def test_a_prompt_that_does_not_fit_names_the_subject(folder, tmp_path, capsys):
+    """Before anything is generated, by any subject."""
+    short = tmp_path / "model"
+    short.mkdir()
+    for file in (folder / "ppo" / "model").iterdir():
+        (short / file.name).write_bytes(file.read_bytes())
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 20}))
+    with pytest.raises(SystemExit) as stopped:
+        run(evaluate, load(Eval, folder / "eval.yaml", [f"eval.subjects.short={short}", f"run.dir={tmp_path}/run"]))
+    assert stopped.value.code == 2
+    longest = max(
+        len(prompt_ids(row["record"], load_tokenizer(str(short)))) for row in jsonl.read(folder / "eval/answers.jsonl")
+    )
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"error: eval.subjects.short={short} reads 20 tokens, and item ")
+    )
+    assert longest + 12 > 20
+    assert not (tmp_path / "run" / "items").exists()
+
+
 def test_the_tiny_recipe_gives_every_promised_figure(mini, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY", str(mini))
-    evaluate(load(Eval, "recipes/tiny-mini/eval.yaml", [f"run.dir={tmp_path}"]))
-    figures = json.loads((tmp_path / "summary.json").read_text())
-    assert set(PROMISED) <= figures.keys()
-    assert figures["seconds"].keys() >= {"base", "sft", "pmp", "rm", "ppo", "eval"}
+    recipe = load(Eval, "recipes/tiny-mini/eval.yaml", [f"run.dir={tmp_path}"])
+    evaluate(recipe)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    promised = "gold accuracy manner score tokens without_end distinct commonest_opening".split()
+    for name in ("base", "sft", "ppo", "best_of_n"):
+        assert set(promised) <= summary["subjects"][name]["answers"].keys()
+        assert "pretrain" in summary["subjects"][name]["perplexity"]
+    assert isinstance(summary["subjects"]["ppo"]["answers"]["kl_to_reference"], float)
+    for metric in ("gold", "accuracy", "win_rate"):
+        assert {"mean", "ci95", "n"} <= summary["differences"]["ppo"]["answers"][metric].keys()
+    for reward in ("pmp", "rm"):
+        for name in ("pairs", "correctness_pairs"):
+            assert 0 <= summary["rewards"][reward]["comparisons"][name]["accuracy"] <= 1
+    assert list(summary["seconds"]) == ["world", "base", "sft", "pmp", "rm", "ppo", "eval"]

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from config import RecipeError, load
 from config.sections import Model
 from engine.errors import RunError
+from engine.files.jsonl import read
 from engine.models.loading import load_causal, load_scalar
 from engine.models.tokenizer import load_tokenizer
-from engine.run.metrics import read
 from reward.recipe import Reward
 from reward.train import train as train_reward
 from sft.recipe import SFT

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from config import RecipeError
+from engine.errors import RunError
 from tests.support.hub_server import serving
 from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.stage_runs import command
@@ -134,7 +135,8 @@ def test_a_card_names_the_hubs_base_and_peft(tmp_path):
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "adapter_config.json").touch()
-    recipe = {"model": {"path": "Qwen/Qwen2.5-7B"}, "data": {"train": [{"path": "a.jsonl", "weight": 2}, "b.jsonl"]}}
+    data = {"train": [{"path": "a.jsonl", "weight": 2}, "b.jsonl"]}
+    recipe = {"stage": "sft", "model": {"path": "Qwen/Qwen2.5-7B"}, "data": data}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     report = {"read": 1200, "kept": 1100, "cut": 3, "dropped": {"too long": 100}, "tokens": 54321}
     files = {
@@ -152,3 +154,13 @@ def test_a_card_names_the_hubs_base_and_peft(tmp_path):
     assert "| `data.train` | `a.jsonl`, `b.jsonl` | 1,200 | 1,100 | 3 | 100 | 54,321 |" in card
     assert "| metric | value | step |\n| --- | --- | --- |\n| `loss` | 1.2346 | 4,000 |\n" in card
     assert card.endswith("```\n\ntorch 2.13.0\n")
+
+
+def test_a_run_that_does_not_name_its_stage_has_no_card(tmp_path):
+    """Run folders of earlier versions: which line to add is said, since a guess could be wrong."""
+    from engine.run.card import model_card
+
+    (tmp_path / "recipe.yaml").write_text("model: {path: Qwen/Qwen2.5-7B}\n")
+    with pytest.raises(RunError) as error:
+        model_card(tmp_path, "me/mine")
+    assert str(error.value) == f"{tmp_path}/recipe.yaml: stage is empty; add the line stage: ppo | reward | sft"

@@ -60,16 +60,16 @@ def until_copied():
 
 def killed(setting, step, *overrides):
     """A run that ends in a step; what was being copied may come to its end first."""
-    plain, calls = ppo.train.judge, iter(range(1, 99))
+    plain, calls = ppo.train.assess, iter(range(1, 99))
 
-    def judge(*arguments):
+    def assess(*arguments):
         if next(calls) == step:
             until_copied()
             raise KilledError
         return plain(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppo.train, "judge", judge)
+        patch.setattr(ppo.train, "assess", assess)
         with pytest.raises(KilledError):
             train(recipe_of(setting, *overrides))
 

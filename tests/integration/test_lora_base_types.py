@@ -65,10 +65,10 @@ def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage):
         store_linear_low(base, dtype)
         held.append({weight.dtype for weight in base.parameters()})
 
-    monkeypatch.setattr(adapters, "hold_low", holding)
+    monkeypatch.setattr(adapters, "store_linear_low", holding)
     lean = alone(setting, stage, *LORA)
     assert held == [{torch.float32, torch.bfloat16}]
-    monkeypatch.setattr(adapters, "hold_low", lambda base, dtype: None)
+    monkeypatch.setattr(adapters, "store_linear_low", lambda base, dtype: None)
     whole = alone(setting, stage, *LORA, "run.keep_checkpoints=1")
     assert untimed(lean) == untimed(whole)
     assert same(weights(lean), weights(whole))

@@ -9,7 +9,6 @@ import sft.train
 from chatml import IGNORE
 from config import load
 from engine.forward.pairs import pair_scores
-from engine.run.trainer import RunCallback
 from reward.recipe import Reward
 from sft.recipe import SFT
 from tests.support.packed_neighbours import ATTENTIONS, MINE, assert_unmoved
@@ -33,7 +32,7 @@ def sft_trainer(tmp_path, monkeypatch, attention):
     """A function from overrides to the trainer that the stage builds."""
     write_base(tmp_path / "base")
     data = write_jsonl(tmp_path / "train.jsonl", [{"prompt": "Hi", "response": "Yes."}])
-    (tmp_path / "sft.yaml").write_text("")
+    (tmp_path / "sft.yaml").write_text("stage: sft\n")
     common = [f"model.path={tmp_path}/base", f"data.train={data}", f"run.dir={tmp_path}/run", "trainer.max_steps=1"]
     built = []
     monkeypatch.setattr(sft.train, "fit", lambda trainer, *_: built.append(trainer))
@@ -73,7 +72,6 @@ def test_sft_loss_that_trl_computes(sft_trainer):
 def test_sft_evaluation(sft_trainer, monkeypatch):
     trainer = sft_trainer()
     monkeypatch.setattr(trainer, "log", lambda *_: None)
-    monkeypatch.setattr(RunCallback, "on_evaluate", lambda *_, **__: None)  # there is no training to go on with
 
     def loss(neighbour, trained):
         rows = Dataset.from_list([packed_row(neighbour, trained=trained)])
@@ -89,7 +87,7 @@ def test_reward_loss(tmp_path, monkeypatch, attention):
     """Of pairs that share a row; where they share their beginning, neither side sees the other either."""
     write_base(tmp_path / "base")
     data = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}])
-    (tmp_path / "rm.yaml").write_text("")
+    (tmp_path / "rm.yaml").write_text("stage: reward\n")
     common = [f"model.path={tmp_path}/base", f"data.train={data}", f"model.attention={attention}"]
     shared = MINE[:2]
     mine = [*shared, 11, 12], [*shared, 13]

@@ -1,6 +1,7 @@
-"""No sequence of a packed row sees another, where answers are judged, learnt from and evaluated."""
+"""No sequence of a packed row attends to another, where responses are assessed, trained on and evaluated."""
 
-from dataclasses import replace
+import json
+from itertools import count
 
 import pytest
 import torch
@@ -8,19 +9,23 @@ from accelerate import Accelerator
 
 import ppo.update
 from config import load
+from engine.data.prompt_rows import PromptRow
 from engine.forward.responses import response_logprobs, response_values, sequence_scores
-from engine.generation.sampling import Response
+from engine.generation.request import Response
 from engine.models.tokenizer import load_tokenizer
-from engine.run.folder import RunFolder
-from eval.bench import set_up
-from eval.evaluate import Answer, Findings, note_logprobs, read_text
+from eval import perplexity
+from eval.answers import logprobs
+from eval.item_store import ItemStore
+from eval.items import Item, Items
+from eval.models import Models
 from eval.recipe import Eval
+from eval.scores import Batch, score
 from ppo.advantages import ScoreNormaliser
 from ppo.models import load_models
 from ppo.pretrain import PretrainStream
-from ppo.rollout import Rollout, judge
+from ppo.rollout import Rollout
 from ppo.shared_base import load_shared
-from ppo.update import update
+from ppo.token_means import TokenMeans
 from tests.integration.test_shared_base import paths, setting  # noqa: F401 - a fixture
 from tests.support import eval_setting, ppo_setting
 from tests.support.packed_neighbours import ATTENTIONS, MINE, NEIGHBOUR, OTHER, assert_unmoved
@@ -44,7 +49,7 @@ def four(ppo_recipe, tmp_path, attention):
 
 
 def test_logprobs_values_and_scores(four):
-    """What judges rollouts and evaluations, model by model."""
+    """The models that rollouts and evaluations are measured by, one by one."""
     _, models, _ = four
 
     def halves(function, model, *rest):
@@ -67,29 +72,29 @@ def test_logprobs_values_and_scores(four):
 
 def rollout(neighbour, end):
     responses = [Response([*tokens, end], ended=True) for tokens in (neighbour[2:], MINE[2:])]
-    return Rollout([{"input_ids": tokens[:2], "record": "{}"} for tokens in (neighbour, MINE)], responses)
+    return Rollout([PromptRow(tokens[:2], [], {}) for tokens in (neighbour, MINE)], responses)
 
 
-def test_what_a_rollout_is_judged_by(four):
+def test_a_rollouts_assessment(four):
     recipe, models, _ = four
     end = models.scorer.models[0].config.score_token_id
 
-    def judged(neighbour):
-        return judge(models, recipe, rollout(neighbour, end), ScoreNormaliser("none"), recipe.ppo.kl_coef)
+    def assessment(neighbour):
+        return ppo_setting.assess_by(recipe, models, rollout(neighbour, end), ScoreNormaliser("none"))
 
     for name in ("old_logprobs", "ref_logprobs", "entropy", "old_values", "scores"):
-        assert_unmoved(lambda neighbour, name=name: getattr(judged(neighbour), name).flip(0))
+        assert_unmoved(lambda neighbour, name=name: getattr(assessment(neighbour), name).flip(0))
 
 
 def test_ppo_updates(four, monkeypatch):
-    """What a step's first losses are made of: log-probabilities, values, and the loss on pretraining text."""
+    """The inputs of a step's first losses: log-probabilities, values, and the loss on pretraining text."""
     recipe, models, accelerator = four
     end, seen = models.scorer.models[0].config.score_token_id, {}
     for name in ("clipped_policy_loss", "clipped_value_loss"):
         loss = getattr(ppo.update, name)
         monkeypatch.setattr(ppo.update, name, noting(loss, lambda new, *_, name=name: seen.setdefault(name, new)))
-    add = ppo.update.Sums.add
-    monkeypatch.setattr(ppo.update.Sums, "add", noting(add, lambda _, name, values: seen.setdefault(name, values)))
+    add = TokenMeans.add
+    monkeypatch.setattr(TokenMeans, "add", noting(add, lambda _, name, values: seen.setdefault(name, values)))
     trained = models.policy, models.value
     start = [{name: weight.clone() for name, weight in model.state_dict().items()} for model in trained]
 
@@ -98,9 +103,9 @@ def test_ppo_updates(four, monkeypatch):
             model.load_state_dict(weights)
         seen.clear()
         asked = rollout(neighbour, end)
-        judged = judge(models, recipe, asked, ScoreNormaliser("none"), recipe.ppo.kl_coef)
+        assessment = ppo_setting.assess_by(recipe, models, asked, ScoreNormaliser("none"))
         texts = PretrainStream([{"input_ids": neighbour}, {"input_ids": MINE}], seed=0, ratio=1.0)
-        update(models, recipe, asked, judged, texts, 2, accelerator)
+        ppo_setting.updater_of(recipe, models, texts, accelerator).update(asked, assessment, 2)
         return {name: values.detach().clone() for name, values in seen.items()}
 
     before, after = step(NEIGHBOUR), step(OTHER)
@@ -128,7 +133,7 @@ def test_roles_of_one_base(setting, attention, tmp_path, monkeypatch):  # noqa: 
     accelerator = Accelerator()
     roles = recipe, load_shared(recipe, load_tokenizer(recipe.model.path), accelerator), accelerator
     test_logprobs_values_and_scores(roles)
-    test_what_a_rollout_is_judged_by(roles)
+    test_a_rollouts_assessment(roles)
     test_ppo_updates(roles, monkeypatch)
 
 
@@ -140,25 +145,35 @@ def evaluation(tmp_path_factory):
     return eval_setting.make_setting(tmp_path_factory.mktemp("eval"))
 
 
-def test_evaluation(evaluation, tmp_path, attention):
-    recipe = load(Eval, evaluation, [f"run.dir={tmp_path}/run", f"model.attention={attention}"])
-    bench = replace(set_up(recipe, RunFolder(recipe)), pairs={})
-    policy = bench.policy(recipe.eval.ppo)
+def test_evaluation(evaluation, tmp_path, attention, monkeypatch):
+    recipe = load(Eval, evaluation, [f"model.attention={attention}"])
+    models, numbers = Models(recipe.model, recipe.main_tokenizer), count()
+    tokenizer, policy = models.main_tokenizer, models.causal(recipe.eval.subject_kinds()["ppo"])
 
-    def logprobs(neighbour):
-        answers = [[Answer(Response(tokens[2:], ended=False), {})] for tokens in (MINE, neighbour)]
-        asked = replace(bench, prompts=[{"input_ids": tokens[:2]} for tokens in (MINE, neighbour)])
-        note_logprobs(asked, "ppo", policy, Findings(answers={"ppo": answers}))
-        return [torch.tensor(group[0].known["logprob_ppo"]) for group in answers]
+    def new_folder():
+        """Nothing is found in it, so both sequences are computed together."""
+        return tmp_path / str(next(numbers))
 
-    def text_loss(*texts):
-        found = Findings()
-        read_text(replace(bench, texts=list(texts)), "ppo", policy, found)
-        return torch.tensor(found.text_losses["ppo"][0])
+    def answer_logprobs(neighbour):
+        both = (MINE, neighbour)
+        items = [Item(number, tokens[:2], [], {}) for number, tokens in enumerate(both)]
+        answers = [{"answers": [{"ids": tokens[2:]}]} for tokens in both]
+        store, asked = ItemStore(new_folder(), "x"), Items(items, tokenizer, recipe.chatml, {})
+        return [torch.tensor(value) for value in logprobs(store, asked, answers, lambda: policy, tokenizer, 1.0)]
 
-    for named in bench.reward_models().values():
-        assert_unmoved(lambda n, named=named: torch.tensor(bench.scores(*named, [MINE, n], [{}, {}])))
-    assert_unmoved(logprobs)
-    for neighbour in (NEIGHBOUR, OTHER):  # only the sum is told
-        together, apart = text_loss(neighbour, MINE), text_loss(neighbour) + text_loss(MINE)
-        assert together == pytest.approx(float(apart), abs=1e-4)
+    monkeypatch.setattr(perplexity, "pieces_of", lambda text, *_: [json.loads(text)])
+
+    def document_losses(neighbour):
+        documents = [json.dumps(MINE), json.dumps(neighbour)]
+        rows = perplexity.text_losses(ItemStore(new_folder(), "x"), documents, lambda: policy, tokenizer, 128)
+        return [torch.tensor(row["nll"]) for row in rows]
+
+    for name, scoring in recipe.eval.reward_models().items():
+
+        def scores(neighbour, name=name, scoring=scoring):
+            (found,) = score(name, scoring, [Batch("x", [MINE, neighbour], [{}, {}])], models, new_folder())
+            return [torch.tensor(value) for value in found]
+
+        assert_unmoved(scores)
+    assert_unmoved(answer_logprobs)
+    assert_unmoved(document_losses)

@@ -8,14 +8,13 @@ from torch import tensor
 from torch.testing import assert_close
 
 from config import RecipeError
-from engine.run.metrics import read
-from ppo.advantages import group_advantages
+from engine.files.jsonl import read
+from ppo.advantages import clip_and_shorten, group_advantages
 from ppo.kl import KLCoefficient, kl_estimate
+from ppo.minibatches import token_weights
 from ppo.recipe import Algorithm
-from ppo.rollout import shaped
 from ppo.schedule import learning_rate_factor
 from ppo.train import train
-from ppo.update import token_weights
 from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.stage_runs import assert_alike, same, untimed, weights
 
@@ -64,22 +63,28 @@ def test_group_advantages_by_hand():
     mask = tensor([[True, True], [True, False], [True, True], [True, False]])
     # R = 1, 3 | 2, -2: against the other one's
     expected = tensor([[-2.0, -2.0], [2.0, 0.0], [4.0, 4.0], [-4.0, 0.0]])
-    assert_close(group_advantages(rewards, mask, 2, "rloo"), expected)
+    advantages, returns = group_advantages(rewards, mask, 2, "rloo")
+    assert_close(advantages, expected)
+    assert_close(returns, tensor([[1.0, 1.0], [3.0, 0.0], [2.0, 2.0], [-2.0, 0.0]]))
     # deviations √2 and √8, means 2 and 0
     a, b = 1 / (2**0.5 + 1e-4), 2 / (8**0.5 + 1e-4)
-    assert_close(group_advantages(rewards, mask, 2, "grpo"), tensor([[-a, -a], [a, 0.0], [b, b], [-b, 0.0]]))
+    assert_close(group_advantages(rewards, mask, 2, "grpo")[0], tensor([[-a, -a], [a, 0.0], [b, b], [-b, 0.0]]))
 
 
 def test_three_responses_leave_one_out():
     rewards, mask = tensor([[1.0], [2.0], [6.0]]), torch.ones(3, 1, dtype=torch.bool)
     # 1 - (2 + 6) / 2, 2 - (1 + 6) / 2, 6 - (1 + 2) / 2
-    assert_close(group_advantages(rewards, mask, 3, "rloo"), tensor([[-3.0], [-1.5], [4.5]]))
+    assert_close(group_advantages(rewards, mask, 3, "rloo")[0], tensor([[-3.0], [-1.5], [4.5]]))
 
 
 def test_scores_are_clipped_and_length_costs():
-    ppo = Algorithm(steps=1, reward_clip=2.0, length_penalty=0.5, length_free=3)
-    assert_close(shaped(tensor([5.0, -3.0, 1.0]), tensor([3, 4, 7]), ppo), tensor([2.0, -2.5, -1.0]))
-    assert_close(shaped(tensor([5.0, -3.0]), tensor([3, 400]), Algorithm(steps=1)), tensor([5.0, -3.0]))
+    scores = clip_and_shorten(tensor([5.0, -3.0, 1.0]), tensor([3, 4, 7]), clip=2.0, length_penalty=0.5, length_free=3)
+    assert_close(scores, tensor([2.0, -2.5, -1.0]))
+    off = Algorithm(steps=1)
+    scores = clip_and_shorten(
+        tensor([5.0, -3.0]), tensor([3, 400]), off.reward_clip, off.length_penalty, off.length_free
+    )
+    assert_close(scores, tensor([5.0, -3.0]))
 
 
 def test_weights_turn_a_mean_over_tokens_into_one_over_responses():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from engine.errors import RunError
-from engine.run.metrics import read
+from engine.files.jsonl import read
 from ppo.train import train
 from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
 from tests.support.processes import run_stage
@@ -50,7 +50,7 @@ def together(setting, tmp_path_factory):
 
 def assert_the_same_run(run, alone):
     assert_alike(run, alone)
-    for ours, theirs in zip(read(run / "samples.jsonl"), read(alone / "samples.jsonl"), strict=True):
+    for ours, theirs in zip(read(run / "rollouts.jsonl"), read(alone / "rollouts.jsonl"), strict=True):
         assert (ours["prompt"], ours["response"]) == (theirs["prompt"], theirs["response"])
     for name in ("model", "value"):
         ours, theirs = weights(run, name), weights(alone, name)
@@ -133,5 +133,6 @@ def test_an_early_stop_is_not_for_deepspeed(setting, tmp_path):
     with pytest.raises(RunError) as error:
         run_stage("ppo", setting, f"run.dir={tmp_path}", "ppo.target_approx_kl=0.1", hardware="zero2")
     assert str(error.value) == (
-        "ppo.target_approx_kl gives up gradients that DeepSpeed has already taken; use HARDWARE=fsdp2, or leave it"
+        "ppo.target_approx_kl drops gradients, which DeepSpeed cannot do; use HARDWARE=fsdp2, or leave "
+        "ppo.target_approx_kl empty"
     )

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from engine.run.metrics import read
+from engine.files.jsonl import read
 from ppo.train import train
 from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.stage_runs import command, killed_after, same, untimed, weights
@@ -40,7 +40,7 @@ def test_metrics_are_all_there_and_finite(setting, tmp_path):
     assert rows[0]["kl"] == rows[1]["kl"] == 0  # the policy has not moved before step 3
     assert rows[2]["kl"] != 0
     assert "policy_loss" not in rows[0]
-    samples = read(tmp_path / "samples.jsonl")
+    samples = read(tmp_path / "rollouts.jsonl")
     assert {row["step"] for row in samples} == {1, 2, 3}
     assert samples[0].keys() == {"step", "record", "prompt", "response", "score", "kl"}
 
@@ -68,7 +68,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
     )
     assert "continuing from checkpoint-3" in again.stdout
     assert untimed(killed) == untimed(whole)
-    assert (killed / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+    assert (killed / "rollouts.jsonl").read_text() == (whole / "rollouts.jsonl").read_text()
     for name in ("model", "value"):
         assert same(weights(killed, name), weights(whole, name))
 
@@ -119,8 +119,8 @@ def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(setting, tmp
     with pytest.raises(RunError) as error:
         train(recipe)
     assert str(error.value) == (
-        "the policy's gradient norm is nan; lower ppo.policy_learning_rate or look at the last samples "
-        "(the last checkpoint is intact)"
+        "the policy's gradient norm is nan; lower ppo.policy_learning_rate or look at the last rollouts in "
+        "rollouts.jsonl (the last checkpoint is intact)"
     )
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert (tmp_path / "checkpoint-1" / "COMPLETE").exists()

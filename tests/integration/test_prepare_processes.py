@@ -16,12 +16,11 @@ RUN = """
 import os, sys
 os.sched_getaffinity = lambda _: range(2)  # on a machine of one core nothing would be started
 from engine.data import prepare, chunks
-from engine.data.rows import conversation_rows
 from engine.dist.devices import peak_memory
 from tests.support.rows_setting import recipe
 from tests.support.tokenizers import qwen
 if __name__ == "__main__":
-    chunks.MOST, prepare.PATIENCE = 50, float(sys.argv[2])
+    chunks.CHUNK_RECORDS, prepare.WORKERS_WORTH_SECONDS = 50, float(sys.argv[2])
     write = prepare._write
     prepare._write = lambda *a: print("makes", flush=True) or write(*a)
     rows, report = conversation_rows(sys.argv[1], recipe(), qwen(), key="data.train", max_length=2048)

@@ -3,9 +3,8 @@
 import pytest
 
 from chatml import IGNORE
-from engine.data.rows import conversation_rows, pair_rows, prompt_rows
 from tests.support.paths import DATA
-from tests.support.rows_setting import recipe
+from tests.support.rows_setting import conversation_rows, pair_rows, prompt_rows, recipe
 from tests.support.tokenizers import qwen
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from engine.run.metrics import read
+from engine.files.jsonl import read
 from tests.support.paths import ROOT
 from tests.support.ppo_setting import make_setting
 from tests.support.stage_runs import same, untimed, weights
@@ -97,12 +97,12 @@ from engine.run.entry import run
 from engine.run.folder import RunError
 from tests.support.ppo_setting import recipe_of
 
-plain = ppo.train.judge
-def judge(*arguments):
+plain = ppo.train.assess
+def assess(*arguments):
     if os.environ["RANK"] == "1":
         raise {flaw}
     return plain(*arguments)
-ppo.train.judge = judge
+ppo.train.assess = assess
 run(ppo.train.train, recipe_of(sys.argv[1], *sys.argv[2:]))
 """)
     process = launch(setting, f"run.dir={tmp_path}/run", stage="spoilt", path=tmp_path)

@@ -21,6 +21,7 @@ from tests.support.stage_runs import killed_after, same, untimed, weights, write
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
 RECIPE = """
+stage: reward
 model: {{path: {folder}/base}}
 data: {{train: {folder}/pairs.jsonl, max_length: 64}}
 run: {{dir: {folder}/run, save_steps: 2}}

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from chatml import control
 from config import load
 from config.sections import Model
-from engine.forward.packed import attention
+from engine.forward.attention import use_attention
 from engine.forward.pairs import pair_scores
 from engine.forward.responses import sequence_scores
 from engine.models.loading import load_scalar
@@ -47,7 +47,7 @@ def alone(trained, rows):
     """Each by itself, the plainest way there is."""
     model = scored(trained)
     assert abs(model.config.score_offset) > 1e-4
-    with attention(model, "sdpa"), torch.no_grad():
+    with use_attention(model, "sdpa"), torch.no_grad():
         return torch.cat([model(torch.tensor([row])).logits[0] for row in rows])
 
 
@@ -63,7 +63,7 @@ def test_padding(trained, rows, alone, side, pad):
     batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
     model = scored(trained)
     model.config.pad_token_id = tokenizer.pad_token_id
-    with attention(model, "sdpa"), torch.no_grad():
+    with use_attention(model, "sdpa"), torch.no_grad():
         same(model(**batch).logits[:, 0], alone)
 
 

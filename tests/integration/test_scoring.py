@@ -11,9 +11,10 @@ from config import RecipeError, load
 from config.scoring import scoring
 from config.sections import Model
 from engine.errors import RunError
-from engine.models.loading import new_scalar, save_model
+from engine.files.jsonl import read
+from engine.models.loading import new_scalar
+from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
-from engine.run.metrics import read
 from engine.scoring.rule import RuleScorer
 from engine.scoring.scorer import combine_scores
 from eval.evaluate import evaluate
@@ -158,27 +159,27 @@ def evaluated(tmp_path_factory):
 
 def test_all_of_them_in_an_evaluation(evaluated, tmp_path):
     folder = evaluated.parent
-    both = f"[{folder}/rm/model, {folder}/pmp/model]"
+    both = [f"{folder}/rm/model", f"{folder}/pmp/model"]
     with serving(lambda number, body: "3") as (url, _):
-        evaluate(
-            load(
-                Eval,
-                evaluated,
-                ["eval.reward={rule: 'tests.integration.test_scoring:vowels'}", "eval.best_of_n=2", f"run.dir={tmp_path}",
-                 f"eval.rewards={{both: {{path: {both}, std_coef: 2}}, mean: {both}, one: {folder}/rm/model, "
-                 f"judge: {{judge: {{url: '{url}', model: m}}}}}}"],
-            )
-        )  # fmt: skip
-    answers = [
-        answer for row in read(tmp_path / "samples.jsonl") for answer in row["answers"]["sft"] if answer["ended"]
-    ]
+        rewards = {
+            "vowels": {"rule": "tests.integration.test_scoring:vowels"},
+            "both": {"path": both, "std_coef": 2},
+            "mean": both,
+            "one": both[0],
+            "other": both[1],
+            "judge": {"judge": {"url": url, "model": "m"}},
+        }
+        given = [f"eval.rewards={json.dumps(rewards)}", "eval.reward=vowels", f"run.dir={tmp_path}"]
+        best = "eval.subjects.best_of_n={best_of: sft, n: 2}"
+        evaluate(load(Eval, evaluated, [*given, best]))
+    answers = [row for row in read(tmp_path / "answers.jsonl") if row["ended"]]
     assert answers
-    assert all(answer["score"] == answer["text"].count("e") for answer in answers)
+    assert all(row["scores"]["vowels"] == row["text"].count("e") and row["scores"]["judge"] == 3 for row in answers)
     pairs, written = read(tmp_path / "pairs.jsonl"), read(folder / "world" / "pairs.jsonl")
     for row, record in zip(pairs, written, strict=False):
-        assert row["scores"]["rm"] == [record[side].count("e") for side in ("chosen", "rejected")]
+        assert row["scores"]["vowels"] == [record[side].count("e") for side in ("chosen", "rejected")]
         assert row["scores"]["judge"] == [3, 3]
-        for both, one, other, mean in zip(*(row["scores"][n] for n in ("both", "one", "pmp", "mean")), strict=True):
+        for both, one, other, mean in zip(*(row["scores"][n] for n in ("both", "one", "other", "mean")), strict=True):
             assert mean == pytest.approx((one + other) / 2, abs=1e-5)
             assert both == pytest.approx(mean - 2 * abs(one - other) / 2, abs=1e-5)
 

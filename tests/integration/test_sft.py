@@ -29,6 +29,7 @@ from tests.support.stage_runs import (
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
 RECIPE = """
+stage: sft
 model: {{path: {folder}/base}}
 data: {{train: {folder}/train.jsonl, max_length: 64}}
 run: {{dir: {folder}/run, save_steps: 2}}

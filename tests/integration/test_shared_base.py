@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from config import RecipeError
 from config.sections import Model
 from engine.errors import RunError
+from engine.files.jsonl import read
 from engine.forward.responses import response_logprobs, response_values, sequence_scores
 from engine.models.adapter_files import DOWN, UP, Adapter
 from engine.models.loading import load_causal, load_scalar
 from engine.models.multi_adapter import Role, Roles
 from engine.models.tokenizer import load_tokenizer
-from engine.run.metrics import read
 from ppo.shared_base import load_shared
 from ppo.train import train
 from tests.support.ppo_setting import make_adapters, make_setting, recipe_of

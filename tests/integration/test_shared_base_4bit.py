@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from config import RecipeError
 from config.sections import Model
 from engine.errors import RunError
+from engine.files.jsonl import read
 from engine.forward.responses import pack_responses, response_logprobs, response_values, sequence_scores
 from engine.models.four_bits import four_bit_arguments
 from engine.models.loading import load_causal, load_scalar
 from engine.models.tokenizer import load_tokenizer
-from engine.run.metrics import read
 from ppo.shared_base import load_shared
 from ppo.train import train
 from tests.integration.test_four_bits import installed, needs_bitsandbytes
@@ -119,8 +119,8 @@ def test_each_role_is_pefts_adapter_on_the_same_base(setting, checkpointing):
         values = [bare.score(h).float()[:, 0] - offset for h in hidden]
     before = torch.cat([v[len(p) - 1 : -1] for v, p in zip(values, PROMPTS, strict=True)])
     assert_close(response_values(models.value, PROMPTS, ANSWERS, 100), before, atol=1e-4, rtol=0)
-    (judge,) = models.scorer.models
-    assert_close(sequence_scores(judge, sequences, 100), torch.stack([v[-1] for v in values]), atol=1e-4, rtol=0)
+    (reward_role,) = models.scorer.models
+    assert_close(sequence_scores(reward_role, sequences, 100), torch.stack([v[-1] for v in values]), atol=1e-4, rtol=0)
 
 
 @needs_bitsandbytes

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from config import load
-from engine.run.metrics import read
+from config.stage import stage_of
+from engine.files.jsonl import read
 from ppo.recipe import PPO
 from ppo.train import train as train_ppo
 from reward.recipe import Reward
@@ -15,10 +16,9 @@ from sft.train import train as train_sft
 from tests.support.paths import ROOT
 from tests.support.stage_runs import write_base, write_jsonl
 
-# What a stage is, by the name of the recipe's file.
-STAGES = {"base": "sft", "pretrain": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "ppo": "ppo"}
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml")
-                 if path.parent.name not in ("accelerate", "tiny-mini") and path.stem in STAGES)  # fmt: skip
+                 if path.parent.name not in ("accelerate", "tiny-mini")
+                 and stage_of(path) in ("sft", "reward", "ppo"))  # fmt: skip
 SMALL_TRAINER = [
     "trainer.max_steps=1",
     "trainer.per_device_train_batch_size=2",
@@ -48,7 +48,7 @@ def small(tmp_path_factory):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_step(path, small, tmp_path):
-    base, stage = small / family(path), STAGES[path.stem]
+    base, stage = small / family(path), stage_of(path)
     overrides = [f"run.dir={tmp_path}", f"model.path={base}"]
     if stage == "sft":
         data = "text.jsonl" if path.stem in ("base", "pretrain") else "chat.jsonl"

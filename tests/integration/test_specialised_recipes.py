@@ -9,7 +9,7 @@ from transformers import TrainingArguments, get_scheduler
 
 from chatml import IGNORE, control
 from config import load
-from engine.run.metrics import read
+from engine.files.jsonl import read
 from sft import train as stage
 from sft.recipe import SFT
 from tests.support.paths import DATA, ROOT
@@ -97,8 +97,8 @@ def run(name, mini, folder, data):
     overrides = [f"model.path={mini}/base/model", f"run.dir={folder}", *(f"trainer.{item}" for item in small)]
     kept = {}
     with pytest.MonkeyPatch.context() as patch:
-        rows = stage.load_rows
-        patch.setattr(stage, "load_rows", lambda key, *rest: kept.setdefault(key, rows(key, *rest)))
+        rows = stage.conversation_rows
+        patch.setattr(stage, "conversation_rows", lambda key, *rest: kept.setdefault(key, rows(key, *rest)))
         stage.train(recipe(name, *overrides, *data))
     report = json.loads((folder / "data.json").read_text())["train"]
     assert report["kept"] == report["read"]

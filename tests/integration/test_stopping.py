@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import engine.scoring.scorer
-import ppo.rollout
 from engine.errors import RunError
+from engine.files.jsonl import read
 from engine.run import checkpoints
 from engine.run.entry import run
-from engine.run.metrics import read
+from ppo.assess import assess
 from ppo.train import train
 from sft.recipe import SFT
 from tests.support.ppo_setting import make_setting, recipe_of
@@ -61,12 +61,11 @@ def test_a_signal_saves_and_leaves_with_its_code(setting, tmp_path, number, code
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(setting, tmp_path, monkeypatch):
     one, other = tmp_path / "one", tmp_path / "other"
     train(recipe_of(setting, f"run.dir={one}"))
-    judge = ppo.rollout.judge
-    monkeypatch.setattr("ppo.train.judge", lambda *args: (os.kill(os.getpid(), signal.SIGTERM), judge(*args))[1])
+    monkeypatch.setattr("ppo.train.assess", lambda *args: (os.kill(os.getpid(), signal.SIGTERM), assess(*args))[1])
     with pytest.raises(SystemExit) as stopped:
         train(recipe_of(setting, f"run.dir={other}"))
     assert stopped.value.code == 143
-    assert [path.name for path in checkpoints.whole(other)] == ["checkpoint-1"]
+    assert [path.name for path in checkpoints.complete_checkpoints(other)] == ["checkpoint-1"]
     monkeypatch.undo()
     train(recipe_of(setting, f"run.dir={other}"))
     assert untimed(one) == untimed(other)
@@ -74,11 +73,11 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(setting, tmp_path, mo
 
 
 def test_a_second_signal_leaves_at_once(setting, tmp_path, monkeypatch):
-    monkeypatch.setattr("ppo.train.judge", lambda *_: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    monkeypatch.setattr("ppo.train.assess", lambda *_: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     with pytest.raises(SystemExit) as stopped:
         train(recipe_of(setting, f"run.dir={tmp_path}"))
     assert stopped.value.code == 130
-    assert not checkpoints.whole(tmp_path)
+    assert not checkpoints.complete_checkpoints(tmp_path)
 
 
 def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(setting, tmp_path):
@@ -126,11 +125,11 @@ def test_a_folder_that_becomes_read_only_stops_the_run(setting, tmp_path):
     shutil.rmtree(tmp_path / "checkpoint-3")
     script = f"""
 import ppo.train, subprocess
-plain = ppo.train.judge
-def judge(*a):
+plain = ppo.train.assess
+def assess(*a):
     subprocess.run(["mount", "-o", "bind,remount,ro", "{tmp_path}"], check=True)
     return plain(*a)
-ppo.train.judge = judge
+ppo.train.assess = assess
 from engine.run.entry import run
 from tests.support.ppo_setting import recipe_of
 run(ppo.train.train, recipe_of({str(setting)!r}, "run.dir={tmp_path}", "run.save_steps=1"))
@@ -155,7 +154,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(setting, tmp_path, monkeypatc
     assert str(error.value) == (
         f"the reward of an answer is not finite; look at {setting.parent}/reward (the last checkpoint is intact)"
     )
-    assert [path.name for path in checkpoints.whole(tmp_path)] == ["checkpoint-1"]
+    assert [path.name for path in checkpoints.complete_checkpoints(tmp_path)] == ["checkpoint-1"]
     assert len(read(tmp_path / "metrics.jsonl")) == 1
 
 

@@ -1,5 +1,6 @@
-"""Writing with a policy in pieces over several processes: one process's answers, a part of the weights each."""
+"""Tensor-parallel decoding over several processes: one process's answers, a part of the weights each."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +11,9 @@ from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 from config import RecipeError
 from config.sections import Sampling
 from engine.errors import RunError
+from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
+from engine.generation.streams import RandomStream
 from engine.generation.tensor_parallel import Team, plan_of
 from ppo.train import train
 from tests.integration.test_ppo_processes import CHANGES, assert_the_same_run
@@ -48,22 +51,22 @@ def test_sets_and_heldout_prompts_of_a_team(setting, tmp_path):
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
-def pieces_of():
-    """(numbers held, the whole model's; the logits' largest difference from its; where the pieces are afterwards)."""
+def sharded_policy():
+    """Return a rank's and the model's weights, the logits' largest difference, and the shards' device afterwards."""
     accelerator = Accelerator(cpu=True)
     whole = small_model("qwen3", vocab_size=101, attention_bias=True)
     team = Team(whole, accelerator.num_processes, accelerator)
     tokens = torch.arange(10)[None]
-    with torch.no_grad(), team.taken() as pieces:
-        held = sum(weight.numel() for weight in pieces.parameters())
-        difference = (pieces(tokens).logits - whole(tokens).logits).abs().max()
+    with torch.no_grad(), team.sharded_policy() as shards:
+        held = sum(weight.numel() for weight in shards.parameters())
+        difference = (shards(tokens).logits - whole(tokens).logits).abs().max()
     left = {weight.device.type for weight in team.empty.parameters()}
     return held, sum(weight.numel() for weight in whole.parameters()), float(difference), left
 
 
 def test_each_has_its_part_of_the_layers_and_the_head():
-    """101 rows of a head in two pieces of 51; biases and norms of heads; nothing is kept when the answers are there."""
-    for held, whole, difference, left in together(pieces_of):
+    """101 rows of a head in two shards of 51; biases and norms of heads; nothing is kept afterwards."""
+    for held, whole, difference, left in together(sharded_policy):
         assert difference < 1e-5
         heads = (32 + 16 + 16) * (32 + 1) + 32 * 32  # the last one's bias is added once, and there in both
         assert held == whole - 2 * (heads + 3 * 32 * 64) // 2 - 50 * 32
@@ -76,12 +79,13 @@ def written_by(seeds):
     rank, model = accelerator.process_index, small_model()
     team = Team(model, accelerator.num_processes, accelerator) if accelerator.num_processes > 1 else None
     sampling = Sampling(max_new_tokens=20)
-    write = partial(sample, sampling=sampling, responses=2, end=7, stops=[7, 8], seed=seeds[rank], step=1)
-    prompts = [[1, 2, 3], [4, 5]]
+    decode = partial(sample, sampling=sampling, end=7, stops=[7, 8])
+    request = GenerationRequest([[1, 2, 3], [4, 5]], [0, 1], responses=2, stream=RandomStream.of_step(seeds[rank], 1))
     if team is None:
-        return write(model, prompts, query_ids=[0, 1])
-    (mine,) = team.write(write, prompts[rank : rank + 1], [rank])
-    return mine
+        return decode(model, request)
+    own = replace(request, prompts=request.prompts[rank : rank + 1], query_ids=[rank])
+    (responses,) = team.generate(decode, own)
+    return responses
 
 
 def test_a_team_goes_by_what_its_first_process_draws():
@@ -89,18 +93,19 @@ def test_a_team_goes_by_what_its_first_process_draws():
     assert together(written_by, [3, 4]) == written_by([3])
 
 
-def test_what_cannot_be_taken_to_pieces(setting, tmp_path):
+def test_what_cannot_be_sharded(setting, tmp_path):
     with pytest.raises(RunError) as error:
         plan_of(small_model(), 4)
     assert str(error.value) == "sampling.split=4 does not divide this model's num_key_value_heads, 2; choose another"
     experts = Qwen2MoeForCausalLM(Qwen2MoeConfig(**SIZES, num_experts=2, moe_intermediate_size=32))
     with pytest.raises(RunError) as error:
         plan_of(experts, 2)
-    assert str(error.value) == "sampling.split=2: a qwen2_moe model cannot be taken to pieces here; use 1"
+    assert str(error.value) == "sampling.split=2: a qwen2_moe model cannot be sharded for decoding; use 1"
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}", "sampling.split=2"))
     assert str(error.value) == (
-        "sampling.split=2 does not divide the number of processes, 1; a team has as many, best on one machine"
+        "sampling.split=2 does not divide the number of ranks, 1; choose a divisor of it, best the ranks of one "
+        "machine or fewer"
     )
 
 

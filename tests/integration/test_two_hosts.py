@@ -20,9 +20,9 @@ from tests.support.uneven_setting import alone, assert_same_run, make_setting
 LAUNCH = """
 import sys
 from pathlib import Path
-from engine.run import launch
+from engine.run import accelerate_config, launch
 
-launch.CONFIGURATIONS = Path(sys.argv[1])
+accelerate_config.CONFIGURATIONS = Path(sys.argv[1])
 launch.launch("two_hosts", *sys.argv[2:])
 """
 # As multi_node.yaml, for the CPU.

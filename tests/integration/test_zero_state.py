@@ -1,4 +1,4 @@
-"""What ZeRO's processes write of a model and its optimiser others read bit for bit, and compute with."""
+"""What ranks under ZeRO write of a model and its optimiser others read bit for bit, and compute with."""
 
 import pytest
 import torch
@@ -36,13 +36,13 @@ def write(folder):
         tokens = torch.arange(8)[None] + 8 * accelerator.process_index + at
         backward(model(input_ids=tokens, labels=tokens).loss, model, accelerator)
         optimizer_step(model, optimizer, 1.0, accelerator)
-    training_state.save(folder, {"model": (model, optimizer)}, [], sharding_of(accelerator))
+    training_state.save(folder, {"model": (model, optimizer)}, {}, sharding_of(accelerator))
     keep(folder / f"before-{accelerator.process_index}.pt", model, accelerator)
 
 
 def read(folder):
     accelerator, model, optimizer = prepared(1)
-    training_state.load(folder, {"model": (model, optimizer)}, [], sharding_of(accelerator))
+    training_state.load(folder, {"model": (model, optimizer)}, {}, sharding_of(accelerator))
     keep(folder / f"after-{accelerator.process_index}.pt", model, accelerator)
 
 
@@ -50,7 +50,7 @@ def keep(path, model, accelerator):
     """This process's share of what is trained, and the weights that it computes with."""
     with gathered_weights(model, accelerator):
         weights = {name: weight.detach().clone() for name, weight in model.module.named_parameters()}
-    torch.save((zero_state.held(model), weights), path)
+    torch.save((zero_state.named_tensors(model), weights), path)
 
 
 def joined(shares):

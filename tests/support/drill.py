@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from engine.files.jsonl import read
 from engine.run import checkpoints
-from engine.run.metrics import read
 from ppo.train import train
 from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.stage_runs import command, same, untimed, weights
@@ -80,8 +80,8 @@ def compare(whole: Path, killed: Path) -> None:
     """Metrics, samples, models, and everything in the last checkpoint, bit for bit."""
     if untimed(whole) != untimed(killed):
         raise UnlikeError("metrics.jsonl differs")
-    if read(whole / "samples.jsonl") != read(killed / "samples.jsonl"):
-        raise UnlikeError("samples.jsonl differs")
+    if read(whole / "rollouts.jsonl") != read(killed / "rollouts.jsonl"):
+        raise UnlikeError("rollouts.jsonl differs")
     for name in ("model", "value"):
         if not same(weights(whole, name), weights(killed, name)):
             raise UnlikeError(f"{name}/ differs")

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def serving(behave):
-    """(url, requests): `behave(number, body)` gives the reply's text, a status code, or seconds to be silent for.
+    """(url, requests): `behave(number, body)` returns the reply's text, the response's whole body in bytes, a status
+    code, or seconds to be silent for.
 
     `number` counts requests from 0; `requests` gathers (headers, body) of each.
     """
@@ -29,6 +30,8 @@ def serving(behave):
             self.end_headers()
             if isinstance(said, str):
                 self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+            if isinstance(said, bytes):
+                self.wfile.write(said)
 
         def log_message(self, *_):
             pass

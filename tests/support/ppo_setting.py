@@ -1,23 +1,35 @@
 """A PPO setting small enough to run in a second: random policy and reward model, some prompts, some text."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from peft import get_peft_model
 
 from config import load
 from config.sections import Lora, Model
+from engine.data.prompt_rows import PromptRow
+from engine.generation.engines import Engine
 from engine.models.adapters import lora_config
-from engine.models.loading import load_causal, new_scalar, save_model
+from engine.models.loading import load_causal, new_scalar
+from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
+from ppo.advantages import ScoreNormaliser
+from ppo.assess import Assessment, assess
+from ppo.models import Models
+from ppo.pretrain import PretrainStream
 from ppo.recipe import PPO
+from ppo.rollout import Rollout, RolloutSampler
+from ppo.update import Updater
 from tests.support.small_models import small_model
 from tests.support.tokenizers import qwen
 
 # At random weights an end token is drawn once in some hundred; its row is made likelier, so that answers end raggedly.
 END_BOOST = 4.0
 RECIPE = """
+stage: ppo
 model: {{path: {folder}/policy}}
 reward: {{path: {folder}/reward}}
 data: {{prompts: {folder}/prompts.jsonl, pretrain: {folder}/text.jsonl, max_prompt_tokens: 64, pretrain_length: 32}}
@@ -38,9 +50,8 @@ def make_setting(folder: Path, **shape: int) -> Path:
         model.get_output_embeddings().weight[end] += END_BOOST * mean
     model.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
-    reward = new_scalar(
-        str(folder / "policy"), Model(path=""), load_tokenizer(str(folder / "policy")), seed=5
-    )  # fmt: skip
+    policy = str(folder / "policy")
+    reward = new_scalar(policy, Model(path=""), load_tokenizer(policy), seed=5)
     reward.config.score_offset = 0.1
     save_model(reward, tokenizer, folder / "reward")
     words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
@@ -74,3 +85,26 @@ def make_adapters(folder: Path) -> list[str]:
 
 def recipe_of(path: Path, *overrides: str) -> PPO:
     return load(PPO, path, overrides)
+
+
+def sampler_of(recipe: PPO, engine: Engine, prompts: Sequence[PromptRow]) -> RolloutSampler:
+    """Return the sampler that the stage makes."""
+    return RolloutSampler(
+        engine,
+        prompts,
+        seed=recipe.run.seed,
+        queries_per_step=recipe.ppo.queries_per_step,
+        responses_per_query=recipe.ppo.responses_per_query,
+        record_supports=recipe.sampling.logprobs == "truncated",
+    )
+
+
+def assess_by(recipe: PPO, models: Models, rollout: Rollout, normaliser: ScoreNormaliser | None = None) -> Assessment:
+    """Assess a rollout as the stage does at its first step."""
+    normaliser = normaliser or ScoreNormaliser(recipe.ppo.reward_normalisation)
+    return assess(models, rollout, recipe.ppo, recipe.sampling.temperature, normaliser, recipe.ppo.kl_coef)
+
+
+def updater_of(recipe: PPO, models: Models, pretrain: PretrainStream | None, accelerator: Accelerator) -> Updater:
+    """Return the updater that the stage makes."""
+    return Updater(models, recipe.ppo, recipe.sampling.temperature, recipe.run.seed, pretrain, accelerator)

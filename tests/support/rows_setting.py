@@ -8,8 +8,9 @@ import pytest
 
 from config import RecipeError
 from config.data import sources
-from config.sections import ChatML, Run
+from config.sections import Run
 from engine.data import encoding
+from engine.data.chatml_section import ChatML
 from engine.data.rows import Limit, load_rows
 from sft.recipe import SFT, Data
 from tests.support.tokenizers import qwen
@@ -21,6 +22,10 @@ def conversation_rows(value, recipe, tokenizer, *, key, max_length):
 
 def text_rows(value, recipe, tokenizer, *, key, max_length):
     return _loaded(encoding.texts, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
+
+
+def document_rows(value, recipe, tokenizer, *, key, max_length):
+    return _loaded(encoding.documents, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
 
 
 def pair_rows(value, recipe, tokenizer, *, key, max_length):
@@ -52,7 +57,8 @@ PROMPTS = {"key": "data.prompts", "max_prompt_tokens": 64}
 
 def recipe(*, mask="assistant", tools="hermes", system=None, fields=None, seed=0, train="", **data):
     section = Data(train=train, fields=fields or {}, **data)
-    return SFT(chatml=ChatML(mask=mask, tools=tools, system=system), data=section, run=Run(dir="", seed=seed))
+    chatml = ChatML(mask=mask, tools=tools, system=system)
+    return SFT(stage="sft", chatml=chatml, data=section, run=Run(dir="", seed=seed))
 
 
 def talk(*said: str) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from engine.files.jsonl import read
 from engine.run.checkpoints import step_of
-from engine.run.metrics import TIMING, read
+from engine.run.metrics import TIMING
 from tests.support.small_models import small_model
 from tests.support.tokenizers import llama, qwen
 

@@ -20,6 +20,7 @@ from tests.support.stage_runs import has_gradient, store_in_half, untimed, weigh
 TRAIN = {"sft": (SFT, train_sft), "reward": (Reward, train_reward)}
 # 17 rows in batches of 8: in each of two epochs two whole ones and one of a single row; at most 4 rows at once.
 RECIPE = """
+stage: {stage}
 model: {{path: {folder}/base}}
 data: {{train: {folder}/{stage}.jsonl, eval: {folder}/{stage}_eval.jsonl, max_length: 64{packing}}}
 run: {{dir: {folder}/run, save_steps: 2, keep_checkpoints: 3}}

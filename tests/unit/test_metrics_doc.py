@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from engine.run.metrics import read
-from eval.summary import summarise
+from engine.files.jsonl import read
+from eval.summary import Cast, summarise
 from tests.support.paths import ROOT
 
 DOC = ROOT / "docs" / "metrics.md"
@@ -48,11 +48,17 @@ def test_every_metric_is_defined(mini, title, stages):
 
 def test_every_figure_is_defined():
     gold = dict.fromkeys(("gold", "correct", "manner", "length", "instruction"), 0.0)
-    answer = {"text": "", "tokens": 1, "ended": True, "score": 0.0, "gold": gold, "logprob_ppo": 0, "logprob_sft": 0}
-    scores, sets = {"pmp": [1, 0], "rm": [1, 0]}, ("pairs", "correctness_pairs")
-    pairs = [{"data": data, "scores": scores, "tokens": [3, 2]} for data in sets]
-    losses = dict.fromkeys(("base", "sft", "ppo"), (1.0, 1))
-    sample = {"answers": {"sft": [answer, answer], "ppo": [answer]}, "record": {"task": "sum"}}
-    figures = summarise([sample], pairs, losses, seed=0)
-    assert figures.keys() | {"seconds"} == documented("Evaluation")
-    assert figures["reward_models"]["rm"]["pairs"].keys() == documented("Trust")
+    known = {"text": "", "tokens": 1, "ended": True, "scores": {"rm": 0.0}, "gold": gold, "record": {"task": "sum"}}
+    known |= {"item": 0, "logprob": 0.0, "reference_logprob": 0.0}
+    names = ("sft", "ppo", "other")
+    answers = [known | {"subject": name} for name in names]
+    pairs = [{"set": "pairs", "subset": "chat", "scores": {"rm": [1, 0]}, "tokens": [3, 2]}]
+    texts = [{"set": "pretrain", "item": 0, "subject": name, "nll": 1.0, "tokens": 1, "bytes": 1} for name in names[:2]]
+    why = {"other": {"perplexity": "none"}}
+    summary = summarise(answers, pairs, texts, Cast(names, "sft", "rm", why), seed=0)
+    assert summary.keys() | {"seconds"} == documented("Evaluation")
+    assert summary["subjects"]["ppo"]["answers"].keys() == documented("Answers")
+    assert summary["subjects"]["other"]["perplexity"].keys() == documented("Perplexity")
+    win_rate = summary["differences"]["ppo"]["answers"]["win_rate"]
+    assert win_rate.keys() | {"win_rate"} == documented("Differences")
+    assert summary["rewards"]["rm"]["comparisons"]["pairs"].keys() == documented("Comparisons")

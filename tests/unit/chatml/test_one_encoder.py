@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 from tests.support.rows_setting import prompt_rows
 from tests.support.tokenizers import llama, qwen, tiny_world
 
-STAGES = ("engine", "sft", "reward", "ppo", "eval")
+STAGES = ("engine", "sft", "reward", "ppo", "eval", "release")
 # What turns text into ids past `chatml`, as methods of a tokenizer or of its backend.
 METHODS = {"apply_chat_template", "batch_encode_plus", "encode_plus", "tokenize", "encode_batch", "encode_batch_fast"}
 
@@ -51,7 +51,7 @@ def test_prompts_of_ppo_and_evaluation_are_what_the_encoder_writes(make, tools, 
     asked = [{"role": "system", "content": hostile}, {"role": "user", "content": hostile}]
     path = tmp_path / "prompts.jsonl"
     path.write_text(json.dumps({"messages": [*asked, {"role": "assistant", "content": hostile}], "tools": tools}))
-    recipe = SFT(data=Data(train=""), run=Run(dir=""))
+    recipe = SFT(stage="sft", data=Data(train=""), run=Run(dir=""))
     (row,), _ = prompt_rows(str(path), recipe, tokenizer, key="data.prompts", max_prompt_tokens=4096)
     assert row["input_ids"] == encode(asked, tokenizer, tools=tools, add_generation_prompt=True).input_ids
     ids = control(tokenizer)

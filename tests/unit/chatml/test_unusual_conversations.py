@@ -6,7 +6,8 @@ import pytest
 
 from chatml import IGNORE, encode
 from config import RecipeError
-from config.sections import ChatML, Run
+from config.sections import Run
+from engine.data.chatml_section import ChatML
 from sft.recipe import SFT, Data
 from tests.support.rows_setting import conversation_rows, pair_rows, prompt_rows
 from tests.support.tokenizers import qwen
@@ -29,7 +30,7 @@ def rows(tmp_path):
     def made(make, *records, chatml=None):
         path = tmp_path / "data.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
-        recipe = SFT(chatml=chatml or ChatML(), data=Data(train=""), run=Run(dir=""))
+        recipe = SFT(stage="sft", chatml=chatml or ChatML(), data=Data(train=""), run=Run(dir=""))
         options = {"key": "data.prompts", "max_prompt_tokens": 512} if make is prompt_rows else OPTIONS
         made, report = make(str(path), recipe, qwen(), **options)
         return made, dict(report.dropped)

@@ -6,7 +6,7 @@ import pytest
 
 from config import load
 from engine.errors import RunError
-from engine.run.metrics import read
+from engine.files.jsonl import read
 from reward.annotation.pairs import is_test, make_pairs
 from reward.annotation.recipe import MakePairs
 from tests.support.rows_setting import TRAIN, pair_rows
@@ -22,9 +22,8 @@ def length(messages, answer, record):
 
 def pairs_recipe(out, lines, pairs, more=""):
     write_jsonl(out / "lines.jsonl", lines)
-    (out / "pairs.yaml").write_text(
-        f"pairs: {{{pairs}}}\ndata: {{candidates: {out}/lines.jsonl}}\nrun: {{dir: {out}/pairs}}\n{more}\n"
-    )
+    sections = f"pairs: {{{pairs}}}\ndata: {{candidates: {out}/lines.jsonl}}\nrun: {{dir: {out}/pairs}}"
+    (out / "pairs.yaml").write_text(f"stage: pairs\n{sections}\n{more}\n")
     return load(MakePairs, out / "pairs.yaml")
 
 

@@ -11,6 +11,7 @@ from tests.support.rows_setting import (
     SHORT,
     SYSTEM,
     TRAIN,
+    document_rows,
     pair_rows,
     prompt_rows,
     recipe,
@@ -27,9 +28,23 @@ def test_pair_rows_end_at_the_end_token(file, make):
     rows, report = pair_rows(file({"prompt": "Hi", "chosen": "Yes.", "rejected": "No!"}), recipe(), make(), **TRAIN)
     newline = len(plain_encoder(make())("\n"))
     expected = [encode(talk("Hi", answer), make()).input_ids[:-newline] for answer in ("Yes.", "No!")]
-    assert list(rows) == [{"chosen_ids": expected[0], "rejected_ids": expected[1], "margin": 0.0}]
+    assert list(rows) == [{"chosen_ids": expected[0], "rejected_ids": expected[1], "margin": 0.0, "subset": None}]
     assert all(ids[-1] == control(make()).im_end for ids in expected)
     assert report.tokens == len(expected[0]) + len(expected[1])
+
+
+def test_the_subset_of_a_benchmark_is_kept(file):
+    records = [{"prompt": "Hi", "chosen": "Yes.", "rejected": "No!", "subset": name} for name in ("chat", None, 3)]
+    rows, _ = pair_rows(file(*records), recipe(), qwen(), **TRAIN)
+    assert rows["subset"][:] == ["chat", None, "3"]
+
+
+def test_documents_are_rows_of_their_whole_text(file):
+    """However long they are: what reads them has tokenizers of its own."""
+    texts = [{"text": "one " * 500}, {"text": ""}, {"text": "two"}]
+    rows, report = document_rows(file(*texts), recipe(), qwen(), key="data.texts", max_length=16)
+    assert rows["text"][:] == ["one " * 500, "two"]
+    assert (report.kept, dict(report.dropped)) == (2, {"nothing to train on": 1})
 
 
 def test_equal_pairs_are_dropped_and_counted(file):

@@ -14,8 +14,8 @@ import pytest
 
 from config import RecipeError
 from config.data import Source
-from config.sections import ChatML
 from engine.data import chunks, encoding, prepare, progress
+from engine.data.chatml_section import ChatML
 from engine.data.encoding import Settings
 from engine.data.packing import packed
 from engine.data.prepare import cache_folder, prepared

@@ -15,7 +15,8 @@ from engine.errors import RunError
 from engine.forward.attention import use_attention
 from engine.forward.packed import pack
 from engine.models.adapters import is_adapter, lora_config
-from engine.models.loading import load_causal, load_scalar, new_scalar, save_model
+from engine.models.loading import load_causal, load_scalar, new_scalar
+from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
 from tests.support.small_models import small_model
 from tests.support.tokenizers import llama, qwen

@@ -1,0 +1,80 @@
+"""What the user sees of a PPO run: warnings, held-out gold, the table, responses on the console."""
+
+import pytest
+
+from config import RecipeError
+from engine.files.jsonl import read
+from engine.generation.rollout_records import RolloutRecord, read_rollouts
+from engine.run.console import Steps
+from ppo.step_metrics import as_text
+from ppo.train import train
+from tests.support.ppo_setting import make_setting, recipe_of
+from tests.support.stage_runs import same, untimed, weights
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("setting"))
+
+
+def gold(record, answer):
+    return {"gold": float(len(answer))}
+
+
+def test_a_run_is_watched_and_not_changed_by_it(setting, tmp_path, capsys):
+    """Warnings once, where they begin; gold at the steps asked for; the same policy as unwatched, and when resumed."""
+    overrides = ["ppo.steps=4", "run.save_steps=2", "watch.kl=1e-9", "ppo.policy_learning_rate=0.05"]
+    gold = "tests.integration.test_ppo_monitoring:gold"
+    watched = [*overrides, f"data.heldout={setting.parent}/prompts.jsonl", f"watch.gold={gold}",
+               "watch.every=2", "watch.show_samples_every=3", "ppo.log_samples_every=2"]  # fmt: skip
+    train(recipe_of(setting, f"run.dir={tmp_path / 'plain'}", *overrides))
+    capsys.readouterr()
+    train(recipe_of(setting, f"run.dir={tmp_path / 'run'}", *watched))
+    out = capsys.readouterr().out
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "run"))
+    metrics = read(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in metrics if "heldout_gold" in row] == [1, 2, 4]
+    assert metrics[1]["heldout_gold"] != metrics[3]["heldout_gold"]
+    assert {"heldout_score", "heldout_gold_error", "heldout_seconds"} <= metrics[3].keys()
+    assert {rollout.step for rollout in read_rollouts(tmp_path / "run")} == {2, 4}
+    assert out.count("two answers of step 3:\n  score ") == 1
+    assert "two answers of step 2" not in out
+
+    found = read(tmp_path / "run" / "warnings.jsonl")
+    assert [(row["step"], row["warning"]) for row in found if row["warning"] == "kl_high"] == [(3, "kl_high")]
+    assert "warning: kl_high at step 3: kl is " in out
+
+    before = untimed(tmp_path / "run")
+    for name in ("finished.json", "checkpoint-4/COMPLETE"):
+        (tmp_path / "run" / name).unlink()
+    train(recipe_of(setting, f"run.dir={tmp_path / 'run'}", *watched))
+    assert read(tmp_path / "run" / "warnings.jsonl") == found
+    assert untimed(tmp_path / "run") == before
+
+
+def test_gold_needs_something_to_measure_on(setting):
+    with pytest.raises(RecipeError) as error:
+        recipe_of(setting, "watch.gold=a:b")
+    assert str(error.value) == "watch.gold is a:b, but there is nothing to measure on; give data.heldout"
+
+
+def test_the_table_of_a_log(capsys, monkeypatch):
+    """A head, then a line now and then, and always the last one."""
+    monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", -1.0)
+    steps = Steps("ppo", 3)
+    steps.row(1, {"score": 1.23456, "learn_seconds": 2.0})
+    monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", 99.0)
+    steps.row(2, {"score": -1.0, "learn_seconds": 2.0})
+    steps.row(3, {"score": float("nan"), "learn_seconds": 20.0})
+    assert capsys.readouterr().out == (
+        "         ppo     score   learn s\n"
+        "         1/3     1.235         2\n"
+        "         3/3       nan        20\n"
+    )  # fmt: skip
+
+
+def test_rollouts_on_the_console():
+    prompt = "x" * 400 + "\nWho?\n"
+    text = as_text([RolloutRecord(1, record={}, prompt=prompt, response="Me.<|im_end|>", score=1.234, kl=-0.5)])
+    assert text.startswith("  score 1.23, kl -0.5\n  | … xxx")
+    assert text.endswith("x\n  | Who?\n  | Me.<|im_end|>")

@@ -1,0 +1,141 @@
+"""One lifecycle for all loops: where a run resumes, when it stops, what a checkpoint is, and what cannot be written."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from config import load
+from engine.errors import RunError
+from engine.files import durable
+from engine.run import checkpoints, lifecycle
+from engine.run.folder import RunFolder
+from engine.run.interruption import Interruption
+from engine.run.lifecycle import Lifecycle
+from engine.run.time_limit import OUT_OF_TIME
+from sft.recipe import SFT
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function that opens the run, as a new process would."""
+    (tmp_path / "sft.yaml").write_text(
+        f"stage: sft\nmodel: {{path: x}}\ndata: {{train: x.jsonl}}\nrun: {{dir: {tmp_path}/run, keep_checkpoints: 2}}\n"
+    )
+
+    def run(*overrides):
+        recipe = load(SFT, tmp_path / "sft.yaml", overrides)
+        return Lifecycle("sft", RunFolder(recipe), recipe.run)
+
+    return run
+
+
+def steps(life, *numbers):
+    """Make steps, each logged and saved."""
+    with life.interruptible(Accelerator(cpu=True)):
+        life.begin(9)
+        for step in numbers:
+            life.metrics.append({"step": step})
+            assert not life.end_step(step)
+            with life.checkpoint() as folder:
+                (folder / "weights").write_text(str(step))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*checkpoint-*"))
+
+
+def test_a_run_resumes_from_its_newest_complete_checkpoint(run, tmp_path, capsys):
+    life = run()
+    assert (life.resume_from, life.step) == (None, 0)
+    steps(life, 1, 2, 3)
+    life.metrics.append({"step": 4})  # logged, but not saved
+    folder = tmp_path / "run"
+    assert names(folder) == ["checkpoint-2", "checkpoint-3"]
+    (folder / ".checkpoint-4.partial").mkdir()
+    (folder / "checkpoint-3" / checkpoints.MARK).unlink()
+    life = run()
+    assert life.resume_from == folder / "checkpoint-2"
+    assert names(folder) == ["checkpoint-2"]
+    assert [row["step"] for row in life.metrics.rows] == [1, 2]
+    steps(life, 3)
+    assert f"{folder}: continuing from checkpoint-2\n" in capsys.readouterr().out
+    assert (folder / "checkpoint-3" / "weights").read_text() == "3"
+
+
+def test_nothing_is_removed_for_a_checkpoint_of_another_recipe(run, tmp_path):
+    steps(run(), 1)
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    (tmp_path / "run" / "checkpoint-2").mkdir()
+    with pytest.raises(RunError, match=r"is of another recipe, which differs in run\.seed; name another run\.dir"):
+        run("run.seed=1")
+    assert names(tmp_path / "run") == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_a_checkpoint_is_sealed_after_the_logs_that_it_must_not_outlive(run, tmp_path, monkeypatch):
+    synced, sync = [], durable.sync
+    monkeypatch.setattr(durable, "sync", lambda path: (synced.append(path.name), sync(path)))
+    life = run()
+    life.open_log("rollouts.jsonl")
+    synced.clear()
+    steps(life, 1)
+    assert synced[:2] == ["metrics.jsonl", "rollouts.jsonl"]
+    assert synced.index("rollouts.jsonl") < synced.index("weights") < synced.index(f".{checkpoints.MARK}.partial")
+
+
+@pytest.mark.parametrize(("code", "step", "stops"), [(143, 9, True), (OUT_OF_TIME, 8, True), (OUT_OF_TIME, 9, False)])
+def test_out_of_time_after_the_last_step_is_the_end(run, monkeypatch, code, step, stops):
+    life = run()
+    monkeypatch.setattr(Interruption, "code", lambda self: code)
+    with life.interruptible(Accelerator(cpu=True)):
+        life.begin(9)
+        assert life.end_step(step) is stops
+    assert life.stop_code == (code if stops else 0)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: full"), RuntimeError("writer failed")]
+)
+def test_what_cannot_be_written_is_one_line_and_leaves_no_half_checkpoint(run, tmp_path, error):
+    life = run()
+    steps(life, 1)
+
+    def half():
+        with life.interruptible(Accelerator(cpu=True)):
+            life.begin(9)
+            life.end_step(2)
+            with life.checkpoint() as folder:
+                (folder / "weights").write_text("half")
+                raise error
+
+    with pytest.raises(RunError) as raised:
+        half()
+    assert str(raised.value) == (
+        f"{tmp_path}/run/checkpoint-2 cannot be written ({error}); make room or see to the folder's permissions, then "
+        "the same command continues from checkpoint-1"
+    )
+    assert names(tmp_path / "run") == ["checkpoint-1"]
+
+
+def test_running_out_of_memory_is_no_full_disk(run):
+    life = run()
+    with pytest.raises(torch.OutOfMemoryError), life.writing(life.folder.path):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_the_end_is_marked_after_the_copies_and_pushed_last(run, tmp_path, monkeypatch):
+    life, order = run(), []
+    monkeypatch.setattr(life.store, "wait", lambda: order.append("copied"))
+    monkeypatch.setattr(life.store, "clear", lambda: order.append("disk freed"))
+    monkeypatch.setattr(lifecycle, "leave_group", lambda _: order.append("left"))
+    monkeypatch.setattr(lifecycle.hub, "push_after", lambda *_: order.append("pushed"))
+    finish = life.folder.finish
+    monkeypatch.setattr(life.folder, "finish", lambda *given: (order.append("finished"), finish(*given)))
+    steps(life, 1)
+    life.keep_model("model", lambda folder: (folder / "weights").write_text("1"))
+    order.clear()
+    life.finish()
+    assert order == ["copied", "finished", "disk freed", "left", "pushed"]
+    assert json.loads((tmp_path / "run" / "finished.json").read_text())["steps"] == 1
