@@ -17,14 +17,14 @@ from chatml import control
 from config.sections import Sampling
 from engine.errors import RunError
 from engine.files import jsonl
-from engine.forward.responses import response_logprobs
+from engine.forward.responses import TOKENS_A_FORWARD, response_logprobs
 from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, key_in_environment
 from engine.generation.request import GenerationRequest, Response
 from engine.generation.sampling import sample
 from engine.generation.streams import RandomStream
 from eval.item_store import ItemStore, Row, fingerprint, progress
 from eval.items import Items
-from eval.models import BUDGET, Load
+from eval.models import Load
 from eval.subjects import Endpoint
 
 CANDIDATES = "candidates.jsonl"
@@ -114,7 +114,9 @@ def logprobs(
     prompts, ids = items.prompts(tokenizer), [row["answers"][0]["ids"] for row in answers]
 
     def compute(part: slice) -> list[Row]:
-        flat = response_logprobs(load(), prompts[part], ids[part], temperature, BUDGET, with_entropy=False).logprobs
+        flat = response_logprobs(
+            load(), prompts[part], ids[part], temperature, TOKENS_A_FORWARD, with_entropy=False
+        ).logprobs
         parts = flat.double().cpu().split([len(tokens) for tokens in ids[part]])
         return [{"logprob": float(each.sum())} for each in parts]
 

@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 Series = Sequence[float] | str
 """one number an item, or why there are none"""
 # Parts of gold that the summary calls by another name.
-PART_NAMES = {"correct": "accuracy"}
+PART_NAMES = {"total": "gold", "correct": "accuracy"}
 
 
 def gold_parts(answers: Sequence[Row]) -> dict[str, str]:
@@ -67,7 +67,7 @@ def answer_series(before: Sequence[Row], after: Sequence[Row], reward: str | Non
     found["tokens",] = both_known(a, b, "tokens are not known of both subjects")
     found["without_end",] = [float(a["ended"]) - float(b["ended"]) for a, b in zip(before, after, strict=True)]
     if parts:
-        found["win_rate",] = wins(*([row["gold"]["gold"] for row in rows] for rows in (after, before)))
+        found["win_rate",] = wins(*([row["gold"]["total"] for row in rows] for rows in (after, before)))
     elif reward is not None:
         # An answer without a score, because it never ended, loses to every other.
         scores = [[row["scores"][reward] for row in rows] for rows in (after, before)]

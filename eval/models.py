@@ -18,8 +18,6 @@ from engine.models.loading import load_causal, load_config, load_scalar
 from engine.models.tokenizer import load_tokenizer
 from eval.subjects import LocalModel
 
-# Tokens in one forward pass.
-BUDGET = 16384
 Load = Callable[[], PreTrainedModel]
 """returns a model, loading it at the first call: where all its work is done already, it is never loaded"""
 

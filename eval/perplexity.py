@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from chatml import control, plain_encoder
 from engine.data import encoding
 from engine.data.rows import Limit, load_rows
-from engine.forward.responses import response_logprobs
+from engine.forward.responses import TOKENS_A_FORWARD, response_logprobs
 from engine.run.folder import RunFolder
 from eval.item_store import ItemStore, Row, fingerprint
-from eval.models import BUDGET, Load, Models
+from eval.models import Load, Models
 from eval.recipe import Eval
 
 # Documents whose losses are computed and kept together.
@@ -55,7 +55,12 @@ def text_losses(
         pieces = [pieces_of(text, tokenizer, max_length) for text in documents[part]]
         flat = [piece for each in pieces for piece in each]
         found = response_logprobs(
-            load(), [piece[:1] for piece in flat], [piece[1:] for piece in flat], 1.0, BUDGET, with_entropy=False
+            load(),
+            [piece[:1] for piece in flat],
+            [piece[1:] for piece in flat],
+            1.0,
+            TOKENS_A_FORWARD,
+            with_entropy=False,
         )
         counts = [sum(len(piece) - 1 for piece in each) for each in pieces]
         losses = [-float(logprobs.sum()) for logprobs in found.logprobs.double().cpu().split(counts)]

@@ -44,7 +44,7 @@ def candidates(
         for at, answer in enumerate(row["answers"]):
             scores = {name: by_item[item.number][at] for name, by_item in found.scores.get(subject, {}).items()}
             facts = {"text": answer["text"], "tokens": answer["tokens"], "ended": answer["ended"], "scores": scores}
-            known.append(facts | ({"gold": gold(item.record, answer["text"])} if gold else {}))
+            known.append(facts | ({"gold": gold(item.record, answer["text"]).as_row()} if gold else {}))
         chosen = (
             best_index([each["scores"][kind.reward or reward] for each in known]) if isinstance(kind, BestOf) else 0
         )

@@ -20,12 +20,12 @@ from engine.data import encoding
 from engine.data.report import TOO_LONG
 from engine.data.rows import Limit, load_rows
 from engine.errors import RunError
-from engine.forward.responses import sequence_scores
+from engine.forward.responses import TOKENS_A_FORWARD, sequence_scores
 from engine.run.folder import RunFolder
 from engine.scoring.scorer import combine_scores, rule_or_judge
 from eval.item_store import ItemStore, Row, fingerprint
 from eval.items import Items
-from eval.models import BUDGET, Models, files_of
+from eval.models import Models, files_of
 from eval.recipe import Eval
 
 # Sequences that are scored and kept together.
@@ -57,7 +57,7 @@ def score(name: str, scoring: Scoring, batches: Sequence[Batch], models: Models,
 
         def load(path: str = path) -> ScoreSequences:
             model = models.scalar(path, tokenizer)
-            return lambda sequences, _: sequence_scores(model, sequences, BUDGET).double().tolist()
+            return lambda sequences, _: sequence_scores(model, sequences, TOKENS_A_FORWARD).double().tolist()
 
         by_model.append(_complete(member, models.identity(path), batches, run_dir, load))
     return [
@@ -99,7 +99,7 @@ def _complete(
 def _rule_or_judge(name: str, scoring: Scoring, models: Models, run_dir: Path) -> ScoreSequences:
     """A rule or a judge as a function of sequences and records."""
     scorer = rule_or_judge(scoring, f"eval.rewards.{name}", models.main_tokenizer, run_dir, torch.device("cpu"))
-    return lambda sequences, records: scorer(sequences, records, BUDGET).tolist()
+    return lambda sequences, records: scorer(sequences, records, TOKENS_A_FORWARD).tolist()
 
 
 def _identity_without_model(scoring: Scoring) -> Any:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import RunError
+from engine.forward.responses import TOKENS_A_FORWARD
 from plan.hardware import Hardware
 from plan.memory import Parts, Pass, Trained, saved_in_4bit, state
 from plan.phases import PROCESS, Phase, forward_only, training
@@ -12,8 +13,6 @@ from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
 from plan.work import Work, ppo_work, trainer_work
 from plan.writing import compiled_for_the_run, refuse_writing, writing
 
-# Tokens in one forward pass where the reward stage measures its finished model (reward/train.py).
-REWARD_BUDGET = 16384
 # What transformers takes where a recipe says nothing.
 DEFAULT_BATCH = 8
 
@@ -85,7 +84,7 @@ def trainer_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> P
     fused = "fused" in str(trainer.get("optim", "adamw_torch_fused"))
     phases = training(model, step, hardware, beside, fused)
     if scalar:
-        phases.append(forward_only(model, REWARD_BUDGET, hardware, beside, "measuring scores"))
+        phases.append(forward_only(model, TOKENS_A_FORWARD, hardware, beside, "measuring scores"))
     elif recipe.data.eval is not None:
         tokens = row * int(trainer.get("per_device_eval_batch_size", DEFAULT_BATCH))
         phases.append(forward_only(model, tokens, hardware, beside, "evaluation"))

@@ -58,4 +58,4 @@ class HeldOut:
     def gold_total(self, row: PromptRow, response: Response) -> float:
         """Return the gold of one response, the sum of its parts."""
         text = self.tokenizer.decode(response.tokens[:-1] if response.ended else response.tokens)
-        return self.gold(row.record, text)["gold"]
+        return self.gold(row.record, text).total

@@ -31,7 +31,7 @@ from engine.errors import RunError
 from engine.forward.attention import use_shared_prefixes
 from engine.forward.packed import pack
 from engine.forward.pairs import pack_pairs, pair_scores
-from engine.forward.responses import micro_batches_on_all_ranks
+from engine.forward.responses import TOKENS_A_FORWARD, micro_batches_on_all_ranks
 from engine.models.adapters import add_adapters
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.tokenizer import load_tokenizer
@@ -42,8 +42,6 @@ from engine.run.trainer import arguments, fit
 from reward.recipe import Reward
 
 SIDES = ("chosen_ids", "rejected_ids")
-# Tokens in one forward pass without gradients.
-SCORING_TOKENS = 16384
 # The score offset is the mean over at most so many training pairs.
 OFFSET_PAIRS = 2048
 
@@ -183,7 +181,7 @@ class PairTrainer(DealtBatches, RewardTrainer):
         """Return the scores of rows on every rank, (pairs, 2), chosen first (collective)."""
         self.model.eval()
         mine, own = take_share(range(len(rows))), []
-        for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], SCORING_TOKENS):
+        for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], TOKENS_A_FORWARD):
             if chosen := mine[run]:
                 own += pair_scores(self.model, [sides(rows[at]) for at in chosen]).tolist()
             else:

@@ -19,6 +19,8 @@ from engine.forward.logprobs import Support, TokenLogProbs
 from engine.forward.packed import pack
 
 Tokens = Sequence[int]
+# Tokens in one forward pass without gradients, where no key of a recipe says.
+TOKENS_A_FORWARD = 16384
 # The sequences of a forward pass that a rank runs only because others run theirs.
 EMPTY_PASS = [[0]]
 

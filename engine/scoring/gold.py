@@ -1,32 +1,53 @@
-"""The gold scorer: a function that knows how good an answer is, handed over by a recipe as "module:function".
+"""The gold scorer: a function that knows how good an answer is, given by a recipe as "module:function".
 
-Only evaluation and read-only monitors call it; no loss, reward, sampling or choice of checkpoint sees what it says.
+Only evaluation and read-only monitors call it; no loss, reward, sampling or choice of checkpoint sees its scores.
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import RunError
 from engine.scoring.rule import load_function
 
-Gold = Callable[[dict[str, Any], str], dict[str, float]]
-"""(record of the prompt, text of the answer) -> parts by name, `gold` their sum; `correct` is 1 for a right answer"""
+# The key under which the user's function returns the total; the others are its parts.
+TOTAL = "gold"
+
+
+@dataclass(frozen=True)
+class GoldScore:
+    """How good one answer is."""
+
+    total: float
+    parts: dict[str, float]
+    """by name; `correct` is 1 for a right answer"""
+
+    def as_row(self) -> dict[str, float]:
+        """The score as it stands in answers.jsonl: {"total": …, part: …}."""
+        return {"total": self.total, **self.parts}
+
+
+Gold = Callable[[dict[str, Any], str], GoldScore]
+"""(record of the prompt, text of the answer) -> its score"""
 
 
 def load_gold(path: str, key: str, taken_names: Collection[str] = ()) -> Gold:
-    """The function at "module:function", its results checked; RunError, naming `key`, if there is no such thing.
+    """Load the function at "module:function", with its results checked.
 
-    What it returns must be a dict of numbers with the key `gold`, and none of its parts may have one of `taken_names`,
-    those of other figures (RunError at the first answer).
+    The function takes the record of a prompt and the text of an answer, and returns a dict of numbers: the total under
+    `gold`, and parts under names of its own, none of which may be among `taken_names`, those of other figures.
+
+    Raises RunError, naming `key`, where there is no such function; the returned one raises it for a bad result.
     """
     function = load_function(path, key)
 
-    def checked(record: dict[str, Any], answer: str) -> dict[str, float]:
-        parts = function(record, answer)
-        if not isinstance(parts, dict) or "gold" not in parts:
-            raise RunError(f"{key}={path} returned {parts!r}; it must return a dict of numbers with the key gold")
-        if taken := sorted(parts.keys() & set(taken_names)):
+    def checked(record: dict[str, Any], answer: str) -> GoldScore:
+        scores = function(record, answer)
+        if not isinstance(scores, dict) or TOTAL not in scores:
+            raise RunError(f"{key}={path} returned {scores!r}; it must return a dict of numbers with the key gold")
+        if taken := sorted(scores.keys() & {"total", *taken_names}):
             raise RunError(f"{key}={path} has a part called {taken[0]}, which is another figure's name; rename it")
-        return {part: float(value) for part, value in parts.items()}
+        parts = {name: float(value) for name, value in scores.items()}
+        return GoldScore(parts.pop(TOTAL), parts)
 
     return checked

@@ -16,14 +16,12 @@ from chatml import control
 from config.scoring import Scoring
 from config.sections import Model
 from engine.errors import RunError
-from engine.forward.responses import Tokens, sequence_scores
+from engine.forward.responses import TOKENS_A_FORWARD, Tokens, sequence_scores
 from engine.models.loading import load_scalar
 from engine.scoring.judge import LLMJudge
 from engine.scoring.rule import RuleScorer
 
 Record = Mapping[str, Any]
-# Tokens in one forward.
-BUDGET = 16384
 
 
 class Scorer(Protocol):
@@ -65,7 +63,8 @@ def score_sequences(
     if not sequences:
         return []
     if not scoring.paths:
-        return rule_or_judge(scoring, key, tokenizer, folder, torch.device("cpu"))(sequences, records, BUDGET).tolist()
+        scorer = rule_or_judge(scoring, key, tokenizer, folder, torch.device("cpu"))
+        return scorer(sequences, records, TOKENS_A_FORWARD).tolist()
     by_model = []
     for path in scoring.paths:
         model = load_scalar(path, model_of(path), tokenizer, trained=False, device=device)
@@ -74,7 +73,7 @@ def score_sequences(
                 f"{path} reads its score at another token than the <|im_end|> of {tokenizer.name_or_path}; "
                 "both must come from the same base"
             )
-        by_model.append(sequence_scores(model, sequences, BUDGET).double().cpu())
+        by_model.append(sequence_scores(model, sequences, TOKENS_A_FORWARD).double().cpu())
     return combine_scores(by_model, scoring.std_coef).tolist()
 
 

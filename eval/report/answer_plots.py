@@ -60,7 +60,7 @@ def best_of_curve(groups: Candidates, metric: str) -> tuple[list[float], list[fl
     scores = [[answer["score"] for answer in group] for group in groups]
     lowest = min((score for group in scores for score in group if score is not None), default=0.0)
     if metric == "gold":
-        values = [[answer["gold"]["gold"] for answer in group] for group in groups]
+        values = [[answer["gold"]["total"] for answer in group] for group in groups]
     else:
         values = [[lowest if score is None else score for score in group] for group in scores]
     ks = range(1, min(map(len, groups)) + 1)
@@ -84,7 +84,7 @@ def gold_over_steps(evaluation: EvaluationFiles, run: str, stage: Stage, gold: G
     by_step: dict[int, list[float]] = defaultdict(list)
     for row in stage.rollouts:
         answer = row["response"].removesuffix(IM_END).removesuffix(END_OF_TEXT)
-        by_step[row["step"]].append(gold(row["record"], answer)["gold"])
+        by_step[row["step"]].append(gold(row["record"], answer).total)
     figure, (above, below) = canvas(2)
     shade_warmup(above, {run: stage})
     shade_warmup(below, {run: stage})

@@ -57,7 +57,7 @@ def excerpts(answers: Sequence[Answer], reference: str | None, compared_by: str 
 def value(answer: Answer, compared_by: str) -> float:
     """Its gold or score; an answer that never ended has no score and stands below every other one."""
     if compared_by == "gold":
-        return answer["gold"]["gold"]
+        return answer["gold"]["total"]
     return NO_SCORE if answer["score"] is None else answer["score"]
 
 

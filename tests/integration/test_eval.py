@@ -184,7 +184,7 @@ def test_best_of_n_is_chosen_by_the_reward_model(folder, answers, summary):
         finished = [each for each in candidates if each["ended"]]
         best = max(finished, key=lambda each: each["scores"]["rm"], default=candidates[0])
         assert (len(candidates), best["chosen"], best["text"]) == (4, True, row["text"])
-        golds.append(best["gold"]["gold"])
+        golds.append(best["gold"]["total"])
     assert summary["subjects"]["best_of_n"]["answers"]["gold"] == pytest.approx(sum(golds) / 10)
 
 

@@ -99,7 +99,7 @@ def answer(item: int, name: str, at: int, *, gold: bool = True, text: str | None
         "messages": [{"role": "user", "content": f"question {item} & more"}, called, {"role": "tool", "content": "7"}],
         "record": {"task": TASKS[item % 2]}, "text": f"{name} {item} <script>" if text is None else text,
         "tokens": 5 + item % 7, "ended": True, "scores": {"pmp": value / 2, "rm": value},
-        **({"gold": {"gold": value, "correct": item % 2}} if gold else {}),
+        **({"gold": {"total": value, "correct": item % 2}} if gold else {}),
         "logprob": -1.0, "reference_logprob": -2.0,
     }  # fmt: skip
 

@@ -83,7 +83,9 @@ def write_stage(folder: Path, name: str, kind: str) -> None:
 
 def candidate_line(item: int) -> dict[str, Any]:
     """Three answers to an item, of which the reward prefers the last and gold does as well."""
-    answers = [{"scores": {"pmp": 0.0, "rm": 0.1 * k if k else None}, "gold": {"gold": k + item % 3}} for k in range(3)]
+    answers = [
+        {"scores": {"pmp": 0.0, "rm": 0.1 * k if k else None}, "gold": {"total": k + item % 3}} for k in range(3)
+    ]
     return {"item": item, "subject": "best", "candidates": answers}
 
 

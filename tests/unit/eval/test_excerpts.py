@@ -6,7 +6,7 @@ from eval.report.excerpts import excerpts, split, value
 def answers(*items, names=("sft", "ppo"), measure="gold"):
     """An item for each tuple of values, one of each subject."""
     return [
-        {"item": number, "subject": name, "messages": [], "text": name, "score": v, "gold": {"gold": v}}
+        {"item": number, "subject": name, "messages": [], "text": name, "score": v, "gold": {"total": v}}
         if measure == "gold"
         else {"item": number, "subject": name, "messages": [], "text": name, "score": v}
         for number, values in enumerate(items)

@@ -23,7 +23,7 @@ def answer(item, subject, text, gold=None, rm=None, pmp=None, tokens=4, ended=Tr
         "logprob": logprobs[0],
         "reference_logprob": logprobs[1],
     }
-    return row if gold is None else row | {"gold": dict(zip(("gold", "correct", "manner"), gold, strict=True))}
+    return row if gold is None else row | {"gold": dict(zip(("total", "correct", "manner"), gold, strict=True))}
 
 
 ANSWERS = [
