@@ -12,6 +12,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from config.sections import Sampling
+from engine.dist.devices import default_device
 from engine.generation.compiled import CompiledDecoder
 from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
@@ -38,7 +39,7 @@ def main() -> None:
 def raced(prompts: int, responses: int, dtype: torch.dtype) -> tuple[list[float], list[float], float]:
     """Return the seconds of either side in every round, and of the first compiled rollout."""
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     config = Qwen2Config(
         vocab_size=8000,
         hidden_size=256,

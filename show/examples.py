@@ -11,7 +11,6 @@ from chatml import (
     IGNORE,
     Conversation,
     EncodedTurn,
-    Message,
     Pair,
     RecordError,
     encode_turns,
@@ -19,6 +18,7 @@ from chatml import (
     plain_encoder,
     render,
 )
+from engine.data.encoding import with_system_prompt
 from engine.data.loss_spans import loss_spans
 from show.look import Look
 from show.records import ASKED, Record
@@ -76,7 +76,7 @@ def _raw(record: Record) -> Text:
 def _conversation(held: Conversation | str, seen: Look, colour: bool) -> tuple[str, Text]:
     if isinstance(held, str):
         return "plain text", Text(held.translate(VISIBLE))
-    turns = render(_prompted(held.messages, seen), held.tools, seen.recipe.chatml.tools)
+    turns = render(with_system_prompt(held.messages, seen.recipe.chatml.system), held.tools, seen.recipe.chatml.tools)
     (encoded_turns,) = encode_turns([turns], seen.tokenizer, seen.recipe.chatml.mask, seen.recipe.chatml.train_on)
     asked = seen.key in ASKED
     encoded = join(encoded_turns, seen.tokenizer, add_generation_prompt=asked)
@@ -88,7 +88,7 @@ def _conversation(held: Conversation | str, seen: Look, colour: bool) -> tuple[s
 
 
 def _pair(held: Pair, seen: Look) -> tuple[str, Text]:
-    prompt = _prompted(held.prompt, seen)
+    prompt = with_system_prompt(held.prompt, seen.recipe.chatml.system)
     sides = [render((*prompt, *side), held.tools, seen.recipe.chatml.tools) for side in (held.chosen, held.rejected)]
     encoded = encode_turns(sides, seen.tokenizer, "assistant")
     text = _unmarked([turn for turn in encoded[0] if turn.turn.messages.stop <= len(prompt)], seen)
@@ -105,14 +105,6 @@ def _pair(held: Pair, seen: Look) -> tuple[str, Text]:
 def _piece(row: dict[str, Any], place: int, seen: Look, colour: bool) -> tuple[str, Text]:
     name = f"{' and '.join(source.path for source in seen.sources)}, piece {place + 1:,} of {len(seen.rows):,}"
     return f"{name} · {len(row['input_ids']):,} tokens", marked(row, seen.tokenizer, colour=colour)
-
-
-def _prompted(messages: tuple[Message, ...], seen: Look) -> tuple[Message, ...]:
-    """With the recipe's system prompt where there is none, as `engine.data.rows` puts it."""
-    system = seen.recipe.chatml.system
-    if system is None or (messages and messages[0].role == "system"):
-        return messages
-    return (Message("system", system), *messages)
 
 
 def _unmarked(turns: list[EncodedTurn], seen: Look, style: str = "") -> Text:

@@ -69,7 +69,7 @@ def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Repo
         if is_text(record, settings.fields):
             return read_text(record, settings.fields)
         messages, tools = read_conversation(record, settings.fields)
-        return render(_prompted(messages, settings), tools, settings.chatml.tools)
+        return render(with_system_prompt(messages, settings.chatml.system), tools, settings.chatml.tools)
 
     known = list(_read(chunk, read, settings, report))
     talks = [(where, [said], None) for where, said, _ in known if not isinstance(said, str)]
@@ -133,7 +133,7 @@ def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
 
     def read(record: dict[str, Any]) -> tuple[tuple[int, dict[str, Any]], list[list[Turn]]]:
         pair, margin = read_pair(record, settings.fields), read_margin(record, settings.fields)
-        prompt = _prompted(pair.prompt, settings)
+        prompt = with_system_prompt(pair.prompt, settings.chatml.system)
         whole = [(*prompt, *answer) for answer in (pair.chosen, pair.rejected)]
         subset = record.get("subset")
         facts = {"margin": margin, "subset": None if subset is None else str(subset)}
@@ -165,7 +165,7 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
 
     def read(record: dict[str, Any]) -> tuple[tuple[Message, ...], list[Turn]]:
         messages, tools = read_prompt(record, settings.fields)
-        said = _prompted(messages, settings)
+        said = with_system_prompt(messages, settings.chatml.system)
         return said, render(said, tools, settings.chatml.tools)
 
     known = [(where, [turns], (record, said)) for where, (said, turns), record in _read(chunk, read, settings, report)]
@@ -254,11 +254,11 @@ def _texts_encoded(
                 report.refuse(where, error, settings.on_bad_record)
 
 
-def _prompted(messages: tuple[Message, ...], settings: Settings) -> tuple[Message, ...]:
-    """Return the messages with the recipe's system prompt in front, unless they have a system message."""
-    if settings.chatml.system is None or (messages and messages[0].role == "system"):
+def with_system_prompt(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
+    """Return the messages with a recipe's system prompt in front, unless they have a system message."""
+    if system is None or (messages and messages[0].role == "system"):
         return messages
-    return (Message("system", settings.chatml.system), *messages)
+    return (Message("system", system), *messages)
 
 
 def _without_end(turns: list[EncodedTurn], newline: int) -> list[EncodedTurn]:
