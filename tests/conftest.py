@@ -16,6 +16,8 @@ from tests.support.paths import ROOT
 # at. The libraries read this when they are imported.
 CACHE = tempfile.TemporaryDirectory(prefix="plumbline-tests-")
 os.environ |= {"HF_DATASETS_CACHE": CACHE.name, "HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
+# Compiled code of another run may be for other instructions than these tests ask for.
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{CACHE.name}/inductor"
 # A proxy of this machine's is not asked for servers that tests start here.
 os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
 from tests.support.rows_setting import write_records  # noqa: E402

@@ -17,7 +17,7 @@ import os, sys
 os.sched_getaffinity = lambda _: range(2)  # on a machine of one core nothing would be started
 from engine.data import prepare, chunks
 from engine.dist.devices import peak_memory
-from tests.support.rows_setting import recipe
+from tests.support.rows_setting import conversation_rows, recipe
 from tests.support.tokenizers import qwen
 if __name__ == "__main__":
     chunks.CHUNK_RECORDS, prepare.WORKERS_WORTH_SECONDS = 50, float(sys.argv[2])

@@ -80,7 +80,7 @@ def test_what_was_said_is_read_back(make):
 def run_of(setting, folder, *overrides):
     train(recipe_of(setting, "ppo.steps=1", "ppo.value_warmup_steps=1", f"run.dir={folder}", *overrides))
     (row,) = read(folder / "metrics.jsonl")
-    return row, read(folder / "samples.jsonl")
+    return row, read(folder / "rollouts.jsonl")
 
 
 def test_an_ensemble_in_ppo(setting, tmp_path):

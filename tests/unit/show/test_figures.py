@@ -185,7 +185,7 @@ RECORDS = {
     [
         ("train", ["pair", "pair"], [Pair, Pair]),
         ("train", ["pair", "text", "conversation", "bad"], [Conversation, str, Conversation, type(None)]),
-        ("pairs", ["pair", "conversation"], [Pair, type(None)]),
+        ("comparisons.pairs", ["pair", "conversation"], [Pair, type(None)]),
         ("prompts", ["pair", "conversation", "text"], [Conversation, Conversation, type(None)]),
         ("pretrain", ["text", "conversation"], [str, type(None)]),
     ],
