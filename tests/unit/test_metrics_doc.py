@@ -47,7 +47,7 @@ def test_every_metric_is_defined(mini, title, stages):
 
 
 def test_every_figure_is_defined():
-    gold = dict.fromkeys(("gold", "correct", "manner", "length", "instruction"), 0.0)
+    gold = dict.fromkeys(("total", "correct", "manner", "length", "instruction"), 0.0)
     known = {"text": "", "tokens": 1, "ended": True, "scores": {"rm": 0.0}, "gold": gold, "record": {"task": "sum"}}
     known |= {"item": 0, "logprob": 0.0, "reference_logprob": 0.0}
     names = ("sft", "ppo", "other")

@@ -9,6 +9,7 @@ from engine.generation.request import Response
 from engine.generation.rollout_records import ROLLOUTS, RolloutRecord, read_rollouts
 from engine.generation.streams import RandomStream
 from engine.run.metrics import StepLog
+from engine.scoring.gold import GoldScore
 from ppo.assess import Assessment
 from ppo.heldout import HeldOut
 from ppo.models import Models
@@ -66,7 +67,9 @@ def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_the
     )  # fmt: skip
     tokenizer = SimpleNamespace(decode=lambda tokens: "x" * len(tokens))
     # A response that has ended is decoded without its end token.
-    heldout = HeldOut(PROMPTS[:2], lambda record, text: {"gold": float(record["id"] + len(text))}, tokenizer, seed=7)
+    heldout = HeldOut(
+        PROMPTS[:2], lambda record, text: GoldScore(float(record["id"] + len(text)), {}), tokenizer, seed=7
+    )
     metrics = heldout.measure(models, engine, budget=99)
     assert engine.requests[0].stream == RandomStream.named(7, "heldout")
     assert seen == [([[0, 1, 0, 0], [10, 11, 1, 0]], [{"id": 0}, {"id": 1}], 99)]
