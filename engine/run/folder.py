@@ -126,6 +126,13 @@ class RunFolder:
         print(f"{self.path}: finished, {steps:,} {unit}, {seconds:.0f} s", flush=True)
 
 
+def command() -> list[str]:
+    """Return the command that this process was started with, as a user would type it: `python -m STAGE RECIPE ...`."""
+    spec = sys.modules["__main__"].__spec__
+    started = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return ["python", *started, *sys.argv[1:]]
+
+
 def environment() -> dict[str, Any]:
     """Return what the run runs on: versions, platform, device, threads, ranks."""
     import torch
@@ -139,7 +146,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "command": sys.argv,
+        "command": command(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
