@@ -23,9 +23,9 @@ class Source(Section):
     """Where records come from: one item of a data key."""
 
     path: str = MISSING
-    """a file, a folder, a glob, or the hub id of a data set (owner/name)"""
+    """a file, a folder (of data files, or written by save_to_disk), a glob, or the hub id of a data set (owner/name)"""
     split: str = "train"
-    """split of a hub data set"""
+    """split of a hub data set or of a folder"""
     name: str | None = None
     """configuration of a hub data set"""
     revision: str | None = None

@@ -54,6 +54,7 @@ def prepared(make: Maker, source: Source, settings: Settings, tokenizer: Any, ke
                 shared = (make, settings, tokenizer)
                 durable.write_folder(folder, lambda partial: _write(partial, source, place, shared, key))
     report = Report.from_json(json.loads((folder / REPORT).read_text(encoding="utf-8")))
+    report.read_from, report.left_out = list(place.read), list(place.left_out)
     if report.read == 0:
         raise RecipeError(f"{source.path}: {_why_empty(source)}")
     return Dataset.from_file(str(folder / ROWS)), report
