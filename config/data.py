@@ -60,8 +60,12 @@ def named_sources(default: Any = None) -> Any:
 class Data(Section):
     """The common keys of all data sections."""
 
-    fields: dict[str, str] = field(default_factory=dict)
-    """names in the records -> names that are read: {question: prompt, answer: response}"""
+    fields: dict[str, str | None] = field(default_factory=dict)
+    """names in the records -> names that are read: {question: prompt, answer: response}; null: the field is not read,
+    as {prompt: null} beside whole conversations in `messages`"""
+    document_end: str | None = None
+    """what stands between the documents of plain text, as <|endoftext|>: text is split there, and the mark itself is
+    not read"""
     too_long: TooLong = "cut_oldest_turns"
     """what to do with a record longer than the stage's limit: drop it, cut its oldest turns or its oldest tokens, or
     stop; both sides of a comparison are cut alike, and no answer is trained on without its end"""
@@ -69,8 +73,14 @@ class Data(Section):
     """what to do with a record that cannot be read: stop the run, or skip and count it"""
 
     def check(self, key: str) -> None:
+        self.check_document_end(key)
         for name in self.source_keys():
             sources(getattr(self, name), f"{key}.{name}")
+
+    def check_document_end(self, key: str) -> None:
+        if self.document_end == "":
+            key = f"{key}.document_end"
+            raise RecipeError(f"{key} is empty; give the text that stands between documents, or null", key=key)
 
     @classmethod
     def source_keys(cls) -> list[str]:
@@ -105,6 +115,7 @@ class TrainingData(Data):
         if share is None:
             super().check(key)
             return
+        self.check_document_end(key)
         if not 0 < share < 1:
             raise RecipeError(
                 f"{key}.eval is {show(self.eval)}; a share of {key}.train must be above 0 and below 1",

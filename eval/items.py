@@ -37,7 +37,9 @@ class Item:
 class Items:
     """All items, and their prompts in every form that a subject needs."""
 
-    def __init__(self, items: Sequence[Item], main: PreTrainedTokenizerBase, chatml: ChatML, fields: Mapping[str, str]):
+    def __init__(
+        self, items: Sequence[Item], main: PreTrainedTokenizerBase, chatml: ChatML, fields: Mapping[str, str | None]
+    ):
         self.items, self.main, self.chatml, self.fields = items, main, chatml, fields
         self._prompts = {id(main): [item.input_ids for item in items]}
 

@@ -64,7 +64,7 @@ class Record:
 
 
 def read_records(
-    records: Sequence[tuple[str, dict[str, Any] | RecordError]], key: str, fields: Mapping[str, str]
+    records: Sequence[tuple[str, dict[str, Any] | RecordError]], key: str, fields: Mapping[str, str | None]
 ) -> list[Record]:
     """The records of a data key (`train`, `prompts`, ...), each read as what the key is for.
 
@@ -76,13 +76,13 @@ def read_records(
     return [_read(where, record, key, fields) for where, record in records]
 
 
-def unread_fields(records: Sequence[Record], fields: Mapping[str, str]) -> list[str]:
+def unread_fields(records: Sequence[Record], fields: Mapping[str, str | None]) -> list[str]:
     """Fields of the records that have no meaning here, in the order they are met."""
     met = dict.fromkeys(name for record in records for name in record.fields)
-    return [name for name in met if fields.get(name, name) not in FIELDS]
+    return [name for name in met if fields.get(name, name) not in (None, *FIELDS)]
 
 
-def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Mapping[str, str]) -> Record:
+def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Mapping[str, str | None]) -> Record:
     if isinstance(record, RecordError):
         return Record(where, {}, None, str(record))
     try:
@@ -91,7 +91,7 @@ def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Ma
         return Record(where, record, None, str(error))
 
 
-def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
+def _held(record: dict[str, Any], key: str, fields: Mapping[str, str | None]) -> Held:
     if is_comparisons(key):
         return read_pair(record, fields)
     if key in ASKED:
@@ -101,7 +101,7 @@ def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
     return read_conversation(record, fields)
 
 
-def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str]) -> bool:
+def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str | None]) -> bool:
     if isinstance(record, RecordError):
         return False
     names = {fields.get(name, name) for name, value in record.items() if value is not None}

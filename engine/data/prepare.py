@@ -108,7 +108,9 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
         pyarrow.ipc.new_stream(sink, COLUMNS[shared[0]]) as stream,
         Reading(key, place.size) as reading,
     ):
-        chunks = chunks_of(selected(place, source, reading.advance))
+        _, settings, _ = shared
+        split = {"document_end": settings.document_end, "fields": settings.fields}
+        chunks = chunks_of(selected(place, source, reading.advance, **split))
         for batch, counted in in_order(batch_of, shared, chunks, lambda: reading.seconds_left > WORKERS_WORTH_SECONDS):
             stream.write_batch(batch)
             report.add(counted)

@@ -51,6 +51,8 @@ class Report:
     """records by their tokens before anything was cut; of a pair the longer side's"""
     bad: list[str] = field(default_factory=list)
     """what is wrong with the first bad records that were skipped"""
+    spelled_ends: Counter[str] = field(default_factory=Counter)
+    """documents of plain text that hold an end token spelled out, by its spelling"""
     read_from: list[str] = field(default_factory=list)
     """files, or names of data sets, that the records come from"""
     left_out: list[str] = field(default_factory=list)
@@ -96,6 +98,11 @@ class Report:
         if self.lengths:
             told = (f"{length:,}" for length in self.percentiles().values())
             lines.append("  tokens in a record: half have up to {}, 90 % {}, 99 % {}, the longest {}".format(*told))
+        lines += [
+            f"  warning: {count:,} {'document spells' if count == 1 else 'documents spell'} {name}, which stays text; "
+            f"if it stands between documents, set data.document_end='{name}'"
+            for name, count in self.spelled_ends.most_common()
+        ]
         if len(self.read_from) > 1 or self.left_out:
             lines.append(f"  read from: {_shown(self.read_from)}")
         if self.left_out:
@@ -127,7 +134,7 @@ class Report:
     def from_json(cls, values: dict[str, Any]) -> "Report":
         """What `as_json` gave, once it has been JSON."""
         lengths = Counter({int(length): count for length, count in values["lengths"].items()})
-        counted = {name: Counter(values[name]) for name in ("dropped", "dropped_tokens")}
+        counted = {name: Counter(values[name]) for name in ("dropped", "dropped_tokens", "spelled_ends")}
         return cls(**{**values, **counted, "lengths": lengths})
 
     def check(self, key: str, limit: str) -> None:

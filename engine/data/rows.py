@@ -48,7 +48,9 @@ def load_rows(
     """
     _check_fields(data.fields)
     control(tokenizer)  # raises where the tokenizer lacks the ChatML tokens
-    settings = Settings(chatml, data.fields, data.too_long, data.on_bad_record, limit.key, limit.tokens)
+    settings = Settings(
+        chatml, data.fields, data.too_long, data.on_bad_record, limit.key, limit.tokens, document_end=data.document_end
+    )
     parts = [prepared(make, source, settings, tokenizer, key) for source in sources]
     report = total(report for _, report in parts)
     report.check(key, limit.key)
@@ -75,10 +77,13 @@ def longest_sequence(rows: Dataset) -> int:
     return max(pyarrow.compute.max(each).as_py() or 0 for each in lengths)
 
 
-def _check_fields(fields: Mapping[str, str]) -> None:
-    for theirs, ours in fields.items():
+def _check_fields(fields: Mapping[str, str | None]) -> None:
+    named = {theirs: ours for theirs, ours in fields.items() if ours is not None}
+    for theirs, ours in named.items():
         if ours not in FIELDS:
-            raise RecipeError(f"data.fields.{theirs} is {ours}; it must be one of {', '.join(FIELDS)}")
-    for one, other in pairwise(sorted(fields.values())):
+            raise RecipeError(
+                f"data.fields.{theirs} is {ours}; it must be one of {', '.join(FIELDS)}, or null to leave {theirs} out"
+            )
+    for one, other in pairwise(sorted(named.values())):
         if one == other:
             raise RecipeError(f"data.fields makes two fields {one}; leave one of them out")

@@ -8,7 +8,7 @@ it stands, and equal records are on the same side.
 import glob
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -18,12 +18,14 @@ import xxhash
 from chatml import RecordError
 from config import RecipeError
 from config.data import Source
+from engine.data.documents import split_documents
 from engine.data.folders import files_of
 from engine.data.hub_sets import is_saved, on_hub, saved
 from engine.data.json_files import Records
 from engine.data.record_files import read_file, reading
 
 Advance = Callable[[int], object]
+NO_FIELDS: Mapping[str, str | None] = {}
 
 
 class Place(Protocol):
@@ -48,12 +50,13 @@ class Place(Protocol):
         """Yield all records; call `advance` with how much of `size` was read since."""
 
 
-def read(source: Source) -> Records:
+def read(source: Source, document_end: str | None = None, fields: Mapping[str, str | None] = NO_FIELDS) -> Records:
     """Yield (place, record) of a source's records in order, with a RecordError in place of a bad one.
 
-    Raises RecipeError where the source is missing or a file is damaged, when reading gets there.
+    Plain text is split at `document_end`; `fields` tells what is plain text. Raises RecipeError where the source is
+    missing or a file is damaged, when reading gets there.
     """
-    return selected(find(source), source)
+    return selected(find(source), source, document_end=document_end, fields=fields)
 
 
 def find(source: Source) -> Place:
@@ -65,10 +68,20 @@ def find(source: Source) -> Place:
     return Files(tuple(_files(source.path)))
 
 
-def selected(place: Place, source: Source, advance: Advance = lambda more: None) -> Records:
-    """Yield the records of a place that its source selects."""
+def selected(
+    place: Place,
+    source: Source,
+    advance: Advance = lambda more: None,
+    *,
+    document_end: str | None = None,
+    fields: Mapping[str, str | None] = NO_FIELDS,
+) -> Records:
+    """Yield the records of a place that its source selects; documents within a record are records for that."""
+    records = place.records(advance)
+    if document_end is not None:
+        records = split_documents(records, document_end, fields)
     stop = None if source.take is None else source.skip + source.take
-    records = islice(place.records(advance), source.skip, stop)
+    records = islice(records, source.skip, stop)
     share = source.only_share or source.without_share
     if share is None:
         return records

@@ -120,7 +120,7 @@ def test_what_is_not_there(tmp_path):
 
 
 USER, ANSWER = talk("Hi", "Yes.")
-RENAME = f"use data.fields to rename to {', '.join(FIELDS)}"
+RENAME = f"use data.fields to rename to {', '.join(FIELDS)}, or to leave out (null)"
 NO_ANSWER = "no assistant turn, so nothing to train on"
 
 
