@@ -67,6 +67,7 @@ def test_full_finetuning_is_saved_and_loads_plainly(base, tmp_path):
     assert not torch.allclose(logits(plain, its_tokenizer), before, atol=1e-2)
     assert plain.config.use_cache is True
     assert plain.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
+    assert (plain.config.eos_token_id, its_tokenizer.eos_token_id) == (ids.im_end, ids.im_end)
     assert plain.get_input_embeddings().weight.shape[0] >= len(its_tokenizer)
     rendered = its_tokenizer.apply_chat_template(CONVERSATION, tokenize=True, return_dict=False)
     assert rendered == encode(CONVERSATION, tokenizer).input_ids
