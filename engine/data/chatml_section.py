@@ -21,6 +21,8 @@ class ChatML(Section):
     """how tools and calls of them are written"""
     system: str | None = None
     """system prompt put before conversations that have none"""
+    parse_text: bool = False
+    """read <think> and <tool_call> in the assistant's text as reasoning and calls of tools; no other text is read so"""
 
     def check(self, key: str) -> None:
         if self.mask == "all" and self.train_on == "last_answer":

@@ -2,7 +2,7 @@
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template
+from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template, check_reads_back
 from engine.errors import RunError, first_line
 
 
@@ -22,10 +22,12 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Add the ChatML tokens that are missing, and our template.
 
-    Where there is no padding token, <|endoftext|> becomes it, as in Qwen's tokenizers.
+    Where there is no padding token, <|endoftext|> becomes it, as in Qwen's tokenizers. Raises TokenizerError where
+    conversations cannot be written with the tokenizer.
     """
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([t for t in (END_OF_TEXT, IM_START, IM_END) if t not in known], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = END_OF_TEXT
+    check_reads_back(tokenizer)
     tokenizer.chat_template = chat_template(tokenizer)
