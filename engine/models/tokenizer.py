@@ -1,22 +1,42 @@
 """Tokenizers made ready for ChatML. Loads no model, so that looking at data is quick."""
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template, check_reads_back
 from engine.errors import RunError, first_line
+from engine.models import tiktoken_vocabulary
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of `path` and add ChatML's tokens and template; RunError if there is none."""
+    """Load the tokenizer of `path` and add ChatML's tokens and template; RunError if there is none.
+
+    The first Qwen's `qwen.tiktoken` is read where there is no `tokenizer.json`.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise RunError(f"no tokenizer at {path} ({first_line(error)}); give a model folder or a hub id") from None
-    try:
+        ranks = first_qwen(path, revision)
+        tokenizer = (
+            AutoTokenizer.from_pretrained(path, revision=revision)
+            if ranks is None
+            else tiktoken_vocabulary.fast_tokenizer(tiktoken_vocabulary.read_ranks(ranks))
+        )
         prepare_tokenizer(tokenizer)
     except TokenizerError as error:
         raise RunError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"no tokenizer at {path} ({first_line(error)}); give a model folder or a hub id") from None
     return tokenizer
+
+
+def first_qwen(path: str, revision: str | None) -> Path | None:
+    """Return the file of the first Qwen's vocabulary, where a model has that one alone."""
+    for name in ("tokenizer.json", tiktoken_vocabulary.FILE):
+        found = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if found is not None:
+            return Path(found) if name == tiktoken_vocabulary.FILE else None
+    return None
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

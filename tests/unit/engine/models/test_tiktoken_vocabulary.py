@@ -1,0 +1,105 @@
+"""The first Qwen's vocabulary as a fast tokenizer: the report's tokens, and ids as tiktoken gives them."""
+
+import base64
+import json
+import random
+import unicodedata
+from itertools import pairwise
+
+import pytest
+import regex
+
+from chatml import control, plain_encoder
+from engine.errors import RunError
+from engine.models.tiktoken_vocabulary import read_ranks
+from engine.models.tokenizer import load_tokenizer
+from tests.support.paths import DATA
+from tests.support.real_tokenizers import fetched, real_tokenizer
+
+try:
+    import tiktoken
+except ImportError:
+    tiktoken = None
+
+# As in Qwen's published tokenization_qwen.py.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PIECES = [
+    "Hello", " world", "'S",
+    "'ll", "2024", " 3.5", "今天天气", "很好，", "مرحبا", "naïve", "e\u0301", "👩\u200d🚀", "\u200b",
+    "\n\n", " \n", "\r\n", "   ", "\t", "</", "_id", "==", "…", "ǅ", "\ufeff", "<|im_end|>", "İ", "한국어", "ﬁ",
+]  # fmt: skip
+
+
+def reference(ranks):
+    """tiktoken's own encoder, or else byte-pair encoding in its plainest form."""
+    if tiktoken is not None:
+        return tiktoken.Encoding("qwen", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+
+    def merged(piece):
+        parts = [piece[at : at + 1] for at in range(len(piece))]
+        while len(parts) > 1:
+            rank, at = min((ranks.get(a + b, len(ranks)), at) for at, (a, b) in enumerate(pairwise(parts)))
+            if rank == len(ranks):
+                break
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        return [ranks[part] for part in parts]
+
+    return lambda text: [i for piece in regex.findall(PATTERN, text) for i in merged(piece.encode())]
+
+
+def texts(count):
+    """Real text where it is here, in two languages, then text made of pieces."""
+    found = []
+    for name in ("alpaca_en.json", "alpaca_zh.json"):
+        if (DATA / name).exists():
+            rows = json.loads((DATA / name).read_text(encoding="utf-8"))
+            found += [row["output"][:400] for row in rows[: count // 4]]
+    rng = random.Random(14)
+    return found + ["".join(rng.choices(PIECES, k=rng.randint(1, 24))) for _ in range(count - len(found))]
+
+
+def test_it_has_the_reports_tokens():
+    tokenizer = real_tokenizer("qwen1")
+    ids = control(tokenizer)
+    assert len(tokenizer) == 151_851
+    assert (ids.endoftext, ids.im_start, ids.im_end, ids.bos) == (151643, 151644, 151645, None)
+    assert tokenizer.convert_tokens_to_ids(["<|extra_0|>", "<|extra_204|>"]) == [151646, 151850]
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (151643, 151643)
+
+
+def test_text_that_spells_a_control_token_is_what_the_report_prints():
+    tokenizer = real_tokenizer("qwen1")
+    safe = plain_encoder(tokenizer)('print("<|endoftext|>")')
+    assert safe == [1350, 9639, 91, 8691, 723, 427, 91, 82598]
+    assert tokenizer('print("<|endoftext|>")')["input_ids"] == [1350, 445, 151643, 899]
+
+
+def test_ids_are_tiktokens_on_2000_texts():
+    ids_of = reference(read_ranks(fetched("qwen1") / "qwen.tiktoken"))
+    chosen = texts(2000)
+    ours = plain_encoder(real_tokenizer("qwen1")).batch(chosen)
+    for text, ids in zip(chosen, ours, strict=True):
+        assert ids == ids_of(unicodedata.normalize("NFC", text)), text
+
+
+def test_it_is_saved_as_an_ordinary_tokenizer(tmp_path):
+    tokenizer = real_tokenizer("qwen1")
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(str(tmp_path))
+    assert again.get_vocab() == tokenizer.get_vocab()
+    text = " ".join(PIECES)
+    assert plain_encoder(again)(text) == plain_encoder(tokenizer)(text)
+    assert again.decode(plain_encoder(again)(text)) == unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize("content", [b"", base64.b64encode(b"a") + b" 0\n", b"version https://git-lfs\n"])
+def test_another_file_of_that_name_is_one_line(content, tmp_path):
+    (tmp_path / "qwen.tiktoken").write_bytes(content)
+    with pytest.raises(RunError) as error:
+        load_tokenizer(str(tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path}: {tmp_path / 'qwen.tiktoken'} does not list 151,643 tokens, as the first Qwen's qwen.tiktoken "
+        "does; fetch it again"
+    )
