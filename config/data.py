@@ -13,6 +13,7 @@ from config.typed import Builder
 
 TooLong = Literal["drop", "cut_oldest_turns", "cut_left", "error"]
 OnBadRecord = Literal["error", "skip"]
+ROLES = ("system", "user", "assistant", "tool")
 
 DATA_SUFFIXES = (".json", ".jsonl", ".gz", ".zst", ".parquet", ".csv", ".txt")
 SOURCES = "sources"
@@ -63,6 +64,8 @@ class Data(Section):
     fields: dict[str, str | None] = field(default_factory=dict)
     """names in the records -> names that are read: {question: prompt, answer: response}; null: the field is not read,
     as {prompt: null} beside whole conversations in `messages`"""
+    roles: dict[str, str] = field(default_factory=dict)
+    """role names in the records -> system, user, assistant or tool: {developer: system, model: assistant}"""
     document_end: str | None = None
     """what stands between the documents of plain text, as <|endoftext|>: text is split there, and the mark itself is
     not read"""
@@ -73,14 +76,19 @@ class Data(Section):
     """what to do with a record that cannot be read: stop the run, or skip and count it"""
 
     def check(self, key: str) -> None:
-        self.check_document_end(key)
+        self.check_reading(key)
         for name in self.source_keys():
             sources(getattr(self, name), f"{key}.{name}")
 
-    def check_document_end(self, key: str) -> None:
+    def check_reading(self, key: str) -> None:
+        """Check the keys that say how records are read."""
         if self.document_end == "":
             key = f"{key}.document_end"
             raise RecipeError(f"{key} is empty; give the text that stands between documents, or null", key=key)
+        for theirs, ours in self.roles.items():
+            if ours not in ROLES:
+                place = f"{key}.roles.{theirs}"
+                raise RecipeError(f"{place} is {show(ours)}; it must be one of {', '.join(ROLES)}", key=place)
 
     @classmethod
     def source_keys(cls) -> list[str]:
@@ -115,7 +123,7 @@ class TrainingData(Data):
         if share is None:
             super().check(key)
             return
-        self.check_document_end(key)
+        self.check_reading(key)
         if not 0 < share < 1:
             raise RecipeError(
                 f"{key}.eval is {show(self.eval)}; a share of {key}.train must be above 0 and below 1",
