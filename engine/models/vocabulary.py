@@ -7,7 +7,7 @@ from chatml import control
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model an embedding row for every token, tied or not; new rows start as the mean of the old ones.
+    """Give the model an embedding row for every token, tied or not; new rows and biases start as the mean of the old.
 
     A table that is large enough already (padded for speed, as Qwen's) keeps its size.
     """
@@ -15,7 +15,9 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     if len(tokenizer) <= rows:
         return
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
+    modules = [m for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m]
+    found = [m.weight for m in modules] + [m.bias for m in modules if getattr(m, "bias", None) is not None]
+    tables = {id(table): table for table in found}
     with torch.no_grad():
         for table in tables.values():
             table[rows:] = table[:rows].mean(0)
