@@ -1,9 +1,11 @@
 """A base model made ready for ChatML: embedding rows for the control tokens, and the tokens that end generation."""
 
+import copy
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatml import control
+from chatml import END_OF_TEXT, control
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -28,3 +30,17 @@ def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     ids = control(tokenizer)
     model.generation_config.eos_token_id = [ids.im_end, ids.endoftext]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def pad_apart_from_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Set a reward model's padding token, and return the tokenizer to save beside it.
+
+    transformers' own pooling reads the last token that is not the configuration's padding token. Where that is
+    <|im_end|>, as SmolLM2's, it would read one token before it: <|endoftext|> takes its place. Our forward does not
+    look at padding.
+    """
+    if tokenizer.pad_token_id == model.config.score_token_id:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = END_OF_TEXT
+    model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
