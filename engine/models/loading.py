@@ -22,6 +22,7 @@ from engine.models.adapters import base_of, is_adapter, merge_adapter
 from engine.models.architecture import causal_class, classification_class, is_foreign_reward_model
 from engine.models.checkpoint import from_pretrained, stored_type
 from engine.models.four_bits import settle_in_4bit
+from engine.models.generation_config import mend_generation_config, refuse_invalid_generation_config
 from engine.models.vocabulary import fit_embeddings, stop_at_end_of_turn
 
 # The keys that make a configuration that of a reward model, and the file that holds them beside an adapter.
@@ -56,7 +57,9 @@ def load_causal(
         dtype = compute_dtype(model)
     elif as_stored and not is_adapter(path) and config.get_text_config().vocab_size >= len(tokenizer):
         dtype = stored_type(path, model)
+    refuse_invalid_generation_config(base_of(path), model.revision)
     loaded, _ = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype)
+    mend_generation_config(loaded, base_of(path))
     if in_4bit:
         return settle_in_4bit(loaded, tokenizer, path)
     fit_embeddings(loaded, tokenizer)
