@@ -25,13 +25,13 @@ MAX_STORED_LOGITS = 2**23
 
 class _TiledLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, support, with_entropy):
+    def forward(ctx, hidden, weight, bias, targets, temperature, support, with_entropy):
         picked = hidden.new_empty(len(hidden), dtype=torch.float32)
         store = len(hidden) * len(weight) <= MAX_STORED_LOGITS and any(ctx.needs_input_grad)
         ctx.stored = []
         sums: list[torch.Tensor] = []
         means: list[torch.Tensor] = []
-        for columns, of_columns in _tiles(hidden, weight, temperature, support, iter(())):
+        for columns, of_columns in _tiles(hidden, weight, bias, temperature, support, iter(())):
             sums.append(torch.empty_like(picked))
             means.append(torch.empty_like(picked))
             for rows, logits in of_columns:
@@ -47,7 +47,7 @@ class _TiledLogProbs(torch.autograd.Function):
         logsumexp = of_tiles.logsumexp(0)
         # H = logsumexp - E[logit], the expectation over tiles of theirs
         entropy = logsumexp - ((of_tiles - logsumexp).exp() * torch.stack(means)).sum(0) if with_entropy else None
-        ctx.save_for_backward(hidden, weight, targets, logsumexp, entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, logsumexp, entropy)
         ctx.temperature, ctx.support = temperature, support
         ctx.set_materialize_grads(False)  # outputs without a gradient cost nothing
         return picked - logsumexp, entropy
@@ -55,13 +55,14 @@ class _TiledLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logprobs, grad_entropy):
-        hidden, weight, targets, logsumexp, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, logsumexp, entropy = ctx.saved_tensors
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(logsumexp)
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         stored, ctx.stored = iter(ctx.stored), []  # overwritten by gradients: a second backward recomputes them
-        for columns, of_columns in _tiles(hidden, weight, ctx.temperature, ctx.support, stored):
+        for columns, of_columns in _tiles(hidden, weight, bias, ctx.temperature, ctx.support, stored):
             for rows, logits in of_columns:
                 logits.sub_(logsumexp[rows, None])
                 of_entropy = None
@@ -77,6 +78,8 @@ class _TiledLogProbs(torch.autograd.Function):
                 grad[at, within] = at_target
                 if of_entropy is not None:
                     grad.add_(of_entropy)
+                if grad_bias is not None:
+                    grad_bias[columns] += grad.sum(0).to(grad_bias.dtype)
                 low = grad.to(hidden.dtype)
                 if grad_hidden is not None:
                     grad_hidden[rows] += low @ weight[columns].to(hidden.dtype)
@@ -86,12 +89,13 @@ class _TiledLogProbs(torch.autograd.Function):
                     grad_weight[columns] += low.t() @ hidden[rows]
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _tiles(
     hidden: torch.Tensor,
     weight: torch.Tensor,
+    bias: torch.Tensor | None,
     temperature: float,
     support: "Support | None",
     stored: Iterator[torch.Tensor],
@@ -106,6 +110,8 @@ def _tiles(
             logits = next(stored, None)
             if logits is None:
                 logits = (hidden[rows] @ part).float()
+                if bias is not None:
+                    logits.add_(bias[columns])
                 if temperature != 1.0:
                     logits.div_(temperature)
                 if support is not None:
@@ -156,24 +162,26 @@ def tiled_logprobs(
     temperature: float = 1.0,
     support: Support | None = None,
     with_entropy: bool = True,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return log softmax(hidden @ weight.T / temperature) at `targets`, and the distribution's entropy if asked for.
+    """Return log softmax((hidden @ weight.T + bias) / temperature) at `targets`, and the entropy if asked for.
 
-    Gradients of both reach hidden and weight. Under autocast all products are in its type, those of the backward pass
-    as well, which runs outside of autocast.
+    Gradients of both reach hidden, weight and bias. Under autocast all products are in its type, those of the backward
+    pass as well, which runs outside of autocast.
 
     Args:
         hidden: (positions, hidden_size).
         weight: (vocabulary, hidden_size).
         targets: (positions,) token ids.
         support: restricts each position's distribution to a set that contains its target.
+        bias: (vocabulary,), of heads that have one.
 
     Returns two (positions,) float32 tensors in nats; the second is None without `with_entropy`.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
-    return _TiledLogProbs.apply(hidden, weight, targets, temperature, support, with_entropy)
+    return _TiledLogProbs.apply(hidden, weight, bias, targets, temperature, support, with_entropy)
 
 
 @dataclass
@@ -207,7 +215,15 @@ class _WithLogProbs:
         if isinstance(head, FSDPModule):
             head(hidden[:0])  # FSDP2 gathers a module's weights when it is called, not when they are read
         return TokenLogProbs(
-            *tiled_logprobs(hidden, head.weight, logprob_targets, temperature, logprob_support, with_entropy)
+            *tiled_logprobs(
+                hidden,
+                head.weight,
+                logprob_targets,
+                temperature,
+                logprob_support,
+                with_entropy,
+                bias=getattr(head, "bias", None),
+            )
         )
 
 

@@ -81,6 +81,10 @@ def read_adapter(path: str, key: str) -> Adapter:
     if config["peft_type"] != "LORA" or odd:
         raise RunError(f"{key}={path} has {', '.join(odd) or config['peft_type']}, which models=shared cannot hold; "
                        "set models=full")  # fmt: skip
+    halves = {k.removesuffix(DOWN) for k in tensors if k.endswith(DOWN)}
+    halves ^= {k.removesuffix(UP) for k in tensors if k.endswith(UP)}
+    if halves:
+        raise RunError(f"{key}={path} has one of two LoRA matrices of {min(halves)}; take the folder whole")
     beside = Path(path) / SCALAR_HEAD
     scalar = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
     if (scalar is not None) != (SCORE in tensors):

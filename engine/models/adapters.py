@@ -1,18 +1,26 @@
 """LoRA adapters as a recipe asks for them, and adapters merged back into their base."""
 
+import re
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
 from config.sections import Lora
 from engine.dist import sharding
 from engine.dist.ranks import is_main_process
-from engine.errors import RunError
+from engine.errors import RunError, first_line
 from engine.models.vocabulary import knows_turns
+
+# What adapters' tensors are named, as opposed to copies of whole embedding tables beside them.
+ADAPTED = re.compile(r"lora_|trainable_tokens|modules_to_save")
 
 
 def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig | None:
@@ -104,8 +112,34 @@ def is_adapter(path: str) -> bool:
 
 
 def merge_adapter(base: PreTrainedModel, path: str) -> PreTrainedModel:
-    """Return `base` with the adapter in `path` merged into its weights."""
-    return PeftModel.from_pretrained(base, path).merge_and_unload()
+    """Return `base` with the adapter in `path` merged into its weights; RunError where it does not fit whole."""
+    try:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of missing keys, refused below
+            model = PeftModel.from_pretrained(base, path)
+    except (SafetensorError, EOFError) as error:
+        raise RunError(f"the adapter in {path} cannot be read ({first_line(error)}); take its folder again") from None
+    except KeyError as error:  # peft looks for rows of tables and heads by their names alone
+        raise RunError(f"the adapter in {path} lacks {error.args[0]}; take its folder whole") from None
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise RunError(f"the adapter in {path} is of a base with other shapes than {base_of(path)}") from None
+    refuse_unfit_adapter(path, get_peft_model_state_dict(model, save_embedding_layers=False), load_peft_weights(path))
+    return model.merge_and_unload()
+
+
+def refuse_unfit_adapter(path: str, expected: Collection[str], stored: Collection[str]) -> None:
+    """Raise RunError if an adapter's file lacks expected tensors, or has tensors of adapters that its base has not."""
+    missing = sorted(set(expected) - set(stored))
+    foreign = sorted(key for key in set(stored) - set(expected) if ADAPTED.search(key))
+    if missing or foreign:
+        what = f"lacks {missing[0]}" if missing else f"has {foreign[0]}, which its base has no place for"
+        more = len(missing or foreign) - 1
+        also = f", and has {foreign[0]} instead" if missing and foreign else ""
+        raise RunError(
+            f"the adapter in {path} {what}{f' and {more} more' if more else ''}{also}; its tensors are not those that "
+            "its adapter_config.json describes, take the folder whole"
+        )
 
 
 def base_of(path: str) -> str:

@@ -10,32 +10,24 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
 from config.sections import Model
 from engine.dist.devices import compute_dtype
+from engine.dist.ranks import is_main_process
 from engine.errors import RunError, first_line
 from engine.forward.attention import implementation_of
-from engine.forward.logprobs import with_logprobs
-from engine.forward.scalar_head import scalar_class
 from engine.models.adapters import base_of, is_adapter, merge_adapter
-from engine.models.four_bits import four_bit_arguments, settle_in_4bit
+from engine.models.architecture import causal_class, classification_class, is_foreign_reward_model
+from engine.models.checkpoint import from_pretrained, stored_type
+from engine.models.four_bits import settle_in_4bit
+from engine.models.generation_config import mend_generation_config, refuse_invalid_generation_config
 from engine.models.vocabulary import fit_embeddings, stop_at_end_of_turn
 
 # The keys that make a configuration that of a reward model, and the file that holds them beside an adapter.
 SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json"
-# safetensors' names of half types.
-STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
+HEAD = "score.weight"
 
 
 def load_causal(
@@ -55,17 +47,19 @@ def load_causal(
     is on its device already. `as_stored`: where no rows have to be added, weights keep the type of their files and are
     memory-mapped, so that the ranks of a machine share them.
 
-    Raises RunError for a path without a model, and for models that change their logits after the head.
+    Raises RunError for a path without a model, for models that cannot be trained here, and for checkpoints that lack
+    weights.
     """
     config = load_config(base_of(path), model)
-    refuse_unknown_logits(config)
     config.attention_dropout = model.attention_dropout if trained else 0.0
-    model_class, dtype = with_logprobs(AutoModelForCausalLM._model_mapping[type(config)]), torch.float32
+    model_class, dtype = causal_class(config, path, in_4bit=in_4bit), torch.float32
     if in_4bit and not trained:
         dtype = compute_dtype(model)
     elif as_stored and not is_adapter(path) and config.get_text_config().vocab_size >= len(tokenizer):
         dtype = stored_type(path, model)
+    refuse_invalid_generation_config(base_of(path), model.revision)
     loaded, _ = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype)
+    mend_generation_config(loaded, base_of(path))
     if in_4bit:
         return settle_in_4bit(loaded, tokenizer, path)
     fit_embeddings(loaded, tokenizer)
@@ -94,7 +88,8 @@ def load_scalar(
         raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
     config.attention_dropout = model.attention_dropout if trained else 0.0
     dtype = stored_type(path, model) if as_stored and not is_adapter(path) else torch.float32
-    loaded, missing = from_pretrained(scalar_class(config), base_of(path), config, model, in_4bit, dtype)
+    model_class = classification_class(config, path, in_4bit=in_4bit)
+    loaded, missing = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype, may_lack=[HEAD])
     if in_4bit and not missing:
         return settle_in_4bit(loaded, tokenizer, path)
     if is_adapter(path):
@@ -123,20 +118,48 @@ def new_scalar(
 ) -> PreTrainedModel:
     """Return a base model's body with a new scalar head, to be trained.
 
-    The head is drawn from the model's own initial distribution (zero mean) and is a function of `seed`.
+    The head is drawn from the model's own initial distribution (zero mean) and is a function of `seed`. A reward model
+    that another tool trained (a sequence classification with one label) keeps its head.
     """
-    causal = None if in_4bit else load_causal(path, model, tokenizer, trained=True)
-    config = copy.deepcopy(causal.config) if causal else load_config(path, model)
+    plain = load_config(base_of(path), model)
+    foreign = is_foreign_reward_model(plain) and not is_adapter(path)
+    if in_4bit or foreign:
+        keeps_head = foreign and plain.num_labels == 1
+        if foreign and is_main_process():
+            print(foreign_head_note(path, plain), flush=True)
+        return _scalar_of_checkpoint(path, plain, model, tokenizer, seed, in_4bit, keeps_head)
+    causal = load_causal(path, model, tokenizer, trained=True)
+    config = copy.deepcopy(causal.config)
+    model_class = classification_class(config, path, in_4bit=False)
     config.num_labels, config.score_offset, config.score_token_id = 1, 0.0, control(tokenizer).im_end
     torch.manual_seed(seed)
-    if in_4bit:
-        config.attention_dropout = model.attention_dropout
-        scalar, _ = from_pretrained(scalar_class(config), path, config, model, in_4bit)
-        return settle_in_4bit(scalar, tokenizer, path)
-    scalar = scalar_class(config)(config)
+    scalar = model_class(config)
     getattr(scalar, scalar.base_model_prefix).load_state_dict(causal.base_model.state_dict())
     scalar.set_attn_implementation(implementation_of(model.attention))
     return scalar
+
+
+def foreign_head_note(path: str, config: PretrainedConfig) -> str:
+    """Return what happens to the head of a sequence classification that another tool wrote."""
+    if config.num_labels == 1:
+        return f"{path} is a reward model of another tool: its head is trained on, and read at the last <|im_end|>"
+    return f"{path} has a head of {config.num_labels} labels; a new one of one label takes its place"
+
+
+def _scalar_of_checkpoint(
+    path: str, config: PretrainedConfig, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, in_4bit: bool,
+    keeps_head: bool,
+) -> PreTrainedModel:  # fmt: skip
+    """Load a checkpoint straight into the class with a scalar head, which is the checkpoint's own or a new one."""
+    model_class = classification_class(config, path, in_4bit=in_4bit)
+    config.num_labels, config.score_offset, config.score_token_id = 1, 0.0, control(tokenizer).im_end
+    config.attention_dropout = model.attention_dropout
+    torch.manual_seed(seed)
+    scalar, _ = from_pretrained(model_class, path, config, model, in_4bit, may_lack=() if keeps_head else [HEAD])
+    if in_4bit:
+        return settle_in_4bit(scalar, tokenizer, path)
+    fit_embeddings(scalar, tokenizer)
+    return settle(scalar, model, True, "cpu")
 
 
 def load_config(path: str, model: Model) -> PretrainedConfig:
@@ -145,59 +168,6 @@ def load_config(path: str, model: Model) -> PretrainedConfig:
         return AutoConfig.from_pretrained(path, revision=model.revision)
     except (OSError, ValueError) as error:
         raise RunError(f"no model at {path} ({first_line(error)}); give a model folder or a hub id") from None
-
-
-def refuse_unknown_logits(config: PretrainedConfig) -> None:
-    """Raise RunError for models that scale or cap their logits: our log-probabilities are softmax(head(hidden))."""
-    values = config.get_text_config().to_dict()
-    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
-        if values.get(key) not in (None, 1.0):
-            raise RunError(f"{config.model_type} models transform their logits ({key}); plumbline does not do that yet")
-
-
-def from_pretrained(
-    model_class: type[PreTrainedModel],
-    path: str,
-    config: PretrainedConfig,
-    model: Model,
-    in_4bit: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[PreTrainedModel, list[str]]:
-    """Load a model, in 4 bits if wanted; return it and the sorted names of weights that its checkpoint lacks."""
-    try:
-        loaded, report = model_class.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            revision=model.revision,
-            attn_implementation=implementation_of(model.attention),
-            output_loading_info=True,
-            **(four_bit_arguments(model) if in_4bit else {}),
-        )
-    except ImportError as error:
-        raise RunError(
-            f"load_in_4bit=true: {first_line(error)}; install it with .venv/bin/pip install bitsandbytes, or leave "
-            "load_in_4bit out"
-        ) from None
-    except OSError as error:
-        raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
-    return loaded, sorted(report["missing_keys"])
-
-
-def stored_type(path: str, model: Model) -> torch.dtype:
-    """Return the type of the weights in a checkpoint's safetensors files; float32 where they have several types."""
-
-    def here(name: str) -> str | None:
-        return cached_file(path, name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
-
-    files, index = [here(SAFE_WEIGHTS_NAME)], here(SAFE_WEIGHTS_INDEX_NAME)
-    if index is not None:
-        files, _ = get_checkpoint_shard_files(path, index, revision=model.revision)
-    found = set()
-    for file in filter(None, files):
-        with safe_open(file, "pt") as tensors:
-            found |= {tensors.get_slice(name).get_dtype() for name in tensors.offset_keys()}
-    return STORED[found.pop()] if len(found) == 1 and found <= STORED.keys() else torch.float32
 
 
 def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.device | str) -> PreTrainedModel:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
+from engine.errors import RunError
 from engine.models.adapter_files import SCORE, Adapter
 
 
@@ -72,9 +73,13 @@ class RoleTable(torch.nn.Module):
         plain, rows = self.base.weight, self.rows.get(self.roles.active)
         return plain if rows is None else plain.index_copy(0, rows[0], rows[1].to(plain.dtype))
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return getattr(self.base, "bias", None)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if isinstance(self.base, torch.nn.Linear):
-            return F.linear(x, self.weight)
+            return F.linear(x, self.weight, self.base.bias)
         y, rows = self.base(x), self.rows.get(self.roles.active)
         if rows is None:
             return y
@@ -147,7 +152,10 @@ class Role(torch.nn.Module):
 
 def _replaced(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any:
     """Return the layer at `path`, wrapped once for all roles."""
-    layer = base.get_submodule(path)
+    try:
+        layer = base.get_submodule(path)
+    except AttributeError:
+        raise RunError(f"an adapter has weights for {path}, a layer that {base.name_or_path} does not have") from None
     if not isinstance(layer, kind):
         parent, _, name = path.rpartition(".")
         layer = kind(layer, roles)

@@ -12,7 +12,7 @@ from engine.files import durable
 from engine.models.adapters import outgrew_its_base
 from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS, load_causal, load_scalar
 from engine.models.saved_tokenizer import save_tokenizer
-from engine.models.vocabulary import stop_at_end_of_turn
+from engine.models.vocabulary import pad_apart_from_end, stop_at_end_of_turn
 
 
 def save_model(
@@ -30,6 +30,8 @@ def save_model(
     """
     if model.can_generate():
         stop_at_end_of_turn(model, tokenizer)  # trainers put the tokenizer's own end token there
+    else:
+        tokenizer = pad_apart_from_end(model, tokenizer)
     model.config.use_cache = True  # trainers switch it off, and that would go into config.json
     if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
         model = merge_adapters(model, tokenizer, weights, folder.parent)

@@ -1,13 +1,15 @@
 """A base model made ready for ChatML: embedding rows for the control tokens, and the tokens that end generation."""
 
+import copy
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chatml import control
+from chatml import END_OF_TEXT, control
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model an embedding row for every token, tied or not; new rows start as the mean of the old ones.
+    """Give the model an embedding row for every token, tied or not; new rows and biases start as the mean of the old.
 
     A table that is large enough already (padded for speed, as Qwen's) keeps its size.
     """
@@ -15,7 +17,9 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     if len(tokenizer) <= rows:
         return
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
+    modules = [m for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m]
+    found = [m.weight for m in modules] + [m.bias for m in modules if getattr(m, "bias", None) is not None]
+    tables = {id(table): table for table in found}
     with torch.no_grad():
         for table in tables.values():
             table[rows:] = table[:rows].mean(0)
@@ -44,3 +48,17 @@ def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
     Two models may exchange token ids only then; equal sizes are not enough.
     """
     return one.get_vocab() == other.get_vocab() and control(one) == control(other)
+
+
+def pad_apart_from_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Set a reward model's padding token, and return the tokenizer to save beside it.
+
+    transformers' own pooling reads the last token that is not the configuration's padding token. Where that is
+    <|im_end|>, as SmolLM2's, it would read one token before it: <|endoftext|> takes its place. Our forward does not
+    look at padding.
+    """
+    if tokenizer.pad_token_id == model.config.score_token_id:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = END_OF_TEXT
+    model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer

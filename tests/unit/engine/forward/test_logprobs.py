@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from transformers import PhiConfig, PhiForCausalLM
 
 from engine.forward.attention import use_attention
 from engine.forward.logprobs import MAX_STORED_LOGITS, tiled_logprobs, with_logprobs
 from engine.forward.packed import pack
-from tests.support.small_models import FAMILIES, small_config, small_model
+from tests.support.small_models import FAMILIES, SIZES, small_config, small_model
 
 # Positions and tokens; of the vocabulary of 50 three, the last of them smaller.
 TILE = (8, 20)
@@ -66,6 +67,35 @@ def test_under_autocast_the_backward_pass_is_in_its_type_too(monkeypatch):
         assert_close(one, other, atol=2e-2, rtol=1e-2)
     _, of_hidden, of_weight = found[0]
     assert all(torch.equal(gradient.bfloat16().float(), gradient) for gradient in (of_hidden, of_weight))
+
+
+@pytest.mark.parametrize("kept", [0, MAX_STORED_LOGITS])
+def test_the_bias_of_a_head_counts_and_is_trained(kept, monkeypatch):
+    monkeypatch.setattr("engine.forward.logprobs.MAX_STORED_LOGITS", kept)
+    monkeypatch.setattr("engine.forward.logprobs.TILE_ON_CPU", TILE)
+    torch.manual_seed(0)
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((19, 16), (50, 16), (50,))]
+    hidden, weight, bias = inputs
+    targets = torch.randint(50, (19,))
+    plain = (F.linear(hidden, weight, bias) / 0.7).log_softmax(-1)
+    expected = plain.gather(1, targets[:, None])[:, 0]
+    entropy = -(plain.exp() * plain).sum(-1)
+    found = tiled_logprobs(hidden, weight, targets, 0.7, bias=bias)
+    assert_close(found, (expected, entropy), atol=1e-4, rtol=1e-4)
+    wanted = torch.autograd.grad((expected + entropy).sum(), inputs)
+    assert_close(torch.autograd.grad(sum(found).sum(), inputs), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_with_a_biased_head_agrees_with_its_own_logits():
+    torch.manual_seed(0)
+    model = with_logprobs(PhiForCausalLM)(PhiConfig(**SIZES, pad_token_id=None)).eval()
+    torch.nn.init.normal_(model.lm_head.bias)
+    positions, targets = torch.tensor([0, 1, 2]), torch.tensor([6, 7, 8])
+    with use_attention(model, "packed"):
+        out = model(**pack([[5, 6, 7, 8]]), logprob_positions=positions, logprob_targets=targets)
+    with use_attention(model, "eager"):
+        logits = model(torch.tensor([[5, 6, 7, 8]])).logits[0]
+    assert_close(out.logprobs, -F.cross_entropy(logits[:3], targets, reduction="none"), atol=1e-5, rtol=1e-4)
 
 
 def test_a_frozen_head_gets_no_gradient():

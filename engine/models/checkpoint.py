@@ -1,0 +1,185 @@
+"""A checkpoint's weights read into a model: all that the model has, and nothing that it cannot use.
+
+transformers draws weights that a checkpoint lacks at random and leaves those that it does not know out, with a line in
+a log. Both give a model that is not the checkpoint's, so here they are errors.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, logging
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+from config.sections import Model
+from engine.dist.ranks import is_main_process
+from engine.errors import RunError, first_line
+from engine.forward.attention import implementation_of
+from engine.models.four_bits import four_bit_arguments
+
+# safetensors' names of half types.
+STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
+# How Git LFS begins the small file that stands for one that was not fetched.
+LFS = b"version https://git-lfs.github.com/spec/"
+# What wrappers put in front of a model's keys, and who does.
+PREFIXES = {
+    "_orig_mod.": "torch.compile", "module.": "DistributedDataParallel or DeepSpeed", "base_model.model.": "peft",
+    "_fsdp_wrapped_module.": "FSDP",
+}  # fmt: skip
+# Buffers that older versions of transformers stored, which are computed from the configuration.
+COMPUTED = re.compile(
+    r"(rotary_emb\.(inv_freq|cos_cached|sin_cached)|\battn\.(masked_)?bias|\battention\.(masked_)?bias|position_ids)$"
+)
+NAMED = 3  # so many keys are named in an error
+
+
+def from_pretrained(
+    model_class: type[PreTrainedModel],
+    path: str,
+    config: PretrainedConfig,
+    model: Model,
+    in_4bit: bool = False,
+    dtype: torch.dtype = torch.float32,
+    may_lack: Collection[str] = (),
+) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model, in 4 bits if wanted; return it and those of the `may_lack` weights that its checkpoint lacks.
+
+    Raises RunError for files that are no weights, for other weights that are missing or have other shapes than the
+    configuration says, and for weights of the model's own layers that its class does not have.
+    """
+    refuse_broken_files(path, model)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of missing weights has a line for each of them
+    try:
+        loaded, report = model_class.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            revision=model.revision,
+            attn_implementation=implementation_of(model.attention),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below
+            **(four_bit_arguments(model) if in_4bit else {}),
+        )
+    except ImportError as error:
+        if not in_4bit:
+            raise RunError(f"{path}: {first_line(error)}") from None
+        raise RunError(
+            f"load_in_4bit=true: {first_line(error)}; install it with .venv/bin/pip install bitsandbytes, or leave "
+            "load_in_4bit out"
+        ) from None
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        raise RunError(f"the weights of {path} cannot be read ({first_line(error)}); download them again") from None
+    except OSError as error:
+        raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
+    finally:
+        logging.set_verbosity(level)
+    return loaded, check_report(path, loaded, report, may_lack)
+
+
+def check_report(path: str, loaded: PreTrainedModel, report: dict[str, Any], may_lack: Collection[str]) -> list[str]:
+    """Return the `may_lack` weights that are missing; RunError for what else does not fit, by transformers' report."""
+    foreign = {key for key in report["unexpected_keys"] if not COMPUTED.search(key)}
+    missing = {key for key in report["missing_keys"] if not COMPUTED.search(key)}
+    mismatched = sorted(entry for entry in report["mismatched_keys"] if entry[0] not in may_lack)
+    lacking = missing - set(may_lack)
+    if lacking:
+        raise RunError(
+            f"{path} lacks {_some(lacking)}, which would be trained from random numbers; {_cause(lacking, foreign)}"
+        )
+    if mismatched:
+        key, stored, wanted = mismatched[0]
+        raise RunError(
+            f"{path}: {key} has the shape {list(stored)}, by config.json it should have {list(wanted)}; the weights "
+            "are of another model than the configuration"
+        )
+    inside = {key for key in foreign if _is_inside(loaded, key)}
+    if inside:
+        raise RunError(
+            f"{path} has {_some(inside)}, which {type(loaded).__name__} does not use: the model would compute "
+            "something else than these weights were trained for; see that config.json belongs to them"
+        )
+    if foreign and loaded.can_generate() and is_main_process():  # a scalar model leaves out the base's head
+        print(f"warning: {path} has {_some(foreign)}, not part of {type(loaded).__name__}; left out", file=sys.stderr)
+    return sorted(missing)
+
+
+def _some(keys: Collection[str]) -> str:
+    named = ", ".join(sorted(keys)[:NAMED])
+    return named if len(keys) <= NAMED else f"{named} and {len(keys) - NAMED} more weights"
+
+
+def _cause(lacking: set[str], foreign: set[str]) -> str:
+    """Return the likely cause of missing weights, and the way out."""
+    starts = Counter(
+        key[: len(key) - len(name)] for key in foreign for name in lacking if key != name and key.endswith("." + name)
+    )
+    if not starts:
+        starts = Counter(prefix for key in foreign for prefix in PREFIXES if key.startswith(prefix))
+    if starts:
+        prefix = starts.most_common(1)[0][0]
+        writer = f", as {PREFIXES[prefix]} writes it" if prefix in PREFIXES else ""
+        return f"its keys begin with {prefix!r}{writer}: save it again without that prefix"
+    if foreign:
+        return f"it has {_some(foreign)} instead; see that config.json belongs to these weights"
+    return "take the folder whole, with all files of weights"
+
+
+def _is_inside(model: PreTrainedModel, key: str) -> bool:
+    """Return whether an unknown weight's name lies within one of the model's layers, and not beside them."""
+    parts = key.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            module = model.get_submodule(".".join(parts[:length]))
+        except AttributeError:
+            continue
+        return module is not model.base_model and not isinstance(module, torch.nn.ModuleList)
+    return False
+
+
+def weight_files(path: str, model: Model) -> list[str]:
+    """Return a checkpoint's safetensors files, or its file in torch's own format; none where neither is there."""
+
+    def here(name: str) -> str | None:
+        return cached_file(path, name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
+
+    files, index = [here(SAFE_WEIGHTS_NAME)], here(SAFE_WEIGHTS_INDEX_NAME)
+    if index is not None:
+        files, _ = get_checkpoint_shard_files(path, index, revision=model.revision)
+    return [file for file in files if file] or [file for file in [here(WEIGHTS_NAME)] if file]
+
+
+def refuse_broken_files(path: str, model: Model) -> None:
+    """Raise RunError for a file of weights that Git LFS has not fetched, or that is not whole."""
+    try:
+        files = weight_files(path, model)
+    except (OSError, ValueError):
+        return  # from_pretrained reports what is not there
+    for name in files:
+        with Path(name).open("rb") as file:
+            pointer = file.read(len(LFS)) == LFS
+        if pointer:
+            raise RunError(f"{name} is a Git LFS pointer and not the weights; fetch them: git lfs pull")
+        if name.endswith(".safetensors"):
+            try:
+                safe_open(name, "pt")
+            except SafetensorError as error:
+                raise RunError(f"{name} is damaged or not whole ({first_line(error)}); download it again") from None
+
+
+def stored_type(path: str, model: Model) -> torch.dtype:
+    """Return the type of the weights in a checkpoint's safetensors files; float32 where they have several types."""
+    refuse_broken_files(path, model)
+    found = set()
+    for file in weight_files(path, model):
+        if file.endswith(".safetensors"):
+            with safe_open(file, "pt") as tensors:
+                found |= {tensors.get_slice(name).get_dtype() for name in tensors.offset_keys()}
+    return STORED[found.pop()] if len(found) == 1 and found <= STORED.keys() else torch.float32

@@ -1,0 +1,75 @@
+"""Checkpoints that cannot be trained are refused by their configuration, in one line."""
+
+import json
+
+import pytest
+from transformers import (
+    BartConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2VLConfig,
+    T5Config,
+    WhisperConfig,
+)
+
+from config.sections import Model
+from engine.errors import RunError
+from engine.models.architecture import causal_class, classification_class
+from engine.models.loading import load_causal
+from tests.support.small_models import small_config
+from tests.support.tokenizers import qwen
+
+
+def refusal(config, make=causal_class, in_4bit=False):
+    with pytest.raises(RunError) as error:
+        make(config, "there", in_4bit=in_4bit)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (T5Config, "an encoder-decoder (t5)"),
+        (BartConfig, "an encoder-decoder (bart)"),
+        (WhisperConfig, "an encoder-decoder (whisper)"),
+        (Qwen2VLConfig, "a multimodal model (qwen2_vl)"),
+    ],
+)
+def test_what_is_no_causal_language_model_is_refused(config, kind):
+    message = f"there is {kind}, not a causal language model; give one of those as the base"
+    assert refusal(config()) == message
+
+
+def test_a_family_without_sequence_classification_makes_no_reward_model():
+    class OddConfig(PretrainedConfig):
+        model_type = "odd"
+
+    assert refusal(OddConfig(), classification_class) == (
+        "there is a odd model, for which transformers has no sequence classification; a reward model needs another base"
+    )
+    assert classification_class(GPTNeoXConfig(), "there", in_4bit=False).__name__ == "GPTNeoXForSequenceClassification"
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
+@pytest.mark.parametrize("in_4bit", [False, True])
+def test_weights_that_are_stored_quantised_are_refused(tmp_path, method, in_4bit):
+    """Such a checkpoint was told to install bitsandbytes."""
+    values = small_config(vocab_size=len(qwen())).to_dict() | {
+        "quantization_config": {"quant_method": method, "bits": 4}
+    }
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(RunError) as error:
+        load_causal(str(tmp_path), Model(path=str(tmp_path)), qwen(), trained=True, in_4bit=in_4bit)
+    assert str(error.value) == (
+        f"the weights of {tmp_path} are stored quantised ({method}), and such weights cannot be trained; give the "
+        "model that they were made from (to train adapters on it in 4 bits: lora.load_in_4bit=true)"
+    )
+
+
+@pytest.mark.parametrize("key", ["final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale"])
+def test_logits_that_are_scaled_or_capped_are_refused_by_any_name(key):
+    assert refusal(LlamaConfig(**{key: 30.0})) == (
+        f"llama models transform their logits ({key}); plumbline does not do that yet"
+    )
+    causal_class(LlamaConfig(**{key: None}), "there", in_4bit=False)

@@ -1,0 +1,78 @@
+"""Reward models as plain transformers reads them: the same scores, however their rows are padded."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from chatml import control
+from config.sections import Model
+from engine.forward.responses import sequence_scores
+from engine.models.loading import load_scalar, new_scalar
+from engine.models.saving import save_model
+from engine.models.tokenizer import load_tokenizer, prepare_tokenizer
+from tests.support.small_models import small_model
+from tests.support.tokenizers import llama, qwen, tiny_world
+
+REAL = Path("~/.cache/plumbline/smollm2-135m-instruct").expanduser()
+TEXTS = [
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>",
+    "<|im_start|>user\nAdd three and four.<|im_end|>\n<|im_start|>assistant\nIt is seven.<|im_end|>",
+    "<|im_start|>assistant\nYes<|im_end|>",
+]
+
+
+def ending(make):
+    """A small tokenizer whose padding token is <|im_end|>, as SmolLM2's is."""
+    tokenizer = copy.deepcopy(make())
+    prepare_tokenizer(tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token = "<|im_end|>"
+    return tokenizer
+
+
+def real():
+    if not REAL.exists():
+        pytest.skip(f"{REAL} is not there")
+    return load_tokenizer(str(REAL))
+
+
+@pytest.fixture(params=["qwen, pad is end", "llama, pad is end", "qwen", "tiny world", "SmolLM2"])
+def saved(request, tmp_path):
+    """A reward model's folder as a stage leaves it, with an offset that is not 0."""
+    tokenizer = {
+        "qwen, pad is end": lambda: ending(qwen),
+        "llama, pad is end": lambda: ending(llama),
+        "qwen": qwen,
+        "tiny world": tiny_world,
+        "SmolLM2": real,
+    }[request.param]()
+    pad_before = tokenizer.pad_token
+    base = str(tmp_path / "base")
+    small_model("qwen2", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    tokenizer = load_tokenizer(base)
+    model = new_scalar(base, Model(path=base), tokenizer, seed=1)
+    model.config.score_offset = 0.75
+    save_model(model, tokenizer, tmp_path / "reward")
+    assert tokenizer.pad_token == (pad_before or "<|endoftext|>"), "the run's own tokenizer is not changed"
+    return tmp_path / "reward"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_plain_transformers_gives_our_scores_alone_and_padded(saved, side):
+    tokenizer = AutoTokenizer.from_pretrained(saved, padding_side=side)
+    plain = AutoModelForSequenceClassification.from_pretrained(saved).eval()
+    assert plain.config.pad_token_id == tokenizer.pad_token_id != control(tokenizer).im_end
+    ids = tokenizer(TEXTS, add_special_tokens=False).input_ids
+    ours = load_scalar(str(saved), Model(path=str(saved)), load_tokenizer(str(saved)), trained=False)
+    scores = sequence_scores(ours, ids, 10**6)
+    batch = tokenizer(TEXTS, add_special_tokens=False, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        batched = plain(**batch).logits[:, 0]
+        alone = torch.cat([plain(torch.tensor([row])).logits[0] for row in ids])
+    for found in (batched, alone):
+        assert_close(found - plain.config.score_offset, scores, atol=1e-5, rtol=1e-5)
+    assert scores.argsort().tolist() == batched.argsort().tolist()
