@@ -6,7 +6,7 @@ fields at once stand in the section's `check`. Both are checked after every valu
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 from omegaconf import MISSING
@@ -18,6 +18,9 @@ STAGES: tuple[str, ...] = get_args(Stage)
 RANGE = "range"
 WHOLE = "whole"
 NAMES = "names"
+# Whether a field may change, or grow, when its run resumes; of a mapping the names that may (config/resume.py).
+CHANGEABLE = "changeable"
+GROWS = "grows"
 
 
 class RecipeError(Exception):
@@ -60,9 +63,23 @@ def number(
     least: float | None = None,
     below: float | None = None,
     most: float | None = None,
+    changeable: bool = False,
+    grows: bool = False,
 ) -> Any:
-    """Return a dataclass field for a number within bounds; without a default it is mandatory."""
-    return dataclasses.field(default=default, metadata={RANGE: Range(above, least, below, most)})
+    """Return a dataclass field for a number within bounds; without a default it is mandatory.
+
+    `changeable` and `grows`: whether it may be another, or a larger one, when its run resumes.
+    """
+    metadata = {RANGE: Range(above, least, below, most), CHANGEABLE: changeable, GROWS: grows}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def setting(default: Any, *, changeable: bool) -> Any:
+    """Return a dataclass field that is no number, and whether it may change when its run resumes."""
+    metadata = {CHANGEABLE: changeable}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def whole_mapping(*references: str) -> Any:
@@ -77,9 +94,14 @@ def whole_mapping(*references: str) -> Any:
     return dataclasses.field(default_factory=dict, metadata={WHOLE: references})
 
 
-def open_mapping(names: Callable[[], Iterable[str]]) -> Any:
-    """Return a dataclass field for a mapping whose keys another library defines; `names` returns them for messages."""
-    return dataclasses.field(default_factory=dict, metadata={NAMES: names})
+def open_mapping(
+    names: Callable[[], Iterable[str]], changeable: Collection[str] = (), grows: Collection[str] = ()
+) -> Any:
+    """Return a dataclass field for a mapping whose keys another library defines; `names` returns them for messages.
+
+    `changeable` and `grows`: the names whose values may change, or grow, when the run resumes.
+    """
+    return dataclasses.field(default_factory=dict, metadata={NAMES: names, CHANGEABLE: changeable, GROWS: grows})
 
 
 class Section:
@@ -102,6 +124,13 @@ class Recipe(Section):
     def inputs(self) -> Iterator[tuple[str, str]]:
         """Yield (key, path) of everything that must exist on this machine before the stage starts; no hub ids."""
         raise NotImplementedError
+
+    def fixed_keys(self, before: Mapping[str, Any]) -> dict[str, str]:
+        """Return key -> why a key that may change when a run resumes may not in this recipe.
+
+        `before` holds the values of the recipe that began the run.
+        """
+        return {}
 
     def memory_advice(self) -> str:
         """Return which keys to change when memory runs out, in words that follow "out of memory;"."""

@@ -36,11 +36,11 @@ class Judge(Section):
     """finds the score in the reply: a regular expression, of which the first match counts (its first group, if any)"""
     key_from: str | None = None
     """the environment variable that holds the endpoint's key"""
-    timeout: float = number(60.0, above=0)
+    timeout: float = number(60.0, above=0, changeable=True)
     """seconds that a reply may take"""
-    retries: int = number(4, least=0)
+    retries: int = number(4, least=0, changeable=True)
     """how often a request that failed is sent again, after ½, 1, 2, ... seconds"""
-    parallel: int = number(8, least=1)
+    parallel: int = number(8, least=1, changeable=True)
     """requests at a time"""
     cache: str | None = None
     """file of known scores, read and appended to; judge.jsonl in the run folder by default"""

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from config.schema import RecipeError, Section, number, show
+from config.schema import RecipeError, Section, number, setting, show
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["auto", "packed", "sdpa", "eager", "flash_attention_2"]
@@ -25,7 +25,7 @@ class Model(Section):
     dtype: Dtype = "auto"
     """type of the computation: trained weights stay float32 and are autocast, frozen models are stored in it; auto is
     bfloat16 on a GPU that is good at it, float32 elsewhere"""
-    attention: Attention = "auto"
+    attention: Attention = setting("auto", changeable=True)
     """auto is flash-attn where it is installed and the device can run it, torch's own elsewhere"""
     attention_dropout: float = number(0.0, least=0, below=1)
     """share of attention weights dropped in training; the only dropout that Qwen2 classes have (report, 3.1.2: 0.1)"""
@@ -89,15 +89,15 @@ class Lora(Section):
 
 @dataclass(frozen=True)
 class Run(Section):
-    dir: str = MISSING
+    dir: str = setting(MISSING, changeable=True)
     """the run folder: metrics, checkpoints and the finished model"""
     seed: int = number(0, least=0, below=2**32)
     """seed of everything random in the run"""
-    save_steps: int = number(100, least=1)
+    save_steps: int = number(100, least=1, changeable=True)
     """steps from one checkpoint to the next"""
-    keep_checkpoints: int = number(2, least=1)
+    keep_checkpoints: int = number(2, least=1, changeable=True)
     """how many checkpoints are kept; the newest complete one always is"""
-    report_to: list[str] = field(default_factory=list)
+    report_to: list[str] = setting([], changeable=True)
     """trackers besides metrics.jsonl: tensorboard, wandb, trackio"""
 
     def check(self, key: str) -> None:
@@ -107,13 +107,13 @@ class Run(Section):
 
 @dataclass(frozen=True)
 class TrainingRun(Run):
-    max_hours: float | None = number(None, above=0)
+    max_hours: float | None = number(None, above=0, changeable=True)
     """hours after its start by which the run has saved and left; the same command resumes it, under any other limit"""
-    local_dir: str | None = None
+    local_dir: str | None = setting(None, changeable=True)
     """a folder on a fast local disk: checkpoints are written there, and copied to `dir` while the run continues"""
-    push_to_hub: str | None = None
+    push_to_hub: str | None = setting(None, changeable=True)
     """owner/name of the hub's repository that gets the finished model, with a card made from the run folder"""
-    hub_private: bool = True
+    hub_private: bool = setting(True, changeable=True)
     """the repository is private if the push has to make it"""
 
     def check(self, key: str) -> None:
@@ -141,7 +141,7 @@ class Sampling(Section):
     """logits are divided by this before they become probabilities"""
     max_new_tokens: int = number(512, least=1)
     """a response that has not ended by then is cut off"""
-    batch_size: int = number(256, least=1)
+    batch_size: int = number(256, least=1, changeable=True)
     """responses generated at the same time; changes memory and speed, not the random numbers"""
 
 

@@ -6,6 +6,7 @@ that they are those of the imported classes.
 
 import ast
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -102,13 +103,62 @@ BOUNDS = {
     "eval_steps": Range(above=0),
 }
 
+# Fields that may change when a run resumes: they leave its weights alone, up to rounding and what dropout draws.
+BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}  # with TRL's defaults; see fixed_keys
+CHANGEABLE_FIELDS = (
+    *BATCH,
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "activation_offloading",
+    "torch_empty_cache_steps",
+    "logging_steps",
+    "logging_first_step",
+    "logging_strategy",
+    "log_level",
+    "log_level_replica",
+    "eval_steps",
+    "eval_strategy",
+    "eval_delay",
+    "eval_on_start",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+)
+LENGTH_FIELDS = ("max_steps", "num_train_epochs")
+
 # Types of values read from YAML, and the names that annotations use for them. An integer is accepted as a float.
 PLAIN = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str"}, type(None): {"None"}}
 
 
 def trainer_mapping(config_class: ConfigClass) -> Any:
     """Return a dataclass field for the section `trainer` of a stage whose configuration is `config_class`."""
-    return open_mapping(lambda: [name for name in trl_fields(config_class) if name not in OWNED | REFUSED])
+    return open_mapping(
+        lambda: [name for name in trl_fields(config_class) if name not in OWNED | REFUSED],
+        changeable=CHANGEABLE_FIELDS,
+        grows=LENGTH_FIELDS,
+    )
+
+
+def fixed_fields(section: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]:
+    """Return key -> why, of the fields of `trainer` that a resumed run may not change here (config/resume.py).
+
+    A learning rate that depends on the last step fixes the run's length. The batch is fixed, not its division into
+    per_device_train_batch_size and gradient_accumulation_steps.
+    """
+    fixed = {}
+    schedule, warmup = section.get("lr_scheduler_type", "linear"), section.get("warmup_steps") or 0
+    if schedule not in ("constant", "constant_with_warmup"):
+        fixed |= dict.fromkeys(LENGTH_FIELDS, f"trainer.lr_scheduler_type={schedule} depends on the last step")
+    elif schedule == "constant_with_warmup" and (0 < warmup < 1 or section.get("warmup_ratio")):
+        fixed |= dict.fromkeys(LENGTH_FIELDS, "the warm-up is a share of all steps")
+    rows, were = (
+        math.prod(values.get(name, default) for name, default in BATCH.items()) for values in (section, before)
+    )
+    if rows != were:
+        fixed |= dict.fromkeys(BATCH, f"a step has {were} rows and would have {rows}")
+    return {f"trainer.{name}": why for name, why in fixed.items()}
 
 
 def check_trainer(

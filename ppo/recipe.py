@@ -1,13 +1,13 @@
 """The recipe of PPO. Values that the report states are marked with their section; the rest are our choice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from omegaconf import MISSING
 
 from config.data import Data, named_sources
-from config.schema import Recipe, RecipeError, Section, number, show
+from config.schema import Recipe, RecipeError, Section, number, setting, show
 from config.scoring import Scoring, check_function
 from config.sections import Model, Sampling, TrainingRun, model_inputs
 from engine.data.chatml_section import ChatML
@@ -54,13 +54,13 @@ class PPOSampling(Sampling):
 
 @dataclass(frozen=True)
 class Watch(Section):
-    gold: str | None = None
+    gold: str | None = setting(None, changeable=True)
     """function that knows how good a response is, "module:function"; measured on data.heldout, never trained on"""
-    every: int = number(10, least=1)
+    every: int = number(10, least=1, changeable=True)
     """steps from one measurement on data.heldout to the next"""
-    show_samples_every: int = number(20, least=0)
+    show_samples_every: int = number(20, least=0, changeable=True)
     """steps from one print of two responses on the console to the next; 0 prints none"""
-    kl: float = number(30.0, above=0)
+    kl: float = number(30.0, above=0, changeable=True)
     """nats a response beyond which a warning is given"""
 
     def check(self, key: str) -> None:
@@ -70,7 +70,7 @@ class Watch(Section):
 
 @dataclass(frozen=True)
 class Algorithm(Section):
-    steps: int = number(least=1)
+    steps: int = number(least=1, grows=True)
     """rollout batches, each with its epochs of updates; the value-only steps count"""
     value_warmup_steps: int = number(50, least=0)
     """first steps that update the value model alone (report, 3.2.2: 50)"""
@@ -82,7 +82,7 @@ class Algorithm(Section):
     """passes over a rollout batch"""
     minibatches: int = number(4, least=1)
     """updates in a pass"""
-    micro_batch_tokens: int = number(16384, least=16)
+    micro_batch_tokens: int = number(16384, least=16, changeable=True)
     """tokens that go through a model at once; changes memory and speed, not the result"""
     kl_coef: float = number(0.04, least=0)
     """beta: weight of the KL penalty against the reference policy, per token (report, 3.2.2: 0.04)"""
@@ -146,15 +146,15 @@ class Algorithm(Section):
     """AdamW in one pass over the weights: faster for large models, the same up to rounding"""
     max_grad_norm: float = number(1.0, above=0)
     """gradients with a larger norm are scaled down to it"""
-    offload_frozen: bool = False
+    offload_frozen: bool = setting(False, changeable=True)
     """keep the reference and reward models in the CPU's memory between their uses: less GPU memory, slower"""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = setting(False, changeable=True)
     """recompute activations in the backward pass: less memory, a third more time"""
     load_in_4bit: bool = False
     """the base of models=shared is stored in 4 bits by bitsandbytes, as lora.load_in_4bit does in other stages"""
-    log_samples: int = number(4, least=0)
+    log_samples: int = number(4, least=0, changeable=True)
     """responses of a step that are written to rollouts.jsonl"""
-    log_samples_every: int = number(1, least=1)
+    log_samples_every: int = number(1, least=1, changeable=True)
     """steps from one entry in rollouts.jsonl to the next"""
 
     def check(self, key: str) -> None:
@@ -251,6 +251,11 @@ class PPO(Recipe):
         yield from model_inputs(self.model.path, "model.path")
         yield from self.reward.inputs("reward.path")
         yield from self.data.inputs()
+
+    def fixed_keys(self, before: Mapping[str, Any]) -> dict[str, str]:
+        if self.ppo.lr_scheduler_type == "constant":
+            return {}
+        return {"ppo.steps": f"ppo.lr_scheduler_type={self.ppo.lr_scheduler_type} falls to 0 at the last step"}
 
     def memory_advice(self) -> str:
         return (

@@ -1,13 +1,13 @@
 """The recipe of preference-model pretraining (PMP) and of reward-model finetuning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from config.data import TrainingData
-from config.schema import Recipe, RecipeError, Section, number
+from config.schema import Recipe, RecipeError, Section, number, setting
 from config.sections import Lora, Model, TrainingRun, model_inputs
-from config.trainer import MEMORY_ADVICE, check_trainer, trainer_mapping
+from config.trainer import MEMORY_ADVICE, check_trainer, fixed_fields, trainer_mapping
 from engine.data.chatml_section import ChatML
 
 # Fields of trl.RewardConfig that choose the finished model, and those that decide when it is evaluated: with keep_best,
@@ -23,7 +23,7 @@ class Comparing(Section):
     margin_coef: float = number(0.0, least=0)
     """weight of a comparison's `margin`, by which the chosen answer has to score higher (Touvron et al. 2023, eq. 2);
     the report's loss has none"""
-    share_prompts: bool = True
+    share_prompts: bool = setting(True, changeable=True)
     """run the prefix that both answers of a comparison share through the model once; changes memory and speed only"""
 
 
@@ -61,6 +61,12 @@ class Reward(Recipe):
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
         yield from self.data.inputs()
+
+    def fixed_keys(self, before: Mapping[str, Any]) -> dict[str, str]:
+        fixed = fixed_fields(self.trainer, before["trainer"])
+        if self.reward.keep_best:
+            fixed["run.save_steps"] = "reward.keep_best chooses among the checkpoints"
+        return fixed
 
     def memory_advice(self) -> str:
         return MEMORY_ADVICE

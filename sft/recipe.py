@@ -1,13 +1,13 @@
 """The recipe of supervised finetuning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from config.data import TrainingData
 from config.schema import Recipe
 from config.sections import Lora, Model, TrainingRun, model_inputs
-from config.trainer import MEMORY_ADVICE, check_trainer, trainer_mapping
+from config.trainer import MEMORY_ADVICE, check_trainer, fixed_fields, trainer_mapping
 from engine.data.chatml_section import ChatML
 
 
@@ -35,6 +35,9 @@ class SFT(Recipe):
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
         yield from self.data.inputs()
+
+    def fixed_keys(self, before: Mapping[str, Any]) -> dict[str, str]:
+        return fixed_fields(self.trainer, before["trainer"])
 
     def memory_advice(self) -> str:
         return MEMORY_ADVICE

@@ -25,8 +25,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder's files to a new folder. Raises OSError for the first one that cannot be copied."""
-    target.mkdir(parents=True)
+    """Copy a folder's files to a new or empty folder. Raises OSError for the first one that cannot be copied."""
+    target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
         copy.mkdir() if path.is_dir() else shutil.copyfile(path, copy)

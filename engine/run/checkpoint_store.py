@@ -7,11 +7,11 @@ it is the one that the run wrote to last: if the run has continued on another ma
 
 import os
 import re
-import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from config.sections import TrainingRun
@@ -54,7 +54,7 @@ class CheckpointStore:
             return
         if len(self.places) == 1:
             try:
-                shutil.rmtree(self.here, ignore_errors=True)
+                checkpoints.remove_all(self.here)  # of an earlier run, or behind the run folder's
                 self.here.mkdir(parents=True, exist_ok=True)
                 owner = uuid.uuid4().hex
                 durable.write_text(self.here / OWNER, owner)
@@ -98,8 +98,11 @@ class CheckpointStore:
     def clear(self) -> None:
         """Free the local disk, once the run is finished."""
         if self.here != self.folder.path:
-            shutil.rmtree(self.here, ignore_errors=True)
-            (self.folder.path / OWNER).unlink(missing_ok=True)
+            checkpoints.remove_all(self.here)
+            for place in (self.here, self.folder.path):
+                (place / OWNER).unlink(missing_ok=True)
+            with suppress(OSError):  # the user's own files stay there
+                self.here.rmdir()
 
     def _begin_copy(self, checkpoint: Path, then: Callable[[], None]) -> None:
         # A daemon: a run that ends by an error does not wait for it, and the next run copies again.
@@ -109,18 +112,18 @@ class CheckpointStore:
     def _copy(self, checkpoint: Path, then: Callable[[], None]) -> None:
         began = time.perf_counter()
         target = self.folder.path
-        partial = target / f".{checkpoint.name}.partial"
+        final = target / checkpoint.name
+        partial = checkpoints.partial_of(final)
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            checkpoints.begin(partial)
             durable.copy_tree(checkpoint, partial)
             (partial / checkpoints.MARK).unlink()
-            checkpoints.seal(partial, self.folder.recipe)
-            partial.rename(target / checkpoint.name)
-            durable.sync(target)
+            checkpoints.seal(partial, self.folder.recipe_yaml, checkpoints.step_of(final))
+            checkpoints.publish(partial, final)
             then()
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)  # free the space of half a checkpoint
-            self._error = f"{target / checkpoint.name} cannot be copied from run.local_dir ({first_line(error)})"
+            checkpoints.discard_partial(target)  # free the space of half a checkpoint
+            self._error = f"{final} cannot be copied from run.local_dir ({first_line(error)})"
         self.copy_seconds = max(self.copy_seconds, time.perf_counter() - began)
 
 

@@ -4,7 +4,6 @@ Its two users are the loop of stages with steps of their own (engine/run/loop.py
 (engine/run/trainer.py). What they have in common is decided here alone.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,14 +96,19 @@ class Lifecycle:
     def checkpoint(self) -> Iterator[Path]:
         """Let all ranks write into a hidden folder, which becomes `checkpoint-N` once it is complete (collective)."""
         final = self.store.here / f"checkpoint-{self.step}"
-        partial = self.store.here / f".checkpoint-{self.step}.partial"
-        if is_main_process():
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        with self.writing(final):
-            partial.mkdir(exist_ok=True)
+        partial = checkpoints.partial_of(final)
+        with self.written_by_all(final, partial):
             yield partial
         self.seal(partial, final)
+
+    @contextmanager
+    def written_by_all(self, final: Path, folder: Path) -> Iterator[None]:
+        """Let all ranks write into a new `folder`, marked as ours, which is to become the `final` one (collective)."""
+        with self.writing(final):
+            if is_main_process():
+                checkpoints.begin(folder)
+            self.accelerator.wait_for_everyone()
+            yield
 
     def seal(self, written: Path, final: Path, best: str | None = None) -> None:
         """Declare a checkpoint complete that all ranks have written, under its `final` name, and keep it (collective).
@@ -116,10 +120,8 @@ class Lifecycle:
             with self.writing(final):
                 for log in self._logs:
                     durable.sync(log.path)  # a checkpoint must not outlive the log lines of its steps
-                checkpoints.seal(written, self.folder.recipe)
-                if written != final:
-                    written.rename(final)
-                    durable.sync(final.parent)
+                checkpoints.seal(written, self.folder.recipe_yaml, checkpoints.step_of(final))
+                checkpoints.publish(written, final)
                 self.store.keep(final, Path(best) if best else None)
         self.accelerator.wait_for_everyone()
         self.limit.lap("save")

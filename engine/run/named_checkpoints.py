@@ -15,12 +15,24 @@ from transformers.trainer import SCHEDULER_NAME
 
 from engine.dist.sharding import sharding_of
 from engine.run import training_state
+from engine.run.lifecycle import Lifecycle
 
 BY_NAME = "by_name"
 
 
 class NamedCheckpoints(Trainer):
     """The part of a trainer that writes and reads its checkpoints."""
+
+    lifecycle: Lifecycle
+    """of the run; set before training begins"""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: TRL's would stand in the run folder as the README of a model of no name."""
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        folder = self.lifecycle.store.here / f"checkpoint-{self.state.global_step}"
+        with self.lifecycle.written_by_all(folder, folder):
+            super()._save_checkpoint(model, trial)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Drop empty parameter groups, which DeepSpeed leaves out (all weights of adapters have weight decay)."""

@@ -105,6 +105,8 @@ class RunCallback(TrainerCallback):
         train_dataloader: DataLoader,
         **_: Any,
     ) -> None:
+        # A resumed state holds the steps of the recipe that it was written under.
+        state.compute_steps(args, state.max_steps)
         if state.best_global_step:  # the folder that it was in may have changed since
             best = self.lifecycle.store.find(state.best_global_step)
             if best is None:
@@ -171,6 +173,7 @@ def fit(
     """Train to the end, from the last checkpoint if there is one; write `model/` and finish the run (collective)."""
     accelerator, resume_from = trainer.accelerator, lifecycle.resume_from
     trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
+    trainer.lifecycle = lifecycle
     trainer.remove_callback(PrinterCallback)
     shard_model(trainer.model, accelerator)  # also makes adapters float32 again: TRL makes them bfloat16 on 4 bits
     trainer.add_callback(RunCallback(lifecycle, Throughput(trainer.model)))

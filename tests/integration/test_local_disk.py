@@ -121,7 +121,6 @@ def test_a_kill_while_it_is_copied_is_harmless(setting, whole, places, monkeypat
                 and run in arguments[target].parents
             ):
                 if where == "a file":
-                    arguments[target].mkdir()
                     (arguments[target] / "model.safetensors").write_bytes(b"half")
                 raise SystemExit  # ends the thread, without a word
             return plain(*arguments)
@@ -147,7 +146,7 @@ def test_a_copy_that_cannot_be_made_stops_the_run(setting, places, monkeypatch):
     run, _, overrides = places
 
     def full(source, target):
-        target.mkdir()
+        (target / "weights").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

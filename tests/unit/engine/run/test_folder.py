@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from datasets import Dataset
 
 from config import load
+from engine.data.report import Report
 from engine.errors import AlreadyFinishedError, RunError
-from engine.run.folder import RunFolder, differing_keys
+from engine.run.folder import RunFolder
 from sft.recipe import SFT
 
 
@@ -35,6 +37,7 @@ def test_a_run_is_finished_once(recipe):
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_run_whose_base_was_trained_again_is_refused(recipe, tmp_path, finished):
     folder = RunFolder(recipe)
+    begin(folder.path)
     if finished:
         folder.finish(1, 1.0)
     finish_base(tmp_path, "2026-01-02")
@@ -62,17 +65,14 @@ def test_a_base_that_is_gone_changes_nothing(recipe, tmp_path):
         RunFolder(recipe)
 
 
-def test_recipes_differ_in_dotted_keys_but_not_in_those_that_may_change():
-    old = "stage: sft\nmodel: {path: a, dtype: auto}\nrun: {dir: x, seed: 0, max_hours: 1}\ntrainer: {}\n"
-    new = "stage: sft\nmodel: {path: b, dtype: auto}\nrun: {dir: y, seed: 1, max_hours: 2}\ntrainer: {lr: 1}\n"
-    assert differing_keys(old, new) == ["model.path", "run.seed", "trainer", "trainer.lr"]
-    assert differing_keys(old, old.replace("sft", "reward")) == ["stage"]
+def begin(folder):
+    """A line of metrics, as a first step leaves it."""
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
 
 
 def test_a_recipe_of_an_earlier_version_differs_not_by_its_missing_stage(recipe, tmp_path):
-    assert differing_keys("run: {seed: 0}\n", "stage: sft\nrun: {seed: 0}\n") == []
-    assert differing_keys("run: {seed: 0}\n", "stage: sft\nrun: {seed: 1}\n") == ["run.seed"]
     RunFolder(recipe)
+    begin(tmp_path / "sft")
     written = tmp_path / "sft" / "recipe.yaml"
     whole = written.read_text()
     written.write_text(whole.removeprefix("stage: sft\n"))
@@ -80,9 +80,74 @@ def test_a_recipe_of_an_earlier_version_differs_not_by_its_missing_stage(recipe,
     assert written.read_text() == whole
 
 
+def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(recipe, tmp_path):
+    RunFolder(recipe)
+    for name in ("metrics.jsonl", "rollouts.jsonl", "warnings.jsonl"):  # opened, and nothing came of it
+        (tmp_path / "sft" / name).touch()
+    finish_base(tmp_path, "2026-01-02")
+    corrected = load(SFT, tmp_path / "sft.yaml", ["data.max_length=64", "run.seed=3"])
+    RunFolder(corrected)
+    assert "max_length: 64" in (tmp_path / "sft" / "recipe.yaml").read_text()
+    begin(tmp_path / "sft")
+    with pytest.raises(RunError) as error:
+        RunFolder(recipe)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/sft holds a run of another recipe, which differs in data.max_length, run.seed; name "
+        f"another run.dir, or move {tmp_path}/sft/recipe.yaml away with the run it belongs to"
+    )
+
+
+def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
+    RunFolder(recipe)
+    begin(tmp_path / "sft")
+    other = load(SFT, tmp_path / "sft.yaml", ["run.seed=1", "run.save_steps=7", "trainer.max_steps=9"])
+    with pytest.raises(RunError) as error:
+        RunFolder(other)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/sft holds a run of another recipe, which differs in run.seed, trainer.max_steps "
+        "(trainer.lr_scheduler_type=linear depends on the last step) (run.save_steps may change); name another "
+        f"run.dir, or move {tmp_path}/sft/recipe.yaml away with the run it belongs to"
+    )
+
+
+def test_a_longer_run_of_the_same_recipe_is_not_finished(recipe, tmp_path):
+    constant = ["trainer.lr_scheduler_type=constant"]
+    RunFolder(load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=2"])).finish(2, 1.0)
+    longer = load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=4"])
+    assert not RunFolder(longer).finished.exists()
+    RunFolder(longer).finish(4, 1.0)
+    with pytest.raises(AlreadyFinishedError):
+        RunFolder(longer)
+    with pytest.raises(RunError, match=r"differs in trainer\.max_steps \(it may only grow\)"):
+        RunFolder(load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=3"]))
+
+
+ROWS = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": [3], "labels": [3]}]
+
+
+@pytest.mark.parametrize("rows", [[*ROWS, ROWS[0]], ROWS[::-1], [ROWS[0], ROWS[0] | {"labels": [1, 2]}]])
+def test_changed_data_is_refused_when_a_run_resumes(recipe, tmp_path, rows):
+    def keep(rows):
+        RunFolder(recipe).keep_report("train", Dataset.from_list(rows), Report(read=len(rows), kept=len(rows)))
+
+    keep(rows)  # not begun yet: any data will do
+    keep(ROWS)
+    begin(tmp_path / "sft")
+    keep(ROWS)
+    before = (tmp_path / "sft" / "data.json").read_text()
+    with pytest.raises(RunError) as error:
+        keep(rows)
+    assert str(error.value) == (
+        f"data.train has changed since {tmp_path}/sft began (2 records kept then, {len(rows)} now); put the data back "
+        "as it was, or name another run.dir"
+    )
+    assert (tmp_path / "sft" / "data.json").read_text() == before
+
+
 @pytest.mark.parametrize("stage", ["stage: reward\n", ""])
 def test_changes_are_accepted_within_a_stage_only(recipe, tmp_path, stage):
     RunFolder(recipe, accepts_changes=True)
+    begin(tmp_path / "sft")
     written = tmp_path / "sft" / "recipe.yaml"
     other = written.read_text().replace("seed: 0", "seed: 1")
     written.write_text(other)

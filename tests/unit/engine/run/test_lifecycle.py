@@ -54,8 +54,8 @@ def test_a_run_resumes_from_its_newest_complete_checkpoint(run, tmp_path, capsys
     life.metrics.append({"step": 4})  # logged, but not saved
     folder = tmp_path / "run"
     assert names(folder) == ["checkpoint-2", "checkpoint-3"]
-    (folder / ".checkpoint-4.partial").mkdir()
-    (folder / "checkpoint-3" / checkpoints.MARK).unlink()
+    checkpoints.begin(folder / ".checkpoint-4.partial")
+    (folder / "checkpoint-3" / checkpoints.MARK).rename(folder / "checkpoint-3" / checkpoints.WRITING)
     life = run()
     assert life.resume_from == folder / "checkpoint-2"
     assert names(folder) == ["checkpoint-2"]

@@ -1,0 +1,98 @@
+"""Which keys of a recipe may change when its run resumes. Imports no torch.
+
+A run belongs to one recipe. Keys that leave the result alone (where the run is, what it logs, how much goes through a
+model at once) may differ all the same, and a run may be made longer. A field declares it (`changeable`, `grows`);
+`Recipe.fixed_keys` names the keys that one recipe fixes again, and why.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from config.loader import resolved_yaml
+from config.schema import CHANGEABLE, GROWS, Recipe, Section, join
+from config.typed import field_types, is_section
+
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a recipe differs from the one that began its run: dotted keys, sorted."""
+
+    refused: tuple[str, ...]
+    """with the reason behind them where there is one besides that they decide the result"""
+    permitted: tuple[str, ...]
+    grown: bool
+    """whether the run has become longer"""
+
+    def __str__(self) -> str:
+        """In words that follow "which differs in"."""
+        text = ", ".join(self.refused)
+        return f"{text} ({', '.join(self.permitted)} may change)" if self.permitted else text
+
+
+def changes(before_yaml: str, recipe: Recipe) -> Changes:
+    """Compare the recipe that began a run with the one that it is to resume with.
+
+    A key that an earlier version did not have counts with its default.
+    """
+    before = _filled(type(recipe), OmegaConf.to_container(OmegaConf.create(before_yaml)), recipe)
+    now = OmegaConf.to_container(OmegaConf.create(resolved_yaml(recipe)))
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    changeable, grows = (set(_flagged(type(recipe), flag)) for flag in (CHANGEABLE, GROWS))
+    fixed = recipe.fixed_keys(before)
+    refused, permitted, grown = [], [], False
+    for key in sorted(old.keys() | new.keys()):
+        was, is_now = old.get(key, MISSING), new.get(key, MISSING)
+        if was == is_now:
+            continue
+        larger = all(isinstance(value, int | float) for value in (was, is_now)) and is_now > was
+        if key in fixed:
+            refused.append(f"{key} ({fixed[key]})")
+        elif key in changeable or (key in grows and larger):
+            permitted.append(key)
+            grown |= key in grows
+        else:
+            refused.append(f"{key} (it may only grow)" if key in grows else key)
+    return Changes(tuple(refused), tuple(permitted), grown)
+
+
+def _filled(schema: type[Section], values: Mapping[str, Any], recipe: Section) -> dict[str, Any]:
+    """Return the values with the defaults of missing keys; earlier versions lacked even the stage."""
+    filled = dict(values)
+    for field in dataclasses.fields(schema):
+        hint = field_types(schema)[field.name]
+        if is_section(hint):
+            filled[field.name] = _filled(hint, values.get(field.name) or {}, getattr(recipe, field.name))
+        elif field.name not in values and field.name == "stage":
+            filled["stage"] = recipe.stage
+        elif field.name not in values:
+            made = field.default_factory is not dataclasses.MISSING
+            filled[field.name] = field.default_factory() if made else field.default
+    return filled
+
+
+def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested mappings; an empty one has no leaves."""
+    if not isinstance(tree, Mapping):
+        yield key, tree
+        return
+    for name, branch in tree.items():
+        yield from _leaves(branch, join(key, str(name)))
+
+
+def _flagged(schema: type[Section], flag: str, key: str = "") -> Iterator[str]:
+    """Yield the full keys of the fields that have a flag, and those of a mapping whose names it lists."""
+    for field in dataclasses.fields(schema):
+        hint, full_key = field_types(schema)[field.name], join(key, field.name)
+        flagged = field.metadata.get(flag, False)
+        if is_section(hint):
+            yield from _flagged(hint, flag, full_key)
+        elif flagged is True:
+            yield full_key
+        elif flagged:
+            yield from (join(full_key, name) for name in flagged)

@@ -1,0 +1,106 @@
+"""A run that resumes under a recipe with other keys that leave its result alone, or a larger number of steps."""
+
+import shutil
+
+import pytest
+
+from config import RecipeError, load
+from engine.files.jsonl import read
+from ppo.train import train
+from sft.recipe import SFT
+from sft.train import train as train_sft
+from tests.integration.test_sft import RECIPE, conversation
+from tests.support.ppo_setting import make_setting, recipe_of
+from tests.support.stage_runs import same, unfinish, untimed, weights, write_base, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("setting"))
+
+
+@pytest.fixture(scope="module")
+def whole(setting, tmp_path_factory):
+    """The run of four steps that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(recipe_of(setting, f"run.dir={folder}", "ppo.steps=4", "run.save_steps=1"))
+    return folder
+
+
+def test_keys_that_leave_the_result_alone_change_nothing_on_resume(setting, whole, tmp_path):
+    run = tmp_path / "run"
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "run.save_steps=1"))
+    unfinish(run, 3)
+    changed = ["run.save_steps=3", "run.keep_checkpoints=5", "ppo.gradient_checkpointing=true", "ppo.log_samples=0",
+               "watch.show_samples_every=1", "watch.kl=99"]  # fmt: skip
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", *changed))
+    assert untimed(run) == untimed(whole)
+    for name in ("model", "value"):
+        assert same(weights(run, name), weights(whole, name))
+    assert "keep_checkpoints: 5" in (run / "recipe.yaml").read_text()
+
+
+def test_memory_keys_change_the_result_by_rounding_only(setting, whole, tmp_path):
+    run = tmp_path / "run"
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "run.save_steps=1"))
+    unfinish(run, 3)
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "sampling.batch_size=2", "ppo.micro_batch_tokens=64",
+                    "model.attention=sdpa"))  # fmt: skip
+    for was, now in zip(untimed(whole), untimed(run), strict=True):
+        assert now == pytest.approx(was, rel=1e-3, abs=1e-4)
+
+
+def test_a_finished_run_made_longer_ends_like_one_that_was_that_long(setting, whole, tmp_path):
+    run = tmp_path / "run"
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=2"))
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
+    assert untimed(run) == untimed(whole)
+    for name in ("model", "value"):
+        assert same(weights(run, name), weights(whole, name))
+
+
+def test_a_copy_of_a_checkpoint_outlives_the_run(setting, whole, tmp_path):
+    """The same command, with copies of a checkpoint beside it: none is resumed from, removed or written to."""
+    run = tmp_path / "run"
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "run.save_steps=1", "run.keep_checkpoints=9"))
+    unfinish(run, 1)
+    for copy in ("checkpoint-best", "checkpoint-1.bak", "checkpoint-3"):
+        shutil.copytree(run / "checkpoint-1", run / copy)
+    before = sorted(path.name for path in (run / "checkpoint-1").rglob("*"))
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "run.save_steps=1", "run.keep_checkpoints=1"))
+    assert untimed(run) == untimed(whole)
+    names = {path.name for path in run.glob("*checkpoint-*")}
+    assert names == {"checkpoint-4", "checkpoint-best", "checkpoint-1.bak", "checkpoint-3.other-1"}
+    for copy in names - {"checkpoint-4"}:
+        assert sorted(path.name for path in (run / copy).rglob("*")) == before
+
+
+def test_a_run_that_failed_before_its_first_step_takes_the_corrected_command(setting, tmp_path):
+    run = f"run.dir={tmp_path}/run"
+    with pytest.raises(RecipeError):  # a prompt is longer than the limit, and is to stop the run
+        train(recipe_of(setting, run, "ppo.steps=1", "data.max_prompt_tokens=16", "data.too_long=error"))
+    train(recipe_of(setting, run, "ppo.steps=1"))
+    assert len(read(tmp_path / "run" / "metrics.jsonl")) == 1
+
+
+@pytest.fixture
+def sft(tmp_path):
+    """A function that runs SFT with overrides in a folder of that name."""
+    write_base(tmp_path / "base")
+    write_jsonl(tmp_path / "train.jsonl", map(conversation, range(24)))
+    (tmp_path / "sft.yaml").write_text(RECIPE.format(folder=tmp_path))
+
+    def sft(name, *overrides):
+        train_sft(load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/{name}", *overrides]))
+        return tmp_path / name
+
+    return sft
+
+
+def test_trainers_too_take_other_keys_and_more_steps(sft):
+    whole, run = sft("whole", "trainer.max_steps=6"), sft("run", "trainer.max_steps=3")
+    changed = ["run.save_steps=5", "trainer.logging_steps=2", "run.keep_checkpoints=9"]
+    sft("run", "trainer.max_steps=6", *changed)
+    assert same(weights(run), weights(whole))
+    assert {"checkpoint-5", "checkpoint-6"} <= {path.name for path in run.glob("checkpoint-*")}
+    assert not (run / "README.md").exists()
