@@ -26,3 +26,11 @@ def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     ids = control(tokenizer)
     model.generation_config.eos_token_id = [ids.im_end, ids.endoftext]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Return whether both tokenizers give every token the same id, the ChatML tokens included.
+
+    Two models may exchange token ids only then; equal sizes are not enough.
+    """
+    return one.get_vocab() == other.get_vocab() and control(one) == control(other)
