@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import pyarrow.compute
 from datasets import Dataset
 
 from chatml import FIELDS, control
@@ -59,6 +60,19 @@ def load_prompts(sources: Sequence[Source], **settings: Any) -> tuple[PromptRows
     """As `load_rows` of prompts, with the rows typed."""
     rows, report = load_rows(encoding.prompts, sources, **settings)
     return PromptRows(rows), report
+
+
+def longest_sequence(rows: Dataset) -> int:
+    """Return the tokens of the longest sequence in rows, packed or not; of a pair the longer side counts.
+
+    Rows that a source has, but that its weight leaves out, count as well.
+    """
+    if "seq_lengths" in rows.column_names:
+        lengths = [pyarrow.compute.list_flatten(rows.data.column("seq_lengths"))]
+    else:
+        columns = [name for name in rows.column_names if name.endswith("_ids")]
+        lengths = [pyarrow.compute.list_value_length(rows.data.column(name)) for name in columns]
+    return max(pyarrow.compute.max(each).as_py() or 0 for each in lengths)
 
 
 def _check_fields(fields: Mapping[str, str]) -> None:
