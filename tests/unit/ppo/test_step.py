@@ -175,7 +175,7 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
     answer = [*rollout.prompts[0], *rollout.tokens[0][:3], models.value.config.score_token_id]
     with torch.no_grad(), use_attention(models.value, "sdpa"):
         value = models.value(torch.tensor([answer])).logits
-    assert_close(value, models.scorer([answer], [{}], 10**6)[:, None])
+    assert_close(value, models.scorer([answer], [len(rollout.prompts[0])], [{}], 10**6)[:, None])
     assert models.value.config.score_offset == 0.1
 
 
