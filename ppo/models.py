@@ -21,6 +21,7 @@ from config.sections import Model
 from engine.dist.devices import compute_dtype
 from engine.dist.shard_model import prepare_frozen, prepare_trained
 from engine.dist.sharding import full_weights, sharding_of
+from engine.errors import RunError
 from engine.models.adapters import store_linear_low
 from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.models.saving import save_model
@@ -80,6 +81,7 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     sharded = sharding_of(accelerator).kind in ("fsdp2", "zero3")
     arrival = torch.device("cpu") if sharded else device
     policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=sharded, device=arrival)
+    refuse_not_finite_weights(policy, model.path)
     frozen_device = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
     frozen = {"trained": False, "as_stored": sharded, "device": frozen_device}
     rewards = [load_scalar(path, model, tokenizer, **frozen) for path in paths]
@@ -113,6 +115,13 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         control_tokens=control_ids(tokenizer),
         offloaded=[reference, *rewards] if recipe.ppo.offload_frozen else [],
     )
+
+
+def refuse_not_finite_weights(policy: PreTrainedModel, path: str) -> None:
+    """Raise RunError, naming one, for weights with NaN or infinity: engines fail of them in ways that do not say so."""
+    for name, weight in policy.named_parameters():
+        if not weight.isfinite().all():
+            raise RunError(f"model.path={path}: {name} has values that are not finite (NaN); take another checkpoint")
 
 
 def load_reference(model: Model, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
