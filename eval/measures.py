@@ -94,7 +94,8 @@ class Evaluation:
                 answers[subject] = answer_batch(subject, self.items, rows, own, tokenizer, context)
         shared = tokenizer is models.main_tokenizer
         pairs = self.pairs if shared or not self.pairs else read_pairs(self.recipe, tokenizer, models, self.folder)
-        batches = [batch for batch, _ in answers.values()] + [pair_batch(each, rows) for each, rows in pairs.items()]
+        batches = [batch for batch, _ in answers.values()]
+        batches += [pair_batch(each, rows, tokenizer) for each, rows in pairs.items()]
         scores = iter(score(name, scoring, batches, models, self.folder.path))
         for subject, (_, places) in answers.items():
             by_item = [[None] * len(row["answers"]) for row in self.found.answers[subject]]

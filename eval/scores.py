@@ -22,6 +22,7 @@ from engine.data.rows import Limit, load_rows
 from engine.errors import RunError
 from engine.forward.responses import TOKENS_A_FORWARD, sequence_scores
 from engine.run.folder import RunFolder
+from engine.scoring.answers import last_turn
 from engine.scoring.scorer import combine_scores, rule_or_judge
 from eval.item_store import ItemStore, Row, fingerprint
 from eval.items import Items
@@ -30,7 +31,7 @@ from eval.recipe import Eval
 
 # Sequences that are scored and kept together.
 AT_ONCE = 256
-ScoreSequences = Callable[[Sequence[Sequence[int]], Sequence[Mapping[str, Any]]], list[float]]
+ScoreSequences = Callable[[Sequence[Sequence[int]], Sequence[int], Sequence[Mapping[str, Any]]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Batch:
     name: str
     sequences: Sequence[Sequence[int]]
     """whole conversations, each ended by <|im_end|>"""
+    starts: Sequence[int]
+    """where the answer to be scored begins in each"""
     records: Sequence[Mapping[str, Any]]
     """what their prompts were read from; {} where that is not known"""
 
@@ -57,7 +60,7 @@ def score(name: str, scoring: Scoring, batches: Sequence[Batch], models: Models,
 
         def load(path: str = path) -> ScoreSequences:
             model = models.scalar(path, tokenizer)
-            return lambda sequences, _: sequence_scores(model, sequences, TOKENS_A_FORWARD).double().tolist()
+            return lambda sequences, *_: sequence_scores(model, sequences, TOKENS_A_FORWARD).double().tolist()
 
         by_model.append(_complete(member, models.identity(path), batches, run_dir, load))
     return [
@@ -85,7 +88,7 @@ def _complete(
     def compute(batch: Batch, part: slice) -> list[Row]:
         if not loaded:
             loaded.append(load())
-        return [{"score": value} for value in loaded[0](batch.sequences[part], batch.records[part])]
+        return [{"score": value} for value in loaded[0](batch.sequences[part], batch.starts[part], batch.records[part])]
 
     found = []
     for batch in batches:
@@ -99,7 +102,7 @@ def _complete(
 def _rule_or_judge(name: str, scoring: Scoring, models: Models, run_dir: Path) -> ScoreSequences:
     """A rule or a judge as a function of sequences and records."""
     scorer = rule_or_judge(scoring, f"eval.rewards.{name}", models.main_tokenizer, run_dir, torch.device("cpu"))
-    return lambda sequences, records: scorer(sequences, records, TOKENS_A_FORWARD).tolist()
+    return lambda *batch: scorer(*batch, TOKENS_A_FORWARD).tolist()
 
 
 def _identity_without_model(scoring: Scoring) -> Any:
@@ -131,7 +134,7 @@ def answer_batch(
     tokenizer that the answers were generated with; where it is another one, or None, their text is encoded.
     """
     end, plain = control(tokenizer).im_end, plain_encoder(tokenizer)
-    places, sequences = [], []
+    places, sequences, starts = [], [], []
     for number, (prompt, row) in enumerate(zip(items.prompts(tokenizer), answers, strict=True)):
         for at, answer in enumerate(row["answers"]):
             if not answer["ended"]:
@@ -140,7 +143,8 @@ def answer_batch(
             if context is None or len(sequence) <= context:
                 places.append((number, at))
                 sequences.append(sequence)
-    return Batch(subject, sequences, [items.items[number].record for number, _ in places]), places
+                starts.append(len(prompt))
+    return Batch(subject, sequences, starts, [items.items[number].record for number, _ in places]), places
 
 
 # Comparisons
@@ -175,7 +179,7 @@ def read_pairs(
     return found
 
 
-def pair_batch(name: str, rows: Dataset) -> Batch:
-    """Both sides of every comparison of a set, chosen first."""
+def pair_batch(name: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Both sides of every comparison of a set, chosen first; `tokenizer` encoded them."""
     sides = [side for row in rows for side in (row["chosen_ids"], row["rejected_ids"])]
-    return Batch(name, sides, [{}] * len(sides))
+    return Batch(name, sides, [last_turn(side, tokenizer) for side in sides], [{}] * len(sides))

@@ -54,6 +54,8 @@ class Assessment:
     """log π_old of the trainer less the engine's; None where the engine returns no comparable log-probabilities"""
     importance: torch.Tensor
     """weight of each token's policy loss: π_old / π_engine, capped; or 1"""
+    with_control_tokens: torch.Tensor
+    """(batch,) true where the response has a control token before its last token"""
 
 
 def assess(
@@ -76,6 +78,8 @@ def assess(
     scores = torch.full((len(mask),), -ppo.missing_end_penalty, device=models.device)
     scores[ended] = normaliser(outputs.raw_scores).to(scores.dtype)
     scores = clip_and_shorten(scores, mask.sum(1), ppo.reward_clip, ppo.length_penalty, ppo.length_free)
+    with_control_tokens = rollout.contain(models.control_tokens).to(models.device)
+    scores = torch.where(with_control_tokens, scores - ppo.control_token_penalty, scores)
 
     kl = kl_estimate(outputs.old_logprobs, outputs.ref_logprobs, ppo.kl_estimator)
     rewards = penalised_rewards(scores, kl, mask, kl_coef)
@@ -104,6 +108,7 @@ def assess(
         returns=returns,
         engine_difference=difference,
         importance=importance,
+        with_control_tokens=with_control_tokens,
     )
 
 
@@ -116,14 +121,16 @@ def run_models(models: Models, rollout: Rollout, mask: torch.Tensor, temperature
     supports = rollout.supports and take_share(rollout.supports)
     finished = take_share([pair for pair in zip(rollout.rows, rollout.responses, strict=True) if pair[1].ended])
     conversations = [[*row.input_ids, *response.tokens] for row, response in finished]
+    starts = [len(row.input_ids) for row, _ in finished]
     records = [row.record for row, _ in finished]
 
     old = response_logprobs(models.policy, prompts, tokens, temperature, budget, supports)
     with models.frozen_on_device():
-        reference = response_logprobs(
-            models.reference, prompts, tokens, temperature, budget, supports, with_entropy=False
-        )
-        scores = models.scorer(conversations, records, budget)
+        with models.as_policy():
+            reference = response_logprobs(
+                models.reference, prompts, tokens, temperature, budget, supports, with_entropy=False
+            )
+        scores = models.scorer(conversations, starts, records, budget)
     values = torch.zeros_like(old.logprobs)
     if models.value is not None:
         values = response_values(models.value, prompts, tokens, budget)

@@ -44,7 +44,8 @@ class HeldOut:
         finished = [(row, response) for row, response in zip(rows, responses, strict=True) if response.ended]
         sequences = [[*row.input_ids, *response.tokens] for row, response in finished]
         with models.frozen_on_device():
-            scores = models.scorer(sequences, [row.record for row, _ in finished], budget)
+            starts = [len(row.input_ids) for row, _ in finished]
+            scores = models.scorer(sequences, starts, [row.record for row, _ in finished], budget)
         of_finished = iter(scores.tolist())
         gathered = all_gather_items([next(of_finished) if response.ended else None for response in responses])
         known = [score for score in gathered if score is not None]

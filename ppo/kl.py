@@ -2,10 +2,7 @@
 
 import torch
 
-from ppo.choices import KlEstimator
-
-# Ziegler et al. 2019 (2.2): the relative error of a step's KL is clipped at this.
-MAX_ERROR = 0.2
+from ppo.choices import MAX_KL_ERROR, KlEstimator
 
 
 def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: KlEstimator) -> torch.Tensor:
@@ -23,7 +20,8 @@ def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: K
 class KLCoefficient:
     """β of the penalty: constant, or adapted to a target in nats a response (Ziegler et al. 2019, 2.2).
 
-    After n responses with a mean divergence of KL: β ← β (1 + clip(KL / target − 1, ±0.2) n / horizon).
+    After n responses with a mean divergence of KL: β ← β (1 + clip(KL / target − 1, ±0.2) n / horizon). The recipe
+    refuses horizons so short that β could reach 0.
     """
 
     def __init__(self, start: float, target: float | None, horizon: int):
@@ -31,7 +29,7 @@ class KLCoefficient:
 
     def update(self, kl: float, responses: float) -> None:
         if self.target is not None:
-            error = min(max(kl / self.target - 1, -MAX_ERROR), MAX_ERROR)
+            error = min(max(kl / self.target - 1, -MAX_KL_ERROR), MAX_KL_ERROR)
             self.value *= 1 + error * responses / self.horizon
 
     def state_dict(self) -> dict[str, float]:

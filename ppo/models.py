@@ -6,7 +6,7 @@ the rewards, it starts as the policy's body with a fresh head.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,13 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from chatml import control
 from config.sections import Model
+from engine.dist.devices import compute_dtype
 from engine.dist.shard_model import prepare_frozen, prepare_trained
 from engine.dist.sharding import full_weights, sharding_of
 from engine.errors import RunError
+from engine.models.adapters import store_linear_low
 from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.models.saving import save_model
 from engine.scoring.scorer import RewardModels, Scorer, rule_or_judge
@@ -41,6 +44,10 @@ class Models:
     reward_source: str
     """what the recipe's `reward` section names, for messages"""
     device: torch.device
+    as_policy: Callable[[], AbstractContextManager[None]] = nullcontext
+    """context in which the reference computes in the same precision as the policy"""
+    control_tokens: frozenset[int] = frozenset()
+    """ids of ChatML's control tokens, which no response should contain before its end"""
     offloaded: list[PreTrainedModel] = field(default_factory=list)
     """frozen models that stay in the CPU's memory between their uses"""
 
@@ -74,18 +81,21 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     sharded = sharding_of(accelerator).kind in ("fsdp2", "zero3")
     arrival = torch.device("cpu") if sharded else device
     policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=sharded, device=arrival)
+    refuse_not_finite_weights(policy, model.path)
     frozen_device = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
     frozen = {"trained": False, "as_stored": sharded, "device": frozen_device}
     rewards = [load_scalar(path, model, tokenizer, **frozen) for path in paths]
-    for path, reward in zip(paths, rewards, strict=True):
-        refuse_other_vocabulary(policy, reward, path)
     # One model with its optimiser at a time and always in this order, which FSDP2 needs.
     policy, policy_optimizer = prepare_model(policy, recipe.ppo, recipe.ppo.policy_learning_rate, accelerator)
     value = value_optimizer = None
     if recipe.ppo.advantage == "gae":
         value = load_value(paths, model, tokenizer, recipe.run.seed, sharded).to(arrival)
         value, value_optimizer = prepare_model(value, recipe.ppo, recipe.ppo.value_learning_rate, accelerator)
-    reference = load_causal(model.path, model, tokenizer, **frozen)
+    as_policy = nullcontext
+    if sharding_of(accelerator).kind == "none":
+        reference, as_policy = load_reference(model, tokenizer, frozen_device), accelerator.autocast
+    else:
+        reference = load_causal(model.path, model, tokenizer, **frozen)
     if not recipe.ppo.offload_frozen:
         reference = prepare_frozen(reference, accelerator)
         rewards = [prepare_frozen(reward, accelerator) for reward in rewards]
@@ -101,8 +111,34 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         scorer=scorer,
         reward_source=str(recipe.reward.source),
         device=device,
+        as_policy=as_policy,
+        control_tokens=control_ids(tokenizer),
         offloaded=[reference, *rewards] if recipe.ppo.offload_frozen else [],
     )
+
+
+def refuse_not_finite_weights(policy: PreTrainedModel, path: str) -> None:
+    """Raise RunError, naming one, for weights with NaN or infinity: engines fail of them in ways that do not say so."""
+    for name, weight in policy.named_parameters():
+        if not weight.isfinite().all():
+            raise RunError(f"model.path={path}: {name} has values that are not finite (NaN); take another checkpoint")
+
+
+def load_reference(model: Model, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
+    """Load the reference where the policy is trained under autocast, in which it must be run too.
+
+    Were it stored in bfloat16 whole, its residual stream would be rounded where the policy's is not: 0.04 nats a token
+    on average at a KL of 0. So only its linear layers are, to which autocast would convert them.
+    """
+    reference = load_causal(model.path, replace(model, dtype="float32"), tokenizer, trained=False)
+    store_linear_low(reference, compute_dtype(model), rounding=True)
+    return reference.to(device)
+
+
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids of <|im_start|>, <|im_end|> and <|endoftext|>."""
+    ids = control(tokenizer)
+    return frozenset((ids.im_start, ids.im_end, ids.endoftext))
 
 
 def load_value(
@@ -121,17 +157,6 @@ def prepare_model(
     if ppo.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return prepare_trained(model, partial(adamw, ppo=ppo, learning_rate=learning_rate), ppo.max_grad_norm, accelerator)
-
-
-def refuse_other_vocabulary(policy: PreTrainedModel, reward: PreTrainedModel, path: str) -> None:
-    """Raise RunError if policy and reward model have vocabularies of other sizes or other end tokens."""
-    if policy.config.vocab_size != reward.config.vocab_size:
-        raise RunError(
-            f"reward.path={path} has a vocabulary of {reward.config.vocab_size}, the policy one of "
-            f"{policy.config.vocab_size}; both must come from the same base"
-        )
-    if reward.config.score_token_id not in policy.generation_config.eos_token_id:
-        raise RunError(f"reward.path={path} reads its score at another token than the policy's <|im_end|>")
 
 
 def adamw(model: PreTrainedModel, ppo: Algorithm, learning_rate: float) -> AdamW:

@@ -11,7 +11,7 @@ from config.schema import Recipe, RecipeError, Section, number, setting, show
 from config.scoring import Scoring, check_function
 from config.sections import Model, Sampling, TrainingRun, model_inputs
 from engine.data.chatml_section import ChatML
-from ppo.choices import Advantage, KlEstimator, Schedule
+from ppo.choices import MAX_KL_ERROR, Advantage, KlEstimator, Schedule
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ class Algorithm(Section):
     """pretraining tokens for each PPO token (report, 3.2.2: "much more")"""
     missing_end_penalty: float = number(1.0, least=0)
     """a response that was cut off scores minus this, whatever the reward model would say"""
+    control_token_penalty: float = number(0.0, least=0)
+    """subtracted from the score of a response with a control token before its end: a turn of its own making"""
     reward_clip: float | None = number(None, above=0)
     """normalised scores are kept within plus and minus this"""
     length_penalty: float = number(0.0, least=0)
@@ -170,6 +172,12 @@ class Algorithm(Section):
                 f"{key}.minibatches is {self.minibatches}, which does not divide the {responses} responses of a step; "
                 f"change it, {key}.queries_per_step or {key}.responses_per_query",
                 key=f"{key}.minibatches",
+            )
+        if self.kl_target is not None and self.kl_horizon <= MAX_KL_ERROR * responses:
+            raise RecipeError(
+                f"{key}.kl_horizon is {self.kl_horizon} and a step has {responses} responses, after which an adaptive "
+                f"{key}.kl_coef could be 0 or less; raise {key}.kl_horizon to {responses} or more",
+                key=f"{key}.kl_horizon",
             )
         if self.advantage != "gae" and self.responses_per_query < 2:
             raise RecipeError(

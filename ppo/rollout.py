@@ -1,6 +1,7 @@
 """Rollouts: responses sampled from the policy before the updates of a step."""
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,10 @@ class Rollout:
         """(batch,) true where the response has its end token"""
         return torch.tensor([response.ended for response in self.responses])
 
+    def contain(self, ids: frozenset[int]) -> torch.Tensor:
+        """Return (batch,), true where one of the ids stands in a response before its last token."""
+        return torch.tensor([not ids.isdisjoint(response.tokens[:-1]) for response in self.responses])
+
     @property
     def supports(self) -> list[list[array]] | None:
         """The set that each token of each response was drawn from; None where that was not recorded."""
@@ -64,16 +69,28 @@ class RolloutSampler:
         """Return the indices of the prompts of `step`, which counts from 1."""
         return stream(self.seed, len(self.prompts), (step - 1) * self.queries_per_step, self.queries_per_step)
 
+    def query_ids(self, queries: Sequence[int]) -> list[int]:
+        """Return a number for each query of a step, all different: its prompt's index where the prompt occurs once.
+
+        A prompt may occur again where an epoch ends within the step, or where there are fewer prompts than queries. Its
+        n-th repetition gets n times the number of prompts added, so that it draws random numbers of its own.
+        """
+        seen: Counter[int] = Counter()
+        ids = []
+        for query in queries:
+            ids.append(query + seen[query] * len(self.prompts))
+            seen[query] += 1
+        return ids
+
     def sample(self, step: int) -> Rollout:
         """Sample y_k ~ π_θ(· | x), K responses to each query (collective: every rank must call it).
 
         Each rank generates for its share of the queries; all ranks get the whole rollout.
         """
         queries = self.queries(step)
-        share = take_share(queries)
         request = GenerationRequest(
-            prompts=[self.prompts[q].input_ids for q in share],
-            query_ids=share,
+            prompts=[self.prompts[q].input_ids for q in take_share(queries)],
+            query_ids=take_share(self.query_ids(queries)),
             responses=self.responses_per_query,
             stream=RandomStream.of_step(self.seed, step),
             record_supports=self.record_supports,

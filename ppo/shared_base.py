@@ -4,6 +4,7 @@ The policy starts as a copy of the SFT adapter, the value model as a copy of the
 and trained, the originals frozen in the compute type. The base is frozen too, in that type or in 4 bits.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from engine.models.adapter_files import Adapter, read_adapter, write_adapter
 from engine.models.loading import load_causal
 from engine.models.multi_adapter import Role, Roles, recompute_activations
 from engine.scoring.scorer import RewardModels
-from ppo.models import Models, adamw, refuse_other_vocabulary
+from ppo.models import Models, adamw, control_ids
 from ppo.recipe import PPO
 
 
@@ -63,8 +64,6 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         value, value_optimizer = trained("value", rewards[0], recipe.ppo.value_learning_rate)
     reference = Role(base, roles, "reference", sft, low, trained=False)
     reward_roles = [Role(base, roles, f"reward{at}", reward, low, trained=False) for at, reward in enumerate(rewards)]
-    for path, role in zip(paths, reward_roles, strict=True):
-        refuse_other_vocabulary(reference, role, path)
     return SharedBaseModels(
         policy=policy,
         policy_optimizer=policy_optimizer,
@@ -74,6 +73,7 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         scorer=RewardModels(reward_roles, recipe.reward.std_coef),
         reward_source=str(recipe.reward.source),
         device=accelerator.device,
+        control_tokens=control_ids(tokenizer),
     )
 
 
@@ -84,10 +84,15 @@ def one_base(sft: Adapter, rewards: list[Adapter], recipe: PPO) -> str:
             f"models=shared: model.path={recipe.model.path} must be an SFT adapter "
             f"and reward.path={recipe.reward.path} a reward model's"
         )
-    names = {adapter.config["base_model_name_or_path"] for adapter in (sft, *rewards)}
+    names = {as_one_name(adapter.config["base_model_name_or_path"]) for adapter in (sft, *rewards)}
     if len(names) > 1:
         raise RunError(
             "models=shared: the adapters of model.path and reward.path name different bases, "
             f"{', '.join(sorted(names))}; train them from one, or set models=full"
         )
-    return names.pop()
+    return sft.config["base_model_name_or_path"]
+
+
+def as_one_name(base: str) -> str:
+    """Return the name of a base, the same for all ways to write the path of one folder."""
+    return os.path.realpath(base) if os.path.exists(base) else base

@@ -34,6 +34,7 @@ def measure(assessment: Assessment, running_mean: float) -> dict[str, float]:
         "entropy": assessment.entropy[mask].double().mean(),
         "response_tokens": mask.sum() / responses,
         "without_end": 1 - len(assessment.raw_scores) / responses,
+        "control_tokens": assessment.with_control_tokens.double().mean(),
         "returns": returns.mean(),
         "values": values.mean(),
         "explained_variance": 1 - (returns - values).var(correction=0) / variance if variance > 0 else float("nan"),

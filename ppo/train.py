@@ -10,21 +10,27 @@ The report states β, K, top-p, both learning rates, the value clip, the value-o
 their running mean, and that pretrained gradients are added. All else is our choice, and marked so in the recipes.
 """
 
+import math
+
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data import encoding
 from engine.data.prompt_rows import PromptRows
-from engine.data.rows import Limit, load_prompts, load_rows
+from engine.data.rows import Limit, load_prompts, load_rows, longest_sequence
 from engine.dist.ranks import start_accelerator
 from engine.dist.sharding import sharding_of
 from engine.errors import RunError
 from engine.generation.engines import ENGINES, refuse_without_supports
+from engine.models.adapters import base_of
+from engine.models.context_length import check_length
+from engine.models.loading import load_config
 from engine.models.system_prompt import stage_tokenizer
 from engine.run.folder import RunFolder
 from engine.run.loop import Loop
 from engine.scoring.gold import load_gold
+from engine.scoring.scorer import refuse_other_vocabulary
 from ppo.advantages import ScoreNormaliser
 from ppo.assess import assess
 from ppo.heldout import HeldOut
@@ -58,6 +64,8 @@ def train(recipe: PPO) -> None:
     accelerator = start_accelerator(seed, recipe.model, recipe.run.report_to, recipe.run.dir)
     refuse_dropped_gradients(ppo.target_approx_kl, accelerator)
     tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
+    for path in recipe.reward.paths:
+        refuse_other_vocabulary(path, "reward.path", recipe.model, tokenizer)
     prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
     load = load_shared if recipe.models == "shared" else load_models
     models = load(recipe, tokenizer, accelerator)
@@ -97,7 +105,8 @@ def train(recipe: PPO) -> None:
         if heldout is not None and (step in (1, ppo.steps) or step % recipe.watch.every == 0):
             with run.timed("heldout_seconds"):
                 metrics |= heldout.measure(models, engine, ppo.micro_batch_tokens)
-        run.log(metrics | update_metrics, CONSOLE_METRICS)
+        in_words = {"score": "none ended"} if metrics["without_end"] == 1 else {}
+        run.log(metrics | update_metrics, CONSOLE_METRICS, in_words)
         run.warn(lambda rows: warnings_of(rows, recipe))
         if step % ppo.log_samples_every == 0:
             records = first_rollouts(step, rollout, assessment, tokenizer, ppo.log_samples)
@@ -121,25 +130,45 @@ def refuse_dropped_gradients(target_approx_kl: float | None, accelerator: Accele
         )
 
 
+def check_context(recipe: PPO, longest: int, what: str, way_out: str) -> None:
+    """Compare a sequence's length with the shortest context among policy and reward models (`check_length`)."""
+    paths = [recipe.model.path, *recipe.reward.paths]
+    configs = [load_config(base_of(path), recipe.model).get_text_config() for path in paths]
+    shortest = min(configs, key=lambda config: getattr(config, "max_position_embeddings", None) or math.inf)
+    check_length(shortest, longest, what, way_out)
+
+
 def load_data(
     recipe: PPO, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
 ) -> tuple[PromptRows, PretrainStream | None, HeldOut | None]:
-    """Load the prompts and, where the recipe names them, the pretraining text and the held-out prompts."""
+    """Load the prompts and, where the recipe names them, the pretraining text and the held-out prompts.
+
+    Raises RunError where the longest of them does not fit into the context of the policy and the reward models.
+    """
     data, seed = recipe.data, recipe.run.seed
+    gold = load_gold(recipe.watch.gold, "watch.gold") if recipe.watch.gold else None
     common = {"data": data, "chatml": recipe.chatml, "seed": seed, "tokenizer": tokenizer}
 
     def load_key(name: str) -> PromptRows:
         limit = Limit("data.max_prompt_tokens", data.max_prompt_tokens)
         rows, report = load_prompts(data.sources(name), key=f"data.{name}", limit=limit, **common)
+        new = recipe.sampling.max_new_tokens
+        check_context(
+            recipe,
+            longest_sequence(rows.stored) + new,
+            f"the longest prompt of data.{name} with sampling.max_new_tokens={new}",
+            "lower data.max_prompt_tokens or sampling.max_new_tokens, together to {limit}",
+        )
         return folder.keep_report(name, rows, report)
 
     prompts, heldout, pretrain = load_key("prompts"), None, None
     if data.heldout is not None:
-        gold = load_gold(recipe.watch.gold, "watch.gold") if recipe.watch.gold else None
         heldout = HeldOut(list(load_key("heldout")), gold, tokenizer, seed)
     if data.pretrain is not None:
         limit = Limit("data.pretrain_length", data.pretrain_length)
         texts, report = load_rows(encoding.texts, data.sources("pretrain"), key="data.pretrain", limit=limit, **common)
+        what, way_out = "the longest piece of data.pretrain", "set data.pretrain_length={limit}"
+        check_context(recipe, longest_sequence(texts), what, way_out)
         texts = folder.keep_report("pretrain", texts, report)
         pretrain = PretrainStream(texts, seed, recipe.ppo.pretrain_ratio)
     return prompts, pretrain, heldout

@@ -18,9 +18,12 @@ Rows = Sequence[dict[str, Any]]
 LAST_STEPS, FIRST_STEPS = 10, 5
 # How far rounding alone may take ρ from 1 at the first minibatch: packed with other neighbours, sums round differently.
 MAX_RATIO_ERROR = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+# How far, in nats a token, rounding may take the engine's log-probabilities from the trainer's.
+MAX_ENGINE_MISMATCH = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 MIN_KL = -0.1  # nats a response
 MIN_ENTROPY_SHARE, MAX_LENGTH_FACTOR = 0.3, 2.0  # of the mean over the first steps
 MAX_WITHOUT_END_SHARE = 0.25
+MAX_CONTROL_TOKENS_SHARE = 0.02
 MIN_EXPLAINED_VARIANCE = 0.0
 
 
@@ -54,6 +57,13 @@ def ratio(rows: Rows, recipe: PPO) -> str | None:
     return None
 
 
+def engine_mismatch(rows: Rows, recipe: PPO) -> str | None:
+    values = known(rows[-1:], "engine_mismatch")
+    if values and values[0] > MAX_ENGINE_MISMATCH[compute_dtype(recipe.model)]:
+        return f"the engine's log-probabilities differ from the trainer's by {values[0]:.2g} nats a token on average"
+    return None
+
+
 def kl_negative(rows: Rows, recipe: PPO) -> str | None:
     mean = recent_mean(rows, "kl")
     return f"kl is {mean:.2g} nats a response over the last steps" if mean is not None and mean < MIN_KL else None
@@ -83,6 +93,19 @@ def without_end(rows: Rows, recipe: PPO) -> str | None:
     return f"{mean:.0%} of the answers have no end" if mean is not None and mean > MAX_WITHOUT_END_SHARE else None
 
 
+def none_ended(rows: Rows, recipe: PPO) -> str | None:
+    if known(rows[-1:], "without_end") == [1.0]:
+        return "no answer has ended, so none has a score: the policy learns from penalties alone"
+    return None
+
+
+def control_tokens(rows: Rows, recipe: PPO) -> str | None:
+    mean = recent_mean(rows, "control_tokens")
+    if mean is not None and mean > MAX_CONTROL_TOKENS_SHARE:
+        return f"{mean:.0%} of the answers have control tokens before their end"
+    return None
+
+
 def value_useless(rows: Rows, recipe: PPO) -> str | None:
     """Look only at steps after the value model's warm-up and first steps, in which it has yet to learn."""
     mean = recent_mean(rows[max(recipe.ppo.value_warmup_steps, LAST_STEPS) :], "explained_variance")
@@ -110,11 +133,14 @@ RULES: dict[str, Callable[[Rows, PPO], str | None]] = {
     rule.__name__: rule
     for rule in (
         ratio,
+        engine_mismatch,
         kl_negative,
         kl_high,
         entropy_collapse,
         length_growth,
         without_end,
+        none_ended,
+        control_tokens,
         value_useless,
         overoptimised,
     )

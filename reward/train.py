@@ -11,6 +11,7 @@ size with a scalar head read at the end token. The report gives no loss; this on
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -69,6 +70,7 @@ def train(recipe: Reward) -> None:
         eval_dataset=eval_rows,
         processing_class=tokenizer,
     )
+    trainer.lifecycle = lifecycle
     fit(trainer, lifecycle, recipe, tokenizer, before_saving=lambda: centre(trainer, train_rows, recipe.run.seed))
 
 
@@ -132,6 +134,8 @@ class PairTrainer(DealtBatches, RewardTrainer):
     """
 
     loss_is_scaled_for_ga = True
+    lifecycle: Lifecycle | None = None
+    """the run's, where there is one: its console shows how far the scoring of many pairs is"""
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -175,22 +179,25 @@ class PairTrainer(DealtBatches, RewardTrainer):
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        chosen, rejected = self.scores(self.eval_dataset if eval_dataset is None else eval_dataset).T
+        chosen, rejected = self.scores(self.eval_dataset if eval_dataset is None else eval_dataset, "evaluation").T
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in pair_metrics(chosen - rejected).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @torch.no_grad()
-    def scores(self, rows: Any) -> torch.Tensor:
-        """Return the scores of rows on every rank, (pairs, 2), chosen first (collective)."""
+    def scores(self, rows: Any, name: str) -> torch.Tensor:
+        """Return the scores of rows on every rank, (pairs, 2), chosen first (collective); `name` says what for."""
         self.model.eval()
         mine, own = take_share(range(len(rows))), []
-        for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], TOKENS_A_FORWARD):
-            if chosen := mine[run]:
-                own += pair_scores(self.model, [sides(rows[at]) for at in chosen]).tolist()
-            else:
-                self.model(**self._prepare_inputs(self.data_collator([])))
+        console = self.lifecycle and self.lifecycle.console
+        with console.part(name, len(rows)) if console else nullcontext(lambda done: None) as show:
+            for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], TOKENS_A_FORWARD):
+                if chosen := mine[run]:
+                    own += pair_scores(self.model, [sides(rows[at]) for at in chosen]).tolist()
+                    show(min(len(rows), len(own) * self.accelerator.num_processes))
+                else:
+                    self.model(**self._prepare_inputs(self.data_collator([])))
         return torch.tensor(all_gather_items(own))
 
 
@@ -226,6 +233,11 @@ def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
 
 
 def centre(trainer: PairTrainer, rows: Sequence[dict[str, Any]], seed: int) -> None:
-    """Add the mean score over both sides of at most `OFFSET_PAIRS` training pairs to the model's score offset."""
-    chosen = [rows[at] for at in stream(seed, len(rows), 0, min(len(rows), OFFSET_PAIRS))]
-    trainer.accelerator.unwrap_model(trainer.model).config.score_offset += trainer.scores(chosen).double().mean().item()
+    """Add the mean score over both sides of some training pairs to the model's score offset.
+
+    There are at most `OFFSET_PAIRS` of them, and no more than the run has trained on.
+    """
+    count = min(len(rows), OFFSET_PAIRS, trainer.state.max_steps * trainer.batch)
+    chosen = [rows[at] for at in stream(seed, len(rows), 0, count)]
+    mean = trainer.scores(chosen, "score offset").double().mean().item()
+    trainer.accelerator.unwrap_model(trainer.model).config.score_offset += mean

@@ -91,18 +91,19 @@ def add_adapters(
     return model
 
 
-def store_linear_low(base: PreTrainedModel, dtype: torch.dtype) -> None:
+def store_linear_low(base: PreTrainedModel, dtype: torch.dtype, *, rounding: bool = False) -> None:
     """Store a frozen base's linear layers, except its heads, in the computation's type where no weight changes by it.
 
     Published weights are bfloat16, and autocast would convert their float32 copies back in every pass. The results stay
-    the same bit for bit. Under FSDP2 `shard_model` does the same.
+    the same bit for bit. Under FSDP2 `shard_model` does the same. With `rounding`, for models that are never written,
+    weights that change by it are stored so too: under autocast the results are still the same.
     """
     heads = {base.get_output_embeddings(), getattr(base, "score", None)}
     for layer in base.modules():
         if isinstance(layer, torch.nn.Linear) and layer not in heads:
             for weight in layer.parameters(recurse=False):
                 low = weight.data.to(dtype)
-                if torch.equal(low.to(weight.dtype), weight.data):
+                if rounding or torch.equal(low.to(weight.dtype), weight.data):
                     weight.data = low
 
 

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -53,16 +54,45 @@ class Steps:
             print(f"{self.stage} {at}/{self.total}  {text}", flush=True)
             self._spoke = time.monotonic()
 
-    def row(self, at: int, figures: dict[str, float]) -> None:
-        """Move to step `at` and write a table row, a column a figure: for every step, or occasionally in a log."""
+    @contextmanager
+    def part(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show the progress of work that is no step, such as an evaluation, with the time left.
+
+        The block gets a function to call with how much of `total` is done. A log gets a line occasionally.
+        """
+        began, started = time.monotonic(), self._bar.live.is_started
+        self._bar.start()
+        task = self._bar.add_task(name, total=total, figures="")
+
+        def show(done: int) -> None:
+            self._bar.update(task, completed=done)
+            now = time.monotonic()
+            if self.speaks and not self.live and done and now - self._spoke > LINE_INTERVAL_SECONDS:
+                left = (now - began) * (total - done) / done
+                print(f"{self.stage} {name} {done}/{total}  {left:.0f} s left", flush=True)
+                self._spoke = now
+
+        try:
+            yield show
+        finally:
+            self._bar.remove_task(task)
+            if not started:
+                self._bar.stop()
+
+    def row(self, at: int, figures: Mapping[str, float | str]) -> None:
+        """Move to step `at` and write a table row, a column a figure: for every step, or occasionally in a log.
+
+        A text stands in the place of a figure that there is none of.
+        """
         self._bar.update(self._task, completed=at)
         if not self.speaks or not (self.live or self._line_is_due(at)):
             return
         heads = [name.replace("_seconds", " s").replace("_", " ") for name in figures]
-        widths = [max(len(head), 9) for head in heads]
+        widths = [max(len(head), 10) for head in heads]
         if self._rows % ROWS_PER_HEAD == 0:
             self.say(aligned([self.stage, *heads], [12, *widths]))
-        self.say(aligned([f"{at}/{self.total}", *(f"{value:.4g}" for value in figures.values())], [12, *widths]))
+        values = [value if isinstance(value, str) else f"{value:.4g}" for value in figures.values()]
+        self.say(aligned([f"{at}/{self.total}", *values], [12, *widths]))
         self._rows += 1
         self._spoke = time.monotonic()
 

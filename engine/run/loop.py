@@ -76,10 +76,11 @@ class Loop:
         self._seconds[name] = time.perf_counter() - began - waits.seconds
         self.accelerator.wait_for_everyone()  # else the next phase's time would include the wait for this one
 
-    def log(self, metrics: dict[str, float], watch: Sequence[str]) -> None:
+    def log(self, metrics: dict[str, float], watch: Sequence[str], in_words: Mapping[str, str]) -> None:
         """Write the step's metrics and show those that `watch` names (collective).
 
-        `metrics` must have `tokens`, the number of tokens that the step generated.
+        `metrics` must have `tokens`, the number of tokens that the step generated. `in_words` are texts to show in the
+        place of metrics.
         """
         seconds = time.perf_counter() - self._began
         row = {
@@ -90,7 +91,7 @@ class Loop:
         if self.accelerator.is_main_process:
             with self.lifecycle.writing(self.lifecycle.metrics.path):
                 self.lifecycle.metrics.append(row)
-            self.lifecycle.console.row(self.step, {name: row[name] for name in watch})
+            self.lifecycle.console.row(self.step, {name: in_words.get(name, row[name]) for name in watch})
 
     def _phases(self) -> dict[str, float]:
         """Return the seconds of each phase: the slowest rank's, the mean over ranks, and the waiting that follows."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import RunError
-from engine.scoring.rule import load_function
+from engine.scoring.functions import failed, load_function
 
 # The key under which the user's function returns the total; the others are its parts.
 TOTAL = "gold"
@@ -37,17 +37,25 @@ def load_gold(path: str, key: str, taken_names: Collection[str] = ()) -> Gold:
     The function takes the record of a prompt and the text of an answer, and returns a dict of numbers: the total under
     `gold`, and parts under names of its own, none of which may be among `taken_names`, those of other figures.
 
-    Raises RunError, naming `key`, where there is no such function; the returned one raises it for a bad result.
+    Raises RunError, naming `key`, where there is no such function or it takes other arguments; the returned one raises
+    it where the function fails or has a bad result.
     """
-    function = load_function(path, key)
+    function = load_function(path, key, "record", "answer")
 
     def checked(record: dict[str, Any], answer: str) -> GoldScore:
-        scores = function(record, answer)
-        if not isinstance(scores, dict) or TOTAL not in scores:
-            raise RunError(f"{key}={path} returned {scores!r}; it must return a dict of numbers with the key gold")
+        try:
+            scores = function(record, answer)
+        except Exception as error:
+            raise failed(f"{key}={path}", answer, error) from error
+        try:
+            parts = {name: float(value) for name, value in scores.items()}
+            total = parts.pop(TOTAL)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise RunError(
+                f"{key}={path} returned {scores!r}; it must return a dict of numbers with the key gold"
+            ) from None
         if taken := sorted(scores.keys() & {"total", *taken_names}):
             raise RunError(f"{key}={path} has a part called {taken[0]}, which is another figure's name; rename it")
-        parts = {name: float(value) for name, value in scores.items()}
-        return GoldScore(parts.pop(TOTAL), parts)
+        return GoldScore(total, parts)
 
     return checked

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from chatml import read_back
 from config.scoring import ANSWER, CONVERSATION, Judge
 from engine.errors import RunError
 from engine.files import jsonl
 from engine.forward.responses import Tokens
 from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, key_in_environment
+from engine.scoring.answers import conversation_and_answer
 
 
 class LLMJudge:
@@ -36,8 +36,10 @@ class LLMJudge:
         self.known = {row["question"]: row["score"] for row in jsonl.read_and_repair(self.cache)}
         self.writing = Lock()
 
-    def __call__(self, sequences: Sequence[Tokens], records: Sequence[Mapping[str, Any]], budget: int) -> torch.Tensor:
-        questions = [self.question(ids) for ids in sequences]
+    def __call__(
+        self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Mapping[str, Any]], budget: int
+    ) -> torch.Tensor:
+        questions = [self.question(ids, start) for ids, start in zip(sequences, starts, strict=True)]
         names = [self.name(question) for question in questions]
         new = {name: question for name, question in zip(names, questions, strict=True) if name not in self.known}
         pool = ThreadPoolExecutor(self.judge.parallel)
@@ -55,11 +57,11 @@ class LLMJudge:
             self.known[name] = score
             jsonl.append(self.cache, [{"question": name, "score": score}])
 
-    def question(self, ids: Tokens) -> str:
-        """The question about a conversation, of which the last turn is the answer to be judged."""
-        *messages, answer = read_back(ids, self.tokenizer)
+    def question(self, ids: Tokens, start: int) -> str:
+        """The question about a conversation, of which the tokens from `start` on are the answer to be judged."""
+        messages, answer = conversation_and_answer(ids, start, self.tokenizer)
         conversation = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-        parts = {CONVERSATION: conversation, ANSWER: answer["content"]}
+        parts = {CONVERSATION: conversation, ANSWER: answer}
         # One pass, so that text which spells {answer} stays text.
         return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found[0]], self.judge.question)
 

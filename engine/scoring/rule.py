@@ -1,53 +1,63 @@
 """A Python function in place of a reward model, handed over by a recipe as "module:function"."""
 
-import importlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from chatml import read_back
 from engine.errors import RunError
 from engine.forward.responses import Tokens
+from engine.scoring.answers import conversation_and_answer
+from engine.scoring.functions import QUOTED, failed, is_number, load_function
 
-
-def load_function(path: str, key: str) -> Callable[..., Any]:
-    """The function at "module:function"; RunError, naming the recipe's key, if there is no such thing."""
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise RunError(
-            f"{key}={path}: {module_name} cannot be imported ({error}); name a module that python finds from here, "
-            f"or leave {key} out"
-        ) from None
-    function = vars(module).get(name)
-    if not callable(function):
-        raise RunError(f"{key}={path}: {module_name} has no function {name}; write module:function")
-    return function
+# Seconds that the answers of one call may take before a line says that the function is still at them.
+SLOW_SECONDS = 60.0
 
 
 class RuleScorer:
     """Scores by `function(messages, answer, record)`: the conversation up to the answer, its text, and its record."""
 
     def __init__(self, path: str, key: str, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
-        self.function, self.name = load_function(path, key), f"{key}={path}"
+        self.function, self.name = load_function(path, key, "messages", "answer", "record"), f"{key}={path}"
         self.tokenizer, self.device = tokenizer, device
+        self.present = ""
+        """the answer that is being scored"""
 
-    def __call__(self, sequences: Sequence[Tokens], records: Sequence[Mapping[str, Any]], budget: int) -> torch.Tensor:
-        scores = [self.score(ids, record) for ids, record in zip(sequences, records, strict=True)]
+    def __call__(
+        self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Mapping[str, Any]], budget: int
+    ) -> torch.Tensor:
+        with self.said_when_slow():
+            scores = [self.score(*each) for each in zip(sequences, starts, records, strict=True)]
         return torch.tensor(scores, dtype=torch.float32, device=self.device)
 
-    def score(self, ids: Tokens, record: Mapping[str, Any]) -> float:
-        *messages, answer = read_back(ids, self.tokenizer)
+    def score(self, ids: Tokens, start: int, record: Mapping[str, Any]) -> float:
+        messages, self.present = conversation_and_answer(ids, start, self.tokenizer)
         try:
-            score = self.function(messages, answer["content"], record)
+            score = self.function(messages, self.present, record)
         except Exception as error:
-            raise RunError(
-                f"{self.name} failed on the answer {answer['content'][:80]!r}: {type(error).__name__}: {error}"
-            ) from error
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-            raise RunError(f"{self.name} returned {score!r} for the answer {answer['content'][:80]!r}; return a number")
+            raise failed(self.name, self.present, error) from error
+        if not is_number(score):
+            raise RunError(f"{self.name} returned {score!r} for the answer {self.present[:QUOTED]!r}; return a number")
         return float(score)
+
+    @contextmanager
+    def said_when_slow(self) -> Iterator[None]:
+        """Print a line if the block takes long: the function runs in this process, and nothing ends it."""
+
+        def say() -> None:
+            print(
+                f"{self.name} has been scoring for {SLOW_SECONDS:.0f} s, now the answer {self.present[:QUOTED]!r}; "
+                "it has no time limit",
+                flush=True,
+            )
+
+        timer = Timer(SLOW_SECONDS, say)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()

@@ -24,7 +24,7 @@ from eval.report.evaluation_files import EvaluationFiles, read_json
 from eval.report.excerpts import excerpts, split
 from eval.report.headlines import tiles, verdicts
 from eval.report.reward_plots import reward_plots
-from eval.report.stage_plots import ppo_plots, training_plots
+from eval.report.stage_plots import ppo_plots, training_plots, without_scores
 from eval.report.tables import accuracies, figure_grid, pair_grid, subset_grids, task_grids
 
 # Items whose answers are shown.
@@ -80,6 +80,7 @@ def contents(evaluation: EvaluationFiles) -> dict[str, Any]:
         "tasks": list(task_grids(summary)),
         "accuracies": list(accuracies(summary)),
         "subsets": list(subset_grids(summary)),
+        "without_scores": list(without_scores(evaluation)),
         "warnings": list(warnings(summary.get("rewards", {}))),
         "excerpts": excerpts(evaluation.answers, evaluation.reference, evaluation.compared_by, NUM_EXCERPTS),
         "conversations": list(training_conversations(evaluation.stages_of_kind("sft"))),

@@ -79,6 +79,17 @@ PPO_CURVES = (
 )  # fmt: skip
 
 
+def without_scores(evaluation: EvaluationFiles) -> Iterator[str]:
+    """A sentence for each PPO run with steps in which no answer ended: their plots have no score to show."""
+    for name, stage in evaluation.stages_of_kind("ppo").items():
+        none = [row["step"] for row in stage.metrics if row.get("without_end") == 1]
+        if none:
+            yield (
+                f"{name}: none of the answers ended in {len(none):,} of {len(stage.metrics):,} steps, the last of them "
+                f"step {none[-1]:,}. Such a step has no score, and its policy learns from penalties alone."
+            )
+
+
 def ppo_plots(evaluation: EvaluationFiles) -> Iterator[Plot]:
     """What PPO runs report of their steps, the figures that matter most first; several runs share each plot."""
     runs = evaluation.stages_of_kind("ppo")

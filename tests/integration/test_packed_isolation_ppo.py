@@ -171,7 +171,7 @@ def test_evaluation(evaluation, tmp_path, attention, monkeypatch):
     for name, scoring in recipe.eval.reward_models().items():
 
         def scores(neighbour, name=name, scoring=scoring):
-            (found,) = score(name, scoring, [Batch("x", [MINE, neighbour], [{}, {}])], models, new_folder())
+            (found,) = score(name, scoring, [Batch("x", [MINE, neighbour], [1, 1], [{}, {}])], models, new_folder())
             return [torch.tensor(value) for value in found]
 
         assert_unmoved(scores)

@@ -167,12 +167,29 @@ def test_the_policy_stops_for_the_step_once_it_has_gone_far_enough(setting, tmp_
             ["ppo.advantage=grpo", "ppo.value_warmup_steps=1"],
             "ppo.advantage=grpo has no value model to warm up; set ppo.value_warmup_steps=0",
         ),
+        (
+            ["ppo.kl_target=6", "ppo.kl_horizon=1"],
+            "ppo.kl_horizon is 1 and a step has 8 responses, after which an adaptive ppo.kl_coef could be 0 or less; "
+            "raise ppo.kl_horizon to 8 or more",
+        ),
     ],
 )
 def test_what_does_not_go_together(setting, overrides, message):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, *overrides)
     assert str(error.value) == message
+
+
+def test_the_shortest_horizon_that_is_taken_keeps_the_kl_coefficient_above_zero(setting):
+    """8 responses a step: at a horizon of 2 a step takes off 0.2 · 8 / 2 = 80 %; at the one advised, 20 %."""
+    for horizon, factor in ((2, 0.2), (8, 0.8)):
+        recipe = recipe_of(setting, "ppo.kl_target=6", f"ppo.kl_horizon={horizon}")
+        coefficient = KLCoefficient(recipe.ppo.kl_coef, recipe.ppo.kl_target, recipe.ppo.kl_horizon)
+        for _ in range(50):
+            coefficient.update(0.0, 8)
+        assert coefficient.value == pytest.approx(0.04 * factor**50)
+        assert coefficient.value > 0
+    assert recipe_of(setting, "ppo.kl_horizon=1").ppo.kl_target is None
 
 
 def test_the_kl_coefficient_rests_with_the_policy(setting, tmp_path):

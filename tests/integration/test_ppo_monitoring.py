@@ -65,11 +65,11 @@ def test_the_table_of_a_log(capsys, monkeypatch):
     steps.row(1, {"score": 1.23456, "learn_seconds": 2.0})
     monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", 99.0)
     steps.row(2, {"score": -1.0, "learn_seconds": 2.0})
-    steps.row(3, {"score": float("nan"), "learn_seconds": 20.0})
+    steps.row(3, {"score": "none ended", "learn_seconds": 20.0})
     assert capsys.readouterr().out == (
-        "         ppo     score   learn s\n"
-        "         1/3     1.235         2\n"
-        "         3/3       nan        20\n"
+        "         ppo      score    learn s\n"
+        "         1/3      1.235          2\n"
+        "         3/3 none ended         20\n"
     )  # fmt: skip
 
 

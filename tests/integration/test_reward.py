@@ -16,7 +16,7 @@ from engine.forward.responses import sequence_scores
 from engine.models.loading import load_scalar
 from engine.models.tokenizer import load_tokenizer
 from reward.recipe import Reward
-from reward.train import collate, load_model, pair_metrics, train
+from reward.train import PairTrainer, collate, load_model, pair_metrics, train
 from tests.support.stage_runs import killed_after, same, untimed, weights, write_base, write_jsonl
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
@@ -144,6 +144,31 @@ def test_it_learns_centres_its_scores_and_says_what_it_kept(setting, tmp_path):
     margins = final[::2] - final[1::2]
     assert pair_metrics(margins)["loss"] == pytest.approx(evaluated[-1]["eval_loss"], abs=1e-4)
     assert json.loads((tmp_path / "data.json").read_text())["train"]["kept"] == 24
+
+
+@pytest.mark.parametrize(("steps", "batch", "pairs"), [(2, 8, 16), (4, 8, 24), (1, 3, 3)])
+def test_the_offset_is_of_no_more_pairs_than_were_trained_on(setting, tmp_path, monkeypatch, steps, batch, pairs):
+    """24 pairs are there; a run of 2 steps of 8 has seen 16."""
+    scored = []
+    plain = PairTrainer.scores
+    monkeypatch.setattr(PairTrainer, "scores", lambda *args: scored.append((len(args[1]), args[2])) or plain(*args))
+    train(recipe_of(setting, tmp_path, f"trainer.max_steps={steps}", f"trainer.per_device_train_batch_size={batch}"))
+    assert scored == [(pairs, "score offset")]
+
+
+def test_evaluation_and_offset_say_how_far_they_are(setting, tmp_path, monkeypatch, capsys):
+    """In a log: a line now and then, here after every forward pass."""
+    monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", -1.0)
+    monkeypatch.setattr("reward.train.TOKENS_A_FORWARD", 150)
+    train(recipe_of(setting, tmp_path, f"data.eval={setting / 'pairs.jsonl'}", "trainer.eval_steps=4",
+                    "trainer.eval_strategy=steps"))  # fmt: skip
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" s left")]
+    assert lines[-1] == "rm score offset 24/24  0 s left"
+    for name in ("evaluation", "score offset"):
+        done = [int(line.split()[-4].split("/")[0]) for line in lines if line.startswith(f"rm {name} ")]
+        assert len(done) > 2
+        assert done == sorted(done)
+        assert done[-1] == 24
 
 
 def test_evaluation_is_a_mean_over_pairs_whatever_the_batch(setting, tmp_path):

@@ -18,6 +18,7 @@ from eval.report.page import write_report
 from tests.support.evaluation_folder import answer, rewards, write_evaluation
 from tests.support.html_page import Page
 from tests.support.report_setting import SUBJECTS, write_recipe, write_run
+from tests.support.stage_runs import write_jsonl
 from tests.support.tokenizers import qwen
 
 PLOTS = {
@@ -67,6 +68,19 @@ def test_everything_has_its_section(page):
         "What finetuning trains on", "How it was made", "Seconds by stage", "What became of the data", "Recipes",
         "Environment",
     ]  # fmt: skip
+
+
+def test_a_ppo_run_of_which_no_answer_ended_says_so(tmp_path, page):
+    assert "penalties alone" not in page.text
+    recipe = write_run(tmp_path, evaluated=False)
+    metrics = tmp_path / "tuned" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    write_jsonl(metrics, [row | ({"score": None, "without_end": 1.0} if row["step"] <= 6 else {}) for row in rows])
+    write_report(recipe)
+    assert (
+        "tuned: none of the answers ended in 6 of 8 steps, the last of them step 6. Such a step has no score, and its "
+        "policy learns from penalties alone."
+    ) in Page((tmp_path / "eval" / "report.html").read_text()).text
 
 
 def test_the_page_is_whole_without_a_network(html, page):

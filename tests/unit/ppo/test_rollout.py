@@ -54,11 +54,59 @@ def test_each_epoch_visits_every_prompt_once():
     assert epochs[0] != epochs[1]
 
 
+def numbers_of(sampler, step):
+    """The first random number of every response of a step."""
+    sampler.sample(step)
+    (request,) = sampler.engine.requests[-1:]
+    return [
+        float(request.stream.uniform(query, response, 0, 0))
+        for query in request.query_ids
+        for response in range(request.responses)
+    ]
+
+
+def test_prompts_that_repeat_within_a_step_have_random_numbers_of_their_own():
+    """4 prompts, 16 queries, 2 responses each: 32 different numbers; those of first occurrences are as ever."""
+    sampler = RolloutSampler(EchoEngine(), PROMPTS[:4], seed=7, queries_per_step=16, responses_per_query=2,
+                             record_supports=False)  # fmt: skip
+    numbers = numbers_of(sampler, 3)
+    assert len(set(numbers)) == 32
+    queries, (request,) = sampler.queries(3), sampler.engine.requests
+    assert sorted(queries) == sorted([0, 1, 2, 3] * 4)
+    assert request.prompts == [PROMPTS[q].input_ids for q in queries]
+    assert sorted(request.query_ids) == list(range(16))
+    assert [q % 4 for q in request.query_ids] == queries
+    assert request.query_ids[:4] == queries[:4]
+
+
+def test_a_prompt_on_both_sides_of_an_epochs_border_is_answered_anew():
+    """5 prompts, 3 queries a step: step 2 has the last two of the first epoch and the first one of the second."""
+    at_border = 0
+    for seed in range(20):
+        sampler = RolloutSampler(EchoEngine(), PROMPTS, seed=seed, queries_per_step=3, responses_per_query=1,
+                                 record_supports=False)  # fmt: skip
+        queries = sampler.queries(2)
+        assert sampler.queries(1) == sampler.query_ids(sampler.queries(1))
+        assert len(set(numbers_of(sampler, 2))) == 3
+        if queries[2] in queries[:2]:
+            at_border += 1
+            assert sampler.query_ids(queries) == [*queries[:2], queries[2] + 5]
+        else:
+            assert sampler.query_ids(queries) == queries
+    assert at_border
+
+
+def test_control_tokens_count_before_a_responses_last_token_only():
+    answers = [[5, 1, 2], [5, 6, 2], [1], [1, 7]]  # 1 and 2 are control tokens, and 2 ends
+    rollout = Rollout(PROMPTS[:4], [Response(tokens, tokens[-1] == 2) for tokens in answers])
+    assert rollout.contain(frozenset((1, 2))).tolist() == [True, False, False, True]
+
+
 def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_they_end():
     engine, seen = EchoEngine(), []
 
-    def scorer(sequences, records, budget):
-        seen.append((sequences, records, budget))
+    def scorer(sequences, starts, records, budget):
+        seen.append((sequences, starts, records, budget))
         return torch.tensor([float(len(sequences))] * len(sequences))
 
     models = Models(
@@ -72,7 +120,7 @@ def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_the
     )
     metrics = heldout.measure(models, engine, budget=99)
     assert engine.requests[0].stream == RandomStream.named(7, "heldout")
-    assert seen == [([[0, 1, 0, 0], [10, 11, 1, 0]], [{"id": 0}, {"id": 1}], 99)]
+    assert seen == [([[0, 1, 0, 0], [10, 11, 1, 0]], [2, 2], [{"id": 0}, {"id": 1}], 99)]
     assert metrics == {"heldout_score": 2.0, "heldout_gold": 1.5, "heldout_gold_error": 0.5 / 2**0.5}
 
 
@@ -83,7 +131,7 @@ def test_rollouts_are_read_as_they_were_written(tmp_path):
     assessment = Assessment(
         mask=rollout.mask, old_logprobs=numbers, ref_logprobs=numbers * 2, entropy=numbers, old_values=numbers,
         raw_scores=numbers[0], scores=torch.tensor([0.25, -1.0]), advantages=numbers, returns=numbers,
-        engine_difference=None, importance=numbers,
+        engine_difference=None, importance=numbers, with_control_tokens=torch.tensor([False, False]),
     )  # fmt: skip
     tokenizer = SimpleNamespace(decode=lambda tokens: " ".join(map(str, tokens)))
     records = first_rollouts(3, rollout, assessment, tokenizer, count=9)

@@ -12,10 +12,13 @@ from torch.testing import assert_close
 from chatml import control
 from engine.forward.attention import use_attention
 from engine.generation.engines import OwnEngine
+from engine.generation.request import Response
 from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
 from ppo.minibatches import minibatch_rows
 from ppo.models import load_models
+from ppo.rollout import Rollout
+from ppo.step_metrics import measure
 from ppo.train import load_data
 from tests.support.ppo_setting import assess_by, make_setting, recipe_of, sampler_of, updater_of
 from tests.support.stage_runs import has_gradient
@@ -175,8 +178,24 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
     answer = [*rollout.prompts[0], *rollout.tokens[0][:3], models.value.config.score_token_id]
     with torch.no_grad(), use_attention(models.value, "sdpa"):
         value = models.value(torch.tensor([answer])).logits
-    assert_close(value, models.scorer([answer], [{}], 10**6)[:, None])
+    assert_close(value, models.scorer([answer], [len(rollout.prompts[0])], [{}], 10**6)[:, None])
     assert models.value.config.score_offset == 0.1
+
+
+def test_a_control_token_inside_an_answer_costs_the_penalty(setting, tmp_path):
+    """One of four answers writes a turn of its own; its score, and no other, is 5 lower than without the penalty."""
+    recipe, models, rollout, *_ = start(setting, f"run.dir={tmp_path}", "ppo.reward_normalisation=none")
+    ids = control(load_tokenizer(recipe.model.path))
+    answers = [[7, 8, ids.im_end], [7, ids.im_start, 9, ids.im_end], [9, 9], [7, ids.endoftext]]
+    made = Rollout(rollout.rows[:4], [Response(tokens, tokens[-1] == ids.im_end) for tokens in answers])
+    free = assess_by(recipe, models, made)
+    penalised = assess_by(
+        recipe_of(setting, "ppo.control_token_penalty=5.0", "ppo.reward_normalisation=none"), models, made
+    )
+    assert free.with_control_tokens.tolist() == [False, True, False, False]
+    assert_close(free.scores - penalised.scores, torch.tensor([0.0, 5.0, 0.0, 0.0]))
+    assert measure(free, 0.0)["control_tokens"] == 0.25
+    assert_close(free.scores[:2], free.raw_scores)
 
 
 def test_an_answer_without_end_costs_the_penalty_and_no_score(setting, tmp_path):

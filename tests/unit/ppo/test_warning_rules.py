@@ -10,8 +10,8 @@ from tests.support.ppo_setting import make_setting, recipe_of
 
 DOC = ROOT / "docs" / "ppo.md"
 FINE = {
-    "first_ratio_error": 1e-6, "kl": 1.0, "entropy": 1.0, "response_tokens": 10.0, "without_end": 0.0,
-    "explained_variance": 0.5,
+    "first_ratio_error": 1e-6, "engine_mismatch": 1e-6, "kl": 1.0, "entropy": 1.0, "response_tokens": 10.0,
+    "without_end": 0.0, "control_tokens": 0.0, "explained_variance": 0.5,
 }  # fmt: skip
 
 
@@ -29,6 +29,9 @@ def rows(steps, **changes):
     ("name", "changes", "text"),
     [
         ("ratio", {"first_ratio_error": 0.5}, "before any update the policy's ratio is off 1 by 0.5"),
+        ("engine_mismatch", {"engine_mismatch": 0.38},
+         "the engine's log-probabilities differ from the trainer's by 0.38 nats a token on average"),
+        ("control_tokens", {"control_tokens": 0.25}, "25% of the answers have control tokens before their end"),
         ("kl_negative", {"kl": -0.5}, "kl is -0.5 nats a response over the last steps"),
         ("kl_high", {"kl": 31.0}, "kl is 31 nats a response, above watch.kl=30"),
         ("entropy_collapse", {"entropy": 0.2}, "entropy is 0.2 nats a token, 20% of what it was at first"),
@@ -43,6 +46,18 @@ def test_each_warning(setting, name, changes, text):
     assert warnings_of(rows(40, **changes), recipe) == {name: f"{text}; see docs/ppo.md"}
     assert warnings_of(rows(40), recipe) == {}
     assert warnings_of([], recipe) == {}
+
+
+def test_a_step_of_which_no_answer_ends_is_said_at_once(setting):
+    text = "no answer has ended, so none has a score: the policy learns from penalties alone; see docs/ppo.md"
+    assert warnings_of([{"step": 1, **FINE, "without_end": 1.0}], recipe_of(setting)) == {"none_ended": text}
+    assert warnings_of([{"step": 1, **FINE, "without_end": 0.9}], recipe_of(setting)) == {}
+
+
+def test_rounding_of_bfloat16_is_no_mismatch(setting):
+    history = rows(4, engine_mismatch=0.02, first_ratio_error=0.02)
+    assert warnings_of(history, recipe_of(setting, "model.dtype=bfloat16")) == {}
+    assert set(warnings_of(history, recipe_of(setting))) == {"engine_mismatch", "ratio"}
 
 
 def test_what_could_not_be_computed_is_no_warning(setting):

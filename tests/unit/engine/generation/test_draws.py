@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.generation.draws import draw_token, nucleus
+from engine.errors import RunError
+from engine.generation.draws import MAX_REJECTIONS, draw_token, nucleus
 from engine.generation.streams import uniform
 
 
@@ -59,3 +60,63 @@ def test_a_token_is_drawn_from_the_set_that_is_recorded_with_its_probability_the
     assert_close(plain.logprobs, whole.gather(1, plain.tokens[:, None])[:, 0], atol=1e-5, rtol=1e-5)
     within = (logits / 1.3).masked_fill(~drawn.nucleus, -torch.inf).log_softmax(-1)
     assert_close(drawn.logprobs, within.gather(1, drawn.tokens[:, None])[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def counted(seed):
+    """Random numbers, and a list that gets the number of rows and the attempt of each call."""
+    calls = []
+
+    def numbers(rows, attempt):
+        calls.append((len(rows), attempt))
+        return uniform(seed, rows, attempt)
+
+    return numbers, calls
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_a_tiny_nucleus_of_a_flat_distribution_is_drawn_from_after_a_few_attempts(record):
+    """512 tokens of almost the same probability at top-p 0.004: the nucleus is the three likeliest, alike in share."""
+    rows, numbers, calls = 3000, *counted(3)
+    logits = torch.linspace(0, -1e-3, 512).expand(rows, -1)
+    drawn = draw_token(logits, 0.004, 1.0, numbers, record=record)
+    assert [attempt for _, attempt in calls] == list(range(MAX_REJECTIONS + 1))
+    assert drawn.tokens.max() == 2
+    assert_close(torch.bincount(drawn.tokens) / rows, torch.full((3,), 1 / 3), atol=0.04, rtol=0)
+    expected = torch.tensor(1 / 3 if record else 1 / 512).log().expand(rows)
+    assert_close(drawn.logprobs, expected, atol=2e-3, rtol=0)
+
+
+def by_rejection_alone(logits, top_p, numbers):
+    """Rejection without an end, as the paper's definition has it: what draws were before the nucleus was sorted out."""
+    tokens = []
+    for row, probabilities in enumerate(logits.softmax(-1)):
+        for attempt in range(10**6):
+            number = numbers(torch.tensor([row]), attempt)
+            drawn = int((probabilities.cumsum(-1) <= number.float() * probabilities.cumsum(-1)[-1]).sum())
+            if float(probabilities[probabilities > probabilities[drawn]].sum()) < top_p:
+                tokens.append((drawn, attempt))
+                break
+    return tokens
+
+
+def test_what_rejection_finds_in_time_stays_as_it_was():
+    torch.manual_seed(1)
+    logits, numbers = 2 * torch.randn(200, 40), lambda rows, attempt: uniform(5, rows, attempt)
+    expected = by_rejection_alone(logits, 0.15, numbers)
+    tokens = draw_token(logits, 0.15, 1.0, numbers).tokens.tolist()
+    early = [at for at, (_, attempt) in enumerate(expected) if attempt < MAX_REJECTIONS]
+    assert 0 < len(early) < 200
+    assert [tokens[at] for at in early] == [expected[at][0] for at in early]
+
+
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+@pytest.mark.parametrize("record", [False, True])
+def test_logits_that_are_not_numbers_are_refused(top_p, record):
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = torch.nan
+    with pytest.raises(RunError) as error:
+        draw_token(logits, top_p, 1.0, lambda rows, attempt: uniform(0, rows, attempt), record=record)
+    assert str(error.value) == (
+        "the model that generates responses returned logits that are not finite (NaN); look at the checkpoint that it "
+        "was loaded from"
+    )

@@ -6,6 +6,7 @@ from transformers import DynamicCache
 
 import engine.generation.sampling as sampling_module
 from config.sections import Sampling
+from engine.errors import RunError
 from engine.forward.attention import use_attention
 from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
@@ -43,6 +44,15 @@ def test_responses_stop_at_the_first_stop_token_and_say_whether_they_ended():
         assert response.ended == (response.tokens[-1] == END)
         assert response.tokens[-1] in (END, OTHER_STOP) or len(response.tokens) == 24
     assert any(r.tokens[-1] == OTHER_STOP for r in responses)
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_a_model_with_weights_that_are_no_numbers_is_refused(record):
+    model = small_model()
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
+    request = GenerationRequest(PROMPTS, range(4), 2, RandomStream.of_step(3, 1), record_supports=record)
+    with pytest.raises(RunError, match=r"^the model that generates responses returned logits that are not finite"):
+        sample(model, request, Sampling(max_new_tokens=2), end=END, stops=[END])
 
 
 @pytest.mark.parametrize("change", ["batch", "order", "alone", "responses"])

@@ -9,6 +9,7 @@ from chatml import encode
 from config.scoring import Judge
 from engine.errors import RunError
 from engine.generation import endpoint
+from engine.scoring.answers import last_turn
 from engine.scoring.judge import LLMJudge
 from tests.support.judge_server import serving
 from tests.support.tokenizers import qwen
@@ -38,7 +39,8 @@ def length_of_answer(_, body):
 
 
 def scores(made, *talks):
-    return made(list(talks), [{}] * len(talks), 0).tolist()
+    starts = [last_turn(talk, qwen()) for talk in talks]
+    return made(list(talks), starts, [{}] * len(talks), 0).tolist()
 
 
 def test_it_is_asked_what_the_recipe_says(tmp_path, monkeypatch):

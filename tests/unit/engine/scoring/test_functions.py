@@ -1,0 +1,118 @@
+"""The user's functions: what they must take, what counts as a number, and how their failures read."""
+
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import RunError
+from engine.scoring import rule
+from engine.scoring.functions import is_number, load_function
+from engine.scoring.gold import GoldScore, load_gold
+from engine.scoring.rule import RuleScorer
+from tests.support.tokenizers import qwen
+from tests.unit.engine.scoring.test_answers import generated
+
+HERE = "tests.unit.engine.scoring.test_functions"
+
+
+def answer_alone(answer):
+    return 1.0
+
+
+def with_more(record, answer, *rest, threshold=0.5):
+    return {"gold": threshold}
+
+
+def keywords_only(*, record, answer):
+    return {"gold": 1.0}
+
+
+def half(messages, answer, record):
+    return np.float32(0.5)
+
+
+def slow(messages, answer, record):
+    time.sleep(0.3)
+    return 1
+
+
+def of_the_record(record, answer):
+    return record["returned"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "answer_alone",
+            "watch.gold=NAME is answer_alone(answer), and is called with (record, answer): too many positional "
+            "arguments; write def answer_alone(record, answer)",
+        ),
+        (
+            "keywords_only",
+            "watch.gold=NAME is keywords_only(*, record, answer), and is called with (record, answer): too many "
+            "positional arguments; write def keywords_only(record, answer)",
+        ),
+    ],
+)
+def test_a_function_that_takes_something_else_is_refused_when_it_is_loaded(name, message):
+    path = f"{HERE}:{name}"
+    with pytest.raises(RunError) as error:
+        load_gold(path, "watch.gold")
+    assert str(error.value) == message.replace("NAME", path)
+
+
+def test_what_can_be_called_is_taken():
+    assert load_gold(f"{HERE}:with_more", "watch.gold")({}, "") == GoldScore(0.5, {})
+    assert load_function("builtins:max", "k", "one", "other") is max  # it does not say what it takes
+
+
+@pytest.mark.parametrize("score", [1, 0.5, np.float32(2), np.float16(2), np.int64(3), np.float64(1), Fraction(1, 3)])
+def test_numbers(score):
+    assert is_number(score)
+
+
+@pytest.mark.parametrize("score", [True, np.bool_(True), None, "1", 1j, float("nan"), np.float32("inf"), [1.0]])
+def test_no_numbers(score):
+    assert not is_number(score)
+
+
+def test_a_rule_may_return_numpys_numbers():
+    tokens, start = generated(qwen(), "42", "@im_end")
+    scorer = RuleScorer(f"{HERE}:half", "reward.rule", qwen(), torch.device("cpu"))
+    assert scorer([tokens], [start], [{}], 0).tolist() == [0.5]
+
+
+def test_a_slow_rule_says_what_it_is_at(monkeypatch, capsys):
+    monkeypatch.setattr(rule, "SLOW_SECONDS", 0.1)
+    tokens, start = generated(qwen(), "42", "@im_end")
+    scorer = RuleScorer(f"{HERE}:slow", "reward.rule", qwen(), torch.device("cpu"))
+    assert scorer([tokens], [start], [{}], 0).tolist() == [1.0]
+    said = f"reward.rule={HERE}:slow has been scoring for 0 s, now the answer '42'; it has no time limit\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (0.5, "returned 0.5; it must return a dict of numbers with the key gold"),
+        ({"gold": None}, "returned {'gold': None}; it must return a dict of numbers with the key gold"),
+        (
+            {"gold": 1, "part": "x"},
+            "returned {'gold': 1, 'part': 'x'}; it must return a dict of numbers with the key gold",
+        ),
+    ],
+)
+def test_gold_that_is_no_number(returned, message):
+    with pytest.raises(RunError) as error:
+        load_gold(f"{HERE}:of_the_record", "watch.gold")({"returned": returned}, "")
+    assert str(error.value) == f"watch.gold={HERE}:of_the_record {message}"
+
+
+def test_gold_that_fails():
+    with pytest.raises(RunError) as error:
+        load_gold(f"{HERE}:of_the_record", "watch.gold")({}, "Yes.")
+    assert str(error.value) == f"watch.gold={HERE}:of_the_record failed on the answer 'Yes.': KeyError: 'returned'"
