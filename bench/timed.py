@@ -82,8 +82,8 @@ class StepTimes:
             tokens, seen[0] = seen[0], 0
             self.ended(tokens)
 
-        def logged(loop: Loop, metrics: dict[str, float], watch: Any) -> None:
-            log(loop, metrics, watch)
+        def logged(loop: Loop, metrics: dict[str, float], *rest: Any) -> None:
+            log(loop, metrics, *rest)
             self.phases.append({k: v for k, v in loop.lifecycle.metrics.rows[-1].items() if k.endswith("_seconds")})
             self.ended(int(metrics["tokens"]))
 

@@ -24,7 +24,17 @@ from chatml.encode import (
 from chatml.messages import ROLES, Conversation, Message, Pair, RecordError, ToolCall
 from chatml.records import FIELDS, is_text, read_conversation, read_margin, read_pair, read_prompt, read_text
 from chatml.template import TEMPLATE, chat_template
-from chatml.tokens import END_OF_TEXT, IM_END, IM_START, MARKERS, Control, TokenizerError, control, plain_encoder
+from chatml.tokens import (
+    END_OF_TEXT,
+    IM_END,
+    IM_START,
+    MARKERS,
+    TOOL_MARKERS,
+    Control,
+    TokenizerError,
+    control,
+    plain_encoder,
+)
 from chatml.tools import ToolFormat, render
 from chatml.turns import Turn
 
@@ -37,6 +47,7 @@ __all__ = [
     "MARKERS",
     "ROLES",
     "TEMPLATE",
+    "TOOL_MARKERS",
     "Control",
     "Conversation",
     "Encoded",

@@ -12,7 +12,7 @@ from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from chatml import control
+from chatml import TOOL_MARKERS, control
 from config.sections import Lora
 from engine.dist import sharding
 from engine.dist.ranks import is_main_process
@@ -52,7 +52,7 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 def token_rows(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of the tokens whose embedding rows are trained beside adapters."""
     ids = control(tokenizer)
-    return [ids.im_start, ids.im_end, *ids.markers.values()]
+    return [ids.im_start, ids.im_end, *(ids.markers[name] for name in TOOL_MARKERS if name in ids.markers)]
 
 
 def add_adapters(

@@ -25,7 +25,11 @@ def published_tokenizer(path: str, revision: str | None = None) -> PreTrainedTok
     try:
         if (file := first_qwen(path, revision)) is not None:
             return tiktoken_vocabulary.fast_tokenizer(file)
-        return AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        if set(tokenizer.get_vocab()) <= {token.content for token in tokenizer.added_tokens_decoder.values()}:
+            # What transformers makes of a model's configuration where there are no files of a tokenizer.
+            raise OSError("it has the files of a model alone")
+        return tokenizer
     except TokenizerError as error:
         raise RunError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import DataLoader
+from transformers import TrainerState
 
 from engine.run.console import Steps
 from engine.run.trainer import RunCallback
@@ -15,8 +16,11 @@ def told(capsys, rows, batch, parts, max_steps, epochs=3.0):
     lifecycle.begin = lambda total: setattr(lifecycle, "console", Steps("sft", total))
     loader = DataLoader(range(rows), batch_size=batch // parts)
     steps = max_steps if max_steps > 0 else round(epochs * rows / batch)
-    args = SimpleNamespace(max_steps=max_steps, num_train_epochs=epochs, gradient_accumulation_steps=parts)
-    state = SimpleNamespace(max_steps=steps, best_global_step=None)
+    args = SimpleNamespace(
+        max_steps=max_steps, num_train_epochs=epochs, gradient_accumulation_steps=parts,
+        logging_steps=1, eval_steps=None, save_steps=500,
+    )  # fmt: skip
+    state = TrainerState(max_steps=steps)
     callback = RunCallback(lifecycle, SimpleNamespace(begin=lambda: None))
     callback.on_train_begin(args, state, None, train_dataloader=loader, model=None)
     return capsys.readouterr().out

@@ -79,5 +79,5 @@ def test_a_folder_without_tokenizer_is_refused(folder, tmp_path):
     other = shutil.copytree(folder / "reward", tmp_path / "bare")
     for file in other.glob("*token*"):
         file.unlink()
-    with pytest.raises(RunError, match=f"^reward.path={re.escape(str(other))} reads other tokens than "):
+    with pytest.raises(RunError, match=f"^no tokenizer at {re.escape(str(other))} "):
         refuse(folder, other)
