@@ -8,12 +8,23 @@
 No torch: a tokenizer is handed in.
 """
 
-from chatml.decode import read_back
-from chatml.encode import IGNORE, Encoded, EncodedTurn, Mask, TrainOn, encode, encode_turns, generation_prompt, join
+from chatml.decode import check_reads_back, read_back
+from chatml.encode import (
+    IGNORE,
+    Encoded,
+    EncodedTurn,
+    Mask,
+    TrainOn,
+    encode,
+    encode_turns,
+    generation_prompt,
+    header,
+    join,
+)
 from chatml.messages import ROLES, Conversation, Message, Pair, RecordError, ToolCall
 from chatml.records import FIELDS, is_text, read_conversation, read_margin, read_pair, read_prompt, read_text
 from chatml.template import TEMPLATE, chat_template
-from chatml.tokens import END_OF_TEXT, IM_END, IM_START, Control, TokenizerError, control, plain_encoder
+from chatml.tokens import END_OF_TEXT, IM_END, IM_START, MARKERS, Control, TokenizerError, control, plain_encoder
 from chatml.tools import ToolFormat, render
 from chatml.turns import Turn
 
@@ -23,6 +34,7 @@ __all__ = [
     "IGNORE",
     "IM_END",
     "IM_START",
+    "MARKERS",
     "ROLES",
     "TEMPLATE",
     "Control",
@@ -39,10 +51,12 @@ __all__ = [
     "TrainOn",
     "Turn",
     "chat_template",
+    "check_reads_back",
     "control",
     "encode",
     "encode_turns",
     "generation_prompt",
+    "header",
     "is_text",
     "join",
     "plain_encoder",

@@ -3,8 +3,9 @@
     <|im_start|>role⏎content<|im_end|>⏎        once a turn; <BOS> before the first where the model's format demands one
 
 Control tokens are put by id; role, newline and content are each encoded on their own by an encoder that knows no added
-token (`chatml.tokens`), and so are stretches of content that are learnt and that are not. What the loss falls on is
-decided by the mask:
+token (`chatml.tokens`), and so are stretches of content that are learnt and that are not. A tokenizer that puts a space
+before a text does so where it would in the whole conversation (`chatml.prefix`). What the loss falls on is decided by
+the mask:
 
 - `assistant`: what the assistant says and its <|im_end|>, and nothing else; not the newline after it.
 - `qwen`: what Qwen's published `finetune.py` trains on: besides that every turn's <|im_start|>, <|im_end|> and the
@@ -18,11 +19,12 @@ token is never a target: nothing comes before it to predict it from.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from chatml.forms import read_messages, read_tools
 from chatml.messages import Message
-from chatml.tokens import PlainEncoder, control, plain_encoder
+from chatml.parsing import parsed
+from chatml.tokens import Control, Place, PlainEncoder, control, known_before, plain_encoder
 from chatml.tools import ToolFormat, render
 from chatml.turns import Turn
 
@@ -60,14 +62,17 @@ def encode(
     tools: Any = None,
     add_generation_prompt: bool = False,
     tool_format: ToolFormat = "hermes",
+    parse_text: bool = False,
 ) -> Encoded:
     """One conversation as token ids and labels, both of the same length.
 
-    `messages` are Messages or mappings with role and content (and `train`, `tool_calls`, `name`); `tools` is a list of
-    function signatures; `tokenizer` a fast tokenizer of transformers that has the three ChatML tokens. With
-    `add_generation_prompt` the sequence ends where the assistant is to begin. Raises RecordError, TokenizerError.
+    `messages` are Messages or mappings with role and content (and `train`, `tool_calls`, `reasoning_content`, `name`);
+    `tools` is a list of function signatures; `tokenizer` a fast tokenizer of transformers that has the three ChatML
+    tokens. With `add_generation_prompt` the sequence ends where the assistant is to begin. `parse_text` reads reasoning
+    and calls that the assistant's text spells out (`chatml.parsing`). Raises RecordError, TokenizerError.
     """
-    turns = render(read_messages(messages, "messages"), read_tools(tools), tool_format)
+    said = read_messages(messages, "messages")
+    turns = render(parsed(said) if parse_text else said, read_tools(tools), tool_format)
     (encoded,) = encode_turns([turns], tokenizer, mask, train_on)
     return join(encoded, tokenizer, add_generation_prompt=add_generation_prompt)
 
@@ -85,19 +90,18 @@ def encode_turns(
     conversations = [list(turns) for turns in conversations]
     plain, ids = plain_encoder(tokenizer), control(tokenizer)
     bodies = _bodies([turn for turns in conversations for turn in turns], plain, ids.markers)
-    newline = plain("\n")
-    headers = {role: plain(role) for role in {turn.role for turns in conversations for turn in turns}}
+    newline = plain("\n", "after_token")
+    headers = {role: _header(role, ids, plain) for role in {turn.role for turns in conversations for turn in turns}}
 
     def around(turn: Turn, silent: bool) -> EncodedTurn:
         content, labels = next(bodies)
-        header = [ids.im_start, *headers[turn.role], *newline]
         end = [] if turn.unfinished else [ids.im_end, *newline]
-        tokens = [*header, *content, *end]
+        tokens = [*headers[turn.role], *content, *end]
         if mask == "all":
             return EncodedTurn(turn, tokens, tokens)
         if silent:
             return EncodedTurn(turn, tokens, [IGNORE] * len(tokens))
-        above, below = [IGNORE] * len(header), [IGNORE] * len(end)
+        above, below = [IGNORE] * len(headers[turn.role]), [IGNORE] * len(end)
         if mask == "qwen" and not turn.excluded:
             above[0], below = ids.im_start, end
         elif turn.parts[-1].learn and end:
@@ -114,13 +118,13 @@ def encode_turns(
 
 def join(turns: Sequence[EncodedTurn], tokenizer: Any, *, add_generation_prompt: bool = False) -> Encoded:
     """One sequence of the turns: BOS where there is one, the turns, and the header of an answer to come."""
-    bos = control(tokenizer).bos
-    ids, labels = ([], []) if bos is None else ([bos], [IGNORE])
+    known, plain = known_before(tokenizer)
+    ids, labels = ([], []) if known.bos is None else ([known.bos], [IGNORE])
     for turn in turns:
         ids += turn.input_ids
         labels += turn.labels
     if add_generation_prompt and not (turns and turns[-1].turn.unfinished):
-        header = generation_prompt(tokenizer)
+        header = _header("assistant", known, plain)
         ids += header
         labels += [IGNORE] * len(header)
     if labels:
@@ -130,8 +134,16 @@ def join(turns: Sequence[EncodedTurn], tokenizer: Any, *, add_generation_prompt:
 
 def generation_prompt(tokenizer: Any) -> list[int]:
     """The tokens that the assistant's answer follows: <|im_start|>assistant⏎."""
-    plain = plain_encoder(tokenizer)
-    return [control(tokenizer).im_start, *plain("assistant"), *plain("\n")]
+    return header("assistant", tokenizer)
+
+
+def header(role: str, tokenizer: Any) -> list[int]:
+    """The tokens before a turn's text: <|im_start|>role⏎."""
+    return _header(role, control(tokenizer), plain_encoder(tokenizer))
+
+
+def _header(role: str, ids: Control, plain: PlainEncoder) -> list[int]:
+    return [ids.im_start, *plain(role, "after_token"), *plain("\n", "inside")]
 
 
 def _bodies(
@@ -140,28 +152,38 @@ def _bodies(
     """Token ids and labels of each turn's text."""
     pieces = [_pieces(turn, markers) for turn in turns]
     # Both sides of a comparison hold the same question: every text is encoded once.
-    texts = list(dict.fromkeys(piece for turn in pieces for piece, _ in turn if isinstance(piece, str)))
-    tokens_of = dict(zip(texts, plain.batch(texts), strict=True))
+    tokens_of: dict[tuple[str, Place], list[int]] = {}
+    for place in ("inside", "after_token"):
+        texts = list(dict.fromkeys(piece.content for turn in pieces for piece in turn if piece.place == place))
+        found = plain.batch(texts, place) if texts else []
+        tokens_of |= {(text, place): ids for text, ids in zip(texts, found, strict=True)}
     for turn in pieces:
         tokens, labels = [], []
-        for piece, learn in turn:
-            ids = [piece] if isinstance(piece, int) else tokens_of[piece]
+        for content, learn, place in turn:
+            ids = [content] if place is None else tokens_of[content, place]
             tokens += ids
             labels += ids if learn else [IGNORE] * len(ids)
         yield tokens, labels
 
 
-def _pieces(turn: Turn, markers: Mapping[str, int]) -> list[tuple[str | int, bool]]:
-    """What is encoded on its own, and whether it is learnt: ids of markers, and the text between them.
+class _Piece(NamedTuple):
+    """What of a turn is encoded on its own: the text between markers, or the id of one."""
 
-    Text that is learnt and text that is not never meet in a token.
-    """
-    pieces: list[tuple[str | int, bool]] = []
+    content: str | int
+    learn: bool
+    place: Place | None
+    """None of a marker"""
+
+
+def _pieces(turn: Turn, markers: Mapping[str, int]) -> list[_Piece]:
+    """Text that is learnt and text that is not never meet in a token."""
+    pieces: list[_Piece] = []
     for text, learn, marker in turn.parts:
+        last = pieces[-1] if pieces else None
         if marker and text in markers:
-            pieces.append((markers[text], learn))
-        elif pieces and isinstance(pieces[-1][0], str) and pieces[-1][1] == learn:
-            pieces[-1] = (pieces[-1][0] + text, learn)
+            pieces.append(_Piece(markers[text], learn, None))
+        elif last and last.place and last.learn == learn:
+            pieces[-1] = last._replace(content=last.content + text)
         else:
-            pieces.append((text, learn))
+            pieces.append(_Piece(text, learn, "after_token" if last and last.place is None else "inside"))
     return pieces

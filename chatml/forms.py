@@ -9,26 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatml.messages import Message, RecordError, ToolCall, check_json, check_text, kind
+from chatml.names import SPEAKERS, unknown
+from chatml.results import in_order_of_calls
 
-# ShareGPT's words for the speakers. A function call is the assistant speaking; it is told apart by `_sharegpt`.
-SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-    "system": "system",
-}
-# What a model said besides its content. ChatML has no place for it, and to leave it out would be to lose it.
-UNWRITTEN = ("reasoning_content", "reasoning", "thinking")
+# What a model thought before its content, by the names that published records give it.
+REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 def read_messages(value: Any, what: str) -> tuple[Message, ...]:
     """Messages from a list of them, in OpenAI's keys (role, content, tool_calls) or ShareGPT's (from, value).
 
-    `what` names the field in errors, together with the message's number, counted from 1. Raises RecordError.
+    Results of tools come in the order of their calls (`chatml.results`). `what` names the field in errors, together
+    with the message's number, counted from 1. Raises RecordError.
     """
     if not isinstance(value, list | tuple):
         raise RecordError(f"{what!r} is {kind(value)}; it must be a list of messages")
@@ -38,7 +30,10 @@ def read_messages(value: Any, what: str) -> tuple[Message, ...]:
             messages.append(read_message(item))
         except RecordError as error:
             raise RecordError(f"{what!r}, message {number}: {error}") from None
-    return tuple(messages)
+    try:
+        return tuple(in_order_of_calls(messages, value))
+    except RecordError as error:
+        raise RecordError(f"{what!r}, {error}") from None
 
 
 def read_message(item: Any) -> Message:
@@ -49,9 +44,6 @@ def read_message(item: Any) -> Message:
         raise RecordError(f"it is {kind(item)}; it must be an object with role and content")
     # Columns of a parquet file hold null where one message has a key that another lacks.
     given = {key: value for key, value in item.items() if value is not None}
-    lost = next((key for key in UNWRITTEN if given.get(key)), None)
-    if lost:
-        raise RecordError(f"{lost} has no place in ChatML; write it into the content, or take it out")
     if "role" in given:
         return _openai(given)
     if "from" in given:
@@ -62,8 +54,9 @@ def read_message(item: Any) -> Message:
 def _openai(item: dict[str, Any]) -> Message:
     # OpenAI's form before tool_calls: a function_call, and answers of the role function.
     single = [item["function_call"]] if "function_call" in item else None
-    calls = tuple(_call(call) for call in _listed(item.get("tool_calls", single), "tool_calls"))
-    if "content" not in item and not calls:
+    calls = tuple(read_call(call) for call in _listed(item.get("tool_calls", single), "tool_calls"))
+    reasoning = _reasoning(item)
+    if "content" not in item and not calls and not reasoning:
         raise RecordError("it has no content")
     return Message(
         role="tool" if item["role"] == "function" else item["role"],
@@ -71,23 +64,31 @@ def _openai(item: dict[str, Any]) -> Message:
         train=_train(item),
         tool_calls=calls or None,
         name=item.get("name"),
+        reasoning_content=reasoning,
     )
 
 
 def _sharegpt(item: dict[str, Any]) -> Message:
     speaker = item["from"]
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
-        raise RecordError(f"unknown speaker {speaker!r}; use {', '.join(SPEAKERS)}")
+        raise RecordError(f"unknown speaker {unknown(speaker, SPEAKERS)}")
     if "value" not in item:
         raise RecordError("it has no value")
     value, train = item["value"], _train(item)
     if speaker != "function_call":
-        return Message(SPEAKERS[speaker], _joined(value), train)
+        return Message(SPEAKERS[speaker], _joined(value), train, reasoning_content=_reasoning(item))
     written = read_json(value, "the function call")
-    calls = tuple(_call(call) for call in (written if isinstance(written, list) else [written]))
+    calls = tuple(read_call(call) for call in (written if isinstance(written, list) else [written]))
     if not calls:
         raise RecordError("the function call is an empty list")
-    return Message("assistant", "", train, calls)
+    return Message("assistant", "", train, calls, reasoning_content=_reasoning(item))
+
+
+def _reasoning(item: dict[str, Any]) -> str | None:
+    given = {key: check_text(item[key], key) for key in REASONING if item.get(key)}
+    if len(set(given.values())) > 1:
+        raise RecordError(f"{' and '.join(given)} differ; keep one of them")
+    return next(iter(given.values()), None)
 
 
 def _train(item: dict[str, Any]) -> Any:
@@ -109,7 +110,8 @@ def _joined(content: Any) -> str:
     return "".join(texts)
 
 
-def _call(call: Any) -> ToolCall:
+def read_call(call: Any) -> ToolCall:
+    """A call from `{"name", "arguments"}` or OpenAI's `{"function": {"name", "arguments"}}`. Raises RecordError."""
     if not isinstance(call, Mapping):
         raise RecordError(f"a tool call is {kind(call)}; it must be an object with name and arguments")
     function = call.get("function") or call

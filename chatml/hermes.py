@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from chatml.messages import Message
+from chatml.messages import Message, RecordError
+from chatml.parsing import unwrapped
 from chatml.tokens import TOOL_MARKERS
-from chatml.turns import Part, Turn, said
+from chatml.turns import Part, Turn, between, reasoning, said
 
 HERMES_HEAD = """# Tools
 
@@ -39,7 +40,16 @@ _HEAD, _TAIL = _marked(HERMES_HEAD), _marked(HERMES_TAIL)
 
 
 def hermes(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequence[dict[str, Any]]) -> Iterator[Turn]:
-    """The turns of `messages`; `exchanges` says which exchange each message belongs to."""
+    """The turns of `messages`; `exchanges` says which exchange each message belongs to.
+
+    Raises RecordError for a tool's result that stands in <tool_response> already.
+    """
+    for number, message in enumerate(messages, start=1):
+        if message.role == "tool" and unwrapped(message.content) is not None:
+            raise RecordError(
+                f"message {number}: the result stands in <tool_response> already, which is put around every result; "
+                "take it out, or set chatml.parse_text=true"
+            )
     start = 0
     if tools:
         start = 1 if messages and messages[0].role == "system" else 0
@@ -62,26 +72,24 @@ def hermes(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequenc
 
 def _parts(message: Message) -> Iterator[Part]:
     if message.role == "tool":
-        yield from _between("tool_response", message.content, False)
-    elif message.role != "assistant":
+        yield from between("<tool_response>", message.content, False, "</tool_response>")
+        return
+    if message.role != "assistant":
         yield Part(message.content, False)
-    elif not message.tool_calls:
-        yield from said(message.content, message.train and message.says_something)
+        return
+    yield from reasoning(message)
+    content = message.content.lstrip("\n") if message.reasoning else message.content
+    if not message.tool_calls:
+        yield from said(content, message.train and message.says_something)
     else:
-        if message.content:
-            yield from said(message.content, message.train)
+        if content:
+            yield from said(content, message.train)
             yield Part("\n", message.train)
         for number, call in enumerate(message.tool_calls):
             if number:
                 yield Part("\n", message.train)
             written = f'{{"name": {_json(call.name)}, "arguments": {_json(call.arguments)}}}'
-            yield from _between("tool_call", written, message.train)
-
-
-def _between(name: str, text: str, learn: bool) -> Iterator[Part]:
-    yield Part(f"<{name}>", learn, marker=True)
-    yield Part(f"\n{text}\n", learn)
-    yield Part(f"</{name}>", learn, marker=True)
+            yield from between("<tool_call>", written, message.train, "</tool_call>")
 
 
 def _json(value: Any) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from chatml.names import unknown
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -41,20 +43,31 @@ class Message:
     """what an assistant asks of tools, after its content"""
     name: str | None = None
     """the tool that answers, where the role is tool"""
+    reasoning_content: str | None = None
+    """what an assistant thinks before its content; line breaks around it do not count"""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise RecordError(f"unknown role {self.role!r}; use {', '.join(ROLES)}")
+            raise RecordError(f"unknown role {unknown(self.role, ROLES)}")
         check_text(self.content, "content")
         if not isinstance(self.train, bool):
             raise RecordError(f"train is {self.train!r}; use true or false")
         if self.tool_calls and self.role != "assistant":
             raise RecordError(f"a {self.role} message calls tools; only an assistant message can")
+        if self.reasoning_content is not None:
+            check_text(self.reasoning_content, "reasoning_content")
+            if self.role != "assistant":
+                raise RecordError(f"a {self.role} message has reasoning_content; only an assistant message can")
 
     @property
     def says_something(self) -> bool:
         """False for an answer of nothing but white space: to learn it is to learn silence."""
-        return bool(self.content.strip() or self.tool_calls)
+        return bool(self.content.strip() or self.tool_calls or self.reasoning)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning as it is written; empty where there is none."""
+        return (self.reasoning_content or "").strip("\n")
 
     def as_dict(self) -> dict[str, Any]:
         """The message as `apply_chat_template` takes it; keys that say nothing are left out."""
@@ -65,6 +78,8 @@ class Message:
             plain["tool_calls"] = [call.as_dict() for call in self.tool_calls]
         if self.name is not None:
             plain["name"] = self.name
+        if self.reasoning_content is not None:
+            plain["reasoning_content"] = self.reasoning_content
         return plain
 
 
@@ -101,8 +116,12 @@ def check_text(text: Any, what: str) -> str:
 def check_json(value: Any, what: str) -> None:
     """Raises RecordError naming `what` where a value cannot be written as JSON, or not as text."""
     try:
-        written = json.dumps(value, ensure_ascii=False)
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, ValueError) and str(error).startswith("Out of range float"):
+            raise RecordError(
+                f"{what}: a number that JSON does not have (NaN, Infinity, or beyond 1.8e308); write it as text"
+            ) from None
         raise RecordError(f"{what} cannot be written as JSON ({error}); use text, numbers, lists and objects") from None
     check_text(written, what)
 

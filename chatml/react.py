@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatml.messages import Message, RecordError, ToolCall
-from chatml.turns import Part, Turn, said
+from chatml.turns import Part, Turn, reasoning, said
 
 REACT_HEAD = """Answer the following questions as best you can. You have access to the following tools:
 
@@ -103,15 +103,17 @@ def _answer(messages: Sequence[Message], indices: range, tools: bool) -> tuple[t
             continue
         if parts:
             parts.append(Part("\n", False))
+        parts.extend(reasoning(message))
+        content = message.content.lstrip("\n") if message.reasoning else message.content
         if message.tool_calls:
             first, *others = message.tool_calls
-            act(first, message.content, message.train)
+            act(first, content, message.train)
             waiting = [(call, message.train) for call in others]
         else:
             learn = message.train and message.says_something
             if tools or len(indices) > 1:
                 parts.append(Part(REACT_ANSWER, learn))
-            parts.extend(said(message.content, learn))
+            parts.extend(said(content, learn))
     if waiting:
         raise RecordError(
             f"message {indices[-1] + 1}: {len(waiting) + 1} tools are called at once and not all have answered; "

@@ -12,14 +12,19 @@ record has the fields of several shapes, the first in this order counts, and a c
 null is not there.
 
 `fields` renames first: {"question": "prompt", "answer": "response"} says that the file's `question` is our `prompt`.
+`roles` renames the roles of messages: {"model": "assistant"}. With `parse_text`, reasoning and calls are read from the
+assistant's text (`chatml.parsing`).
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatml.forms import read_message, read_messages, read_tools
 from chatml.messages import Conversation, Message, Pair, RecordError, check_text, kind
+from chatml.names import Roles, with_our_roles
+from chatml.parsing import parsed
 from chatml.transcripts import is_transcript, read_transcript
 
 FIELDS = (
@@ -32,13 +37,15 @@ Fields = Mapping[str, str] | None
 Messages = tuple[Message, ...]
 
 
-def read_conversation(record: Mapping[str, Any], fields: Fields = None) -> Conversation:
+def read_conversation(
+    record: Mapping[str, Any], fields: Fields = None, roles: Roles = None, *, parse_text: bool = False
+) -> Conversation:
     """The conversation a record holds; of a comparison its chosen side. Raises RecordError.
 
     At least one message is the assistant's.
     """
-    record = _renamed(record, fields)
-    messages = _whole(record)
+    record = with_our_roles(_renamed(record, fields), roles)
+    messages = _whole(record, parse_text)
     if not any(message.role == "assistant" for message in messages):
         wanted = _ANSWERS.get(_shape(record, _CONVERSATIONS))
         hint = f"no {wanted!r}; {_has(record)}" if wanted and wanted not in record else "a conversation needs one"
@@ -46,13 +53,15 @@ def read_conversation(record: Mapping[str, Any], fields: Fields = None) -> Conve
     return Conversation(messages, read_tools(record.get("tools")))
 
 
-def read_prompt(record: Mapping[str, Any], fields: Fields = None) -> Conversation:
+def read_prompt(
+    record: Mapping[str, Any], fields: Fields = None, roles: Roles = None, *, parse_text: bool = False
+) -> Conversation:
     """What the assistant is to answer: the conversation without the assistant turns it ends with, if it does.
 
     Any shape will do, with an answer or without; of a comparison the chosen side is cut. Raises RecordError.
     """
-    record = _renamed(record, fields)
-    messages = _whole(record)
+    record = with_our_roles(_renamed(record, fields), roles)
+    messages = _whole(record, parse_text)
     while messages and messages[-1].role == "assistant":
         messages = messages[:-1]
     if not any(message.role == "user" for message in messages):
@@ -60,16 +69,18 @@ def read_prompt(record: Mapping[str, Any], fields: Fields = None) -> Conversatio
     return Conversation(messages, read_tools(record.get("tools")))
 
 
-def read_pair(record: Mapping[str, Any], fields: Fields = None) -> Pair:
+def read_pair(
+    record: Mapping[str, Any], fields: Fields = None, roles: Roles = None, *, parse_text: bool = False
+) -> Pair:
     """The comparison a record holds; what both sides share from the start is the prompt, wherever it stood.
 
     Turns after a side's last answer are left out. Raises RecordError.
     """
-    record = _renamed(record, fields)
+    record = with_our_roles(_renamed(record, fields), roles)
     missing = [name for name in ("chosen", "rejected") if name not in record]
     if missing:
         raise RecordError(f"no {' and no '.join(map(repr, missing))}, so no comparison; {_has(record)}")
-    chosen, rejected = (_ending_in_answer(_side(record, name), name) for name in ("chosen", "rejected"))
+    chosen, rejected = (_ending_in_answer(_side(record, name, parse_text), name) for name in ("chosen", "rejected"))
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
@@ -109,17 +120,19 @@ def _renamed(record: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     return {key: value for key, value in renamed.items() if value is not None}
 
 
-def _whole(record: dict[str, Any]) -> Messages:
+def _whole(record: dict[str, Any], parse_text: bool) -> Messages:
     """All messages of a record, its answer included if it has one."""
     if "chosen" in record and "rejected" in record:
-        return _side(record, "chosen")
+        return _side(record, "chosen", parse_text)
     shape = _shape(record, _CONVERSATIONS)
     if shape is None and check_text(record.get("text", ""), "'text'"):
         raise RecordError("'text' is plain text, not a conversation; a transcript begins with '\\n\\nHuman:'")
     if shape is None:
         raise RecordError(f"fits no shape of record; {_has(record)}")
-    answer = _ANSWERS.get(shape)
-    return _beginning(record, shape) + (_said("assistant", record[answer], answer) if answer in record else ())
+    answer, messages = _ANSWERS.get(shape), _beginning(record, shape)
+    if answer in record:
+        messages = _answered(messages, shape, record[answer], answer)
+    return parsed(messages) if parse_text else messages
 
 
 # What a conversation begins with
@@ -180,20 +193,45 @@ _ANSWERS = {"prompt": "response", "instruction": "output"}
 # Answers
 
 
-def _side(record: dict[str, Any], name: str) -> Messages:
+def _side(record: dict[str, Any], name: str, parse_text: bool) -> Messages:
     """One whole side of a comparison, from the first message on."""
     value, shape = record[name], _shape(record, _COMPARISONS)
-    if isinstance(value, str) and shape is None:
-        return read_transcript(value, name, ends_with_answer=True)
-    said = _said("assistant", value, name)
-    if shape is None:
-        return said
-    context = _beginning(record, shape)
-    if said[: len(context)] == context:
-        return said
-    if said and said[0].role != "assistant":
+    if shape is not None:
+        messages = _answered(_beginning(record, shape), shape, value, name)
+    elif isinstance(value, str):
+        messages = read_transcript(value, name, ends_with_answer=True)
+    else:
+        messages = _said("assistant", value, name)
+    return parsed(messages) if parse_text else messages
+
+
+def _answered(context: Messages, shape: str, value: Any, name: str) -> Messages:
+    """A whole conversation: what the fields of `shape` hold, and the answer to it in the field `name`.
+
+    The answer may be a whole conversation or transcript itself; then it has to begin with what it answers.
+    """
+    if transcript := _is_transcript(value):
+        said = read_transcript(value, name, ends_with_answer=True)
+    else:
+        said = _said("assistant", value, name)
+    repeated = context
+    if context and said and context[0].role == "system" and said[0].role == "user":
+        repeated = context[1:]  # the system prompt stands beside, and the answer does not repeat it
+    if said[: len(repeated)] == (_stripped(repeated) if transcript else repeated):
+        return context + said[len(repeated) :]
+    if transcript:
+        raise RecordError(
+            f"{name!r} is a whole transcript, and does not begin with what {shape!r} holds; let it begin so, or hold "
+            "the answer alone"
+        )
+    if said and said[0].role in ("system", "user"):
         raise RecordError(f"{name!r} neither begins with an assistant turn nor repeats {shape!r}")
     return context + said
+
+
+def _stripped(messages: Messages) -> Messages:
+    """The messages as a transcript holds them: without white space around."""
+    return tuple(dataclasses.replace(message, content=message.content.strip()) for message in messages)
 
 
 def _said(role: str, value: Any, name: str) -> Messages:

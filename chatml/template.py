@@ -16,10 +16,10 @@ from chatml.hermes import HERMES_HEAD, HERMES_TAIL
 from chatml.tokens import control
 
 TEMPLATE = """\
-{%- macro calls(message) -%}
+{%- macro calls(message, text) -%}
     {%- for call in message.tool_calls or [] -%}
         {%- set function = call.function if call.function is defined else call -%}
-        {{- '\\n' if message.content or not loop.first else '' -}}
+        {{- '\\n' if text or not loop.first else '' -}}
         {{- '<tool_call>\\n{"name": ' + function.name | tojson -}}
         {%- set arguments = function.arguments -%}
         {{- ', "arguments": ' + (arguments if arguments is string else arguments | tojson) + '}\\n</tool_call>' -}}
@@ -40,11 +40,19 @@ TEMPLATE = """\
     {%- if message.role == 'system' and loop.first and tools -%}
     {%- elif message.role == 'assistant' -%}
         {{- '<|im_start|>assistant\\n' -}}
-        {%- set text, end = message.content or '', calls(message) + '<|im_end|>' -%}
-        {%- if message.train is false or not (text | trim or message.tool_calls) -%}
-            {{- text + end -}}
+        {%- set reasoning = (message.reasoning_content or '').strip('\\n') -%}
+        {%- set before = '<think>\\n' + reasoning + '\\n</think>\\n\\n' if reasoning else '' -%}
+        {%- set text = (message.content or '').lstrip('\\n') if reasoning else message.content or '' -%}
+        {%- set end = calls(message, text) + '<|im_end|>' -%}
+        {%- if message.train is false or not (text | trim or message.tool_calls or reasoning) -%}
+            {{- before + text + end -}}
         {%- else -%}
             {%- set turn = namespace(result=none) -%}
+            {%- if before -%}
+                {%- generation -%}
+                    {{- before -}}
+                {%- endgeneration -%}
+            {%- endif -%}
             {%- for thought in text.split('\\nThought:') if text -%}
                 {%- set act = (('\\n' if loop.first else '') + thought).split('\\nAction:', 1) -%}
                 {%- set result = act[1].split('\\nObservation:', 1) if act | length == 2 else [] -%}

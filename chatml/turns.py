@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chatml.messages import Message
+from chatml.tokens import THINK, THINK_END
 
 _REACT_LINE = re.compile("^(Thought|Action|Observation):", re.MULTILINE)
 
@@ -17,7 +18,7 @@ class Part(NamedTuple):
     learn: bool
     """whether the assistant said it, and may learn to say it"""
     marker: bool = False
-    """one of TOOL_MARKERS that a format put there: the token of that name, where the tokenizer has one"""
+    """one of MARKERS that a format put there: the token of that name, where the tokenizer has one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,20 @@ def said(text: str, train: bool) -> Iterator[Part]:
             start, observed = line.end(), True
     if start < len(text) or not text:
         yield Part(text[start:], not observed)
+
+
+def between(start: str, text: str, learn: bool, end: str) -> Iterator[Part]:
+    """Text on lines of its own between two markers."""
+    yield Part(start, learn, marker=True)
+    yield Part(f"\n{text}\n", learn)
+    yield Part(end, learn, marker=True)
+
+
+def reasoning(message: Message) -> Iterator[Part]:
+    """What an assistant's message thinks before it speaks, as Qwen3 writes it; nothing where it does not."""
+    if message.reasoning:
+        yield from between(THINK, message.reasoning, message.train, THINK_END)
+        yield Part("\n\n", message.train)
 
 
 def number_exchanges(messages: Sequence[Message]) -> list[int]:

@@ -13,6 +13,7 @@ from config.typed import Builder
 
 TooLong = Literal["drop", "cut_oldest_turns", "cut_left", "error"]
 OnBadRecord = Literal["error", "skip"]
+ROLES = ("system", "user", "assistant", "tool")
 
 DATA_SUFFIXES = (".json", ".jsonl", ".gz", ".zst", ".parquet", ".csv", ".txt")
 SOURCES = "sources"
@@ -62,6 +63,8 @@ class Data(Section):
 
     fields: dict[str, str] = field(default_factory=dict)
     """names in the records -> names that are read: {question: prompt, answer: response}"""
+    roles: dict[str, str] = field(default_factory=dict)
+    """role names in the records -> system, user, assistant or tool: {developer: system, model: assistant}"""
     too_long: TooLong = "cut_oldest_turns"
     """what to do with a record longer than the stage's limit: drop it, cut its oldest turns or its oldest tokens, or
     stop; both sides of a comparison are cut alike, and no answer is trained on without its end"""
@@ -69,8 +72,15 @@ class Data(Section):
     """what to do with a record that cannot be read: stop the run, or skip and count it"""
 
     def check(self, key: str) -> None:
+        self.check_roles(key)
         for name in self.source_keys():
             sources(getattr(self, name), f"{key}.{name}")
+
+    def check_roles(self, key: str) -> None:
+        for theirs, ours in self.roles.items():
+            if ours not in ROLES:
+                place = f"{key}.roles.{theirs}"
+                raise RecipeError(f"{place} is {show(ours)}; it must be one of {', '.join(ROLES)}", key=place)
 
     @classmethod
     def source_keys(cls) -> list[str]:
@@ -105,6 +115,7 @@ class TrainingData(Data):
         if share is None:
             super().check(key)
             return
+        self.check_roles(key)
         if not 0 < share < 1:
             raise RecipeError(
                 f"{key}.eval is {show(self.eval)}; a share of {key}.train must be above 0 and below 1",

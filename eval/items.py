@@ -37,8 +37,15 @@ class Item:
 class Items:
     """All items, and their prompts in every form that a subject needs."""
 
-    def __init__(self, items: Sequence[Item], main: PreTrainedTokenizerBase, chatml: ChatML, fields: Mapping[str, str]):
-        self.items, self.main, self.chatml, self.fields = items, main, chatml, fields
+    def __init__(
+        self,
+        items: Sequence[Item],
+        main: PreTrainedTokenizerBase,
+        chatml: ChatML,
+        fields: Mapping[str, str],
+        roles: Mapping[str, str] | None = None,
+    ):
+        self.items, self.main, self.chatml, self.fields, self.roles = items, main, chatml, fields, roles
         self._prompts = {id(main): [item.input_ids for item in items]}
 
     def __len__(self) -> int:
@@ -59,7 +66,7 @@ class Items:
         return [fingerprint(item.number, prompt) for item, prompt in zip(self.items, prompts, strict=True)]
 
     def _tools(self, item: Item) -> tuple[dict[str, Any], ...] | None:
-        return read_prompt(item.record, self.fields).tools
+        return read_prompt(item.record, self.fields, self.roles).tools
 
     def _encoded(self, item: Item, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         try:
@@ -77,7 +84,8 @@ class Items:
 
     def _chat(self, item: Item) -> list[dict[str, str]]:
         if self._tools(item) or any(
-            message.get("tool_calls") or message["role"] == "tool" for message in item.messages
+            message.get("tool_calls") or message.get("reasoning_content") or message["role"] == "tool"
+            for message in item.messages
         ):
             *messages, answer = read_back(item.input_ids, self.main)
             # A ReAct answer that waits for an observation is unfinished: it stays as the last message.
@@ -99,7 +107,7 @@ def read_items(recipe: Eval, models: Models, folder: RunFolder) -> Items:
     )
     rows = folder.keep_report("prompts", *found)[: recipe.eval.prompts_limit]
     items = [Item(number, list(row.input_ids), row.messages, row.record) for number, row in enumerate(rows)]
-    return Items(items, models.main_tokenizer, recipe.chatml, data.fields)
+    return Items(items, models.main_tokenizer, recipe.chatml, data.fields, data.roles)
 
 
 def check_context(items: Items, subjects: Mapping[str, Subject], models: Models, sampling: Sampling) -> None:

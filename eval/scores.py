@@ -136,7 +136,7 @@ def answer_batch(
         for at, answer in enumerate(row["answers"]):
             if not answer["ended"]:
                 continue
-            sequence = [*prompt, *(answer["ids"] if own is tokenizer else [*plain(answer["text"]), end])]
+            sequence = [*prompt, *(answer["ids"] if own is tokenizer else [*plain(answer["text"], "inside"), end])]
             if context is None or len(sequence) <= context:
                 places.append((number, at))
                 sequences.append(sequence)

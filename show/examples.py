@@ -95,7 +95,8 @@ def _pair(held: Pair, seen: Look) -> tuple[str, Text]:
     for name, side, style in zip(("chosen", "rejected"), encoded, (CHOSEN, REJECTED), strict=True):
         text.append(f"── {name}\n", f"bold {style}")
         text.append_text(_unmarked([turn for turn in side if turn.turn.messages.stop > len(prompt)], seen, style))
-    newline = len(plain_encoder(seen.tokenizer)("\n"))  # after the <|im_end|> that is scored nothing is read
+    # After the <|im_end|> that is scored nothing is read.
+    newline = len(plain_encoder(seen.tokenizer)("\n", "after_token"))
     chosen, rejected = (len(join(side, seen.tokenizer).input_ids) - newline for side in encoded)
     equal = ", equal sides" if held.chosen == held.rejected else ""
     name = f"{_messages(len(prompt))} shared, chosen {chosen:,} tokens, rejected {rejected:,}{equal}"

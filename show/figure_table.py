@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from chatml import END_OF_TEXT, IM_END, IM_START, ROLES, Pair, control, plain_encoder
+from chatml import END_OF_TEXT, IM_END, IM_START, MARKERS, ROLES, Pair, control, header
 from engine.data.report import Report
 from show.duplicates import RUN as SHINGLE
 from show.duplicates import THRESHOLD
@@ -78,8 +78,7 @@ def _fed(seen: Look, report: Report) -> Iterator[Line]:
     drawn = sum(portion.tokens_drawn for portion in seen.portions)
     for portion in seen.portions:
         yield Line("  of which", _portion(portion, drawn))
-    plain = plain_encoder(seen.tokenizer)
-    headers = {role: [*plain(role), *plain("\n")] for role in ROLES}
+    headers = {role: header(role, seen.tokenizer)[1:] for role in ROLES}
     roles = tokens_by_role(seen.rows, headers, control(seen.tokenizer))
     if roles.keys() & headers.keys():
         yield Line("by role", ", ".join(f"{role} {_share(count, roles.total())}" for role, count in roles.items()))
@@ -126,6 +125,10 @@ def _found(seen: Look) -> Iterator[Line]:
     spelled = [i for i, r in enumerate(records) if any(name in text for text in r.texts for name in names)]
     if spelled:
         yield line("spell control tokens", spelled, ", which stay text")
+    marked = [i for i, record in enumerate(records) if any(name in text for text in record.texts for name in MARKERS)]
+    if marked:
+        way_out = "" if seen.recipe.chatml.parse_text else "; chatml.parse_text=true reads those of the assistant"
+        yield line("spell <think>, <tool_call>", marked, f", which stay text{way_out}")
 
 
 def _overlap(seen: Look, evaluation: EvaluationSet) -> Line:

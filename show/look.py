@@ -93,7 +93,9 @@ class Look:
 
 def look(recipe: Show, key: str, named: list[Source], tokenizer: PreTrainedTokenizerBase) -> Look:
     """Read, count and encode what a data key names. Raises RecipeError where a source itself cannot be read."""
-    records = read_records([found for source in named for found in read(source)], key, recipe.data.fields)
+    found = [item for source in named for item in read(source)]
+    data, parse_text = recipe.data, recipe.chatml.parse_text
+    records = read_records(found, key, data.fields, data.roles, parse_text=parse_text)
     if not records:
         raise RecipeError(f"data.{key}: no records; name a source that holds some")
     against = sources(recipe.show.against, "show.against") if key in TRAINED_ON else []

@@ -1,7 +1,8 @@
 """Records as they were read: what each holds, where it stands, and what is wrong with those that hold nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from chatml import (
@@ -64,7 +65,12 @@ class Record:
 
 
 def read_records(
-    records: Sequence[tuple[str, dict[str, Any] | RecordError]], key: str, fields: Mapping[str, str]
+    records: Sequence[tuple[str, dict[str, Any] | RecordError]],
+    key: str,
+    fields: Mapping[str, str],
+    roles: Mapping[str, str] | None = None,
+    *,
+    parse_text: bool = False,
 ) -> list[Record]:
     """The records of a data key (`train`, `prompts`, ...), each read as what the key is for.
 
@@ -73,7 +79,8 @@ def read_records(
     """
     if key in ("train", "eval") and all(_is_pair(record, fields) for _, record in records):
         key = COMPARISONS
-    return [_read(where, record, key, fields) for where, record in records]
+    held = partial(_held, key=key, fields=fields, how={"roles": roles, "parse_text": parse_text})
+    return [_read(where, record, held) for where, record in records]
 
 
 def unread_fields(records: Sequence[Record], fields: Mapping[str, str]) -> list[str]:
@@ -82,23 +89,23 @@ def unread_fields(records: Sequence[Record], fields: Mapping[str, str]) -> list[
     return [name for name in met if fields.get(name, name) not in FIELDS]
 
 
-def _read(where: str, record: dict[str, Any] | RecordError, key: str, fields: Mapping[str, str]) -> Record:
+def _read(where: str, record: dict[str, Any] | RecordError, held: Callable[[dict[str, Any]], Held]) -> Record:
     if isinstance(record, RecordError):
         return Record(where, {}, None, str(record))
     try:
-        return Record(where, record, _held(record, key, fields))
+        return Record(where, record, held(record))
     except RecordError as error:
         return Record(where, record, None, str(error))
 
 
-def _held(record: dict[str, Any], key: str, fields: Mapping[str, str]) -> Held:
+def _held(record: dict[str, Any], key: str, fields: Mapping[str, str], how: Mapping[str, Any]) -> Held:
     if is_comparisons(key):
-        return read_pair(record, fields)
+        return read_pair(record, fields, **how)
     if key in ASKED:
-        return read_prompt(record, fields)
+        return read_prompt(record, fields, **how)
     if is_texts(key) or is_text(record, fields):
         return read_text(record, fields)
-    return read_conversation(record, fields)
+    return read_conversation(record, fields, **how)
 
 
 def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str]) -> bool:
@@ -110,5 +117,7 @@ def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str]) ->
 
 def _said(message: Message) -> Iterator[str]:
     yield message.content
+    if message.reasoning:
+        yield message.reasoning
     for call in message.tool_calls or ():
         yield f"{call.name} {call.arguments}"

@@ -23,6 +23,8 @@ class ChatML(Section):
     """system prompt put before conversations that have none"""
     keep_system: bool = False
     """the chat template saved with the model puts `system` before conversations that have none, too"""
+    parse_text: bool = False
+    """read <think> and <tool_call> in the assistant's text as reasoning and calls of tools; no other text is read so"""
 
     def check(self, key: str) -> None:
         if self.keep_system and not self.system:

@@ -6,7 +6,7 @@ are made. A record that cannot be read goes to the report, which raises or count
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -55,6 +55,12 @@ class Settings:
     """the recipe's key that limits the length of a row, for messages"""
     limit: int
     """tokens"""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """role names in the records -> ours"""
+
+    def read(self, reader: Callable[..., Value], record: Mapping[str, Any]) -> Value:
+        """Return what one of chatml's readers finds in a record."""
+        return reader(record, self.fields, self.roles, parse_text=self.chatml.parse_text)
 
 
 EVERY_ANSWER: tuple[Mask, TrainOn] = ("assistant", "every_answer")
@@ -68,7 +74,7 @@ def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Repo
     def read(record: dict[str, Any]) -> list[Turn] | str:
         if is_text(record, settings.fields):
             return read_text(record, settings.fields)
-        messages, tools = read_conversation(record, settings.fields)
+        messages, tools = settings.read(read_conversation, record)
         return render(with_system_prompt(messages, settings.chatml.system), tools, settings.chatml.tools)
 
     known = list(_read(chunk, read, settings, report))
@@ -129,10 +135,10 @@ def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
     Each side ends with its last answer's <|im_end|>, without the newline after it: the score is read there. Pairs with
     equal sides are dropped.
     """
-    newline = len(plain_encoder(tokenizer)("\n"))
+    newline = len(plain_encoder(tokenizer)("\n", "after_token"))
 
     def read(record: dict[str, Any]) -> tuple[tuple[int, dict[str, Any]], list[list[Turn]]]:
-        pair, margin = read_pair(record, settings.fields), read_margin(record, settings.fields)
+        pair, margin = settings.read(read_pair, record), read_margin(record, settings.fields)
         prompt = with_system_prompt(pair.prompt, settings.chatml.system)
         whole = [(*prompt, *answer) for answer in (pair.chosen, pair.rejected)]
         subset = record.get("subset")
@@ -164,7 +170,7 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
     """The stored columns of a PromptRow, from records of any shape."""
 
     def read(record: dict[str, Any]) -> tuple[tuple[Message, ...], list[Turn]]:
-        messages, tools = read_prompt(record, settings.fields)
+        messages, tools = settings.read(read_prompt, record)
         said = with_system_prompt(messages, settings.chatml.system)
         return said, render(said, tools, settings.chatml.tools)
 

@@ -47,7 +47,7 @@ def load_rows(
     """
     _check_fields(data.fields)
     control(tokenizer)  # raises where the tokenizer lacks the ChatML tokens
-    settings = Settings(chatml, data.fields, data.too_long, data.on_bad_record, limit.key, limit.tokens)
+    settings = Settings(chatml, data.fields, data.too_long, data.on_bad_record, limit.key, limit.tokens, data.roles)
     parts = [prepared(make, source, settings, tokenizer, key) for source in sources]
     report = total(report for _, report in parts)
     report.check(key, limit.key)

@@ -8,6 +8,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
+from chatml.tokens import TOOL_MARKERS
 from config.sections import Lora
 from engine.dist import sharding
 from engine.dist.ranks import is_main_process
@@ -44,7 +45,7 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 def token_rows(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of the tokens whose embedding rows are trained beside adapters."""
     ids = control(tokenizer)
-    return [ids.im_start, ids.im_end, *ids.markers.values()]
+    return [ids.im_start, ids.im_end, *(i for name, i in ids.markers.items() if name in TOOL_MARKERS)]
 
 
 def add_adapters(

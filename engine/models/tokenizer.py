@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template
+from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template, check_reads_back
 from engine.errors import RunError, first_line
 from engine.models import tiktoken_vocabulary
 
@@ -52,6 +52,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = END_OF_TEXT
     try:
+        check_reads_back(tokenizer)
         tokenizer.chat_template = chat_template(tokenizer)
     except TokenizerError as error:
         raise RunError(f"{tokenizer.name_or_path}: {error}") from None

@@ -98,7 +98,7 @@ def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder
         return [float(candidate[recipe.pairs.score_field]) for candidate in candidates]
     scoring = recipe.pairs.scoring("pairs")
     tokenizer = load_tokenizer(recipe.tokenizer or scoring.paths[0])
-    newline = len(plain_encoder(tokenizer)("\n"))
+    newline = len(plain_encoder(tokenizer)("\n", "after_token"))
     sequences = []
     for candidate in candidates:
         answered = [*candidate["messages"], {"role": "assistant", "content": candidate["answer"]}]

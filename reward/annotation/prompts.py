@@ -24,7 +24,7 @@ def choose_prompts(recipe: SelectPrompts) -> None:
             try:
                 if isinstance(record, RecordError):
                     raise record
-                messages = [message.as_dict() for message in read_prompt(record, data.fields).messages]
+                messages = [message.as_dict() for message in read_prompt(record, data.fields, data.roles).messages]
                 found = of_fields(record, recipe.select.tag_fields)
             except RecordError as error:
                 if data.on_bad_record == "error":
