@@ -60,6 +60,9 @@ class Lora(Section):
     """which layers get adapters: a name, a pattern, or a list of names, as peft takes them"""
     merge: bool = True
     """the finished model is merged with its adapters; false keeps the adapters alone, beside the name of their base"""
+    train_tokens: bool = True
+    """the embedding rows of the ChatML tokens are trained, too, and are saved in the adapter, which some servers (vLLM)
+    refuse; false leaves these rows as the base has them"""
     load_in_4bit: bool = False
     """the frozen base is stored in 4 bits by bitsandbytes (QLoRA: Dettmers et al. 2023): NF4, its scales in 8 bits"""
 

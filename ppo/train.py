@@ -21,7 +21,7 @@ from engine.dist.ranks import start_accelerator
 from engine.dist.sharding import sharding_of
 from engine.errors import RunError
 from engine.generation.engines import ENGINES, refuse_without_supports
-from engine.models.tokenizer import load_tokenizer
+from engine.models.system_prompt import stage_tokenizer
 from engine.run.folder import RunFolder
 from engine.run.loop import Loop
 from engine.scoring.gold import load_gold
@@ -57,7 +57,7 @@ def train(recipe: PPO) -> None:
     folder = RunFolder(recipe)
     accelerator = start_accelerator(seed, recipe.model, recipe.run.report_to, recipe.run.dir)
     refuse_dropped_gradients(ppo.target_approx_kl, accelerator)
-    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
     prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
     load = load_shared if recipe.models == "shared" else load_models
     models = load(recipe, tokenizer, accelerator)

@@ -12,7 +12,8 @@ from engine.files import durable
 from engine.models.adapters import is_adapter
 from engine.models.loading import load_causal, load_scalar, scalar_config
 from engine.models.saving import save_model
-from engine.models.tokenizer import load_tokenizer
+from engine.models.system_prompt import default_system_prompt, keep_system_prompt
+from engine.models.tokenizer import prepare_tokenizer, published_tokenizer
 from engine.run.entry import run
 
 
@@ -26,7 +27,11 @@ def merge(arguments: list[str]) -> None:
     if Path(out).exists():
         raise RunError(f"{out} exists already; name a folder that does not")
     model = Model(path=adapter, dtype="float32")
-    tokenizer = load_tokenizer(adapter)
+    tokenizer = published_tokenizer(adapter)
+    system = default_system_prompt(tokenizer)
+    prepare_tokenizer(tokenizer)
+    if system is not None:
+        keep_system_prompt(tokenizer, system)
     load = load_causal if scalar_config(adapter, model) is None else load_scalar
     merged = load(adapter, model, tokenizer, trained=False)
     durable.write_folder(Path(out), lambda folder: save_model(merged, tokenizer, folder))

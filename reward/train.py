@@ -34,7 +34,7 @@ from engine.forward.pairs import pack_pairs, pair_scores
 from engine.forward.responses import TOKENS_A_FORWARD, micro_batches_on_all_ranks
 from engine.models.adapters import add_adapters
 from engine.models.loading import load_scalar, new_scalar, scalar_config
-from engine.models.tokenizer import load_tokenizer
+from engine.models.system_prompt import stage_tokenizer
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
@@ -49,7 +49,7 @@ OFFSET_PAIRS = 2048
 def train(recipe: Reward) -> None:
     """Run the stage to its end; it resumes from its last checkpoint if there is one."""
     folder = RunFolder(recipe)
-    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
     train_rows = pair_rows("train", recipe, tokenizer, folder)
     eval_rows = pair_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     base = load_model(recipe, tokenizer)

@@ -25,7 +25,7 @@ from engine.forward.logprobs import TokenLogProbs
 from engine.forward.packed import pack
 from engine.models.adapters import add_adapters
 from engine.models.loading import load_causal
-from engine.models.tokenizer import load_tokenizer
+from engine.models.system_prompt import stage_tokenizer
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
@@ -36,7 +36,7 @@ from sft.recipe import SFT
 def train(recipe: SFT) -> None:
     """Run the stage to its end; it resumes from its last checkpoint if there is one."""
     folder = RunFolder(recipe)
-    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
     train_rows = conversation_rows("train", recipe, tokenizer, folder)
     eval_rows = conversation_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     base = load_causal(

@@ -21,10 +21,18 @@ class ChatML(Section):
     """how tools and calls of them are written"""
     system: str | None = None
     """system prompt put before conversations that have none"""
+    keep_system: bool = False
+    """the chat template saved with the model puts `system` before conversations that have none, too"""
     parse_text: bool = False
     """read <think> and <tool_call> in the assistant's text as reasoning and calls of tools; no other text is read so"""
 
     def check(self, key: str) -> None:
+        if self.keep_system and not self.system:
+            raise RecipeError(
+                f"{key}.keep_system=true keeps {key}.system, which is empty; set {key}.system, or "
+                f"{key}.keep_system=false",
+                key=f"{key}.keep_system",
+            )
         if self.mask == "all" and self.train_on == "last_answer":
             raise RecipeError(
                 f"{key}.train_on=last_answer does not go with {key}.mask=all, which trains on every token; "

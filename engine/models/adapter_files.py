@@ -15,6 +15,7 @@ from engine.errors import RunError
 from engine.files import durable
 from engine.models.adapters import is_adapter
 from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS
+from engine.models.saved_tokenizer import save_tokenizer
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 DOWN, UP, ROWS, SCORE = ".lora_A.weight", ".lora_B.weight", ".token_adapter.trainable_tokens_delta", "score.weight"
@@ -99,4 +100,4 @@ def write_adapter(
         durable.write_json(folder / SCALAR_HEAD, adapter.scalar)
     else:
         base.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)

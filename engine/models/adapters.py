@@ -8,8 +8,12 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
+from chatml.tokens import TOOL_MARKERS
 from config.sections import Lora
 from engine.dist import sharding
+from engine.dist.ranks import is_main_process
+from engine.errors import RunError
+from engine.models.vocabulary import knows_turns
 
 
 def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig | None:
@@ -17,12 +21,12 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
     The embedding rows of the ChatML tokens, and of the tokens around tool calls where the tokenizer has them, are
     trained as well, and so are their rows of an untied output head: a base model has either never seen these tokens
-    (Qwen) or has just been given them (Llama). A scalar head is trained in full.
+    (Qwen) or has just been given them (Llama). With `lora.train_tokens` = false they are not. A scalar head is trained
+    in full.
     """
     if lora.r == 0:
         return None
-    ids = control(tokenizer)
-    rows = [ids.im_start, ids.im_end, *ids.markers.values()]
+    rows = token_rows(tokenizer)
     tables = [model.get_input_embeddings()]
     if model.can_generate() and not model.config.tie_word_embeddings:
         tables.append(model.get_output_embeddings())
@@ -32,10 +36,16 @@ def lora_config(lora: Lora, model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=lora.target_modules,
-        trainable_token_indices={names[id(table)]: rows for table in tables},
+        trainable_token_indices={names[id(table)]: rows for table in tables} if lora.train_tokens else None,
         modules_to_save=None if model.can_generate() else ["score"],
         task_type=TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS,
     )
+
+
+def token_rows(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of the tokens whose embedding rows are trained beside adapters."""
+    ids = control(tokenizer)
+    return [ids.im_start, ids.im_end, *(i for name, i in ids.markers.items() if name in TOOL_MARKERS)]
 
 
 def add_adapters(
@@ -46,10 +56,24 @@ def add_adapters(
     The adapters are float32 and a function of the seed alone: they are drawn again once the base has its type, since
     peft rounds what it draws to that type. Call this before TrainingArguments are made: once these mention ZeRO-3, peft
     expects a base that is sharded already.
+
+    Raises RunError where `lora.train_tokens` is false and the base does not know the ChatML tokens.
     """
     config = lora_config(lora, base, tokenizer)
     if config is None:
         return base
+    if not (lora.train_tokens or knows_turns(base, tokenizer)):
+        raise RunError(
+            "lora.train_tokens=false leaves the rows of <|im_start|> and <|im_end|> as the base has them, but it was "
+            "never trained on these tokens; set lora.train_tokens=true"
+        )
+    if lora.train_tokens and not lora.merge and knows_turns(base, tokenizer) and is_main_process():
+        print(
+            f"lora.merge=false: the adapter will hold embedding rows of {len(token_rows(tokenizer))} tokens "
+            "(trainable_tokens_delta), which some servers (vLLM) refuse; lora.train_tokens=false leaves those rows as "
+            "the base has them",
+            flush=True,
+        )
     if not (lora.load_in_4bit or sharding.sharding_requested()):
         store_linear_low(base, dtype)
     model = get_peft_model(base, config)

@@ -11,6 +11,7 @@ from config.sections import Model
 from engine.files import durable
 from engine.models.adapters import outgrew_its_base
 from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS, load_causal, load_scalar
+from engine.models.saved_tokenizer import save_tokenizer
 from engine.models.vocabulary import stop_at_end_of_turn
 
 
@@ -40,7 +41,7 @@ def save_model(
             model.generation_config.save_pretrained(folder)
         else:
             write_scalar_head(model, folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
 
 def merge_adapters(

@@ -37,12 +37,12 @@ def read_ranks(file: Path) -> dict[bytes, int]:
     return ranks
 
 
-def fast_tokenizer(ranks: dict[bytes, int]) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of these ranks: text is NFC-normalised, split, and merged lowest rank first.
+def fast_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a tiktoken file: text is NFC-normalised, split, and merged lowest rank first.
 
     Padding is <|endoftext|>, which also ends documents, as the published models were trained.
     """
-    letters = bytes_to_unicode()
+    ranks, letters = read_ranks(file), bytes_to_unicode()
     written = {token: "".join(letters[byte] for byte in token) for token in ranks}
     # tiktoken merges whichever two neighbours make a token, so every way to halve a token is a merge of its rank.
     merges = [
@@ -62,4 +62,6 @@ def fast_tokenizer(ranks: dict[bytes, int]) -> PreTrainedTokenizerFast:
     )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, name_or_path=str(file.parent)
+    )

@@ -11,23 +11,25 @@ from engine.models import tiktoken_vocabulary
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of `path` and add ChatML's tokens and template; RunError if there is none.
+    """Load the tokenizer of `path` and add ChatML's tokens and template; RunError if there is none."""
+    tokenizer = published_tokenizer(path, revision)
+    prepare_tokenizer(tokenizer)
+    return tokenizer
+
+
+def published_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of `path` as it was saved, its own chat template included; RunError if there is none.
 
     The first Qwen's `qwen.tiktoken` is read where there is no `tokenizer.json`.
     """
     try:
-        ranks = first_qwen(path, revision)
-        tokenizer = (
-            AutoTokenizer.from_pretrained(path, revision=revision)
-            if ranks is None
-            else tiktoken_vocabulary.fast_tokenizer(tiktoken_vocabulary.read_ranks(ranks))
-        )
-        prepare_tokenizer(tokenizer)
+        if (file := first_qwen(path, revision)) is not None:
+            return tiktoken_vocabulary.fast_tokenizer(file)
+        return AutoTokenizer.from_pretrained(path, revision=revision)
     except TokenizerError as error:
         raise RunError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"no tokenizer at {path} ({first_line(error)}); give a model folder or a hub id") from None
-    return tokenizer
 
 
 def first_qwen(path: str, revision: str | None) -> Path | None:
@@ -42,12 +44,15 @@ def first_qwen(path: str, revision: str | None) -> Path | None:
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Add the ChatML tokens that are missing, and our template.
 
-    Where there is no padding token, <|endoftext|> becomes it, as in Qwen's tokenizers. Raises TokenizerError where
-    conversations cannot be written with the tokenizer.
+    Where there is no padding token, <|endoftext|> becomes it, as in Qwen's tokenizers. RunError for a tokenizer that
+    ChatML cannot be written with.
     """
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([t for t in (END_OF_TEXT, IM_START, IM_END) if t not in known], special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = END_OF_TEXT
-    check_reads_back(tokenizer)
-    tokenizer.chat_template = chat_template(tokenizer)
+    try:
+        check_reads_back(tokenizer)
+        tokenizer.chat_template = chat_template(tokenizer)
+    except TokenizerError as error:
+        raise RunError(f"{tokenizer.name_or_path}: {error}") from None

@@ -21,9 +21,19 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             table[rows:] = table[:rows].mean(0)
 
 
+def knows_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether <|im_start|> and <|im_end|> have embedding rows of their own.
+
+    They are equal where the tokens were just added, and where both are still zero.
+    """
+    ids, table = control(tokenizer), model.get_input_embeddings().weight
+    return not torch.equal(table[ids.im_start], table[ids.im_end])
+
+
 def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make plain `generate` stop at <|im_end|> and <|endoftext|>."""
+    """Make plain `generate` stop at <|im_end|> and <|endoftext|>, and what reads config.json at <|im_end|>."""
     ids = control(tokenizer)
+    model.config.get_text_config().eos_token_id = ids.im_end
     model.generation_config.eos_token_id = [ids.im_end, ids.endoftext]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
 

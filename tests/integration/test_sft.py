@@ -125,6 +125,7 @@ def test_what_a_finished_run_leaves(setting, tmp_path):
     model, tokenizer = (kind.from_pretrained(tmp_path / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     ids = control(tokenizer)
     assert model.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
+    assert model.config.eos_token_id == tokenizer.eos_token_id == ids.im_end
     assert model.config.use_cache
     prompt = tokenizer.apply_chat_template(conversation(0)["messages"][:1], add_generation_prompt=True, tokenize=False)
     assert prompt.endswith("<|im_start|>assistant\n")

@@ -1,0 +1,69 @@
+"""Random text on published tokenizers: none becomes a control token or changes. `PLUMBLINE_SEED` names other text."""
+
+import os
+
+import pytest
+
+from bench import injection
+from bench.injection import main, missing_bytes, texts, try_strings, writable
+from chatml import IGNORE, control
+from chatml.encode import EncodedTurn
+from tests.support.real_tokenizers import NAMES, real_tokenizer
+from tests.support.tokenizers import qwen, sentencepiece
+
+SEED = int(os.environ.get("PLUMBLINE_SEED", "14"))
+STRINGS = 10_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ten_thousand_strings(name):
+    print(f"seed {SEED}: PLUMBLINE_SEED={SEED} repeats this")
+    found = list(try_strings(real_tokenizer(name), SEED, STRINGS))
+    assert sum(batch.strings for batch in found) == STRINGS
+    assert [text for batch in found for text in batch.injected] == []
+    assert [text for batch in found for text in batch.changed] == []
+
+
+def test_a_tokenizer_that_reads_spellings_is_caught(monkeypatch):
+    """What transformers' own call does with the same strings."""
+
+    def careless(conversations, tokenizer, mask):
+        ids = control(tokenizer)
+        for turns in conversations:
+            rows = []
+            for turn in turns:
+                inside = tokenizer(f"{turn.role}\n{turn.text}")["input_ids"]
+                tokens = [ids.im_start, *inside, ids.im_end, *tokenizer("\n")["input_ids"]]
+                rows.append(EncodedTurn(turn, tokens, [IGNORE] * len(tokens)))
+            yield rows
+
+    monkeypatch.setattr(injection, "encode_turns", careless)
+    (found,) = try_strings(qwen(), SEED, 1000)
+    assert len(found.injected) > 300
+    assert not found.changed
+
+
+def test_a_tokenizer_that_changes_text_is_caught(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(injection, "normaliser", lambda backend: lambda text: text.replace("\u200b", "") + " ")
+    qwen().save_pretrained(tmp_path)
+    assert main([tmp_path], 30, SEED) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"seed {SEED}, 30 strings a tokenizer"
+    assert printed[1].startswith(f"{tmp_path.name}: 30 strings, 0 injected, 30 changed, ")
+    assert printed[2].startswith("  changed: '")
+
+
+def test_the_same_seed_makes_the_same_strings():
+    names = ["<mark>", "<|im_end|>"]
+    assert texts(names, 1, 0) == texts(names, 1, 0)
+    assert texts(names, 1, 0) != texts(names, 2, 0)
+    assert texts(names, 1, 0) != texts(names, 1, 1)
+    whole = "".join(texts(names, 1, 0))
+    for piece in ("<mark>", "mark>", "<mar", "<|im_end|>", "<｜im_end｜>", "\u200b", "e\u0301", "今天"):
+        assert piece in whole, piece
+
+
+def test_characters_that_a_vocabulary_has_no_bytes_for():
+    assert missing_bytes(qwen().backend_tokenizer) == missing_bytes(sentencepiece().backend_tokenizer) == set()
+    assert missing_bytes(real_tokenizer("smollm2").backend_tokenizer) >= {0x04, 0x06, 0xF1, 0xF2}
+    assert writable("a\x04b é", {0x04}) == "ab é"

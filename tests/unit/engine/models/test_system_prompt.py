@@ -1,0 +1,106 @@
+"""The system prompt of a source's chat template: found, reported with a way to keep it, and kept."""
+
+import shlex
+
+import pytest
+from transformers import AutoTokenizer
+from trl.chat_template_utils import qwen2_5_chat_template, qwen3_chat_template
+
+from config import RecipeError, load
+from engine.models.saved_tokenizer import TRAINING_TEMPLATE, save_tokenizer
+from engine.models.system_prompt import default_system_prompt, stage_tokenizer
+from engine.models.tokenizer import load_tokenizer
+from sft.recipe import SFT
+from tests.support.real_tokenizers import as_published
+from tests.support.tokenizers import qwen
+
+QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+HELLO = [{"role": "user", "content": "Hello!"}]
+TOLD = [{"role": "system", "content": "Be brief."}, *HELLO]
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}"
+)
+RECIPE = "stage: sft\nmodel: {{path: {folder}}}\ndata: {{train: train.jsonl}}\nrun: {{dir: runs/x}}\n"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder with a tokenizer that has a template, and a function that reads a recipe on it."""
+
+    def make(template):
+        tokenizer = qwen()
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(tmp_path / "source")
+        tokenizer.chat_template = None
+        (tmp_path / "sft.yaml").write_text(RECIPE.format(folder=tmp_path / "source"))
+        return lambda *overrides: load(SFT, str(tmp_path / "sft.yaml"), list(overrides))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [(qwen2_5_chat_template, QWEN), (qwen3_chat_template, None), (NO_SYSTEM, None), (None, None),
+     ("{{ messages[0].content + none }}", None)],
+)  # fmt: skip
+def test_the_prompt_that_a_template_puts_is_found(template, prompt):
+    tokenizer = qwen()
+    tokenizer.chat_template = template
+    assert default_system_prompt(tokenizer) == prompt
+    tokenizer.chat_template = None
+
+
+def test_published_templates():
+    assert default_system_prompt(as_published("smollm2")) == (
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    )
+    assert default_system_prompt(as_published("qwen3")) is None
+    assert default_system_prompt(as_published("gemma3")) is None
+
+
+def test_a_run_reports_it_and_its_advice_keeps_it(source, capsys, tmp_path):
+    read = source(qwen2_5_chat_template)
+    recipe = read()
+    stage_tokenizer(recipe.model, recipe.chatml)
+    printed = capsys.readouterr().out
+    assert printed == (
+        f"warning: {recipe.model.path}: its chat template puts a system prompt before conversations that have none, "
+        f'"{QWEN}"; this run and the template that it saves put none there. To train with it: '
+        f"'chatml.system=\"{QWEN}\"'; to save it in the template, too: chatml.keep_system=true\n"
+    )
+    advice = printed.partition("To train with it: ")[2].partition("; to save it")[0]
+    recipe = read(*shlex.split(advice), "chatml.keep_system=true")
+    assert recipe.chatml.system == QWEN
+    tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
+    assert capsys.readouterr().out == ""
+    save_tokenizer(tokenizer, tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    for template in (saved.chat_template, (tmp_path / "saved" / TRAINING_TEMPLATE).read_text()):
+        rendered = saved.apply_chat_template(HELLO, tokenize=False, chat_template=template)
+        assert rendered == f"<|im_start|>system\n{QWEN}<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n"
+        rendered = saved.apply_chat_template(TOLD, tokenize=False, chat_template=template)
+        assert rendered == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n"
+    assert default_system_prompt(saved) == QWEN
+
+
+def test_a_prompt_that_is_not_saved_is_reported_as_well(source, capsys):
+    recipe = source(qwen2_5_chat_template)("chatml.system=Be kind.")
+    stage_tokenizer(recipe.model, recipe.chatml)
+    assert capsys.readouterr().out.endswith(
+        '"; the one saved by this run does not, but puts chatml.system there with chatml.keep_system=true\n'
+    )
+
+
+def test_a_template_without_one_is_silent(source, capsys):
+    recipe = source(qwen3_chat_template)()
+    tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
+    assert capsys.readouterr().out == ""
+    assert tokenizer.chat_template == load_tokenizer(recipe.model.path).chat_template
+
+
+def test_nothing_to_keep_is_an_error(source):
+    with pytest.raises(RecipeError) as error:
+        source(None)("chatml.keep_system=true")
+    assert str(error.value).startswith(
+        "chatml.keep_system=true keeps chatml.system, which is empty; set chatml.system, or chatml.keep_system=false"
+    )
