@@ -54,8 +54,8 @@ def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
 
 def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     """The first conversation that the stage trained on, with its own mask and length policy."""
-    defaults = {"data": asdict(Data()), "chatml": asdict(ChatML())}  # for keys that the run's version did not have
-    recipe: Any = OmegaConf.merge(defaults, stage.recipe)
+    # A recipe from before a key existed has its default.
+    recipe: Any = OmegaConf.merge({"data": asdict(Data()), "chatml": asdict(ChatML())}, stage.recipe)
     source, *_ = sources(stage.recipe["data"]["train"], "data.train")
     rows, _ = load_rows(
         conversations,
