@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from chatml import IM_START
 from config import RecipeError
-from config.data import sources
+from config.data import Data, sources
+from engine.data.chatml_section import ChatML
 from engine.data.encoding import conversations
 from engine.data.loss_spans import loss_spans
 from engine.data.rows import Limit, load_rows
@@ -53,7 +54,11 @@ def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
 
 def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     """The first conversation that the stage trained on, with its own mask and length policy."""
-    recipe: Any = OmegaConf.create(stage.recipe)
+    # A run of an earlier version lacks the keys that came later.
+    whole = {
+        name: {**vars(section), **stage.recipe[name]} for name, section in (("data", Data()), ("chatml", ChatML()))
+    }
+    recipe: Any = OmegaConf.create({**stage.recipe, **whole})
     source, *_ = sources(stage.recipe["data"]["train"], "data.train")
     rows, _ = load_rows(
         conversations,
