@@ -38,7 +38,7 @@ from engine.models.tokenizer import load_tokenizer
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
-from engine.run.trainer import arguments, fit
+from engine.run.trainer import arguments, fit, refuse_without_gpu
 from reward.recipe import Reward
 
 SIDES = ("chosen_ids", "rejected_ids")
@@ -48,6 +48,7 @@ OFFSET_PAIRS = 2048
 
 def train(recipe: Reward) -> None:
     """Run the stage to its end; it resumes from its last checkpoint if there is one."""
+    refuse_without_gpu(recipe.trainer)
     folder = RunFolder(recipe)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = pair_rows("train", recipe, tokenizer, folder)

@@ -29,12 +29,13 @@ from engine.models.tokenizer import load_tokenizer
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
-from engine.run.trainer import arguments, fit
+from engine.run.trainer import arguments, fit, refuse_without_gpu
 from sft.recipe import SFT
 
 
 def train(recipe: SFT) -> None:
     """Run the stage to its end; it resumes from its last checkpoint if there is one."""
+    refuse_without_gpu(recipe.trainer)
     folder = RunFolder(recipe)
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     train_rows = conversation_rows("train", recipe, tokenizer, folder)
