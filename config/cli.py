@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from config.describe import help_text
 from config.inputs import check_inputs
 from config.loader import load
+from config.packages import check_packages
 from config.schema import Recipe, RecipeError
 
 # Calls a stage with its recipe, and turns what goes wrong into one line and an exit code.
@@ -65,6 +66,7 @@ def from_command_line(
             recipe = read(path, overrides)
         else:
             recipe = load(schema, path, overrides)
+            check_packages(recipe)
             if needs_inputs:
                 check_inputs(recipe, Path(path))
     except RecipeError as error:

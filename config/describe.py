@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from config.data import SOURCES, Source
-from config.schema import RANGE, Recipe, Section, join, show
+from config.schema import CHANGEABLE, GROWS, RANGE, Recipe, Section, join, show
 from config.typed import field_types, is_section, words
 
 
@@ -46,6 +46,11 @@ def describe(schema: type[Section], key: str = "") -> Iterator[Key]:
         kind = "a source or a list of sources" if is_source else "as described" if hint is Any else words(hint)
         if bounds := field.metadata.get(RANGE):
             kind += f", {bounds}"
+        may = (
+            "change" if field.metadata.get(CHANGEABLE) is True else "grow" if field.metadata.get(GROWS) is True else ""
+        )
+        if may:
+            kind += f"; may {may} when a run resumes"
         yield Key(full_key, written, kind, meanings[field.name], is_source)
 
 

@@ -21,6 +21,8 @@ NAMES = "names"
 # Whether a field may change, or grow, when its run resumes; of a mapping the names that may (config/resume.py).
 CHANGEABLE = "changeable"
 GROWS = "grows"
+# Value -> the optional package that it needs; of a mapping, name -> such a table (config/packages.py).
+PACKAGES = "packages"
 
 
 class RecipeError(Exception):
@@ -74,9 +76,12 @@ def number(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def setting(default: Any, *, changeable: bool) -> Any:
-    """Return a dataclass field that is no number, and whether it may change when its run resumes."""
-    metadata = {CHANGEABLE: changeable}
+def setting(default: Any, *, changeable: bool = False, packages: Mapping[Any, str] | None = None) -> Any:
+    """Return a dataclass field that is no number.
+
+    `changeable`: whether it may be another when its run resumes. `packages`: value -> the optional package it needs.
+    """
+    metadata = {CHANGEABLE: changeable, PACKAGES: packages or {}}
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -95,13 +100,18 @@ def whole_mapping(*references: str) -> Any:
 
 
 def open_mapping(
-    names: Callable[[], Iterable[str]], changeable: Collection[str] = (), grows: Collection[str] = ()
+    names: Callable[[], Iterable[str]],
+    changeable: Collection[str] = (),
+    grows: Collection[str] = (),
+    packages: Mapping[str, Mapping[Any, str]] | None = None,
 ) -> Any:
     """Return a dataclass field for a mapping whose keys another library defines; `names` returns them for messages.
 
-    `changeable` and `grows`: the names whose values may change, or grow, when the run resumes.
+    `changeable` and `grows`: the names whose values may change, or grow, when the run resumes. `packages`: name -> its
+    values that need an optional package.
     """
-    return dataclasses.field(default_factory=dict, metadata={NAMES: names, CHANGEABLE: changeable, GROWS: grows})
+    metadata = {NAMES: names, CHANGEABLE: changeable, GROWS: grows, PACKAGES: packages or {}}
+    return dataclasses.field(default_factory=dict, metadata=metadata)
 
 
 class Section:

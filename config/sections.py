@@ -13,6 +13,18 @@ from config.schema import RecipeError, Section, number, setting, show
 Dtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["auto", "packed", "sdpa", "eager", "flash_attention_2"]
 
+# Tracker -> its package: those that accelerate (PPO) and transformers (the other stages) both know.
+TRACKERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "mlflow": "mlflow",
+    "comet_ml": "comet-ml",
+    "clearml": "clearml",
+    "dvclive": "dvclive",
+    "swanlab": "swanlab",
+}
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -63,7 +75,7 @@ class Lora(Section):
     train_tokens: bool = True
     """the embedding rows of the ChatML tokens are trained, too, and are saved in the adapter, which some servers (vLLM)
     refuse; false leaves these rows as the base has them"""
-    load_in_4bit: bool = False
+    load_in_4bit: bool = setting(False, packages={True: "bitsandbytes"})
     """the frozen base is stored in 4 bits by bitsandbytes (QLoRA: Dettmers et al. 2023): NF4, its scales in 8 bits"""
 
     def check(self, key: str) -> None:
@@ -85,6 +97,13 @@ class Lora(Section):
                 f"{key}.target_modules is {show(self.target_modules)}; it must be a name or a list of names",
                 key=f"{key}.target_modules",
             )
+        parts = [part.strip() for part in names[0].split(",")]
+        if len(names) == 1 and len(parts) > 1 and all(re.fullmatch(r"[\w.]+", part) for part in parts):
+            raise RecipeError(
+                f"{key}.target_modules is {names[0]}, which is one name to peft; list them: "
+                f"{key}.target_modules=[{', '.join(parts)}]",
+                key=f"{key}.target_modules",
+            )
 
 
 @dataclass(frozen=True)
@@ -97,12 +116,18 @@ class Run(Section):
     """steps from one checkpoint to the next"""
     keep_checkpoints: int = number(2, least=1, changeable=True)
     """how many checkpoints are kept; the newest complete one always is"""
-    report_to: list[str] = setting([], changeable=True)
-    """trackers besides metrics.jsonl: tensorboard, wandb, trackio"""
+    report_to: list[str] = setting([], changeable=True, packages=TRACKERS)
+    """trackers besides metrics.jsonl: tensorboard, wandb, trackio, mlflow, comet_ml, clearml, dvclive, swanlab"""
 
     def check(self, key: str) -> None:
         if not self.dir.strip():
             raise RecipeError(f"{key}.dir is empty; name a folder for the run", key=f"{key}.dir")
+        if unknown := [name for name in self.report_to if name not in TRACKERS]:
+            raise RecipeError(
+                f"{key}.report_to has {unknown[0]}, which is no tracker; choose among {', '.join(TRACKERS)}, or leave "
+                "it out",
+                key=f"{key}.report_to",
+            )
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,13 @@
-"""The section `trainer`: any field of TRL's own configuration except those that another section decides.
+"""The section `trainer`: any field of TRL's own configuration except those that another section decides."""
 
-TRL takes four seconds to import, so the fields and their types are read from the source of its classes; a test checks
-that they are those of the imported classes.
-"""
-
-import ast
-import importlib.util
 import math
+import re
 from collections.abc import Iterator, Mapping
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from config.schema import Range, RecipeError, open_mapping, show
+from config.trl_source import ConfigClass, trl_choices, trl_fields
 from config.typed import nearest
-
-ConfigClass = Literal["SFTConfig", "RewardConfig"]
-
-# Which file declares the fields of a class, and those of its bases.
-SOURCES = {
-    "SFTConfig": ("trl", "trainer/sft_config.py"),
-    "RewardConfig": ("trl", "trainer/reward_config.py"),
-    "_BaseConfig": ("trl", "trainer/base_config.py"),
-    "TrainingArguments": ("transformers", "training_args.py"),
-}
 
 # The field of TRL's that one of our keys decides.
 OWNED = {
@@ -103,6 +87,34 @@ BOUNDS = {
     "eval_steps": Range(above=0),
 }
 
+# Optimiser -> the optional package that it needs, as pip names it.
+OPTIMISER_PACKAGES = {
+    name: package
+    for package, names in {
+        "bitsandbytes": "adamw_8bit adamw_bnb_8bit paged_adamw_32bit paged_adamw_8bit lion_32bit lion_8bit "
+        "paged_lion_32bit paged_lion_8bit ademamix ademamix_8bit paged_ademamix_32bit paged_ademamix_8bit rmsprop_bnb "
+        "rmsprop_bnb_8bit rmsprop_bnb_32bit",
+        "torchao": "adamw_torch_4bit adamw_torch_8bit",
+        "galore-torch": "galore_adamw galore_adamw_8bit galore_adafactor galore_adamw_layerwise "
+        "galore_adamw_8bit_layerwise galore_adafactor_layerwise",
+        "apollo-torch": "apollo_adamw apollo_adamw_layerwise",
+        "lomo-optim": "lomo adalomo",
+        "grokadamw": "grokadamw",
+        "schedulefree": "schedule_free_radam schedule_free_adamw schedule_free_sgd",
+        "torch-optimi": "stable_adamw",
+        "torch_xla": "adamw_torch_xla",
+        "torch_npu": "adamw_torch_npu_fused",
+        "git+https://github.com/pytorch/torchdistx": "adamw_anyprecision",
+    }.items()
+    for name in names.split()
+}
+# Values of one field that need another: (field, pattern of its value) -> the other, and its keys of which it needs one.
+COMPANIONS = {
+    ("optim", r"galore_.*|apollo_.*"): ("optim_target_modules", ()),
+    ("lr_scheduler_type", r"cosine.*_with_min_lr"): ("lr_scheduler_kwargs", ("min_lr", "min_lr_rate")),
+    ("lr_scheduler_type", r"warmup_stable_decay"): ("lr_scheduler_kwargs", ("num_decay_steps",)),
+}
+
 # Fields that may change when a run resumes: they leave its weights alone, up to rounding and what dropout draws.
 BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}  # with TRL's defaults; see fixed_keys
 CHANGEABLE_FIELDS = (
@@ -138,6 +150,7 @@ def trainer_mapping(config_class: ConfigClass) -> Any:
         lambda: [name for name in trl_fields(config_class) if name not in OWNED | REFUSED],
         changeable=CHANGEABLE_FIELDS,
         grows=LENGTH_FIELDS,
+        packages={"optim": OPTIMISER_PACKAGES, "use_liger_kernel": {True: "liger-kernel"}},
     )
 
 
@@ -171,7 +184,7 @@ def check_trainer(
     """
     if not section:
         return
-    fields = trl_fields(config_class)
+    fields, choices = trl_fields(config_class), trl_choices(config_class)
     for name, value in section.items():
         key = f"trainer.{name}"
         if name not in fields:
@@ -185,34 +198,30 @@ def check_trainer(
         if not PLAIN.get(type(value), {"dict", "list"}) & set(_type_names(fields[name])):
             quoted = "; put it in quotes if it is meant as text" if isinstance(value, bool) else ""
             raise RecipeError(f"{key} is {show(value)}; it must be of the type {fields[name]}{quoted}", key=key)
+        if isinstance(value, str) and value not in choices.get(name, [value]):
+            near = nearest(value, choices[name])
+            way_out = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(choices[name])}"
+            raise RecipeError(f"{key} is {show(value)}; {way_out}", key=key)
         if reason := REFUSED_VALUES.get((name, value) if isinstance(value, str) else None):
             raise RecipeError(f"{key} is {value}, which is not done here: {reason}; leave it out", key=key)
         if name in BOUNDS and value is not None and value not in BOUNDS[name]:
             raise RecipeError(f"{key} is {show(value)}; it must be {BOUNDS[name]}", key=key)
+    for (name, values), (other, needed) in COMPANIONS.items():
+        given = section.get(other)
+        if re.fullmatch(values, str(section.get(name))) and (
+            not given or (isinstance(given, Mapping) and needed and not given.keys() & set(needed))
+        ):
+            raise RecipeError(
+                f"trainer.{name}={section[name]} needs trainer.{other}{' with ' if needed else ''}"
+                f"{' or '.join(needed)}; give it, or choose another",
+                key=f"trainer.{name}",
+            )
     if not evaluates and section.get("eval_strategy", "no") != "no":
         raise RecipeError(
             f"trainer.eval_strategy is {show(section['eval_strategy'])}, but there is nothing to evaluate on; "
             "give data.eval, or leave trainer.eval_strategy out",
             key="trainer.eval_strategy",
         )
-
-
-@cache
-def trl_fields(config_class: str) -> dict[str, str]:
-    """Return name and annotation, as written, of every field of a TRL configuration class, without importing it."""
-    package, file = SOURCES[config_class]
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise RecipeError(f"{package} is not installed; run make setup")
-    tree = ast.parse(Path(spec.submodule_search_locations[0], file).read_text(encoding="utf-8"))
-    cls = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config_class)
-    fields: dict[str, str] = {}
-    for base in cls.bases:
-        fields |= trl_fields(ast.unparse(base))
-    for node in cls.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            fields[node.target.id] = ast.unparse(node.annotation)
-    return fields
 
 
 def _type_names(annotation: str) -> Iterator[str]:

@@ -91,6 +91,8 @@ class Builder(Generic[SectionT]):
                 if raw is not None and config[other] not in value:
                     _put(config, other, None, hints[other], join(key, other))
         else:
+            if get_origin(hints[name]) is list and isinstance(value, str) and "${" not in value:
+                value = [value]  # one name stands for a list of one
             _put(config, name, _text(value, raw, full_key) if _is_text(hints[name]) else value, hints[name], full_key)
 
     def _nearest(self, schema: type[Section], key: str, name: str) -> str:

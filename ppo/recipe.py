@@ -33,7 +33,7 @@ class PPOSampling(Sampling):
     logprobs: Literal["full", "truncated"] = "full"
     """the distribution that log-probabilities refer to: the model's full one, or the one truncated to the set that the
     token was drawn from, which is recorded with the rollout"""
-    engine: Literal["own", "compiled", "transformers", "vllm"] = "own"
+    engine: Literal["own", "compiled", "transformers", "vllm"] = setting("own", packages={"vllm": "vllm"})
     """what generates responses: our decode loop, the same compiled, transformers' continuous batching, or vLLM"""
     split: int = number(1, least=1)
     """tensor parallelism in generation: this many neighbouring ranks share the policy's weights; 1: each has all"""
@@ -152,7 +152,7 @@ class Algorithm(Section):
     """keep the reference and reward models in the CPU's memory between their uses: less GPU memory, slower"""
     gradient_checkpointing: bool = setting(False, changeable=True)
     """recompute activations in the backward pass: less memory, a third more time"""
-    load_in_4bit: bool = False
+    load_in_4bit: bool = setting(False, packages={True: "bitsandbytes"})
     """the base of models=shared is stored in 4 bits by bitsandbytes, as lora.load_in_4bit does in other stages"""
     log_samples: int = number(4, least=0, changeable=True)
     """responses of a step that are written to rollouts.jsonl"""

@@ -40,7 +40,7 @@ from engine.models.system_prompt import stage_tokenizer
 from engine.run.batches import DealtBatches
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
-from engine.run.trainer import arguments, fit
+from engine.run.trainer import arguments, fit, refuse_without_gpu
 from reward.recipe import Reward
 
 SIDES = ("chosen_ids", "rejected_ids")
@@ -50,6 +50,7 @@ OFFSET_PAIRS = 2048
 
 def train(recipe: Reward) -> None:
     """Run the stage to its end; it resumes from its last checkpoint if there is one."""
+    refuse_without_gpu(recipe.trainer)
     folder = RunFolder(recipe)
     tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
     train_rows = pair_rows("train", recipe, tokenizer, folder)

@@ -91,6 +91,15 @@ def arguments(
     return made
 
 
+def refuse_without_gpu(section: dict[str, Any]) -> None:
+    """Raise RunError for what the recipe's `trainer` section asks for and only a GPU can do; needs no model yet."""
+    if section.get("activation_offloading") and not torch.cuda.is_available():
+        raise RunError(
+            "trainer.activation_offloading=true moves activations from a GPU to the CPU's memory, and there is no GPU; "
+            "leave it out"
+        )
+
+
 class RunCallback(TrainerCallback):
     """Passes what happens in a trainer on to the run's lifecycle; stops at a loss that is not finite."""
 

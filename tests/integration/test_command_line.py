@@ -63,7 +63,7 @@ def test_help_prints_types_defaults_and_the_keys_of_a_source():
     ]
     assert lines[lines.index("stage=") + 1] == "    ppo; mandatory"
     at = lines.index("ppo.steps=")
-    assert lines[at + 1] == "    a whole number, at least 1; mandatory"
+    assert lines[at + 1] == "    a whole number, at least 1; may grow when a run resumes; mandatory"
     assert lines[lines.index("data.prompts=") + 1] == "    a source or a list of sources; mandatory"
     at = lines.index(
         "A source is a path, a hub id, or a mapping, for example data.prompts={path: FILE, take: 100}, with the keys"

@@ -84,7 +84,7 @@ def message(schema: type[Recipe], path: Path, *overrides: str) -> str:
             "model is 3, but it is a section; set its keys: "
             "model.path, model.revision, model.dtype, model.attention, model.attention_dropout",
         ),
-        ("run.report_to=wandb", "run.report_to is wandb; it must be a list in brackets, each item text"),
+        ("run.report_to={a: b}", "run.report_to is {a: b}; it must be a list in brackets, each item text"),
         ("data.fields=prompt", "data.fields is prompt; it must be a mapping"),
         ("data.fields.a.b=c", "data.fields.a.b is no key of its own; give data.fields.a as a whole"),
         ("data.prompts=[{weight: 2}]", "data.prompts[0] is {weight: 2}, without a path; add path: FILE"),

@@ -5,7 +5,8 @@ import yaml
 
 from config import load, resolved_yaml
 from config.resume import changes
-from config.trainer import BATCH, CHANGEABLE_FIELDS, LENGTH_FIELDS, trl_fields
+from config.trainer import BATCH, CHANGEABLE_FIELDS, LENGTH_FIELDS
+from config.trl_source import trl_fields
 from ppo.recipe import PPO
 from reward.recipe import Reward
 from sft.recipe import SFT

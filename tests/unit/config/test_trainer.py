@@ -1,12 +1,12 @@
 """The section `trainer`: any field of TRL's, but for those that another section decides."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from config import RecipeError, load
-from config.trainer import BOUNDS, OWNED, REFUSED, trl_fields
+from config.trainer import BOUNDS, OPTIMISER_PACKAGES, OWNED, REFUSED
+from config.trl_source import trl_fields
 from reward.recipe import Reward
 from sft.recipe import SFT
 
@@ -24,13 +24,6 @@ def message(schema: type[SFT] | type[Reward], path: Path, *overrides: str) -> st
     with pytest.raises(RecipeError) as caught:
         load(schema, path, [f"stage={schema.STAGE}", *overrides])
     return str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["SFTConfig", "RewardConfig"])
-def test_the_fields_read_from_source_are_those_of_the_class(name):
-    import trl
-
-    assert set(trl_fields(name)) == {field.name for field in dataclasses.fields(getattr(trl, name))}
 
 
 def test_what_is_owned_refused_or_bounded_exists():
@@ -82,6 +75,19 @@ def test_what_is_owned_refused_or_bounded_exists():
             "trainer.eval_strategy is steps, but there is nothing to evaluate on; "
             "give data.eval, or leave trainer.eval_strategy out",
         ),
+        ("lr_scheduler_type=cosin", "trainer.lr_scheduler_type is cosin; did you mean cosine?"),
+        ("optim=adamw_8bits", "trainer.optim is adamw_8bits; did you mean adamw_8bit?"),
+        ("loss_type=xyz", "trainer.loss_type is xyz; it must be one of nll, dft, chunked_nll"),
+        ("logging_strategy=epochs", "trainer.logging_strategy is epochs; did you mean epoch?"),
+        (
+            "optim=galore_adamw",
+            "trainer.optim=galore_adamw needs trainer.optim_target_modules; give it, or choose another",
+        ),
+        (
+            "lr_scheduler_type=cosine_with_min_lr",
+            "trainer.lr_scheduler_type=cosine_with_min_lr needs trainer.lr_scheduler_kwargs with min_lr or "
+            "min_lr_rate; give it, or choose another",
+        ),
         (
             "lr_scheduler_kwargs.min_lr=1",
             "trainer.lr_scheduler_kwargs.min_lr is no key of its own; give trainer.lr_scheduler_kwargs as a whole",
@@ -130,3 +136,15 @@ def test_the_reward_stage_chooses_its_best_by_its_own_key(recipe):
     assert message(Reward, recipe, "trainer.packing=true") == (
         "unknown key trainer.packing; it takes the fields of TRL's RewardConfig"
     )
+
+
+def test_every_optimiser_of_the_trainer_is_torchs_or_names_its_package():
+    from transformers.training_args import OptimizerNames
+
+    of_torch = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
+    assert {optimiser.value for optimiser in OptimizerNames} == of_torch | OPTIMISER_PACKAGES.keys()
+
+
+def test_a_schedule_with_what_it_needs_is_taken(recipe):
+    given = ["trainer.lr_scheduler_type=cosine_with_min_lr", "trainer.lr_scheduler_kwargs={min_lr_rate: 0.1}"]
+    assert load(SFT, recipe, given).trainer["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
