@@ -116,6 +116,8 @@ def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Plann
         frozen -= saved_in_4bit(shape, number) * ppo.load_in_4bit
     else:
         frozen = number * (shape.parameters + judges * shape.scalar_parameters)
+        if hardware.sharing in ("none", "ddp"):  # of the reference only the layers are stored in the computation's type
+            frozen += (4 - number) * (shape.parameters - shape.products)
         if hardware.sharing in ("fsdp2", "zero3") and not ppo.offload_frozen:
             frozen /= hardware.processes
     resting = 0 if ppo.offload_frozen else frozen
