@@ -1,7 +1,7 @@
 """One training conversation of a finetuned model, token by token: what is trained on and what is only read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -54,11 +54,8 @@ def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
 
 def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     """The first conversation that the stage trained on, with its own mask and length policy."""
-    # A run of an earlier version lacks the keys that came later.
-    whole = {
-        name: {**vars(section), **stage.recipe[name]} for name, section in (("data", Data()), ("chatml", ChatML()))
-    }
-    recipe: Any = OmegaConf.create({**stage.recipe, **whole})
+    # A recipe from before a key existed has its default.
+    recipe: Any = OmegaConf.merge({"data": asdict(Data()), "chatml": asdict(ChatML())}, stage.recipe)
     source, *_ = sources(stage.recipe["data"]["train"], "data.train")
     rows, _ = load_rows(
         conversations,
