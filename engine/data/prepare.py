@@ -87,7 +87,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def _key(make: Maker, source: Source, place: Place, settings: Settings, tokenizer: Any) -> str:
     part = {name: getattr(source, name) for name in ("skip", "take", "without_share", "only_share")}
-    vocabulary = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id)
+    vocabulary = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token)
     decisive = (make.__name__, part, settings, vocabulary, place.fingerprint(), _code())
     return xxhash.xxh3_128_hexdigest("\0".join(map(repr, decisive)).encode())
 
