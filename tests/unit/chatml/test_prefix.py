@@ -8,7 +8,7 @@ from chatml import chat_template, encode, plain_encoder, read_back
 from engine.errors import RunError
 from engine.models.tokenizer import load_tokenizer
 from tests.support.prefix_tokenizers import byte_level, collapsing, legacy, metaspace, unigram
-from tests.support.tokenizers import qwen
+from tests.support.tokenizers import qwen, words
 
 MAKERS = {
     "legacy": legacy,
@@ -106,6 +106,16 @@ def test_a_tokenizer_that_loses_line_breaks_is_refused_at_load(tmp_path):
         "; ChatML needs spaces and line breaks as they are: use a model with a byte-level tokenizer"
     )
     assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_cannot_write_a_role_is_refused_at_load(tmp_path):
+    words().save_pretrained(tmp_path)
+    with pytest.raises(RunError) as error:
+        load_tokenizer(str(tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path}: ChatML cannot be written with this tokenizer: the text would become the tokenizer's own token "
+        "'[UNK]', which text must never do; change the text, or use a byte-level tokenizer"
+    )
 
 
 @pytest.mark.parametrize("name", MAKERS)
