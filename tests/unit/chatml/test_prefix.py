@@ -5,6 +5,7 @@ import random
 import pytest
 
 from chatml import chat_template, encode, plain_encoder, read_back
+from chatml.prefix import prefix_of, without_prefix
 from engine.errors import RunError
 from engine.models.tokenizer import load_tokenizer
 from tests.support.prefix_tokenizers import byte_level, collapsing, legacy, metaspace, unigram
@@ -95,6 +96,22 @@ def test_a_text_alone_has_the_tokens_that_its_tokenizer_gives_it(name):
 def test_other_tokenizers_tell_no_places_apart():
     plain = plain_encoder(qwen())
     assert plain("you") == plain("you", "after_token") == plain("you", "inside")
+
+
+def test_steps_are_found_inside_of_sequences():
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
+    inner = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, space]}
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "ByteLevel"}]}
+    spec = {"normalizer": normalizer, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [inner]}, "model": {}}
+    assert prefix_of(spec) == "first"
+    without = without_prefix(spec)
+    assert without["normalizer"] == normalizer
+    assert without["pre_tokenizer"]["pretokenizers"][1] == {**space, "prepend_scheme": "never"}
+    assert prefix_of(without) == "none"
+    prepend = {"type": "Prepend", "prepend": "▁"}
+    assert prefix_of({**spec, "normalizer": prepend}) == "every"
+    assert without_prefix({**spec, "normalizer": prepend})["normalizer"] is None
+    assert prefix_of({"normalizer": None, "pre_tokenizer": None}) == "none"
 
 
 def test_a_tokenizer_that_loses_line_breaks_is_refused_at_load(tmp_path):
