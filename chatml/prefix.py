@@ -16,7 +16,7 @@ def prefix_of(spec: dict[str, Any]) -> Prefix:
     found: Prefix = "none"
     for step in (*_steps(spec["normalizer"]), *_steps(spec["pre_tokenizer"])):
         kind, scheme = step["type"], step.get("prepend_scheme")
-        if kind == "Prepend" or scheme == "always" or (kind == "ByteLevel" and step["add_prefix_space"]):
+        if kind == "Prepend" or scheme == "always" or (kind == "ByteLevel" and step.get("add_prefix_space")):
             return "every"
         if scheme == "first":
             found = "first"
@@ -44,7 +44,7 @@ def _steps(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 def _unspaced(step: dict[str, Any]) -> dict[str, Any]:
     if step["type"] == "Metaspace":
         return {**step, "prepend_scheme": "never"}
-    return {**step, "add_prefix_space": False} if step["type"] == "ByteLevel" else step
+    return {**step, "add_prefix_space": False} if step.get("add_prefix_space") else step
 
 
 def _chain(steps: list[dict[str, Any]], inner: str) -> dict[str, Any] | None:

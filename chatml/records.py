@@ -224,7 +224,7 @@ def _answered(context: Messages, shape: str, value: Any, name: str) -> Messages:
             f"{name!r} is a whole transcript, and does not begin with what {shape!r} holds; let it begin so, or hold "
             "the answer alone"
         )
-    if said and said[0].role in ("system", "user"):
+    if said and said[0].role != "assistant":
         raise RecordError(f"{name!r} neither begins with an assistant turn nor repeats {shape!r}")
     return context + said
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from omegaconf import OmegaConf
 
 from chatml import ROLES, Message, read_conversation, read_pair, read_prompt
 from config import RecipeError, load
@@ -61,15 +60,13 @@ def test_a_recipe_maps_roles_of_conversations_comparisons_and_prompts(file):
 def test_the_advice_of_an_unknown_role_can_be_followed(file):
     path = file({"messages": [{"role": "user", "content": "Hi"}, {"role": "bard-2", "content": "Hello"}]})
     told = refusal(conversation_rows, path, recipe(), **TRAIN)
-    advice = (
-        "use system, user, assistant, tool, or map it to system, user, assistant or tool: data.roles={bard-2: ROLE}"
-    )
+    advice = "use system, user, assistant, tool, or map it to system, user, assistant or tool: data.roles.bard-2=ROLE"
     assert told == (
         f"{path}:1: 'messages', message 2: unknown role 'bard-2'; {advice}; correct it, or set data.on_bad_record=skip"
     )
-    override = advice.rpartition(": data.")[0] and advice[advice.index("data.roles") :].replace("ROLE", "assistant")
-    roles = OmegaConf.to_container(OmegaConf.from_dotlist([override]))["data"]["roles"]
-    (row,), _ = conversation_rows(path, recipe(roles=roles), qwen(), **TRAIN)
+    override = advice[advice.index("data.roles") :].replace("ROLE", "assistant")
+    followed = load(SFT, "recipes/tiny/sft.yaml", [f"data.train={path}", "model.path=m", override])
+    (row,), _ = conversation_rows(path, recipe(roles=followed.data.roles), qwen(), **TRAIN)
     assert qwen().decode(row["input_ids"]).endswith("<|im_start|>assistant\nHello<|im_end|>\n")
 
 

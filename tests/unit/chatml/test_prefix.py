@@ -5,10 +5,11 @@ import random
 import pytest
 
 from chatml import chat_template, encode, plain_encoder, read_back
+from chatml.prefix import prefix_of, without_prefix
 from engine.errors import RunError
 from engine.models.tokenizer import load_tokenizer
 from tests.support.prefix_tokenizers import byte_level, collapsing, legacy, metaspace, unigram
-from tests.support.tokenizers import qwen
+from tests.support.tokenizers import qwen, words
 
 MAKERS = {
     "legacy": legacy,
@@ -97,6 +98,22 @@ def test_other_tokenizers_tell_no_places_apart():
     assert plain("you") == plain("you", "after_token") == plain("you", "inside")
 
 
+def test_steps_are_found_inside_of_sequences():
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
+    inner = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, space]}
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "ByteLevel"}]}
+    spec = {"normalizer": normalizer, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [inner]}, "model": {}}
+    assert prefix_of(spec) == "first"
+    without = without_prefix(spec)
+    assert without["normalizer"] == normalizer
+    assert without["pre_tokenizer"]["pretokenizers"][1] == {**space, "prepend_scheme": "never"}
+    assert prefix_of(without) == "none"
+    prepend = {"type": "Prepend", "prepend": "▁"}
+    assert prefix_of({**spec, "normalizer": prepend}) == "every"
+    assert without_prefix({**spec, "normalizer": prepend})["normalizer"] is None
+    assert prefix_of({"normalizer": None, "pre_tokenizer": None}) == "none"
+
+
 def test_a_tokenizer_that_loses_line_breaks_is_refused_at_load(tmp_path):
     collapsing().save_pretrained(tmp_path)
     with pytest.raises(RunError) as error:
@@ -106,6 +123,16 @@ def test_a_tokenizer_that_loses_line_breaks_is_refused_at_load(tmp_path):
         "; ChatML needs spaces and line breaks as they are: use a model with a byte-level tokenizer"
     )
     assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_cannot_write_a_role_is_refused_at_load(tmp_path):
+    words().save_pretrained(tmp_path)
+    with pytest.raises(RunError) as error:
+        load_tokenizer(str(tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path}: ChatML cannot be written with this tokenizer: the text would become the tokenizer's own token "
+        "'[UNK]', which text must never do; change the text, or use a byte-level tokenizer"
+    )
 
 
 @pytest.mark.parametrize("name", MAKERS)

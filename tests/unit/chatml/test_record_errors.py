@@ -29,7 +29,7 @@ BAD_TALKS = [
     (
         {"messages": [OK, {"role": "robot", "content": "Hi"}]},
         "'messages', message 2: unknown role 'robot'; use system, user, assistant, tool, "
-        "or map it to system, user, assistant or tool: data.roles={robot: ROLE}",
+        "or map it to system, user, assistant or tool: data.roles.robot=ROLE",
     ),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -57,7 +57,7 @@ BAD_TALKS = [
         {"conversations": [{"from": "bing", "value": "Hi"}]},
         "'conversations', message 1: unknown speaker 'bing'; "
         "use human, user, gpt, assistant, function_call, observation, tool, system, "
-        "or map it to system, user, assistant or tool: data.roles={bing: ROLE}",
+        "or map it to system, user, assistant or tool: data.roles.bing=ROLE",
     ),
     ({"conversations": [{"from": "gpt"}]}, "'conversations', message 1: it has no value"),
     (
@@ -138,7 +138,7 @@ BAD_PAIRS = [
     (
         {"prompt": "Hi", "chosen": {"role": "robot", "content": ""}, "rejected": "Bye"},
         "'chosen': unknown role 'robot'; use system, user, assistant, tool, "
-        "or map it to system, user, assistant or tool: data.roles={robot: ROLE}",
+        "or map it to system, user, assistant or tool: data.roles.robot=ROLE",
     ),
 ]
 
