@@ -78,7 +78,7 @@ def _parts(message: Message) -> Iterator[Part]:
         yield Part(message.content, False)
         return
     yield from reasoning(message)
-    content = message.content.lstrip("\n") if message.reasoning else message.content
+    content = message.content if message.reasoning is None else message.content.lstrip("\n")
     if not message.tool_calls:
         yield from said(content, message.train and message.says_something)
     else:

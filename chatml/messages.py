@@ -44,7 +44,8 @@ class Message:
     name: str | None = None
     """the tool that answers, where the role is tool"""
     reasoning_content: str | None = None
-    """what an assistant thinks before its content; line breaks around it do not count"""
+    """what an assistant thinks before its content; line breaks around it do not count, and of nothing else are an empty
+    thought, as Qwen3 writes it where it does not think"""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -65,9 +66,9 @@ class Message:
         return bool(self.content.strip() or self.tool_calls or self.reasoning)
 
     @property
-    def reasoning(self) -> str:
-        """The reasoning as it is written; empty where there is none."""
-        return (self.reasoning_content or "").strip("\n")
+    def reasoning(self) -> str | None:
+        """The reasoning as it is written; None where there is none."""
+        return self.reasoning_content.strip("\n") if self.reasoning_content else None
 
     def as_dict(self) -> dict[str, Any]:
         """The message as `apply_chat_template` takes it; keys that say nothing are left out."""

@@ -33,7 +33,7 @@ def with_our_roles(record: dict[str, Any], roles: Roles) -> dict[str, Any]:
 def unknown(name: Any, known: Iterable[str]) -> str:
     """Return the words for a role that is none of `known`, with the way out."""
     plain = isinstance(name, str) and re.fullmatch(r"[\w-]+", name)
-    mapped = f", or map it to system, user, assistant or tool: data.roles={{{name}: ROLE}}" if plain else ""
+    mapped = f", or map it to system, user, assistant or tool: data.roles.{name}=ROLE" if plain else ""
     return f"{name!r}; use {', '.join(known)}{mapped}"
 
 

@@ -75,7 +75,7 @@ def _reasoning(text: str) -> tuple[str | None, str]:
     thought, end, rest = text.lstrip().removeprefix(THINK).partition(THINK_END)
     if not end:
         raise RecordError(f"{THINK} without {THINK_END}; close it, or set chatml.parse_text=false")
-    return thought.strip("\n"), rest.lstrip("\n")
+    return thought.strip("\n") or "\n", rest.lstrip("\n")
 
 
 def _calls(text: str) -> tuple[str, tuple | None]:

@@ -104,7 +104,7 @@ def _answer(messages: Sequence[Message], indices: range, tools: bool) -> tuple[t
         if parts:
             parts.append(Part("\n", False))
         parts.extend(reasoning(message))
-        content = message.content.lstrip("\n") if message.reasoning else message.content
+        content = message.content if message.reasoning is None else message.content.lstrip("\n")
         if message.tool_calls:
             first, *others = message.tool_calls
             act(first, content, message.train)

@@ -41,8 +41,8 @@ TEMPLATE = """\
     {%- elif message.role == 'assistant' -%}
         {{- '<|im_start|>assistant\\n' -}}
         {%- set reasoning = (message.reasoning_content or '').strip('\\n') -%}
-        {%- set before = '<think>\\n' + reasoning + '\\n</think>\\n\\n' if reasoning else '' -%}
-        {%- set text = (message.content or '').lstrip('\\n') if reasoning else message.content or '' -%}
+        {%- set before = '<think>\\n' + reasoning + '\\n</think>\\n\\n' if message.reasoning_content else '' -%}
+        {%- set text = (message.content or '').lstrip('\\n') if before else message.content or '' -%}
         {%- set end = calls(message, text) + '<|im_end|>' -%}
         {%- if message.train is false or not (text | trim or message.tool_calls or reasoning) -%}
             {{- before + text + end -}}

@@ -76,9 +76,10 @@ def between(start: str, text: str, learn: bool, end: str) -> Iterator[Part]:
 
 def reasoning(message: Message) -> Iterator[Part]:
     """What an assistant's message thinks before it speaks, as Qwen3 writes it; nothing where it does not."""
-    if message.reasoning:
-        yield from between(THINK, message.reasoning, message.train, THINK_END)
-        yield Part("\n\n", message.train)
+    if message.reasoning is not None:
+        learn = message.train and message.says_something
+        yield from between(THINK, message.reasoning, learn, THINK_END)
+        yield Part("\n\n", learn)
 
 
 def number_exchanges(messages: Sequence[Message]) -> list[int]:

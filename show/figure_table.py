@@ -127,8 +127,8 @@ def _found(seen: Look) -> Iterator[Line]:
         yield line("spell control tokens", spelled, ", which stay text")
     marked = [i for i, record in enumerate(records) if any(name in text for text in record.texts for name in MARKERS)]
     if marked:
-        way_out = "" if seen.recipe.chatml.parse_text else "; chatml.parse_text=true reads those of the assistant"
-        yield line("spell <think>, <tool_call>", marked, f", which stay text{way_out}")
+        way_out = "" if seen.recipe.chatml.parse_text else "; chatml.parse_text=true reads the assistant's"
+        yield line("spell markers", marked, f" (<think>, <tool_call> and the like), which stay text{way_out}")
 
 
 def _overlap(seen: Look, evaluation: EvaluationSet) -> Line:

@@ -1,7 +1,7 @@
 """One training conversation of a finetuned model, token by token: what is trained on and what is only read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from chatml import IM_START
 from config import RecipeError
-from config.data import sources
+from config.data import Data, sources
+from engine.data.chatml_section import ChatML
 from engine.data.encoding import conversations
 from engine.data.loss_spans import loss_spans
 from engine.data.rows import Limit, load_rows
@@ -53,7 +54,8 @@ def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
 
 def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     """The first conversation that the stage trained on, with its own mask and length policy."""
-    recipe: Any = OmegaConf.create(stage.recipe)
+    # A recipe from before a key existed has its default.
+    recipe: Any = OmegaConf.merge({"data": asdict(Data()), "chatml": asdict(ChatML())}, stage.recipe)
     source, *_ = sources(stage.recipe["data"]["train"], "data.train")
     rows, _ = load_rows(
         conversations,

@@ -185,6 +185,21 @@ def test_unreadable_records_are_named_and_shown(page, tmp_path):
     assert shown.endswith(f"\na stage stops here   {tmp_path}/bad.jsonl:1\n\n")
 
 
+def test_markers_that_stay_text_are_counted(page, tmp_path):
+    spelt = [{"prompt": "Hello!", "response": "<think>\nHm.\n</think>\n\nHi"},
+             {"prompt": "What is <think>?", "response": "A tag."},
+             {"messages": [{"role": "user", "content": "Hello!"},
+                           {"role": "assistant", "content": "Hi", "reasoning_content": "Hm."}]}]  # fmt: skip
+    data = f"data.train={write(tmp_path / 'spelt.jsonl', spelt)}"
+    line = " (<think>, <tool_call> and the like), which stay text"
+    assert (
+        f"\nspell markers        2{line}; chatml.parse_text=true reads the assistant's\n"
+        f"                       {tmp_path}/spelt.jsonl:1\n                       {tmp_path}/spelt.jsonl:2\n"
+    ) in page(data)
+    followed = page(data, "chatml.parse_text=true", "show.rows=1")
+    assert f"\nspell markers        1{line}\n                       {tmp_path}/spelt.jsonl:2\n" in followed
+
+
 def test_records_are_taken_from_the_first_to_the_last():
     assert [evenly(*given) for given in ((10, 3), (10, 1), (2, 3), (1, 3), (3, 0), (4, 4))] == [
         [0, 4, 9], [0], [0, 1], [0], [], [0, 1, 2, 3],

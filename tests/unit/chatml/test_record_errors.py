@@ -28,7 +28,8 @@ BAD_TALKS = [
     ({"messages": [{"role": "user", "content": 3}]}, "'messages', message 1: content is a number; it must be a string"),
     (
         {"messages": [OK, {"role": "robot", "content": "Hi"}]},
-        "'messages', message 2: unknown role 'robot'; use system, user, assistant, tool",
+        "'messages', message 2: unknown role 'robot'; use system, user, assistant, tool, "
+        "or map it to system, user, assistant or tool: data.roles.robot=ROLE",
     ),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -55,7 +56,8 @@ BAD_TALKS = [
     (
         {"conversations": [{"from": "bing", "value": "Hi"}]},
         "'conversations', message 1: unknown speaker 'bing'; "
-        "use human, user, gpt, assistant, function_call, observation, tool, system",
+        "use human, user, gpt, assistant, function_call, observation, tool, system, "
+        "or map it to system, user, assistant or tool: data.roles.bing=ROLE",
     ),
     ({"conversations": [{"from": "gpt"}]}, "'conversations', message 1: it has no value"),
     (
@@ -86,8 +88,16 @@ BAD_TALKS = [
     ({"instruction": "Hi", "history": "Hi"}, "'history' is a string; it must be a list of [question, answer]"),
     ({"messages": [{**OK, "weight": 0.5}]}, "'messages', message 1: weight is 0.5; use 0 or 1"),
     (
-        {"messages": [OK, {"role": "assistant", "content": "", "thinking": "Hm."}]},
-        "'messages', message 2: thinking has no place in ChatML; write it into the content, or take it out",
+        {"messages": [OK, {"role": "assistant", "content": "", "thinking": "Hm.", "reasoning_content": "Ha."}]},
+        "'messages', message 2: reasoning_content and thinking differ; keep one of them",
+    ),
+    (
+        {"messages": [{**OK, "reasoning": "Hm."}]},
+        "'messages', message 1: a user message has reasoning_content; only an assistant message can",
+    ),
+    (
+        {"messages": [OK, {"role": "assistant", "content": "", "reasoning": {"effort": "low"}}]},
+        "'messages', message 2: reasoning is an object; it must be a string",
     ),
     (
         {"messages": [{"role": "assistant", "tool_calls": ["add"]}]},
@@ -127,7 +137,8 @@ BAD_PAIRS = [
     ),
     (
         {"prompt": "Hi", "chosen": {"role": "robot", "content": ""}, "rejected": "Bye"},
-        "'chosen': unknown role 'robot'; use system, user, assistant, tool",
+        "'chosen': unknown role 'robot'; use system, user, assistant, tool, "
+        "or map it to system, user, assistant or tool: data.roles.robot=ROLE",
     ),
 ]
 

@@ -106,9 +106,8 @@ def test_the_last_answer_alone_is_trained_on_where_the_recipe_says_so(rows):
         ({"messages": [TALK[0]]}, "no assistant turn, so nothing to train on: a conversation needs one"),
         ({"messages": []}, "no assistant turn, so nothing to train on: a conversation needs one"),
         (
-            {"messages": [TALK[0], {**TALK[1], "reasoning_content": "Hm."}]},
-            "'messages', message 2: reasoning_content has no place in ChatML; write it into the content, "
-            "or take it out",
+            {"messages": [TALK[0], {**TALK[1], "reasoning_content": 3}]},
+            "'messages', message 2: reasoning_content is a number; it must be a string",
         ),
         (
             {"messages": [TALK[0], said("assistant", "a\ud83d")]},

@@ -140,7 +140,8 @@ RECORDS = [
     (conversation_rows, {"messages": [{"content": "Hi"}, ANSWER]},
      "'messages', message 1: it has the keys content; give it role and content"),
     (conversation_rows, answers(role="robot"),
-     "'messages', message 2: unknown role 'robot'; use system, user, assistant, tool"),
+     "'messages', message 2: unknown role 'robot'; use system, user, assistant, tool, "
+     "or map it to system, user, assistant or tool: data.roles.robot=ROLE"),
     (conversation_rows, answers(content=None), "'messages', message 2: it has no content"),
     (conversation_rows, answers(content=5), "'messages', message 2: content is a number; it must be a string"),
     (conversation_rows, answers(content="\ud83d"), "'messages', message 2: content holds half a surrogate pair "
@@ -155,7 +156,7 @@ RECORDS = [
      "'messages', message 1: a user message calls tools; only an assistant message can"),
     (conversation_rows, {"conversations": [{"from": "human", "value": "Hi"}, {"from": "bot", "value": "x"}]},
      "'conversations', message 2: unknown speaker 'bot'; use human, user, gpt, assistant, function_call, observation, "
-     "tool, system"),
+     "tool, system, or map it to system, user, assistant or tool: data.roles.bot=ROLE"),
     (conversation_rows, {"conversations": [{"from": "gpt"}]}, "'conversations', message 1: it has no value"),
     (conversation_rows, {"prompt": "Hi"}, f"{NO_ANSWER}: no 'response'; it has prompt; {RENAME}"),
     (conversation_rows, {"prompt": "Hi", "response": 5}, "'response' is a number; it must be text or messages"),

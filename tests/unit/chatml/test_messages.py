@@ -1,0 +1,47 @@
+"""Numbers that JSON does not have are refused wherever JSON is written into a conversation."""
+
+import pytest
+
+from chatml import RecordError, ToolCall, encode
+from tests.support.rows_setting import TRAIN, conversation_rows, recipe, refusal
+from tests.support.tokenizers import qwen
+
+WAY_OUT = "a number that JSON does not have (NaN, Infinity, or beyond 1.8e308); write it as text"
+CALL = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [%s]}]}\n'
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (CALL % '{"function": {"name": "f", "arguments": {"a": [%s]}}}', "'messages', message 2: the arguments of 'f'"),
+        (CALL % '{"name": "f", "arguments": "{\\"a\\": %s}"}', "'messages', message 2: the arguments of 'f'"),
+        (
+            '{"conversations": [{"from": "function_call", "value": "{\\"name\\": \\"f\\", '
+            '\\"arguments\\": {\\"a\\": %s}}"}]}\n',
+            "'conversations', message 1: the arguments of 'f'",
+        ),
+        (
+            '{"prompt": "Hi", "response": "Yes.", "tools": [{"name": "f", "parameters": {"maximum": %s}}]}\n',
+            "the tool 'f'",
+        ),
+    ],
+)
+def test_no_number_beyond_json_is_written(tmp_path, number, line, what):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "Hi", "response": "Yes."}\n' + line % number)
+    assert refusal(conversation_rows, str(path), recipe(), **TRAIN) == (
+        f"{path}:2: {what}: {WAY_OUT}; correct it, or set data.on_bad_record=skip"
+    )
+
+
+def test_calls_made_in_code_and_in_text_too():
+    with pytest.raises(RecordError, match=r"^the arguments of 'f': a number that JSON does not have"):
+        ToolCall("f", {"a": float("nan")})
+    spelt = '<tool_call>\n{"name": "f", "arguments": {"a": 1e400}}\n</tool_call>'
+    with pytest.raises(RecordError, match=r"^message 1: the arguments of 'f': a number that JSON does not have"):
+        encode([{"role": "assistant", "content": spelt}], qwen(), parse_text=True)
+
+
+def test_the_largest_number_is_written():
+    ToolCall("f", {"a": 1.7976931348623157e308, "b": 10**400})

@@ -1,0 +1,126 @@
+"""Tokenizers that put a space before a text: conversations have it where the template's text would have it."""
+
+import random
+
+import pytest
+
+from chatml import chat_template, encode, plain_encoder, read_back
+from engine.errors import RunError
+from engine.models.tokenizer import load_tokenizer
+from tests.support.prefix_tokenizers import byte_level, collapsing, legacy, metaspace, unigram
+from tests.support.tokenizers import qwen, words
+
+MAKERS = {
+    "legacy": legacy,
+    "always": lambda: metaspace("always"),
+    "first": lambda: metaspace("first"),
+    "never": lambda: metaspace("never"),
+    "unigram always": unigram,
+    "unigram first": lambda: unigram("first"),
+    "byte level": byte_level,
+}
+WORDS = "system user assistant tool How can I assist you today The quick brown fox jumps over the lazy dog".split()
+
+
+def text(random_numbers):
+    lines = (" ".join(random_numbers.choices(WORDS, k=random_numbers.randint(1, 5))) for _ in range(3))
+    return "\n".join(lines)
+
+
+def talks(count):
+    """Conversations of words and line breaks, with reasoning and calls; no white space at the edges of a text."""
+    numbers = random.Random(0)
+    call = {"function": {"name": "add", "arguments": {}}}
+    for number in range(count):
+        yield [
+            {"role": "system", "content": text(numbers)},
+            {"role": "user", "content": text(numbers)},
+            {"role": "assistant", "content": text(numbers)}
+            | ({"reasoning_content": text(numbers)} if number % 2 else {}),
+            {"role": "user", "content": text(numbers)},
+            {"role": "assistant", "content": text(numbers)} | ({"tool_calls": [call]} if number % 3 == 0 else {}),
+        ]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_hundred_conversations_have_the_tokens_of_their_template(name):
+    tokenizer = MAKERS[name]()
+    template = chat_template(tokenizer)
+    for talk in talks(100):
+        for prompt in (False, True):
+            rendered = tokenizer.apply_chat_template(
+                talk, chat_template=template, add_generation_prompt=prompt, return_dict=True
+            )
+            assert encode(talk, tokenizer, add_generation_prompt=prompt).input_ids == rendered["input_ids"]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_is_written_is_read_back_with_its_white_space(name):
+    tokenizer = MAKERS[name]()
+    said = [
+        {"role": "system", "content": "  Be   kind."},
+        {"role": "user", "content": " Hello!\n\n you "},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": " How  can I\n"},
+    ]
+    if name.startswith("unigram"):
+        said[0]["content"], said[1]["content"] = "  today", " you\n\n can "
+    assert read_back(encode(said, tokenizer).input_ids, tokenizer) == said
+
+
+def test_where_the_space_is_put():
+    """By hand: the pieces of a small conversation."""
+    talk = [{"role": "user", "content": "you"}, {"role": "assistant", "content": "today"}]
+    pieces = {name: MAKERS[name]().convert_ids_to_tokens(encode(talk, MAKERS[name]()).input_ids)
+              for name in ("legacy", "first")}  # fmt: skip
+
+    def stretches(tokens):
+        """The text between control tokens."""
+        return (
+            "".join(" | " if token.startswith("<|") else token for token in tokens).replace("<0x0A>", "\n").split(" | ")
+        )
+
+    assert stretches(pieces["legacy"]) == ["", "▁user\nyou", "▁\n", "▁assistant\ntoday", "▁\n"]
+    assert stretches(pieces["first"]) == ["", "user\nyou", "\n", "assistant\ntoday", "\n"]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_text_alone_has_the_tokens_that_its_tokenizer_gives_it(name):
+    tokenizer = MAKERS[name]()
+    assert (
+        plain_encoder(tokenizer)("The quick\nfox") == tokenizer("The quick\nfox", add_special_tokens=False)["input_ids"]
+    )
+
+
+def test_other_tokenizers_tell_no_places_apart():
+    plain = plain_encoder(qwen())
+    assert plain("you") == plain("you", "after_token") == plain("you", "inside")
+
+
+def test_a_tokenizer_that_loses_line_breaks_is_refused_at_load(tmp_path):
+    collapsing().save_pretrained(tmp_path)
+    with pytest.raises(RunError) as error:
+        load_tokenizer(str(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path}: the tokenizer does not keep the text of ")
+    assert str(error.value).endswith(
+        "; ChatML needs spaces and line breaks as they are: use a model with a byte-level tokenizer"
+    )
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_cannot_write_a_role_is_refused_at_load(tmp_path):
+    words().save_pretrained(tmp_path)
+    with pytest.raises(RunError) as error:
+        load_tokenizer(str(tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path}: ChatML cannot be written with this tokenizer: the text would become the tokenizer's own token "
+        "'[UNK]', which text must never do; change the text, or use a byte-level tokenizer"
+    )
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_tokenizers_with_the_space_are_loaded(name, tmp_path):
+    MAKERS[name]().save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    talk = next(iter(talks(1)))
+    assert encode(talk, loaded).input_ids == encode(talk, MAKERS[name]()).input_ids
