@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "index_n_heads", "num_experts_per_tok"), 2),
     **{"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "index_topk": 4},
 }
-LATENT = ("deepseek_v2", "deepseek_v3", "minicpm3", "youtu")
+LATENT = ("deepseek_v2", "deepseek_v3", "youtu")
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_expand": 2}
 # What a family needs besides; None leaves its own value.
 BESIDES: dict[str, dict[str, Any]] = {
