@@ -7,6 +7,7 @@ class's own forward (one sequence, eager attention, its own head), and must come
 tested, so precision plays no part and the cost is small (docs/models.md). Random generators are left as they were.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -51,7 +52,12 @@ class Failure:
 
 
 def self_test(model: PreTrainedModel, path: str) -> None:
-    """Raise RunError if packed rows of a model that was just loaded from `path` would be computed wrongly."""
+    """Raise RunError if packed rows of a model that was just loaded from `path` would be computed wrongly.
+
+    Of the ranks of a machine the first tests for all: a twin of a large model's layers in float32 is several GB.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     attention = model.config._attn_implementation
     case = (type(model).__name__, attention, str(model.training), model.config.to_json_string(use_diff=False))
     if case in _passed:

@@ -250,3 +250,12 @@ def test_an_adapter_that_does_not_fit_whole_is_refused(tmp_path, change):
         load_causal(str(out), Model(path=""), tokenizer, trained=False)
     assert str(error.value).startswith(f"the adapter in {out} ")
     assert found in str(error.value)
+
+
+def test_frozen_in_bfloat16_the_frequencies_of_positions_stay_float32_as_in_plain_loading(base):
+    """In bfloat16 they would turn far positions by other angles than those the weights were trained with."""
+    frozen = load_causal(base, Model(path=base, dtype="bfloat16"), load_tokenizer(base), trained=False)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    for (name, ours), (_, theirs) in zip(frozen.named_buffers(), plain.named_buffers(), strict=True):
+        assert ours.dtype == torch.float32, name
+        assert torch.equal(ours, theirs), name
