@@ -27,13 +27,23 @@ from transformers.utils import is_flash_attn_2_available
 
 from engine.errors import RunError
 
-PACKED, DECODING, FIXED = "packed", "sdpa", "fixed"
+PACKED, DECODING, FIXED, FLASH = "packed", "sdpa", "fixed", "flash_attention_2"
+
+# Arguments of transformers' attention functions that packed attention may leave aside: what other implementations need,
+# what asks for outputs, and positions that are in query and key already.
+HARMLESS = frozenset(
+    (
+        "position_ids", "position_embeddings", "cache_position", "use_cache", "is_causal", "output_attentions",
+        "output_hidden_states", "return_dict", "hidden_states", "logits_to_keep", "num_items_in_batch", "deterministic",
+        "output_router_logits", "target_dtype",
+    )
+)  # fmt: skip
 
 
 def implementation_of(choice: str) -> str:
     """Return the implementation that `model.attention` means; `auto` is flash-attn where it can run, else ours."""
     if choice == "auto":
-        return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else PACKED
+        return FLASH if torch.cuda.is_available() and is_flash_attn_2_available() else PACKED
     return choice
 
 
@@ -86,7 +96,7 @@ def packed_attention(
     max_length_k: int | None = None,
     key_positions: torch.Tensor | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend causally within each sequence of a flat row: one call a sequence on a CPU, torch's varlen kernel on a GPU.
 
@@ -97,11 +107,16 @@ def packed_attention(
         key_positions: (sum of key lengths,) where each sequence's keys stand, if not where its queries do; its
             queries are then the last of its positions.
         sliding_window: how many keys a query sees, its own included; None for all of them.
+        others: what leaves the result alone (`HARMLESS`); a ValueError for anything else, as attention sinks.
 
     Returns (1, total, heads, head_dim) and None for attention weights.
     """
     if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None:
         raise ValueError("packed attention was called without the sequences' lengths; take the arguments from pack()")
+    strange = [name for name, value in others.items() if value is not None and name not in HARMLESS]
+    if strange or attention_mask is not None or others.get("is_causal") is False:
+        what = ", ".join(strange) or ("attention_mask" if attention_mask is not None else "is_causal=False")
+        raise ValueError(f"packed attention does not know {what}")
     if key_positions is not None:
         key, value = key.index_select(2, key_positions), value.index_select(2, key_positions)
     grouped = key.shape[1] != query.shape[1]
@@ -131,7 +146,7 @@ def packed_attention(
         ],
         dim=2,
     )
-    return out.transpose(1, 2), None
+    return out.transpose(1, 2).contiguous(), None  # contiguous as from transformers' own: some families view it
 
 
 def _causal(query: torch.Tensor, key: torch.Tensor, window: int | None) -> dict[str, Any]:

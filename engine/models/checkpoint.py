@@ -4,6 +4,7 @@ transformers draws weights that a checkpoint lacks at random and leaves those th
 a log. Both give a model that is not the checkpoint's, so here they are errors.
 """
 
+import copy
 import re
 import sys
 from collections import Counter
@@ -23,11 +24,15 @@ from engine.dist.ranks import is_main_process
 from engine.errors import RunError, first_line
 from engine.forward.attention import implementation_of
 from engine.models.four_bits import four_bit_arguments
+from engine.models.self_test import failure_of
+from engine.models.self_test_reasons import named, way_out
 
 # safetensors' names of half types.
 STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
 # How Git LFS begins the small file that stands for one that was not fetched.
 LFS = b"version https://git-lfs.github.com/spec/"
+# What a class raises that does not know the attention it is to have.
+BUILD_ERRORS = (KeyError, AttributeError, TypeError, ValueError, NotImplementedError)
 # What wrappers put in front of a model's keys, and who does.
 PREFIXES = {
     "_orig_mod.": "torch.compile", "module.": "DistributedDataParallel or DeepSpeed", "base_model.model.": "peft",
@@ -77,11 +82,31 @@ def from_pretrained(
         ) from None
     except (SafetensorError, UnpicklingError, EOFError) as error:
         raise RunError(f"the weights of {path} cannot be read ({first_line(error)}); download them again") from None
+    except BUILD_ERRORS as error:
+        raise RunError(
+            f"{path}: {model_class.__name__} cannot be built under model.attention="
+            f"{implementation_of(model.attention)} ({named(error)})"
+            f"; {_way_to_build(model_class, path, config, model)}"
+        ) from None
     except OSError as error:
         raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
     finally:
         logging.set_verbosity(level)
     return loaded, check_report(path, loaded, report, may_lack)
+
+
+def _way_to_build(model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, model: Model) -> str:
+    """Return the way out for a class that cannot be built: another attention that passes the self-test, or none."""
+    for other in ("sdpa", "eager"):
+        try:
+            loaded = model_class.from_pretrained(
+                path, config=copy.deepcopy(config), revision=model.revision, attn_implementation=other
+            )
+        except BUILD_ERRORS:
+            continue
+        if failure_of(loaded.train(), other) is None:
+            return way_out(config, [other], scalar=not loaded.can_generate())
+    return way_out(config, [])
 
 
 def check_report(path: str, loaded: PreTrainedModel, report: dict[str, Any], may_lack: Collection[str]) -> list[str]:

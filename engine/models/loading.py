@@ -21,8 +21,10 @@ from engine.forward.attention import implementation_of
 from engine.models.adapters import base_of, is_adapter, merge_adapter
 from engine.models.architecture import causal_class, classification_class, is_foreign_reward_model
 from engine.models.checkpoint import from_pretrained, stored_type
+from engine.models.dropout import set_dropout, switch_off_noise
 from engine.models.four_bits import settle_in_4bit
 from engine.models.generation_config import mend_generation_config, refuse_invalid_generation_config
+from engine.models.self_test import self_test
 from engine.models.vocabulary import fit_embeddings, stop_at_end_of_turn
 
 # The keys that make a configuration that of a reward model, and the file that holds them beside an adapter.
@@ -51,7 +53,7 @@ def load_causal(
     weights.
     """
     config = load_config(base_of(path), model)
-    config.attention_dropout = model.attention_dropout if trained else 0.0
+    set_dropout(config, model.attention_dropout if trained else 0.0)
     model_class, dtype = causal_class(config, path, in_4bit=in_4bit), torch.float32
     if in_4bit and not trained:
         dtype = compute_dtype(model)
@@ -61,12 +63,12 @@ def load_causal(
     loaded, _ = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype)
     mend_generation_config(loaded, base_of(path))
     if in_4bit:
-        return settle_in_4bit(loaded, tokenizer, path)
+        return checked(settle_in_4bit(loaded, tokenizer, path), path, model)
     fit_embeddings(loaded, tokenizer)
     if is_adapter(path):
         loaded = merge_adapter(loaded, path)
     stop_at_end_of_turn(loaded, tokenizer)
-    return settle(loaded, model, trained, device)
+    return checked(settle(loaded, model, trained, device), path, model)
 
 
 def load_scalar(
@@ -86,12 +88,12 @@ def load_scalar(
     config = scalar_config(path, model)
     if config is None:
         raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
-    config.attention_dropout = model.attention_dropout if trained else 0.0
+    set_dropout(config, model.attention_dropout if trained else 0.0)
     dtype = stored_type(path, model) if as_stored and not is_adapter(path) else torch.float32
     model_class = classification_class(config, path, in_4bit=in_4bit)
     loaded, missing = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype, may_lack=[HEAD])
     if in_4bit and not missing:
-        return settle_in_4bit(loaded, tokenizer, path)
+        return checked(settle_in_4bit(loaded, tokenizer, path), path, model)
     if is_adapter(path):
         fit_embeddings(loaded, tokenizer)
         loaded = merge_adapter(loaded, path)
@@ -100,7 +102,7 @@ def load_scalar(
             f"{path} lacks {', '.join(missing)}: a reward model without its head would score at random; "
             "take the folder that make rm wrote, whole"
         )
-    return settle(loaded, model, trained, device)
+    return checked(settle(loaded, model, trained, device), path, model)
 
 
 def scalar_config(path: str, model: Model) -> PretrainedConfig | None:
@@ -136,7 +138,7 @@ def new_scalar(
     scalar = model_class(config)
     getattr(scalar, scalar.base_model_prefix).load_state_dict(causal.base_model.state_dict())
     scalar.set_attn_implementation(implementation_of(model.attention))
-    return scalar
+    return checked(scalar, path, model)
 
 
 def foreign_head_note(path: str, config: PretrainedConfig) -> str:
@@ -153,13 +155,13 @@ def _scalar_of_checkpoint(
     """Load a checkpoint straight into the class with a scalar head, which is the checkpoint's own or a new one."""
     model_class = classification_class(config, path, in_4bit=in_4bit)
     config.num_labels, config.score_offset, config.score_token_id = 1, 0.0, control(tokenizer).im_end
-    config.attention_dropout = model.attention_dropout
+    set_dropout(config, model.attention_dropout)
     torch.manual_seed(seed)
     scalar, _ = from_pretrained(model_class, path, config, model, in_4bit, may_lack=() if keeps_head else [HEAD])
     if in_4bit:
-        return settle_in_4bit(scalar, tokenizer, path)
+        return checked(settle_in_4bit(scalar, tokenizer, path), path, model)
     fit_embeddings(scalar, tokenizer)
-    return settle(scalar, model, True, "cpu")
+    return checked(settle(scalar, model, True, "cpu"), path, model)
 
 
 def load_config(path: str, model: Model) -> PretrainedConfig:
@@ -174,4 +176,21 @@ def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.d
     """Set type, mode and device of a model that was just loaded."""
     if trained:
         return loaded.to(device).train().requires_grad_(True)  # merging an adapter has frozen all
-    return loaded.to(device, compute_dtype(model)).eval().requires_grad_(False)
+    # Buffers that no checkpoint holds, such as the frequencies of rotary positions, stay float32 in plain loading too.
+    computed = [
+        (module, name, buffer)
+        for module in loaded.modules()
+        for name, buffer in module._buffers.items()
+        if name in module._non_persistent_buffers_set and buffer is not None
+    ]
+    loaded.to(device, compute_dtype(model)).eval().requires_grad_(False)
+    for module, name, buffer in computed:
+        module._buffers[name] = buffer.to(device)
+    return loaded
+
+
+def checked(loaded: PreTrainedModel, path: str, model: Model) -> PreTrainedModel:
+    """Switch off what a family still has of dropout; RunError where the model is not computed as its class says."""
+    switch_off_noise(loaded, keep_attention=model.attention_dropout > 0)
+    self_test(loaded, path)
+    return loaded

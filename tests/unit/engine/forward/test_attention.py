@@ -72,6 +72,26 @@ def test_packed_windows_equal_transformers_own_alone(family):
     assert torch.equal(perturbed[9:], together[9:])
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"s_aux": torch.zeros(2)}, "s_aux"),
+        ({"softcap": 50.0, "position_ids": torch.zeros(1)}, "softcap"),
+        ({"attention_mask": torch.zeros(1, 1, 3, 3)}, "attention_mask"),
+        ({"is_causal": False}, "is_causal=False"),
+    ],
+)
+def test_packed_attention_refuses_what_it_would_leave_out(given, named):
+    q = k = v = torch.ones(1, 2, 3, 4)
+    lengths = pack([[5, 6, 7]])
+    known = {name: lengths[name] for name in ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")}
+    harmless = {"is_causal": True, "position_ids": lengths["position_ids"], "use_cache": False, "softcap": None}
+    attention.packed_attention(torch.nn.Module(), q, k, v, None, **known, **harmless)
+    mask = given.pop("attention_mask", None)
+    with pytest.raises(ValueError, match=rf"^packed attention does not know {named}$"):
+        attention.packed_attention(torch.nn.Module(), q, k, v, mask, **known, **given)
+
+
 def test_attention_is_put_back_after_an_error_too():
     model = small_model()
     before = model.config._attn_implementation

@@ -99,6 +99,7 @@ def test_whoever_packs_is_known_to_the_tests_of_neighbours():
         "engine/forward/responses.py:pack_responses",
         "engine/forward/responses.py:pack_text",
         "engine/forward/responses.py:sequence_scores",
+        "engine/models/self_test.py:packed_outputs",
         "ppo/minibatches.py:pack_minibatch",
         "ppo/update.py:pretrain_loss",
         "reward/train.py:collate",

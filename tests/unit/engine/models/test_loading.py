@@ -184,3 +184,79 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match=r"^no tokenizer at .*empty \(.*\); give a model folder or a hub id$"):
         load_tokenizer(str(tmp_path / "empty"))
+
+
+@pytest.fixture(params=[1, 3])
+def foreign(request, tmp_path):
+    """A folder that plain transformers wrote: a sequence classification of that many labels, without our keys."""
+    tokenizer, torch_seed = qwen(), 3
+    torch.manual_seed(torch_seed)
+    config = small_config(vocab_size=len(tokenizer), num_labels=request.param, pad_token_id=0)
+    model = Qwen2ForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "foreign")
+    tokenizer.save_pretrained(tmp_path / "foreign")
+    return str(tmp_path / "foreign"), model
+
+
+def test_a_reward_model_of_another_tool_keeps_its_head_or_says_that_it_does_not(foreign, capsys):
+    path, plain = foreign
+    tokenizer = load_tokenizer(path)
+    model = new_scalar(path, Model(path=path), tokenizer, seed=1)
+    assert_close(model.model.state_dict(), plain.model.state_dict())
+    if plain.config.num_labels == 1:
+        assert torch.equal(model.score.weight, plain.score.weight)
+        note = "is a reward model of another tool: its head is trained on, and read at the last <|im_end|>"
+    else:
+        assert model.score.weight.shape == (1, 32)
+        assert torch.equal(model.score.weight, new_scalar(path, Model(path=path), tokenizer, seed=1).score.weight)
+        note = "has a head of 3 labels; a new one of one label takes its place"
+    assert capsys.readouterr().out.splitlines()[0] == f"{path} {note}"
+    ids = encode(CONVERSATION, tokenizer).input_ids[:-1]
+    with torch.no_grad(), use_attention(plain.eval(), "eager"):
+        body = plain.model(torch.tensor([ids])).last_hidden_state[0, -1]
+    assert_close(scores(model, tokenizer)[0], model.score.weight @ body)
+
+
+def test_a_reward_model_of_another_tool_without_its_head_is_refused(foreign):
+    path, plain = foreign
+    if plain.config.num_labels != 1:
+        return
+    weights = load_file(f"{path}/model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, f"{path}/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError, match=r"lacks score\.weight, which would be trained from random numbers"):
+        new_scalar(path, Model(path=path), load_tokenizer(path), seed=1)
+
+
+@pytest.mark.parametrize("change", ["prefix", "missing"])
+def test_an_adapter_that_does_not_fit_whole_is_refused(tmp_path, change):
+    """peft warns of missing tensors and merges the rest; foreign ones it leaves out without a word."""
+    tokenizer = qwen()
+    small_model("qwen2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    tokenizer, model = load(str(tmp_path / "base"))
+    adapted = get_peft_model(model, lora_config(Lora(r=4, target_modules="all-linear"), model, tokenizer))
+    out = tmp_path / "out"
+    save_model(adapted, tokenizer, out)
+    weights = load_file(out / "adapter_model.safetensors")
+    first = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+    if change == "prefix":
+        weights = {"module." + key: value for key, value in weights.items()}
+        found = "lacks base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta; take its folder whole"
+    else:
+        del weights[first]
+        found = f"lacks {first}; its tensors are not those that its adapter_config.json describes"
+    save_file(weights, out / "adapter_model.safetensors")
+    with pytest.raises(RunError) as error:
+        load_causal(str(out), Model(path=""), tokenizer, trained=False)
+    assert str(error.value).startswith(f"the adapter in {out} ")
+    assert found in str(error.value)
+
+
+def test_frozen_in_bfloat16_the_frequencies_of_positions_stay_float32_as_in_plain_loading(base):
+    """In bfloat16 they would turn far positions by other angles than those the weights were trained with."""
+    frozen = load_causal(base, Model(path=base, dtype="bfloat16"), load_tokenizer(base), trained=False)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    for (name, ours), (_, theirs) in zip(frozen.named_buffers(), plain.named_buffers(), strict=True):
+        assert ours.dtype == torch.float32, name
+        assert torch.equal(ours, theirs), name

@@ -1,0 +1,228 @@
+"""The self-test at load: whether a model's packed forward is the one its class was written for.
+
+Some families let packed neighbours see each other, keep a state from token to token, add noise in training, or need
+something that packed attention does not pass on, and none of that raises an error. So two short random sequences go
+through the model as it will be trained (alone, packed together, twice, and decoded with a cache) and through the
+class's own forward (one sequence, eager attention, its own head), and must come out alike. A small float32 twin is
+tested, so precision plays no part and the cost is small (docs/models.md). Random generators are left as they were.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.utils import logging
+
+from engine.errors import RunError
+from engine.forward.attention import DECODING, FLASH
+from engine.forward.packed import pack
+from engine.forward.scalar_head import own_score
+from engine.models.dropout import switch_off_noise
+from engine.models.self_test_reasons import named, refusal
+from engine.models.twin import float32_twin
+
+# Nats of a log-probability, or units of a score; flash-attn computes in bfloat16.
+TOLERANCE, TOLERANCE_OF_FLASH = 1e-3, 0.1
+# Rows of the twin's vocabulary, and the lengths of the two sequences.
+TOKENS, LENGTHS = 64, (5, 7)
+# The outputs of a new model hardly differ: its head is scaled until they have this spread, so that mistakes show.
+SPREAD = 2.0
+# What has passed in this process: a run loads up to four models of one configuration.
+_passed: set[tuple[str, ...]] = set()
+
+Rows = list[torch.Tensor]
+"""of each sequence (length, values): log-probabilities of all tokens, or a score; NaN where there is none to compare"""
+
+Make = Callable[[], Rows]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first comparison in which a model is not what its class's own forward says."""
+
+    what: str
+    """a key of self_test_reasons.WHAT"""
+    difference: float
+    """the largest one"""
+    error: str
+    """the error that the forward pass raised, if it did"""
+
+
+def self_test(model: PreTrainedModel, path: str) -> None:
+    """Raise RunError if packed rows of a model that was just loaded from `path` would be computed wrongly.
+
+    Of the ranks of a machine the first tests for all: a twin of a large model's layers in float32 is several GB.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    attention = model.config._attn_implementation
+    case = (type(model).__name__, attention, str(model.training), model.config.to_json_string(use_diff=False))
+    if case in _passed:
+        return
+    failure = failure_of(model, attention)
+    if failure is not None:
+        works = [other for other in ("sdpa", "eager") if failure_of(model, other) is None]
+        raise RunError(refusal(model, path, failure.what, failure.difference, failure.error, works))
+    _passed.add(case)
+
+
+def failure_of(model: PreTrainedModel, attention: str) -> Failure | None:
+    """Return the first failure of a model under an attention implementation, or None."""
+    on_gpu = model.device.type == "cuda" or attention == FLASH
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), torch.no_grad():
+            for what, found, expected in _comparisons(model, attention):
+                try:
+                    difference = _difference(found(), expected())
+                except Exception as error:  # whatever a family raises, it cannot be trained so
+                    return Failure(what, float("inf"), named(error))
+                if not difference <= (TOLERANCE_OF_FLASH if attention == FLASH else TOLERANCE):
+                    return Failure(what, difference, "")
+    finally:
+        logging.set_verbosity(level)
+    return None
+
+
+def _comparisons(
+    model: PreTrainedModel, attention: str
+) -> Iterator[tuple[str, Callable[[], Rows], Callable[[], Rows]]]:
+    """Yield (key of WHAT, what is found, what is expected)."""
+    sequences = random_sequences(model)
+    second = sequences[1]
+    twin = _working_twin(model, sequences)
+    truth: Rows = []
+    together: Rows = []
+
+    def own() -> Rows:
+        truth[:] = own_outputs(twin, sequences)
+        return truth
+
+    def packed() -> Rows:
+        together[:] = packed_outputs(twin, sequences)
+        return together
+
+    yield "own", own, lambda: truth
+    yield "causal", lambda: own_outputs(twin, [second[:4]]), lambda: [truth[1][:4]]
+    twin.train(model.training)
+    if attention == FLASH:
+        twin.to("cuda")
+    built_for = model.config._attn_implementation
+    yield "attention", lambda: set_attention(twin, attention, built_for) or [], list
+    yield "alone", lambda: packed_outputs(twin, [second]), lambda: truth[1:]
+    yield "packed", packed, lambda: truth
+    yield "repeated", lambda: packed_outputs(twin, sequences), lambda: together
+    if model.can_generate():
+        twin.eval()
+        yield "decoding", lambda: twin.set_attn_implementation(DECODING) or [], list
+        yield "decoded", lambda: decoded_outputs(twin, sequences), lambda: truth
+
+
+def _working_twin(model: PreTrainedModel, sequences: list[list[int]]) -> PreTrainedModel:
+    """Return a twin in evaluation mode with a head that spreads its outputs; all layers if it needs them to run."""
+    for all_layers in (False, True):
+        twin = float32_twin(model, TOKENS, all_layers=all_layers).eval()
+        switch_off_noise(twin, keep_attention=False)
+        try:
+            set_attention(twin, "eager")
+            outputs = own_outputs(twin, sequences[:1])[0]
+            break
+        except Exception:  # a family that counts its layers; one that cannot run is reported later
+            continue
+    else:
+        return twin
+    head = twin.get_output_embeddings() if model.can_generate() else twin.score
+    spread = float(outputs[-1].std()) if model.can_generate() else float(outputs[-1].abs().mean())
+    if 0 < spread < SPREAD:
+        head.weight.data = head.weight.data * (SPREAD / spread)
+    return twin
+
+
+def set_attention(twin: PreTrainedModel, attention: str, built_for: str | None = None) -> None:
+    """Set a twin's attention; ValueError for one that its class does not have.
+
+    Older classes cannot change it once they are built, but follow their configuration in what masks they make.
+    """
+    twin.set_attn_implementation(attention)
+    if twin.config._attn_implementation != attention:
+        if attention not in ("eager", built_for):
+            raise ValueError(f"{type(twin).__name__} has no {attention} attention")
+        twin.config._attn_implementation = attention
+
+
+def random_sequences(model: PreTrainedModel) -> list[list[int]]:
+    """Return sequences of ordinary tokens that the twin knows; padding and score tokens are none."""
+    generator = torch.Generator().manual_seed(1)
+    rows = model.get_input_embeddings().weight.shape[0]
+    config = model.config.get_text_config()
+    special = {getattr(config, name, None) for name in ("pad_token_id", "score_token_id")}
+    known = torch.tensor([token for token in range(min(TOKENS, rows)) if token not in special])
+    return [known[torch.randint(len(known), (length,), generator=generator)].tolist() for length in LENGTHS]
+
+
+def own_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
+    """Return what the class's own forward says of each sequence alone: unpacked, no mask, its own head."""
+    found = []
+    for sequence in sequences:
+        row = torch.tensor([sequence], device=twin.device)
+        if twin.can_generate():
+            found.append(twin(row, use_cache=False).logits[0].float().log_softmax(-1))
+        else:
+            scores = torch.full((len(sequence), 1), float("nan"), device=twin.device)
+            for length in (4, len(sequence)):
+                scores[length - 1] = own_score(twin, row[:, :length])
+            found.append(scores)
+    return found
+
+
+def packed_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
+    """Return what our forward says of sequences in one flat row."""
+    inputs, lengths = pack(sequences, twin.device), [len(sequence) for sequence in sequences]
+    positions = torch.arange(sum(lengths), device=twin.device)
+    low = twin.config._attn_implementation == FLASH
+    with torch.autocast("cuda", torch.bfloat16) if low else nullcontext():
+        if not twin.can_generate():
+            return list(twin(**inputs, score_positions=positions).logits.split(lengths))
+        targets = torch.arange(len(twin.get_output_embeddings().weight), device=twin.device)
+        out = twin(
+            **inputs,
+            logprob_positions=positions.repeat_interleave(len(targets)),
+            logprob_targets=targets.repeat(len(positions)),
+            with_entropy=False,
+        )
+    return list(out.logprobs.view(len(positions), -1).split(lengths))
+
+
+def decoded_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
+    """Return what the sampler would see: left-padded prompts, then one token at a time with a cache."""
+    prompts = [sequence[:-2] for sequence in sequences]
+    width = max(map(len, prompts))
+    tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=twin.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=twin.device)
+    positions, cache = (mask.cumsum(1) - 1).clamp_(min=0), DynamicCache(config=twin.config)
+    rows = [torch.full((len(s), len(twin.get_output_embeddings().weight)), float("nan")) for s in sequences]
+    for ahead in (2, 1):
+        logits = twin(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
+        for row, of_row in zip(rows, logits.float().log_softmax(-1).cpu(), strict=True):
+            row[-1 - ahead] = of_row
+        tokens = torch.tensor([[sequence[-ahead]] for sequence in sequences], device=twin.device)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = positions[:, -1:] + 1
+    return rows
+
+
+def _difference(found: Rows, expected: Rows) -> float:
+    """Return the largest difference where both have a value; NaN if one side lacks a value that it should have."""
+    worst = 0.0
+    for one, other in zip(found, expected, strict=True):
+        gap = (one.float().cpu() - other.float().cpu()).abs()
+        compared = gap[~(one.isnan().cpu() | other.isnan().cpu())]
+        worst = max(worst, float(compared.max()) if len(compared) else float("nan"))
+    return worst
