@@ -26,7 +26,8 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show plan merge push chat
+.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show plan merge release push
+.PHONY: chat
 .PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
@@ -40,6 +41,7 @@ help:
 	@echo "plan     what a run will take: memory of each device, steps, hours, and what to change if it does not fit"
 	@echo "prompts, candidates, pairs: comparisons made the report's way; annotated: the tiny reward model on such"
 	@echo "merge    adapters into weights           push     a finished model to the hub"
+	@echo "release  a checkpoint of SFT or PPO as a model folder"
 	@echo "setup    .venv (others do it too)        test, check, bench"
 	@echo "claims   what the report says of PPO, tried in the tiny world: docs/claims.md"
 	@echo "drill    kill a small PPO run twenty times and compare how it ends"
@@ -125,6 +127,10 @@ chat: $(STAMP)
 
 merge: $(STAMP)
 	$(PYTHON) -m release.merge $(ARGS)
+
+# ARGS="RUN OUT step=40"
+release: $(STAMP)
+	$(PYTHON) -m release.checkpoint $(ARGS)
 
 # ARGS="RUN OWNER/NAME"
 push: $(STAMP)

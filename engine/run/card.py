@@ -29,8 +29,10 @@ SCORE = (
 )
 
 
-def model_card(run: Path, repository: str) -> str:
+def model_card(run: Path, repository: str, *, model: Path | None = None, step: int | None = None) -> str:
     """Return the card of a finished run's `model/` for a repository of the hub.
+
+    With `model` and `step` it is that of the folder which one of the run's checkpoints was written to.
 
     Raises RunError for the folder of a run that left no model, or that is too old to name its stage.
     """
@@ -39,7 +41,7 @@ def model_card(run: Path, repository: str) -> str:
     if stage not in STAGES:
         raise RunError(f"{run}/recipe.yaml: stage is {show(stage)}; add the line stage: {' | '.join(STAGES)}")
     what, tags, task, loader = STAGES[stage]
-    adapter = (run / "model" / "adapter_config.json").exists()
+    adapter = ((model or run / "model") / "adapter_config.json").exists()
     origins = ancestors(recipe["model"]["path"])
     head = {
         "library_name": "peft" if adapter else "transformers",
@@ -47,7 +49,7 @@ def model_card(run: Path, repository: str) -> str:
         "tags": ["plumbline", "chatml", *tags],
         **({"base_model": origins[-1]} if is_hub_id(origins[-1]) else {}),
     }
-    finished, environment = (json.loads((run / f"{name}.json").read_text()) for name in ("finished", "environment"))
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     return f"""---
 {yaml.safe_dump(head, sort_keys=False)}# license: yours to choose, among those of {LICENSES}
@@ -56,8 +58,8 @@ def model_card(run: Path, repository: str) -> str:
 # {repository}
 
 The result of {what} with plumbline, the alignment pipeline of the [Qwen technical
-report](https://arxiv.org/abs/2309.16609): {finished["steps"]:,} steps, {finished["seconds"]:,.0f} s on
-{environment["processes"]} × {environment["device"]}, finished {finished["at"][:10]}.
+report](https://arxiv.org/abs/2309.16609): {extent(run, step)} on
+{environment["processes"]} × {environment["device"]}{finish_date(run, step)}.
 
 `{loader}.from_pretrained("{repository}")` loads {"the adapter on its base" if adapter else "it"}; the tokenizer and its
 ChatML template are beside it.{" " + SCORE if stage == "reward" else ""}
@@ -75,7 +77,7 @@ ChatML template are beside it.{" " + SCORE if stage == "reward" else ""}
 The last value of each that the run logged. Names with `eval_` were measured on `data.eval`, names with `heldout_` on
 `data.heldout`; all others on what was trained on, at that step.
 
-{metrics_table(run)}
+{metrics_table(run, step)}
 
 ## Recipe
 
@@ -84,6 +86,27 @@ The last value of each that the run logged. Names with `eval_` were measured on 
 
 {packages}
 """
+
+
+def extent(run: Path, step: int | None) -> str:
+    """Return how long the run took, or took up to a checkpoint."""
+    if step is None:
+        finished = json.loads((run / "finished.json").read_text(encoding="utf-8"))
+        return f"{finished['steps']:,} steps, {finished['seconds']:,.0f} s"
+    seconds = max((row["elapsed_seconds"] for row in logged(run, step)), default=0)
+    return f"its checkpoint after {step:,} steps, {seconds:,.0f} s"
+
+
+def finish_date(run: Path, step: int | None) -> str:
+    """Return when the run finished, in words; nothing for a checkpoint."""
+    if step is not None:
+        return ""
+    return f", finished {json.loads((run / 'finished.json').read_text(encoding='utf-8'))['at'][:10]}"
+
+
+def logged(run: Path, step: int | None) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, up to a step if one is given."""
+    return [row for row in jsonl.read(run / "metrics.jsonl") if step is None or row["step"] <= step]
 
 
 def ancestors(path: str) -> list[str]:
@@ -118,10 +141,10 @@ def sources(value: Any) -> str:
     return ", ".join(f"`{one['path'] if isinstance(one, dict) else one}`" for one in each)
 
 
-def metrics_table(run: Path) -> str:
-    """Return a table of each metric's last value and its step."""
+def metrics_table(run: Path, step: int | None = None) -> str:
+    """Return a table of each metric's last value, up to a step if one is given, and its step."""
     last: dict[str, tuple[str, float, int]] = {}
-    for row in jsonl.read(run / "metrics.jsonl"):
+    for row in logged(run, step):
         for name, value in row.items():
             if value is not None and name not in ("step", "epoch") and not TIMING.search(name):
                 last[name] = (f"`{name}`", value, row["step"])

@@ -1,9 +1,10 @@
 """Upload a finished run's model to the hub, with a card: after the run (`run.push_to_hub`), or by `make push`.
 
-The card is model_card.md of the run folder, written once: the user may complete it (the licence is theirs to choose)
-and push again.
+The card is model_card.md of the run folder. The user may complete it (the licence is theirs to choose) and push again:
+what they have written stays, under the name of the repository that it is pushed to.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -38,6 +39,19 @@ def push_after(folder: RunFolder, run: TrainingRun) -> None:
         print(f"{error}", file=sys.stderr, flush=True)
 
 
+def card_for(run: Path, repository: str) -> str:
+    """Return the run's card for a repository: rendered anew, or where the user has edited it, theirs with that name."""
+    fresh, card = model_card(run, repository), run / CARD
+    text = card.read_text(encoding="utf-8") if card.exists() else fresh
+    title = re.search(r"^# (\S+/\S+)$", text, re.MULTILINE)
+    if title is None or text == model_card(run, title[1]):
+        return fresh if title else text
+    print(f"{card}: kept as it was edited, for {repository}; remove it to have it rendered anew", flush=True)
+    for place in ("# {}\n", 'from_pretrained("{}")'):
+        text = text.replace(place.format(title[1]), place.format(repository))
+    return text
+
+
 def push(run: Path, repository: str, private: bool) -> None:
     """Upload `model/` and the card, to a new repository if there is none yet.
 
@@ -46,8 +60,7 @@ def push(run: Path, repository: str, private: bool) -> None:
     from huggingface_hub import HfApi
 
     card = run / CARD
-    if not card.exists():
-        durable.write_text(card, model_card(run, repository))
+    durable.write_text(card, card_for(run, repository))
     shutil.copyfile(card, run / "model" / "README.md")  # in place of the empty one that peft leaves
     try:
         api = HfApi()

@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from config.sections import TrainingRun
 from engine.dist.devices import out_of_memory
 from engine.dist.ranks import is_main_process, leave_group
-from engine.errors import RunError, first_line
+from engine.errors import RunError
 from engine.files import durable
 from engine.run import checkpoints, hub
 from engine.run.checkpoint_store import CheckpointStore
 from engine.run.console import Steps
+from engine.run.disk_space import DiskNeeds, check_disk, why_not_written
 from engine.run.folder import RunFolder
 from engine.run.interruption import Interruption
 from engine.run.metrics import MetricsLog, StepLog
@@ -50,6 +51,8 @@ class Lifecycle:
         """the last step that is done"""
         self.stop_code = 0
         """the exit code of a run that has to leave before its end, 0 for any other"""
+        self.needs: DiskNeeds | None = None
+        """the disk space that the run needs, known when its steps begin"""
         self._logs: list[StepLog] = []
         if is_main_process():
             self.store.open()
@@ -75,9 +78,14 @@ class Lifecycle:
             if self.console is not None:
                 self.console.stop()
 
-    def begin(self, total: int) -> None:
-        """Show the progress of a run of `total` steps and start to measure its first step."""
-        self.total = total
+    def begin(self, total: int, needs: DiskNeeds) -> None:
+        """Show the progress of a run of `total` steps and start to measure its first step.
+
+        Raises RunError where the disk has no room for what the run `needs`.
+        """
+        self.total, self.needs = total, needs
+        if is_main_process() and self.step < total:
+            check_disk(needs, self.folder.path, self.store.here, resumes=self.resume_from is not None)
         self.console = Steps(self.stage, total, self.step, speaks=is_main_process())
         self.console.start()
         self.limit.begin()
@@ -134,12 +142,13 @@ class Lifecycle:
         except WRITE_ERRORS as error:
             if out_of_memory(error):
                 raise
+            why = why_not_written(error, path, self.needs)
             if is_main_process():
                 checkpoints.discard_partial(self.store.here)
             newest = checkpoints.newest(*self.store.places)
             way_on = f"continues from {newest.name}" if newest else "begins again"
             raise RunError(
-                f"{path} cannot be written ({first_line(error)}); make room or see to the folder's permissions, "
+                f"{path} cannot be written ({why}); make room or see to the folder's permissions, "
                 f"then the same command {way_on}"
             ) from None
 

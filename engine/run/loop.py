@@ -18,6 +18,7 @@ from engine.dist import devices
 from engine.dist.collectives import counted_waits
 from engine.dist.sharding import sharding_of
 from engine.run import training_state
+from engine.run.disk_space import disk_needs
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
 from engine.run.metrics import StepLog
@@ -54,7 +55,7 @@ class Loop:
         (engine/run/interruption.py).
         """
         with self.lifecycle.interruptible(self.accelerator):
-            self.lifecycle.begin(total)
+            self.lifecycle.begin(total, disk_needs(self.trained.values()))
             for step in range(self.lifecycle.step + 1, total + 1):
                 self.step = step
                 self._seconds: dict[str, float] = {}

@@ -24,6 +24,7 @@ from engine.errors import RunError
 from engine.models.adapters import base_of, is_adapter
 from engine.models.saving import save_model
 from engine.run.batches import DealtBatches, batch_of, parts_a_step
+from engine.run.disk_space import disk_needs
 from engine.run.lifecycle import Lifecycle
 from engine.run.throughput import Throughput
 
@@ -103,14 +104,16 @@ def refuse_without_gpu(section: dict[str, Any]) -> None:
 class RunCallback(TrainerCallback):
     """Passes what happens in a trainer on to the run's lifecycle; stops at a loss that is not finite."""
 
-    def __init__(self, lifecycle: Lifecycle, throughput: Throughput):
-        self.lifecycle, self.throughput = lifecycle, throughput
+    def __init__(self, lifecycle: Lifecycle, throughput: Throughput, merges: bool):
+        self.lifecycle, self.throughput, self.merges = lifecycle, throughput, merges
 
     def on_train_begin(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
         train_dataloader: DataLoader,
         **_: Any,
     ) -> None:
@@ -124,7 +127,7 @@ class RunCallback(TrainerCallback):
                     "it back, or name another run.dir"
                 )
             state.best_model_checkpoint = str(best)
-        self.lifecycle.begin(state.max_steps)
+        self.lifecycle.begin(state.max_steps, disk_needs([(model, optimizer)], self.merges))
         steps_an_epoch = len(train_dataloader) // args.gradient_accumulation_steps
         if (epochs := state.max_steps / max(steps_an_epoch, 1)) > MANY_EPOCHS:
             key = "max_steps" if args.max_steps > 0 else "num_train_epochs"
@@ -185,7 +188,7 @@ def fit(
     trainer.lifecycle = lifecycle
     trainer.remove_callback(PrinterCallback)
     shard_model(trainer.model, accelerator)  # also makes adapters float32 again: TRL makes them bfloat16 on 4 bits
-    trainer.add_callback(RunCallback(lifecycle, Throughput(trainer.model)))
+    trainer.add_callback(RunCallback(lifecycle, Throughput(trainer.model), merges=recipe.lora.merge))
     with lifecycle.interruptible(accelerator):
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if lifecycle.stop_code:

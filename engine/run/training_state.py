@@ -122,6 +122,17 @@ def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
             set_optimizer_state_dict(model, optimizer, tensors["optimizer"])
 
 
+def read_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Read the weights that `write` has written, without an optimiser, into a whole model in one process."""
+    with _checkpointing():
+        written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        tensors = {"model": _named_weights(model)}
+        if any(key.startswith("model.") for key in written):
+            dcp.load(tensors, checkpoint_id=folder)
+        else:
+            dcp.load(tensors["model"], storage_reader=dcp.HuggingFaceStorageReader(folder.parent))
+
+
 @contextmanager
 def _checkpointing() -> Iterator[None]:
     """Raise what the first failing rank raised, as it was raised; silence torch's warning that there is one rank."""
@@ -144,13 +155,18 @@ def _named_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer, new
     a step, which a run that saves must not do.)
     """
     model = extract_model_from_parallel(model, keep_torch_compile=False)
-    stored = model.state_dict()  # shards under FSDP2, also where a forward pass has left gathered weights
-    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    names += [name for name, _ in model.named_buffers() if name in stored]
-    tensors: dict[str, Any] = {"model": {name: stored[name] for name in names}}
+    tensors: dict[str, Any] = {"model": _named_weights(model)}
     if new or optimizer.state:
         tensors["optimizer"] = get_optimizer_state_dict(model, optimizer)
     return tensors
+
+
+def _named_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the trained weights and the buffers, which share memory with the model's own."""
+    stored = model.state_dict()  # shards under FSDP2, also where a forward pass has left gathered weights
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    names += [name for name, _ in model.named_buffers() if name in stored]
+    return {name: stored[name] for name in names}
 
 
 def _generators() -> dict[str, Any]:

@@ -42,9 +42,12 @@ class Conversation:
 def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
     """The first conversation of every finetuned model; models trained on plain text are left out."""
     for name, stage in stages.items():
-        mask = stage.recipe["chatml"]["mask"]
+        mask, model = stage.recipe["chatml"]["mask"], stage.path / "model"
+        if not model.is_dir():
+            yield Conversation(name, mask, [], f"{model} does not exist; the run has not finished")
+            continue
         try:
-            shown = first_conversation(stage, load_tokenizer(str(stage.path / "model")))
+            shown = first_conversation(stage, load_tokenizer(str(model)))
         except RecipeError as error:  # the data or the model may have been moved since
             yield Conversation(name, mask, [], str(error))
             continue

@@ -41,8 +41,8 @@ def write_report(recipe: Eval) -> None:
     """Write report.html and plots/*.png into the run folder. Raises RunError if there is nothing to report on."""
     evaluation = EvaluationFiles(recipe)
     folder = evaluation.folder
-    if not evaluation.summary and not evaluation.stages:
-        raise RunError(f"run.dir={folder}: no summary.json, and no model of the recipe has a run folder; run make eval")
+    if not evaluation.summary and not any(stage.metrics for stage in evaluation.stages.values()):
+        raise RunError(f"run.dir={folder}: nothing has been evaluated and nothing trained; run make eval")
     with style():
         groups = {title: plots for title, plots in draw(evaluation).items() if plots}
     (folder / "plots").mkdir(parents=True, exist_ok=True)

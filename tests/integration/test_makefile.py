@@ -182,6 +182,7 @@ def test_without_a_fitting_python_one_line_says_so(make, tmp_path, lacks, expect
         ("claims", "bench.claims"),
         ("push", "release.push"),
         ("merge", "release.merge"),
+        ("release", "release.checkpoint"),
     ],
 )
 def test_what_takes_arguments_gets_them(make, target, module):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -262,15 +263,29 @@ def test_training_data_that_is_gone_is_named(tmp_path):
     )
 
 
-def test_nothing_to_report_on(tmp_path, capsys):
-    recipe = write_run(tmp_path, {}, evaluated=False)
+def test_a_run_that_has_not_finished_has_no_model_to_show_data_with(tmp_path):
+    recipe = write_run(tmp_path, {"talk": "sft"}, evaluated=False)
+    shutil.rmtree(tmp_path / "talk" / "model", ignore_errors=True)
+    write_report(recipe)
+    assert (
+        f"The training data of talk cannot be shown: {tmp_path}/talk/model does not exist; the run has not finished"
+        in Page((tmp_path / "eval" / "report.html").read_text()).text
+    )
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_nothing_to_report_on(tmp_path, capsys, began):
+    """No run folder at all, or one in which a run failed before its first step."""
+    recipe = write_run(tmp_path, {"talk": "sft"} if began else {}, evaluated=False)
+    if began:
+        (tmp_path / "talk" / "metrics.jsonl").write_text("")
     with pytest.raises(RunError):
         write_report(recipe)
     with pytest.raises(SystemExit) as stopped:
         run(write_report, recipe)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: run.dir={tmp_path}/eval: no summary.json, and no model of the recipe has a run folder; run make eval\n"
+        f"error: run.dir={tmp_path}/eval: nothing has been evaluated and nothing trained; run make eval\n"
     )
 
 

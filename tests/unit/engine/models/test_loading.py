@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForSequenceClassification
 
 from chatml import control, encode
 from config.sections import Lora, Model
@@ -18,7 +18,7 @@ from engine.models.adapters import is_adapter, lora_config
 from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
-from tests.support.small_models import small_model
+from tests.support.small_models import small_config, small_model
 from tests.support.tokenizers import llama, qwen
 
 CALL = {"function": {"name": "add", "arguments": {}}}

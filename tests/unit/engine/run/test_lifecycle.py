@@ -1,6 +1,7 @@
 """One lifecycle for all loops: where a run resumes, when it stops, what a checkpoint is, and what cannot be written."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +12,15 @@ from config import load
 from engine.errors import RunError
 from engine.files import durable
 from engine.run import checkpoints, lifecycle
+from engine.run.disk_space import DiskNeeds
 from engine.run.folder import RunFolder
 from engine.run.interruption import Interruption
 from engine.run.lifecycle import Lifecycle
 from engine.run.time_limit import OUT_OF_TIME
 from sft.recipe import SFT
+
+NO_NEEDS = DiskNeeds(0, 0)
+DISK = SimpleNamespace(total=1 << 40, free=7 << 19)  # 3.5 MiB free
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def run(tmp_path):
 def steps(life, *numbers):
     """Make steps, each logged and saved."""
     with life.interruptible(Accelerator(cpu=True)):
-        life.begin(9)
+        life.begin(9, NO_NEEDS)
         for step in numbers:
             life.metrics.append({"step": step})
             assert not life.end_step(step)
@@ -90,7 +95,7 @@ def test_out_of_time_after_the_last_step_is_the_end(run, monkeypatch, code, step
     life = run()
     monkeypatch.setattr(Interruption, "code", lambda self: code)
     with life.interruptible(Accelerator(cpu=True)):
-        life.begin(9)
+        life.begin(9, NO_NEEDS)
         assert life.end_step(step) is stops
     assert life.stop_code == (code if stops else 0)
 
@@ -104,7 +109,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_no_half_checkpoint(run, t
 
     def half():
         with life.interruptible(Accelerator(cpu=True)):
-            life.begin(9)
+            life.begin(9, NO_NEEDS)
             life.end_step(2)
             with life.checkpoint() as folder:
                 (folder / "weights").write_text("half")
@@ -117,6 +122,32 @@ def test_what_cannot_be_written_is_one_line_and_leaves_no_half_checkpoint(run, t
         "the same command continues from checkpoint-1"
     )
     assert names(tmp_path / "run") == ["checkpoint-1"]
+
+
+def test_a_disk_without_room_is_named_before_the_first_step(run, tmp_path, monkeypatch):
+    life = run()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: DISK)
+    with pytest.raises(RunError) as raised, life.interruptible(Accelerator(cpu=True)):
+        life.begin(9, DiskNeeds(3 << 20, 1 << 20))
+    assert str(raised.value) == (
+        "run.dir: a checkpoint and the finished model take about 4.0 MiB, and 3.5 MiB are free for "
+        f"{tmp_path}/run; make room, or name a folder on another disk as run.dir"
+    )
+    assert life.metrics.rows == []
+
+
+def test_torchs_writer_on_a_full_disk_names_the_disk_and_what_needs_it(run, tmp_path, monkeypatch):
+    life = run()
+    with life.interruptible(Accelerator(cpu=True)):
+        life.begin(9, DiskNeeds(3 << 20, 1 << 20))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: DISK)
+    full = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    with pytest.raises(RunError) as raised, life.writing(tmp_path / "run" / "checkpoint-1"):
+        raise full
+    assert str(raised.value) == (
+        f"{tmp_path}/run/checkpoint-1 cannot be written (No space left on device; a checkpoint takes about 3.0 MiB); "
+        "make room or see to the folder's permissions, then the same command begins again"
+    )
 
 
 def test_running_out_of_memory_is_no_full_disk(run):

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerState
 
@@ -13,7 +14,7 @@ from engine.run.trainer import RunCallback
 def told(capsys, rows, batch, parts, max_steps, epochs=3.0):
     """What a trainer prints at its start that takes `batch` rows a step in `parts` forward passes."""
     lifecycle = SimpleNamespace()
-    lifecycle.begin = lambda total: setattr(lifecycle, "console", Steps("sft", total))
+    lifecycle.begin = lambda total, needs: setattr(lifecycle, "console", Steps("sft", total))
     loader = DataLoader(range(rows), batch_size=batch // parts)
     steps = max_steps if max_steps > 0 else round(epochs * rows / batch)
     args = SimpleNamespace(
@@ -21,8 +22,8 @@ def told(capsys, rows, batch, parts, max_steps, epochs=3.0):
         logging_steps=1, eval_steps=None, save_steps=500,
     )  # fmt: skip
     state = TrainerState(max_steps=steps)
-    callback = RunCallback(lifecycle, SimpleNamespace(begin=lambda: None))
-    callback.on_train_begin(args, state, None, train_dataloader=loader, model=None)
+    callback = RunCallback(lifecycle, SimpleNamespace(begin=lambda: None), merges=True)
+    callback.on_train_begin(args, state, None, model=nn.Linear(2, 2), optimizer=None, train_dataloader=loader)
     return capsys.readouterr().out
 
 

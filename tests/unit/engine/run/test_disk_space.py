@@ -1,0 +1,89 @@
+"""What a run needs on disk, by hand, and when that is too much."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.errors import RunError
+from engine.run.disk_space import DiskNeeds, check_disk, disk_needs, free_bytes, size, why_not_written
+
+
+def model(frozen=False):
+    """100 numbers, or 100 trained ones on 300 frozen ones."""
+    layers = torch.nn.Sequential(torch.nn.Linear(10, 10, bias=False), torch.nn.Linear(10, 30, bias=False))
+    layers[1].requires_grad_(False)
+    return layers if frozen else layers[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "checkpoint"), [(torch.optim.AdamW, 1200), (torch.optim.Adam, 1200), (torch.optim.SGD, 400)]
+)
+def test_weights_and_adams_moments_are_four_bytes_a_number(optimizer, checkpoint):
+    plain = model()
+    assert disk_needs([(plain, optimizer(plain.parameters(), lr=1))]) == DiskNeeds(checkpoint, 400)
+
+
+def test_frozen_weights_are_written_once_at_the_end_if_at_all():
+    adapted = model(frozen=True)
+    trained = [(adapted, SimpleNamespace(optimizer=torch.optim.AdamW(adapted[0].parameters())))]
+    assert disk_needs(trained) == DiskNeeds(1200, 400)
+    assert disk_needs(trained, merged=True) == DiskNeeds(1200, 1600)
+    assert disk_needs([*trained, *trained]) == DiskNeeds(2400, 800)
+
+
+@pytest.mark.parametrize(
+    ("resumes", "free", "fits"), [(False, 1600, True), (False, 1599, False), (True, 1200, True), (True, 1199, False)]
+)
+def test_room_for_a_checkpoint_and_the_model(tmp_path, monkeypatch, resumes, free, fits):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=10**6, free=free))
+    if fits:
+        check_disk(DiskNeeds(1200, 400), tmp_path, tmp_path, resumes)
+        return
+    with pytest.raises(
+        RunError, match=r"^run\.dir: (a|the next) checkpoint (and|or) the finished model takes? about 1\."
+    ):
+        check_disk(DiskNeeds(1200, 400), tmp_path, tmp_path, resumes)
+
+
+def test_a_local_disk_needs_room_for_a_checkpoint(tmp_path, monkeypatch):
+    local = tmp_path / "local"
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: SimpleNamespace(total=1, free=1000 if path == local else 9999)
+    )
+    local.mkdir()
+    with pytest.raises(RunError) as error:
+        check_disk(DiskNeeds(2048, 400), tmp_path, local, resumes=False)
+    assert str(error.value) == (
+        f"run.local_dir: a checkpoint takes about 2.0 KiB, and 1000.0 B are free for {local}; make room, or name a "
+        "folder on another disk as run.local_dir"
+    )
+
+
+def test_a_file_system_that_does_not_tell_is_not_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=0, free=0))
+    assert free_bytes(tmp_path / "not" / "there" / "yet") is None
+    check_disk(DiskNeeds(1 << 50, 1 << 50), tmp_path, tmp_path, resumes=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "why"),
+    [
+        (OSError(28, "No space left on device"), 0,
+         "[Errno 28] No space left on device; a checkpoint takes about 3.0 GiB"),
+        (OSError(30, "Read-only file system"), 9 << 30, "[Errno 30] Read-only file system"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), 4096,
+         "No space left on device; a checkpoint takes about 3.0 GiB"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), 9 << 30,
+         "torch's writer failed; a checkpoint takes about 3.0 GiB"),
+    ],
+)  # fmt: skip
+def test_why_something_was_not_written(tmp_path, monkeypatch, error, free, why):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=free))
+    assert why_not_written(error, tmp_path, DiskNeeds(3 << 30, 0)) == why
+
+
+def test_sizes_in_words():
+    assert [size(count) for count in (0, 1023, 1536, 5 << 20, 3 << 40)] == [
+        "0.0 B", "1023.0 B", "1.5 KiB", "5.0 MiB", "3072.0 GiB",
+    ]  # fmt: skip

@@ -1,0 +1,49 @@
+"""The card of a push names the repository that it goes to, and keeps what the user has written in it."""
+
+import json
+
+import pytest
+import yaml
+
+from engine.run.card import model_card
+from engine.run.hub import CARD, card_for
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a finished run."""
+    (tmp_path / "model").mkdir()
+    recipe = {"stage": "sft", "model": {"path": "me/base"}, "data": {"train": "a.jsonl"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    report = {"read": 2, "kept": 2, "cut": 0, "dropped": {}, "tokens": 9}
+    for name, value in {
+        "finished": {"steps": 4, "seconds": 3.0, "at": "2026-01-02T03:04:05"},
+        "environment": {"processes": 1, "device": "cpu", "packages": {"torch": "2.13.0"}},
+        "data": {"train": report},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "loss": 1.5}\n')
+    return tmp_path
+
+
+def test_a_later_push_to_another_name_carries_that_name(run, capsys):
+    (run / CARD).write_text(card_for(run, "me/base"))
+    assert (run / CARD).read_text() == model_card(run, "me/base")
+    assert card_for(run, "you/other-1") == model_card(run, "you/other-1")
+    assert capsys.readouterr().out == ""
+
+
+def test_what_the_user_wrote_stays(run, capsys):
+    licensed = model_card(run, "me/base").replace("# license: yours", "license: mit  # yours") + "\nMy words.\n"
+    (run / CARD).write_text(licensed)
+    card = card_for(run, "you/other")
+    assert card == model_card(run, "you/other").replace("# license: yours", "license: mit  # yours") + "\nMy words.\n"
+    assert "base_model: me/base" in card  # a model of the old name, and not the repository
+    assert capsys.readouterr().out == (
+        f"{run / CARD}: kept as it was edited, for you/other; remove it to have it rendered anew\n"
+    )
+
+
+def test_a_card_without_its_title_is_the_users_own(run):
+    (run / CARD).write_text("My own card.\n")
+    assert card_for(run, "you/other") == "My own card.\n"
