@@ -109,7 +109,7 @@ def _comparisons(
     yield "own", own, lambda: truth
     yield "causal", lambda: own_outputs(twin, [second[:4]]), lambda: [truth[1][:4]]
     twin.train(model.training)
-    if attention == FLASH:
+    if attention == FLASH and twin.device.type == "cpu":
         twin.to("cuda")
     built_for = model.config._attn_implementation
     yield "attention", lambda: set_attention(twin, attention, built_for) or [], list

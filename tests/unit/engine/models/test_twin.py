@@ -3,8 +3,10 @@
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from engine.forward.logprobs import with_logprobs
+from engine.models.self_test import failure_of
 from engine.models.twin import float32_twin
-from tests.support.small_models import EXPERTS, SIZES, small_model
+from tests.support.small_models import EXPERTS, FAMILIES, SIZES, small_config, small_model
 
 
 def test_it_has_few_layers_and_rows_and_shares_float32_weights():
@@ -27,6 +29,19 @@ def test_it_goes_as_deep_as_the_last_new_kind_of_layer():
     ]  # fmt: skip
     windows = small_model(num_hidden_layers=5, use_sliding_window=True, sliding_window=8, max_window_layers=3)
     assert len(float32_twin(windows, 64).model.layers) == 4
+
+
+def test_quantised_layers_are_replaced_by_plain_ones_of_their_size_and_the_self_test_runs():
+    """bitsandbytes keeps two weights in a byte: its layers are Linear with a weight of other shape and type."""
+    model = with_logprobs(FAMILIES["qwen2"][1])(small_config("qwen2", attn_implementation="packed"))
+    for layer in model.model.layers:
+        for linear in (layer.mlp.up_proj, layer.self_attn.q_proj):
+            size = linear.weight.numel() // 2
+            linear.weight = torch.nn.Parameter(torch.zeros(size, 1, dtype=torch.uint8), requires_grad=False)
+    twin = float32_twin(model, 64)
+    assert twin.model.layers[0].mlp.up_proj.weight.shape == (64, 32)
+    assert twin.model.layers[0].self_attn.q_proj.bias is not None
+    assert failure_of(model.train(), "packed") is None
 
 
 def test_it_is_float32_whatever_the_model_and_nothing_in_it_is_without_effect():
