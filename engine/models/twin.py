@@ -12,6 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 LEAST_LAYERS = 2
+# The tokens of a sliding window, where there is one: shorter than the sequences of a test, so that it shows.
+WINDOW = 4
 # Integers by which layers of one kind differ.
 PLACES = ("idx", "index", "layer_id", "layer_number")
 
@@ -21,7 +23,7 @@ def float32_twin(model: PreTrainedModel, tokens: int, *, all_layers: bool = Fals
 
     So that no part of the forward pass is without effect, as in a new model, vectors (biases, norms, sinks) are
     moved a little and matrices are brought up to the size that keeps their input's. Takes nothing from torch's own
-    generators.
+    generators. A sliding window is shrunk to WINDOW tokens.
     """
     noise = torch.Generator().manual_seed(0)
     memo: dict[int, Any] = {}
@@ -46,6 +48,9 @@ def float32_twin(model: PreTrainedModel, tokens: int, *, all_layers: bool = Fals
     for module in twin.modules():
         if isinstance(module, torch.nn.Embedding):
             module.padding_idx = None  # it may be beyond the small vocabulary
+        for holder in (module, getattr(module, "config", None)):
+            if isinstance(window := getattr(holder, "sliding_window", None), int):
+                holder.sliding_window = min(window, WINDOW)
     return twin.requires_grad_(False)
 
 
