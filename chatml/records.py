@@ -11,9 +11,9 @@ messages) beside what they answer in any of these shapes; `margin` may say how m
 record has the fields of several shapes, the first in this order counts, and a comparison before all. A field that is
 null is not there.
 
-`fields` renames first: {"question": "prompt", "answer": "response"} says that the file's `question` is our `prompt`.
-`roles` renames the roles of messages: {"model": "assistant"}. With `parse_text`, reasoning and calls are read from the
-assistant's text (`chatml.parsing`).
+`fields` renames first: {"question": "prompt", "answer": "response"} says that the file's `question` is our `prompt`;
+{"prompt": None} leaves out the file's `prompt`. `roles` renames the roles of messages: {"model": "assistant"}. With
+`parse_text`, reasoning and calls are read from the assistant's text (`chatml.parsing`).
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ FIELDS = (
 )
 """every field that has a meaning; `fields` renames to these"""
 
-Fields = Mapping[str, str] | None
+Fields = Mapping[str, str | None] | None
 Messages = tuple[Message, ...]
 
 
@@ -116,7 +116,7 @@ def _renamed(record: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
         raise RecordError(f"it is {kind(record)}; a record is an object")
     renames = {theirs: ours for theirs, ours in (fields or {}).items() if theirs in record}
     kept = {key: value for key, value in record.items() if key not in renames and key not in renames.values()}
-    renamed = {**kept, **{ours: record[theirs] for theirs, ours in renames.items()}}
+    renamed = {**kept, **{ours: record[theirs] for theirs, ours in renames.items() if ours is not None}}
     return {key: value for key, value in renamed.items() if value is not None}
 
 
@@ -279,4 +279,4 @@ def _message(role: str, text: Any, field: str) -> Message:
 def _has(record: Mapping[str, Any]) -> str:
     shown: Sequence[str] = list(map(str, record))
     has = f"it has {', '.join(shown)}" if shown else "it has no fields"
-    return f"{has}; use data.fields to rename to {', '.join(FIELDS)}"
+    return f"{has}; use data.fields to rename to {', '.join(FIELDS)}, or to leave out (null)"

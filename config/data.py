@@ -24,9 +24,9 @@ class Source(Section):
     """Where records come from: one item of a data key."""
 
     path: str = MISSING
-    """a file, a folder, a glob, or the hub id of a data set (owner/name)"""
+    """a file, a folder (of data files, or written by save_to_disk), a glob, or the hub id of a data set (owner/name)"""
     split: str = "train"
-    """split of a hub data set"""
+    """split of a hub data set or of a folder"""
     name: str | None = None
     """configuration of a hub data set"""
     revision: str | None = None
@@ -61,10 +61,14 @@ def named_sources(default: Any = None) -> Any:
 class Data(Section):
     """The common keys of all data sections."""
 
-    fields: dict[str, str] = field(default_factory=dict)
-    """names in the records -> names that are read: {question: prompt, answer: response}"""
+    fields: dict[str, str | None] = field(default_factory=dict)
+    """names in the records -> names that are read: {question: prompt, answer: response}; null: the field is not read,
+    as {prompt: null} beside whole conversations in `messages`"""
     roles: dict[str, str] = field(default_factory=dict)
     """role names in the records -> system, user, assistant or tool: {developer: system, model: assistant}"""
+    document_end: str | None = None
+    """what stands between the documents of plain text, as <|endoftext|>: text is split there, and the mark itself is
+    not read"""
     too_long: TooLong = "cut_oldest_turns"
     """what to do with a record longer than the stage's limit: drop it, cut its oldest turns or its oldest tokens, or
     stop; both sides of a comparison are cut alike, and no answer is trained on without its end"""
@@ -72,15 +76,19 @@ class Data(Section):
     """what to do with a record that cannot be read: stop the run, or skip and count it"""
 
     def check(self, key: str) -> None:
-        self.check_roles(key)
+        self.check_reading(key)
         for name in self.source_keys():
             sources(getattr(self, name), f"{key}.{name}")
 
-    def check_roles(self, key: str) -> None:
+    def check_reading(self, key: str) -> None:
+        """Raise RecipeError for a mistake in how records are read."""
         for theirs, ours in self.roles.items():
             if ours not in ROLES:
                 place = f"{key}.roles.{theirs}"
                 raise RecipeError(f"{place} is {show(ours)}; it must be one of {', '.join(ROLES)}", key=place)
+        if self.document_end == "":
+            key = f"{key}.document_end"
+            raise RecipeError(f"{key} is empty; give the text that stands between documents, or null", key=key)
 
     @classmethod
     def source_keys(cls) -> list[str]:
@@ -115,7 +123,7 @@ class TrainingData(Data):
         if share is None:
             super().check(key)
             return
-        self.check_roles(key)
+        self.check_reading(key)
         if not 0 < share < 1:
             raise RecipeError(
                 f"{key}.eval is {show(self.eval)}; a share of {key}.train must be above 0 and below 1",

@@ -42,7 +42,7 @@ class Items:
         items: Sequence[Item],
         main: PreTrainedTokenizerBase,
         chatml: ChatML,
-        fields: Mapping[str, str],
+        fields: Mapping[str, str | None],
         roles: Mapping[str, str] | None = None,
     ):
         self.items, self.main, self.chatml, self.fields, self.roles = items, main, chatml, fields, roles

@@ -23,7 +23,7 @@ from trl import RewardConfig, RewardTrainer
 
 from engine.data import encoding
 from engine.data.order import stream
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, load_rows, longest_sequence
 from engine.dist import sharding
 from engine.dist.collectives import all_gather_items, take_share
 from engine.dist.devices import compute_dtype
@@ -33,6 +33,7 @@ from engine.forward.packed import pack
 from engine.forward.pairs import pack_pairs, pair_scores
 from engine.forward.responses import TOKENS_A_FORWARD, micro_batches_on_all_ranks
 from engine.models.adapters import add_adapters
+from engine.models.context_length import check_length
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.system_prompt import stage_tokenizer
 from engine.run.batches import DealtBatches
@@ -53,6 +54,10 @@ def train(recipe: Reward) -> None:
     train_rows = pair_rows("train", recipe, tokenizer, folder)
     eval_rows = pair_rows("eval", recipe, tokenizer, folder) if recipe.data.eval else None
     base = load_model(recipe, tokenizer)
+    for name, rows in (("train", train_rows), ("eval", eval_rows)):
+        if rows is not None:
+            what = f"the longest comparison of data.{name}"
+            check_length(base.config, longest_sequence(rows), what, "set data.max_length={limit}")
     model = add_adapters(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     lifecycle = Lifecycle("rm", folder, recipe.run)
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}

@@ -17,13 +17,14 @@ from trl import SFTConfig, SFTTrainer
 from chatml import IGNORE
 from engine.data import encoding
 from engine.data.packing import packed
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, load_rows, longest_sequence
 from engine.dist import sharding
 from engine.dist.collectives import max_over_ranks, take_share
 from engine.dist.devices import compute_dtype
 from engine.forward.logprobs import TokenLogProbs
 from engine.forward.packed import pack
 from engine.models.adapters import add_adapters
+from engine.models.context_length import check_length
 from engine.models.loading import load_causal
 from engine.models.system_prompt import stage_tokenizer
 from engine.run.batches import DealtBatches
@@ -43,6 +44,10 @@ def train(recipe: SFT) -> None:
         recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=recipe.lora.load_in_4bit,
         as_stored=sharding.sharding_requested(),
     )  # fmt: skip
+    for name, rows in (("train", train_rows), ("eval", eval_rows)):
+        if rows is not None:
+            what = f"the longest record of data.{name}"
+            check_length(base.config, longest_sequence(rows), what, "set data.max_length={limit}")
     model = add_adapters(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     lifecycle = Lifecycle("sft", folder, recipe.run)
     trainer = PackedTrainer(

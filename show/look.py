@@ -93,13 +93,13 @@ class Look:
 
 def look(recipe: Show, key: str, named: list[Source], tokenizer: PreTrainedTokenizerBase) -> Look:
     """Read, count and encode what a data key names. Raises RecipeError where a source itself cannot be read."""
-    found = [item for source in named for item in read(source)]
     data, parse_text = recipe.data, recipe.chatml.parse_text
+    found = [item for source in named for item in read(source, data.document_end, data.fields)]
     records = read_records(found, key, data.fields, data.roles, parse_text=parse_text)
     if not records:
         raise RecipeError(f"data.{key}: no records; name a source that holds some")
     against = sources(recipe.show.against, "show.against") if key in TRAINED_ON else []
-    evaluations = [_evaluation_set(source) for source in against if source not in named]
+    evaluations = [_evaluation_set(source, recipe) for source in against if source not in named]
     seen = Look(key, recipe, tokenizer, named, records, [], None, "", [], evaluations)
     try:
         rows, report = stage_rows(seen, named)
@@ -129,11 +129,10 @@ def stage_rows(seen: Look, named: list[Source]) -> tuple[Dataset, Report]:
     )
 
 
-def _evaluation_set(source: Source) -> EvaluationSet:
+def _evaluation_set(source: Source, recipe: Show) -> EvaluationSet:
     part = f"{source.only_share:g} of " if source.only_share else ""
-    return evaluation_set(
-        part + source.path, ((where, found) for where, found in read(source) if isinstance(found, dict))
-    )
+    records = read(source, recipe.data.document_end, recipe.data.fields)
+    return evaluation_set(part + source.path, ((where, found) for where, found in records if isinstance(found, dict)))
 
 
 def _report_of(seen: Look, source: Source) -> Report | None:

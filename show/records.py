@@ -67,7 +67,7 @@ class Record:
 def read_records(
     records: Sequence[tuple[str, dict[str, Any] | RecordError]],
     key: str,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str | None],
     roles: Mapping[str, str] | None = None,
     *,
     parse_text: bool = False,
@@ -83,10 +83,10 @@ def read_records(
     return [_read(where, record, held) for where, record in records]
 
 
-def unread_fields(records: Sequence[Record], fields: Mapping[str, str]) -> list[str]:
+def unread_fields(records: Sequence[Record], fields: Mapping[str, str | None]) -> list[str]:
     """Fields of the records that have no meaning here, in the order they are met."""
     met = dict.fromkeys(name for record in records for name in record.fields)
-    return [name for name in met if fields.get(name, name) not in FIELDS]
+    return [name for name in met if fields.get(name, name) not in (None, *FIELDS)]
 
 
 def _read(where: str, record: dict[str, Any] | RecordError, held: Callable[[dict[str, Any]], Held]) -> Record:
@@ -98,7 +98,7 @@ def _read(where: str, record: dict[str, Any] | RecordError, held: Callable[[dict
         return Record(where, record, None, str(error))
 
 
-def _held(record: dict[str, Any], key: str, fields: Mapping[str, str], how: Mapping[str, Any]) -> Held:
+def _held(record: dict[str, Any], key: str, fields: Mapping[str, str | None], how: Mapping[str, Any]) -> Held:
     if is_comparisons(key):
         return read_pair(record, fields, **how)
     if key in ASKED:
@@ -108,7 +108,7 @@ def _held(record: dict[str, Any], key: str, fields: Mapping[str, str], how: Mapp
     return read_conversation(record, fields, **how)
 
 
-def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str]) -> bool:
+def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str | None]) -> bool:
     if isinstance(record, RecordError):
         return False
     names = {fields.get(name, name) for name, value in record.items() if value is not None}

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from chatml import (
+    END_OF_TEXT,
     IGNORE,
     EncodedTurn,
     Mask,
@@ -48,13 +49,14 @@ class Settings:
     """Everything in a recipe that decides how records become rows."""
 
     chatml: ChatML
-    fields: Mapping[str, str]
+    fields: Mapping[str, str | None]
     too_long: TooLong
     on_bad_record: OnBadRecord
     limit_key: str
     """the recipe's key that limits the length of a row, for messages"""
     limit: int
     """tokens"""
+    document_end: str | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     """role names in the records -> ours"""
 
@@ -112,7 +114,7 @@ def texts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
 
 def documents(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
     """Yield {"text"} of documents, whole, for use with several tokenizers; `tokenizer` only counts for the report."""
-    plain = plain_encoder(tokenizer)
+    plain, ends = plain_encoder(tokenizer), _end_spellings(tokenizer)
     for where, text, _ in _read(chunk, lambda record: read_text(record, settings.fields), settings, report):
         try:
             tokens = len(plain(text))
@@ -120,6 +122,7 @@ def documents(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) 
             report.refuse(where, error, settings.on_bad_record)
             continue
         report.lengths[tokens] += 1
+        report.spelled_ends.update(name for name in ends if name in text)
         if not text:
             report.drop(NOTHING_TO_TRAIN, tokens)
             continue
@@ -230,7 +233,9 @@ def _encoded(
 
 def _documents(texts: Sequence[tuple[str, str]], settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
     ids = control(tokenizer)
-    before = [] if ids.bos is None else [ids.bos]
+    before, ends = [] if ids.bos is None else [ids.bos], _end_spellings(tokenizer)
+    for _, text in texts:
+        report.spelled_ends.update(name for name in ends if name in text)
     for text in _texts_encoded(texts, tokenizer, settings, report):
         document = [*before, *text, ids.endoftext]
         report.lengths[len(document)] += 1
@@ -244,6 +249,11 @@ def _documents(texts: Sequence[tuple[str, str]], settings: Settings, tokenizer: 
         for start, stop in pairwise(edges):
             piece = document[start:stop]
             yield {"input_ids": piece, "labels": [IGNORE, *piece[1:]]}
+
+
+def _end_spellings(tokenizer: Any) -> set[str]:
+    """Return how the tokens that end a document are spelled."""
+    return {END_OF_TEXT} | ({tokenizer.eos_token} if tokenizer.eos_token else set())
 
 
 def _texts_encoded(

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import pyarrow.compute
 from datasets import Dataset
 from trl import pack_dataset
 
 from engine.data.prepare import exclusive
+from engine.data.rows import longest_sequence
 
 
 def packed(rows: Dataset, max_length: int) -> Dataset:
@@ -15,8 +15,7 @@ def packed(rows: Dataset, max_length: int) -> Dataset:
     Raises ValueError for an input row longer than `max_length` (TRL would cut it; the length policy comes before). One
     process packs; the others, and later runs, find the result beside the rows, where `datasets` keeps it.
     """
-    longest = pyarrow.compute.max(pyarrow.compute.list_value_length(rows.data.column("input_ids"))).as_py()
-    if longest > max_length:
+    if (longest := longest_sequence(rows)) > max_length:
         raise ValueError(f"a row of {longest} tokens cannot be packed into rows of {max_length}")
     with exclusive(Path(rows.cache_files[0]["filename"])):
         return pack_dataset(rows, max_length, "bfd")

@@ -54,6 +54,7 @@ def prepared(make: Maker, source: Source, settings: Settings, tokenizer: Any, ke
                 shared = (make, settings, tokenizer)
                 durable.write_folder(folder, lambda partial: _write(partial, source, place, shared, key))
     report = Report.from_json(json.loads((folder / REPORT).read_text(encoding="utf-8")))
+    report.read_from, report.left_out = list(place.read), list(place.left_out)
     if report.read == 0:
         raise RecipeError(f"{source.path}: {_why_empty(source)}")
     return Dataset.from_file(str(folder / ROWS)), report
@@ -86,7 +87,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def _key(make: Maker, source: Source, place: Place, settings: Settings, tokenizer: Any) -> str:
     part = {name: getattr(source, name) for name in ("skip", "take", "without_share", "only_share")}
-    vocabulary = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id)
+    vocabulary = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token)
     decisive = (make.__name__, part, settings, vocabulary, place.fingerprint(), _code())
     return xxhash.xxh3_128_hexdigest("\0".join(map(repr, decisive)).encode())
 
@@ -107,7 +108,9 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
         pyarrow.ipc.new_stream(sink, COLUMNS[shared[0]]) as stream,
         Reading(key, place.size) as reading,
     ):
-        chunks = chunks_of(selected(place, source, reading.advance))
+        _, settings, _ = shared
+        split = {"document_end": settings.document_end, "fields": settings.fields}
+        chunks = chunks_of(selected(place, source, reading.advance, **split))
         for batch, counted in in_order(batch_of, shared, chunks, lambda: reading.seconds_left > WORKERS_WORTH_SECONDS):
             stream.write_batch(batch)
             report.add(counted)

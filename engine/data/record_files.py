@@ -8,6 +8,7 @@ import codecs
 import csv
 import gzip
 import io
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import pyarrow.parquet
 from chatml import RecordError
 from config import RecipeError
 from engine.data.json_files import Records, decoded, json_records
+from engine.data.table_nulls import table_cleaner
 
 PACKED = (".gz", ".zst")
 
@@ -109,11 +111,13 @@ def _text(path: str, file: BinaryIO) -> Records:
 def _parquet(path: str, file: BinaryIO) -> Records:
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256):
+        table = pyarrow.parquet.ParquetFile(file)
+        clean = table_cleaner(table.schema_arrow, json_is_text=True)
+        for batch in table.iter_batches(batch_size=256):
             for record in batch.to_pylist():
                 number += 1
-                yield f"{path}:{number}", record
-    except (pyarrow.ArrowException, OSError) as error:
+                yield f"{path}:{number}", clean(record)
+    except (pyarrow.ArrowException, OSError, json.JSONDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise RecipeError(f"{path}: not a whole parquet file ({reason}); make or download it again") from None
 
@@ -125,4 +129,4 @@ READERS: dict[str, Callable[[str, BinaryIO], Records]] = {
     ".csv": _csv,
     ".txt": _text,
 }
-KNOWN = f"use {', '.join(READERS)} (and .gz or .zst of these)"
+KNOWN = f"use {', '.join(READERS)} (and .gz or .zst of these), or a folder that save_to_disk wrote"

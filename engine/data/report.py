@@ -22,6 +22,7 @@ _WAYS_OUT = {
 }
 PERCENTILES = (50, 90, 99, 100)
 MAX_BAD_SHOWN = 20  # bad records that are listed one by one
+MAX_FILES_SHOWN = 8
 
 
 @dataclass
@@ -50,6 +51,12 @@ class Report:
     """records by their tokens before anything was cut; of a pair the longer side's"""
     bad: list[str] = field(default_factory=list)
     """what is wrong with the first bad records that were skipped"""
+    spelled_ends: Counter[str] = field(default_factory=Counter)
+    """documents of plain text that hold an end token spelled out, by its spelling"""
+    read_from: list[str] = field(default_factory=list)
+    """files, or names of data sets, that the records come from"""
+    left_out: list[str] = field(default_factory=list)
+    """what lies beside them in a source's folder and is not read"""
 
     def keep(self, tokens: int, whole: int, trained: int = 0, rows: int = 1) -> None:
         """Count a record of `whole` tokens of which `tokens` are in rows."""
@@ -91,6 +98,15 @@ class Report:
         if self.lengths:
             told = (f"{length:,}" for length in self.percentiles().values())
             lines.append("  tokens in a record: half have up to {}, 90 % {}, 99 % {}, the longest {}".format(*told))
+        lines += [
+            f"  warning: {count:,} {'document spells' if count == 1 else 'documents spell'} {name}, which stays text; "
+            f"if it stands between documents, set data.document_end='{name}'"
+            for name, count in self.spelled_ends.most_common()
+        ]
+        if len(self.read_from) > 1 or self.left_out:
+            lines.append(f"  read from: {_shown(self.read_from)}")
+        if self.left_out:
+            lines.append(f"  left out: {_shown(self.left_out)}")
         lines += [f"  skipped: {line}" for line in self.bad]
         if self.dropped[BAD] > len(self.bad):
             lines.append(f"  skipped: {self.dropped[BAD] - len(self.bad):,} more")
@@ -118,7 +134,7 @@ class Report:
     def from_json(cls, values: dict[str, Any]) -> "Report":
         """What `as_json` gave, once it has been JSON."""
         lengths = Counter({int(length): count for length, count in values["lengths"].items()})
-        counted = {name: Counter(values[name]) for name in ("dropped", "dropped_tokens")}
+        counted = {name: Counter(values[name]) for name in ("dropped", "dropped_tokens", "spelled_ends")}
         return cls(**{**values, **counted, "lengths": lengths})
 
     def check(self, key: str, limit: str) -> None:
@@ -139,6 +155,11 @@ def total(reports: Iterable[Report]) -> Report:
     for report in reports:
         whole.add(report)
     return whole
+
+
+def _shown(names: list[str]) -> str:
+    more = len(names) - MAX_FILES_SHOWN
+    return ", ".join(names[:MAX_FILES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import pyarrow.compute
 from datasets import Dataset
 
 from chatml import FIELDS, control
@@ -47,7 +48,16 @@ def load_rows(
     """
     _check_fields(data.fields)
     control(tokenizer)  # raises where the tokenizer lacks the ChatML tokens
-    settings = Settings(chatml, data.fields, data.too_long, data.on_bad_record, limit.key, limit.tokens, data.roles)
+    settings = Settings(
+        chatml,
+        data.fields,
+        data.too_long,
+        data.on_bad_record,
+        limit.key,
+        limit.tokens,
+        document_end=data.document_end,
+        roles=data.roles,
+    )
     parts = [prepared(make, source, settings, tokenizer, key) for source in sources]
     report = total(report for _, report in parts)
     report.check(key, limit.key)
@@ -61,10 +71,26 @@ def load_prompts(sources: Sequence[Source], **settings: Any) -> tuple[PromptRows
     return PromptRows(rows), report
 
 
-def _check_fields(fields: Mapping[str, str]) -> None:
-    for theirs, ours in fields.items():
+def longest_sequence(rows: Dataset) -> int:
+    """Return the tokens of the longest sequence in rows, packed or not; of a pair the longer side counts.
+
+    Rows that a source has, but that its weight leaves out, count as well.
+    """
+    if "seq_lengths" in rows.column_names:
+        lengths = [pyarrow.compute.list_flatten(rows.data.column("seq_lengths"))]
+    else:
+        columns = [name for name in rows.column_names if name.endswith("_ids")]
+        lengths = [pyarrow.compute.list_value_length(rows.data.column(name)) for name in columns]
+    return max(pyarrow.compute.max(each).as_py() or 0 for each in lengths)
+
+
+def _check_fields(fields: Mapping[str, str | None]) -> None:
+    named = {theirs: ours for theirs, ours in fields.items() if ours is not None}
+    for theirs, ours in named.items():
         if ours not in FIELDS:
-            raise RecipeError(f"data.fields.{theirs} is {ours}; it must be one of {', '.join(FIELDS)}")
-    for one, other in pairwise(sorted(fields.values())):
+            raise RecipeError(
+                f"data.fields.{theirs} is {ours}; it must be one of {', '.join(FIELDS)}, or null to leave {theirs} out"
+            )
+    for one, other in pairwise(sorted(named.values())):
         if one == other:
             raise RecipeError(f"data.fields makes two fields {one}; leave one of them out")

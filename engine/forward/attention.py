@@ -1,7 +1,7 @@
 """What each attention implementation can do, and which one runs where. Nothing else in the project decides that.
 
-packed              ours: several sequences in one flat row (`packed_attention` below), full attention only; the only
-                    one that knows `key_positions`, by which a pair's shared beginning stands in the row once
+packed              ours: several sequences in one flat row (`packed_attention` below), full or with a sliding window;
+                    the only one that knows `key_positions`, by which a pair's shared beginning stands in the row once
 flash_attention_2   flash-attn, where it is installed and there is a GPU; packed rows by cumulative lengths
 sdpa                torch's, under which transformers isolates packed sequences by their restarting positions;
                     the only one that decodes, because it takes a cache and left padding on every device
@@ -96,14 +96,12 @@ def packed_attention(
         cu_seq_lens_q, cu_seq_lens_k: (sequences + 1,) int32 cumulative lengths, from `pack` or `pack_pairs`.
         key_positions: (sum of key lengths,) where each sequence's keys stand, if not where its queries do; its
             queries are then the last of its positions.
-        sliding_window: not supported; a ValueError where it is shorter than the longest sequence.
+        sliding_window: how many keys a query sees, its own included; None for all of them.
 
     Returns (1, total, heads, head_dim) and None for attention weights.
     """
     if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None:
         raise ValueError("packed attention was called without the sequences' lengths; take the arguments from pack()")
-    if sliding_window is not None and sliding_window < max_length_k:
-        raise ValueError(f"packed attention has no sliding window ({sliding_window}); set model.attention=sdpa")
     if key_positions is not None:
         key, value = key.index_select(2, key_positions), value.index_select(2, key_positions)
     grouped = key.shape[1] != query.shape[1]
@@ -113,20 +111,21 @@ def packed_attention(
         query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast rotation leaves them in float32
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         lengths = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
-        out = varlen_attn(q, k, v, *lengths, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)
+        window = (-1 if sliding_window is None else sliding_window - 1, 0)  # keys before a query's own, and after
+        out = varlen_attn(q, k, v, *lengths, scale=scaling, window_size=window, enable_gqa=grouped)
         return out[None], None
     query_lengths, key_lengths = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     if len(query_lengths) > 1 and len({*query_lengths, *key_lengths}) == 1:  # one call for all of them
         q, k, v = (tensor[0].unflatten(1, (len(query_lengths), -1)).transpose(0, 1) for tensor in (query, key, value))
         out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+            q, k, v, dropout_p=dropout, scale=scaling, enable_gqa=grouped, **_causal(q, k, sliding_window)
         )
         return out.transpose(1, 2).flatten(0, 1)[None], None
     sequences = zip(query.split(query_lengths, 2), key.split(key_lengths, 2), value.split(key_lengths, 2), strict=True)
     out = torch.cat(
         [
             F.scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, scale=scaling, enable_gqa=grouped, **_causal(q, k)
+                q, k, v, dropout_p=dropout, scale=scaling, enable_gqa=grouped, **_causal(q, k, sliding_window)
             )
             for q, k, v in sequences
         ],
@@ -135,12 +134,19 @@ def packed_attention(
     return out.transpose(1, 2), None
 
 
-def _causal(query: torch.Tensor, key: torch.Tensor) -> dict[str, Any]:
-    """Return the arguments by which each query sees the keys up to its own; the last key is the last query's."""
+def _causal(query: torch.Tensor, key: torch.Tensor, window: int | None) -> dict[str, Any]:
+    """Return the arguments by which a query sees the last `window` keys up to its own (None: all of them).
+
+    The last key is the last query's.
+    """
     queries, keys = query.shape[2], key.shape[2]
+    before = keys - queries
+    if window is not None and window < keys:
+        seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(before)
+        return {"attn_mask": seen.triu(before - window + 1)}
     if queries == keys:
         return {"is_causal": True}
-    return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)}
+    return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(before)}
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -30,6 +31,8 @@ from engine.run.throughput import Throughput
 SECONDS = {"train_runtime": "train_seconds", "eval_runtime": "eval_seconds"}
 # Metrics shown while a trainer runs.
 WATCHED = ("loss", "accuracy", "eval_loss", "eval_accuracy")
+# Beyond so many epochs a run starts with a warning.
+MANY_EPOCHS = 10
 
 
 def arguments(
@@ -94,7 +97,14 @@ class RunCallback(TrainerCallback):
     def __init__(self, lifecycle: Lifecycle, throughput: Throughput):
         self.lifecycle, self.throughput = lifecycle, throughput
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: DataLoader,
+        **_: Any,
+    ) -> None:
         if state.best_global_step:  # the folder that it was in may have changed since
             best = self.lifecycle.store.find(state.best_global_step)
             if best is None:
@@ -104,6 +114,13 @@ class RunCallback(TrainerCallback):
                 )
             state.best_model_checkpoint = str(best)
         self.lifecycle.begin(state.max_steps)
+        steps_an_epoch = len(train_dataloader) // args.gradient_accumulation_steps
+        if (epochs := state.max_steps / max(steps_an_epoch, 1)) > MANY_EPOCHS:
+            key = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+            self.lifecycle.console.say(
+                f"warning: {state.max_steps:,} steps mean {epochs:,.0f} epochs over the "
+                f"{len(train_dataloader.dataset):,} rows of data.train; lower trainer.{key}, or name more data"
+            )
         self.throughput.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

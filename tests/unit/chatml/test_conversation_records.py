@@ -26,6 +26,14 @@ def test_fields_rename_the_files_names_to_ours():
     assert messages(record, {"question": "prompt", "answer": "response"}) == (USER, ANSWER)
 
 
+def test_fields_leave_out_what_is_null():
+    record = {"prompt": "Not this", "question": "Hi", "response": "Hello", "system": "Be kind."}
+    assert messages(record, {"prompt": None, "question": "prompt", "system": None}) == (USER, ANSWER)
+    assert messages({**TALKS["messages"], "tools": "broken"}, {"tools": None, "nothing": None}) == (USER, ANSWER)
+    assert not is_text({"text": "Once."}, {"text": None})
+    assert record["prompt"] == "Not this"
+
+
 def test_fields_that_a_record_lacks_rename_nothing():
     assert messages(TALKS["alpaca"], {"question": "prompt"}) == (USER, ANSWER)
 

@@ -9,7 +9,7 @@ from tests.support.records import ANSWER, SYSTEM, TALKS
 
 RENAME = (
     "use data.fields to rename to messages, conversations, prompt, response, chosen, rejected, instruction, input, "
-    "output, history, system, tools, text, margin"
+    "output, history, system, tools, text, margin, or to leave out (null)"
 )
 OK = {"role": "user", "content": "Hi"}
 BAD_TALKS = [

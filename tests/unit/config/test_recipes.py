@@ -314,6 +314,8 @@ def test_a_mapping_field_is_laid_over_and_an_untyped_one_replaced(recipe):
     assert got.trainer == {"learning_rate": 1e-4, "max_steps": 5}
     assert got.data.fields == {"question": "prompt", "answer": "response"}
     assert got.data.train == {"path": "b"}
+    for left_out in ("data.fields={question: null}", "data.fields.question=null"):
+        assert load(SFT, path, [left_out]).data.fields == {"question": None}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tests.support.tokenizers import qwen, words
 
 GOOD = {"prompt": "Hi", "response": "Yes.", "chosen": "Yes.", "rejected": "No.", "text": "x"}
 LINE = json.dumps(GOOD) + "\n"
-KNOWN = "use .json, .jsonl, .parquet, .csv, .txt (and .gz or .zst of these)"
+KNOWN = "use .json, .jsonl, .parquet, .csv, .txt (and .gz or .zst of these), or a folder that save_to_disk wrote"
 SKIP = "; correct it, or set data.on_bad_record=skip"
 ONE_LINE = f"; a record stands in one line, or all of them in one list{SKIP}"
 AGAIN = "; correct the file there, or make it again"
@@ -116,11 +116,11 @@ def test_what_is_not_there(tmp_path):
     assert told(tmp_path / "none.jsonl") == missing
     assert told(tmp_path / "*.jsonl") == missing
     (tmp_path / "note.md").write_text("x")
-    assert told(tmp_path) == f"FILE: the folder holds no data; {KNOWN}"
+    assert told(tmp_path) == f"FILE: the folder holds no data (note.md); {KNOWN}"
 
 
 USER, ANSWER = talk("Hi", "Yes.")
-RENAME = f"use data.fields to rename to {', '.join(FIELDS)}"
+RENAME = f"use data.fields to rename to {', '.join(FIELDS)}, or to leave out (null)"
 NO_ANSWER = "no assistant turn, so nothing to train on"
 
 

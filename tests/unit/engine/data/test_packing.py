@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from chatml import IGNORE, control
 from engine.data.packing import packed
+from engine.data.rows import longest_sequence
 from tests.support.paths import DATA
 from tests.support.rows_setting import conversation_rows, recipe
 from tiny.tokenizer import train_tokenizer
@@ -36,6 +37,13 @@ def test_each_goes_where_it_leaves_least_room(tmp_path):
     rows = [{"input_ids": list(range(n)), "labels": list(range(n))} for n in (2, 6, 11, 4, 3, 6)]
     made = packed(on_disk(rows, tmp_path), 16)
     assert sorted(sorted(row["seq_lengths"]) for row in made) == [[2, 3, 11], [4, 6, 6]]
+
+
+def test_the_longest_sequence_of_rows_packed_or_not(tmp_path):
+    rows = on_disk([{"input_ids": list(range(n)), "labels": list(range(n))} for n in (2, 6, 11, 4)], tmp_path / "rows")
+    assert longest_sequence(rows) == longest_sequence(packed(rows, 32)) == 11
+    pair = {"chosen_ids": [1] * 5, "rejected_ids": [1] * 9, "margin": 0.0}
+    assert longest_sequence(on_disk([pair, {**pair, "rejected_ids": [1]}], tmp_path / "pairs")) == 9
 
 
 def test_what_is_too_long_is_refused(tmp_path):

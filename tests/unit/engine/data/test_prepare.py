@@ -69,8 +69,8 @@ def test_whatever_decides_the_rows_makes_them_anew_and_nothing_else(file, cache)
     assert folders() == 1
     assert folders(source=replace(source, weight=3.0)) == 0
     for change in (
-        {"chatml": ChatML(mask="all")}, {"fields": {"a": "prompt"}}, {"too_long": "drop"}, {"limit": 65},
-        {"on_bad_record": "skip"},
+        {"chatml": ChatML(mask="all")}, {"fields": {"a": "prompt"}}, {"fields": {"prompt": None}}, {"too_long": "drop"},
+        {"limit": 65}, {"on_bad_record": "skip"}, {"document_end": "<|endoftext|>"},
     ):  # fmt: skip
         assert folders(settings=replace(settings, **change)) == 1, change
     for change in ({"skip": 1}, {"take": 80}, {"only_share": 0.5}, {"without_share": 0.5}):

@@ -46,6 +46,9 @@ def test_the_account_in_the_run_folder():
         "dropped_tokens": {"too long": 1000, "equal sides": 1},
         "lengths": {"p50": 300, "p90": 5000, "p99": 5000, "p100": 5000},
         "bad": ["a.jsonl:7: no content"],
+        "spelled_ends": {},
+        "read_from": [],
+        "left_out": [],
     }
 
 

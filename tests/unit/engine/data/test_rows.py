@@ -6,7 +6,18 @@ import pytest
 
 from chatml import IGNORE, control, encode, plain_encoder
 from config import RecipeError
-from tests.support.rows_setting import LONG, SHORT, SYSTEM, TRAIN, conversation_rows, recipe, refusal, talk, text_rows
+from tests.support.rows_setting import (
+    LONG,
+    SHORT,
+    SYSTEM,
+    TRAIN,
+    conversation_rows,
+    pair_rows,
+    recipe,
+    refusal,
+    talk,
+    text_rows,
+)
 from tests.support.tokenizers import llama, qwen, words
 
 # Conversations
@@ -121,11 +132,29 @@ def test_fields_are_checked(file):
     path = file({"messages": SHORT})
     known = "messages, conversations, prompt, response, chosen, rejected, instruction, input, output, history, system"
     assert refusal(conversation_rows, path, recipe(fields={"question": "query"}), **TRAIN) == (
-        f"data.fields.question is query; it must be one of {known}, tools, text, margin"
+        f"data.fields.question is query; it must be one of {known}, tools, text, margin, or null to leave question out"
     )
     assert refusal(conversation_rows, path, recipe(fields={"a": "prompt", "b": "prompt"}), **TRAIN) == (
         "data.fields makes two fields prompt; leave one of them out"
     )
+
+
+def test_a_field_is_left_out_of_the_records_of_every_source(file):
+    """`prompt` would be what whole conversations in `chosen` and `rejected` answer once more."""
+    record = {"prompt": "Read this:", "chosen": talk("Hi", "Yes."), "rejected": talk("Hi", "No.")}
+    plain = {name: record[name] for name in ("chosen", "rejected")}
+    sources = [file(record, name="a.jsonl"), file(record, name="b.jsonl")]
+    rows, _ = pair_rows(sources, recipe(fields={"prompt": None}), qwen(), **TRAIN)
+    expected, _ = pair_rows([file(plain, name="c.jsonl")] * 2, recipe(), qwen(), **TRAIN)
+    assert rows.to_list() == expected.to_list()
+    assert refusal(pair_rows, sources, recipe(), **TRAIN).startswith(f"{sources[0]}:1: 'chosen' neither begins")
+
+
+def test_two_fields_may_be_left_out(file):
+    record = {"messages": SHORT, "system": "Be kind.", "tools": "broken"}
+    rows, _ = conversation_rows(file(record), recipe(fields={"tools": None, "system": None}), qwen(), **TRAIN)
+    expected, _ = conversation_rows(file({"messages": SHORT}), recipe(), qwen(), **TRAIN)
+    assert rows.to_list() == expected.to_list()
 
 
 def test_several_weighted_sources(file):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from config import RecipeError
 from config.data import Source
@@ -118,7 +119,7 @@ def test_skip_and_take(tmp_path):
 
 
 def test_what_is_read_adds_up_to_the_size(tmp_path):
-    for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.txt"):
+    for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json"):
         write(tmp_path / name, json.dumps(RECORDS[0]) + "\n")
     source, advanced = Source(str(tmp_path)), []
     place = find(source)
@@ -127,11 +128,11 @@ def test_what_is_read_adds_up_to_the_size(tmp_path):
 
 
 def test_hub_sets_are_loaded_by_datasets(monkeypatch):
-    asked = []
+    asked, rows = [], Dataset.from_list(RECORDS)
 
     def load_dataset(*args, **options):
         asked.append((args, options))
-        return RECORDS
+        return rows
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     source = Source("owner/name", name="en", split="test", revision="v1")

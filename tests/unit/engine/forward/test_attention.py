@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from engine.errors import RunError
 from engine.forward import attention
 from engine.forward.attention import (
     decoding_attention,
     implementation_of,
+    packed_attention,
     refuse_unless_full_attention,
     shares_prefixes,
     use_attention,
@@ -36,10 +38,38 @@ def test_packed_attention_needs_lengths():
         model(torch.tensor([[5, 6, 7]]))
 
 
-def test_packed_attention_refuses_a_sliding_window():
-    model = small_model(use_sliding_window=True, sliding_window=3, max_window_layers=0)
-    with use_attention(model, "packed"), pytest.raises(ValueError, match="no sliding window"):
-        model(**pack(SEQUENCES))
+@pytest.mark.parametrize("lengths", [[5, 2, 4], [4, 4, 4]])
+@pytest.mark.parametrize("window", [1, 3, 4, 9])
+def test_a_window_by_hand(lengths, window):
+    """Values are one-hot and all scores equal, so an output lists the keys that its query sees, each with its share."""
+    total = sum(lengths)
+    key = torch.zeros(1, 1, total, total)
+    arguments = {
+        name: value for name, value in pack([[7] * n for n in lengths]).items() if "seq" in name or "max" in name
+    }
+    out, _ = packed_attention(None, key, key, torch.eye(total)[None, None], None, sliding_window=window, **arguments)
+    expected, start = torch.zeros(total, total), 0
+    for length in lengths:
+        for at in range(length):
+            first = max(0, at - window + 1)
+            expected[start + at, start + first : start + at + 1] = 1 / (at - first + 1)
+        start += length
+    assert_close(out[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_packed_windows_equal_transformers_own_alone(family):
+    """The second layer alone has the window; sequences are shorter than it, as long, and longer."""
+    model = small_model(family, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    sequences = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [10, 11], [12, 13, 14, 15]]
+    with use_attention(model, "eager"):
+        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
+    with use_attention(model, "packed"):
+        together = model(**pack(sequences)).logits[0]
+        perturbed = model(**pack([[200, *sequences[0][1:]], *sequences[1:]])).logits[0]
+    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(perturbed[3], together[3])
+    assert torch.equal(perturbed[9:], together[9:])
 
 
 def test_attention_is_put_back_after_an_error_too():

@@ -106,10 +106,12 @@ def test_other_implementations_score_both_sides_whole():
         assert_close(pair_scores(model, PAIRS), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_sliding_window_is_refused_by_the_longest_keys():
-    """The rejected side has 7 positions, the longest run of queries is 5."""
-    model = reward_model()
-    for layer in model.model.layers:
-        layer.self_attn.sliding_window = 6
-    with pytest.raises(ValueError, match="no sliding window"):
-        model(**pack_pairs(PAIRS[:1]))
+def test_a_sliding_window_counts_what_is_shared():
+    """A side's own tokens see the shared ones behind them as far as the window reaches, as when all is written out."""
+    torch.manual_seed(0)
+    window = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0}
+    config = small_config("qwen2", num_labels=1, score_offset=0.5, score_token_id=END, **window)
+    model = scalar_class(config)(config).eval()
+    expected = alone(model, PAIRS)
+    model.set_attn_implementation("packed")
+    assert_close(pair_scores(model, PAIRS), expected, atol=1e-5, rtol=1e-5)

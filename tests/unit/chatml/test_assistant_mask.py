@@ -1,0 +1,52 @@
+"""transformers' own assistant mask beside ours: it maps characters to tokens, and a character may be several tokens."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from chatml import IGNORE, chat_template, encode
+from tests.support.tokenizers import qwen
+
+REAL = Path("~/.cache/plumbline/smollm2-135m-instruct").expanduser()
+
+
+def smollm2():
+    if not (REAL / "tokenizer.json").exists():
+        pytest.skip("SmolLM2 is not there")
+    return AutoTokenizer.from_pretrained(REAL)
+
+
+def trained_on(tokenizer, answer):
+    """The tokens of an answer that each mask trains on: ours, and transformers' with the template we save."""
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}]
+    ours = encode(talk, tokenizer)
+    theirs = tokenizer.apply_chat_template(
+        talk, chat_template=chat_template(tokenizer), return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert theirs["input_ids"] == ours.input_ids
+    names = tokenizer.convert_ids_to_tokens(ours.input_ids)
+    return (
+        [name for name, label in zip(names, ours.labels, strict=True) if label != IGNORE],
+        [name for name, mask in zip(names, theirs["assistant_masks"], strict=True) if mask],
+    )
+
+
+@pytest.mark.parametrize("make", [qwen, smollm2])
+@pytest.mark.parametrize("answer", ["Hello!", "naïve", "A parrot 🦜."])
+def test_the_masks_agree_where_the_last_character_is_one_token(make, answer):
+    ours, theirs = trained_on(make(), answer)
+    assert ours == theirs
+    assert ours[-1] == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("make", "answer", "missed"),
+    [(qwen, "A parrot 🦜", ["Ł", "¦", "ľ"]), (smollm2, "A parrot 🦜", ["¦", "ľ"]), (smollm2, "∀", ["Ģ"])],
+)
+def test_of_a_last_character_of_several_tokens_theirs_has_the_first_alone(make, answer, missed):
+    ours, theirs = trained_on(make(), answer)
+    *text, end = ours
+    assert end == theirs[-1] == "<|im_end|>"
+    assert text[-len(missed) :] == missed
+    assert theirs == [*text[: -len(missed)], end]

@@ -1,0 +1,164 @@
+"""Which files of a folder are read: one kind, one split, and what goes with data left out and reported."""
+
+import json
+import random
+import re
+from contextlib import suppress
+
+import pytest
+from datasets.data_files import get_data_patterns, resolve_pattern
+
+from config import RecipeError
+from config.data import Source
+from engine.data.folders import files_of
+from engine.data.sources import read
+from tests.support.rows_setting import SHORT, TRAIN, conversation_rows, recipe
+from tests.support.tokenizers import qwen
+
+LINE = json.dumps({"messages": SHORT}) + "\n"
+
+
+def fill(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(LINE)
+    return str(folder)
+
+
+def found(folder, split="train"):
+    """What is read and what is left out, without the folder's own path."""
+    files = files_of(str(folder), split)
+    return [[path.replace(f"{folder}/", "") for path in part] for part in files]
+
+
+def refusal(folder, split="train"):
+    with pytest.raises(RecipeError) as error:
+        files_of(str(folder), split)
+    return str(error.value).replace(str(folder), "FOLDER")
+
+
+def test_what_goes_with_data_is_left_out(tmp_path):
+    papers = ["LICENSE.txt", "README.md", "README.txt", "requirements-dev.txt", "requirements.txt", "dataset_info.json"]
+    fill(tmp_path, "b.jsonl", "deep/a.json", "c.jsonl.gz", ".cache/x.jsonl", "__pycache__/y.json", *papers)
+    assert found(tmp_path) == [["b.jsonl", "c.jsonl.gz", "deep/a.json"], sorted(papers)]
+
+
+def test_a_folder_of_text_without_its_papers(tmp_path):
+    fill(tmp_path, "one.txt", "two.txt", "NOTICE.txt", "License-MIT.txt", "notices of death.txt")
+    assert found(tmp_path) == [["notices of death.txt", "one.txt", "two.txt"], ["License-MIT.txt", "NOTICE.txt"]]
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["a.jsonl", "b.jsonl"], {"train": ["a.jsonl", "b.jsonl"]}),
+        (["train.jsonl", "test.jsonl"], {"train": ["train.jsonl"], "test": ["test.jsonl"]}),
+        (["my_train.csv", "dev-2.csv", "x.csv"], {"train": ["my_train.csv"], "validation": ["dev-2.csv"]}),
+        (["test/a.jsonl", "training/b.jsonl"], {"train": ["training/b.jsonl"], "test": ["test/a.jsonl"]}),
+        (["train/test-1.csv", "valid/x.csv"], {"train": ["train/test-1.csv"], "validation": ["valid/x.csv"]}),
+        (["trainer.csv", "contest.csv"], {"train": ["contest.csv", "trainer.csv"]}),
+        (
+            ["data/train_sft-00000-of-00001.parquet", "data/test_sft-00000-of-00001.parquet", "train.parquet"],
+            {split: [f"data/{split}-00000-of-00001.parquet"] for split in ("train_sft", "test_sft")},
+        ),
+        (["alpaca-00000-of-00002.csv", "alpaca-00001-of-00002.csv"],
+         {"train": ["alpaca-00000-of-00002.csv", "alpaca-00001-of-00002.csv"]}),
+    ],
+)  # fmt: skip
+def test_splits_by_hand_and_as_datasets_finds_them(tmp_path, names, splits):
+    fill(tmp_path, *names)
+    assert {split: found(tmp_path, split)[0] for split in splits} == splits
+    assert theirs(tmp_path) == {split: set(paths) for split, paths in splits.items()}
+
+
+def theirs(folder):
+    """split -> paths, by `datasets` itself."""
+    splits = {}
+    for split, patterns in get_data_patterns(str(folder)).items():
+        for pattern in patterns:
+            with suppress(FileNotFoundError):
+                paths = resolve_pattern(pattern, str(folder))
+                splits.setdefault(str(split), set()).update(path.removeprefix(f"{folder}/") for path in paths)
+    return splits
+
+
+def test_splits_as_datasets_finds_them_in_folders_at_random(tmp_path):
+    """Where it takes a file for two splits (`train-test.jsonl`), ours is one of these."""
+    words = ["train", "test", "dev", "valid", "a", "evaluation", "my", "data", "contest"]
+    draw = random.Random(0)
+    for number in range(40):
+        folder = tmp_path / str(number)
+        name = lambda: draw.choice("-_. ").join(draw.choices(words, k=draw.randint(1, 2)))  # noqa: E731
+        fill(folder, *{"/".join(name() for _ in range(draw.randint(1, 3))) + ".jsonl" for _ in range(4)})
+        expected, ours = theirs(folder), {}
+        for split in expected:
+            with suppress(RecipeError):
+                ours[split] = set(found(folder, split)[0])
+        assert all(paths <= expected[split] for split, paths in ours.items()), number
+        assert set().union(*ours.values()) == set().union(*expected.values()), number
+
+
+def test_what_is_read_and_what_is_not_stands_in_the_report(tmp_path):
+    folder = fill(tmp_path / "set", "train.jsonl", "test.jsonl", "LICENSE.txt")
+    rows, report = conversation_rows(folder, recipe(), qwen(), **TRAIN)
+    assert len(rows) == 1
+    assert report.text("train").splitlines()[3:] == [
+        f"  read from: {folder}/train.jsonl",
+        f"  left out: {folder}/LICENSE.txt, {folder}/test.jsonl (split test)",
+    ]
+    kept = report.as_dict()
+    assert kept["read_from"] == [f"{folder}/train.jsonl"]
+    assert kept["left_out"] == [f"{folder}/LICENSE.txt", f"{folder}/test.jsonl (split test)"]
+    again = conversation_rows(folder, recipe(), qwen(), **TRAIN)[1]
+    assert again == report  # found in the cache
+    _, held_out = conversation_rows({"path": folder, "split": "test"}, recipe(), qwen(), **TRAIN)
+    assert held_out.read_from == [f"{folder}/test.jsonl"]
+
+
+def test_long_lists_are_cut_on_the_console_alone(tmp_path):
+    folder = fill(tmp_path, *[f"{n:02}.jsonl" for n in range(11)])
+    _, report = conversation_rows(folder, recipe(), qwen(), **TRAIN)
+    assert report.text("train").splitlines()[3].endswith("/07.jsonl and 3 more")
+    assert len(report.as_dict()["read_from"]) == 11
+
+
+def test_one_file_is_not_listed_on_the_console(tmp_path):
+    _, report = conversation_rows(f"{fill(tmp_path, 'a.jsonl')}/a.jsonl", recipe(), qwen(), **TRAIN)
+    assert len(report.text("train").splitlines()) == 3
+
+
+def test_a_split_that_is_not_there_and_the_ways_out(tmp_path):
+    fill(tmp_path, "test.jsonl", "other.jsonl")
+    message = refusal(tmp_path)
+    assert message == (
+        "FOLDER: no file is named for the split train, only for test; give {path: FOLDER, split: test}, "
+        "or name files by a glob"
+    )
+    assert found(tmp_path, "test")[0] == ["test.jsonl"]
+    assert len(list(read(Source(f"{tmp_path}/*.jsonl")))) == 2
+
+
+def test_a_split_of_a_folder_without_splits(tmp_path):
+    fill(tmp_path, "a.jsonl")
+    assert refusal(tmp_path, "test") == (
+        "FOLDER: no file is named for the split test, so all are train; leave split: test out, or name files by a glob"
+    )
+
+
+def test_several_kinds_and_the_way_out(tmp_path):
+    fill(tmp_path, "a.jsonl", "deep/b.jsonl", "c.json.gz", "notes.txt")
+    message = refusal(tmp_path)
+    assert message == (
+        "FOLDER: the folder holds several kinds of data (2 .jsonl, 1 .json, 1 .txt); name one kind by a glob, which "
+        "reads all that it matches: FOLDER/**/*.jsonl*"
+    )
+    pattern = re.search(r"\S+$", message)[0].replace("FOLDER", str(tmp_path))
+    assert len(list(read(Source(pattern)))) == 2
+
+
+def test_nothing_to_read(tmp_path):
+    fill(tmp_path, "LICENSE.txt", "README.md")
+    assert refusal(tmp_path) == (
+        "FOLDER: the folder holds no data (LICENSE.txt, README.md); use .json, .jsonl, .parquet, .csv, .txt "
+        "(and .gz or .zst of these), or a folder that save_to_disk wrote"
+    )

@@ -1,0 +1,81 @@
+"""The longest sequence of a run against the positions that a model has."""
+
+import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    FalconConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    Phi3Config,
+)
+
+from engine.errors import RunError
+from engine.models.context_length import check_length
+
+WHAT, WAY_OUT = "the longest row of data.train", "set data.max_length={limit}"
+SMALL = {"n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 16}
+
+
+def refusal(config, longest):
+    with pytest.raises(RunError) as error:
+        check_length(config, longest, WHAT, WAY_OUT)
+    return str(error.value)
+
+
+def test_learned_positions_are_a_limit():
+    config = GPT2Config(**SMALL, n_positions=1024)
+    check_length(config, 1024, WHAT, WAY_OUT)
+    assert refusal(config, 1025) == (
+        "the longest row of data.train has 1,025 tokens, and the model has positions for 1,024; "
+        "set data.max_length=1024"
+    )
+
+
+def test_a_row_of_the_permitted_length_runs_and_one_more_token_does_not():
+    model = GPT2LMHeadModel(GPT2Config(**SMALL, n_positions=6))
+    assert model(torch.zeros(1, 6, dtype=torch.long)).logits.shape == (1, 6, 16)
+    with pytest.raises(IndexError):
+        model(torch.zeros(1, 7, dtype=torch.long))
+    assert refusal(model.config, 7).endswith("positions for 6; set data.max_length=6")
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, Gemma3TextConfig])
+def test_rotary_positions_go_on_with_a_warning(config, capsys):
+    check_length(config(max_position_embeddings=64), 64, WHAT, WAY_OUT)
+    assert capsys.readouterr().out == ""
+    check_length(config(max_position_embeddings=64), 65, WHAT, WAY_OUT)
+    assert capsys.readouterr().out == (
+        "warning: the longest row of data.train has 65 tokens, and the model was made for 64 "
+        "(max_position_embeddings); set data.max_length=64, unless the model is to learn longer text\n"
+    )
+
+
+def test_only_the_first_rank_warns(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    check_length(LlamaConfig(max_position_embeddings=64), 65, WHAT, WAY_OUT)
+    assert capsys.readouterr().out == ""
+
+
+def test_dynamic_rotary_positions_are_refused_where_they_begin_to_depend_on_neighbours():
+    config = LlamaConfig(max_position_embeddings=64, rope_parameters={"rope_type": "dynamic", "factor": 2.0})
+    check_length(config, 64, WHAT, WAY_OUT)
+    assert refusal(config, 65) == (
+        "the longest row of data.train has 65 tokens, and beyond 64 the model's positions (rope_type dynamic) depend "
+        "on the longest sequence beside them; set data.max_length=64"
+    )
+
+
+def test_longrope_is_refused_beyond_its_original_length():
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    config = Phi3Config(max_position_embeddings=128, original_max_position_embeddings=32, rope_parameters=factors)
+    check_length(config, 32, WHAT, WAY_OUT)
+    assert "beyond 32 the model's positions (rope_type longrope)" in refusal(config, 33)
+
+
+@pytest.mark.parametrize("config", [BloomConfig(), FalconConfig(alibi=True, max_position_embeddings=64)])
+def test_biases_by_distance_have_no_limit(config, capsys):
+    check_length(config, 10**6, WHAT, WAY_OUT)
+    assert capsys.readouterr().out == ""
