@@ -43,6 +43,12 @@ def test_metrics_are_all_there_and_finite(setting, tmp_path):
     samples = read(tmp_path / "rollouts.jsonl")
     assert {row["step"] for row in samples} == {1, 2, 3}
     assert samples[0].keys() == {"step", "record", "prompt", "response", "score", "kl"}
+    tokenizer, config, generation = (
+        json.loads((tmp_path / "model" / f"{name}.json").read_text())
+        for name in ("tokenizer_config", "config", "generation_config")
+    )
+    assert tokenizer["eos_token"] == "<|im_end|>"
+    assert config["eos_token_id"] == generation["eos_token_id"][0]
 
 
 @pytest.mark.parametrize("change", ["ppo.micro_batch_tokens=30", "sampling.batch_size=3"])

@@ -87,6 +87,7 @@ def test_a_run_trains_adapters_that_load_everywhere_and_resumes(setting, tmp_pat
 
     section = Model(path=str(one / "model"))
     tokenizer = load_tokenizer(section.path)
+    assert tokenizer.eos_token == "<|im_end|>"
     ours = load_causal(section.path, section, tokenizer, trained=False)
     base = AutoModelForCausalLM.from_pretrained(setting.parent / "policy")
     theirs = PeftModel.from_pretrained(base, one / "model").eval()

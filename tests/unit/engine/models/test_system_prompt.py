@@ -55,7 +55,6 @@ def test_published_templates():
         "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     )
     assert default_system_prompt(as_published("qwen3")) is None
-    assert default_system_prompt(as_published("gemma3")) is None
 
 
 def test_a_run_reports_it_and_its_advice_keeps_it(source, capsys, tmp_path):
