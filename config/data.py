@@ -81,14 +81,14 @@ class Data(Section):
             sources(getattr(self, name), f"{key}.{name}")
 
     def check_reading(self, key: str) -> None:
-        """Check the keys that say how records are read."""
-        if self.document_end == "":
-            key = f"{key}.document_end"
-            raise RecipeError(f"{key} is empty; give the text that stands between documents, or null", key=key)
+        """Raise RecipeError for a mistake in how records are read."""
         for theirs, ours in self.roles.items():
             if ours not in ROLES:
                 place = f"{key}.roles.{theirs}"
                 raise RecipeError(f"{place} is {show(ours)}; it must be one of {', '.join(ROLES)}", key=place)
+        if self.document_end == "":
+            key = f"{key}.document_end"
+            raise RecipeError(f"{key} is empty; give the text that stands between documents, or null", key=key)
 
     @classmethod
     def source_keys(cls) -> list[str]:

@@ -49,7 +49,14 @@ def load_rows(
     _check_fields(data.fields)
     control(tokenizer)  # raises where the tokenizer lacks the ChatML tokens
     settings = Settings(
-        chatml, data.fields, data.too_long, data.on_bad_record, limit.key, limit.tokens, data.document_end, data.roles
+        chatml,
+        data.fields,
+        data.too_long,
+        data.on_bad_record,
+        limit.key,
+        limit.tokens,
+        document_end=data.document_end,
+        roles=data.roles,
     )
     parts = [prepared(make, source, settings, tokenizer, key) for source in sources]
     report = total(report for _, report in parts)
