@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer, decoders
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from tokenizers import Tokenizer
 
-from chatml import control
+from chatml import control, plain_encoder
 from chatml.encode import encode_turns, join
 from chatml.forms import read_messages
 from chatml.tools import render
@@ -78,10 +77,10 @@ def try_strings(tokenizer: Any, seed: int, strings: int) -> Iterator[Found]:
     known = {i: token.content for i, token in backend.get_added_tokens_decoder().items()}
     never = known.keys() - ids.text
     names, normalised = sorted(known[i] for i in never), normaliser(backend)
-    begin, without = [] if ids.bos is None else [ids.bos], missing_bytes(backend)
+    begin = [] if ids.bos is None else [ids.bos]
     for batch in range(-(-strings // BATCH)):
         injected, changed = [], []
-        made = [writable(text, without) for text in texts(names, seed, batch)[: strings - batch * BATCH]]
+        made = [writable(text, tokenizer) for text in texts(names, seed, batch)[: strings - batch * BATCH]]
         said = [list(zip(ROLES, made[at : at + len(ROLES)], strict=False)) for at in range(0, len(made), len(ROLES))]
         rendered = (
             render(read_messages([{"role": role, "content": text} for role, text in turns], "messages"), (), "hermes")
@@ -109,19 +108,10 @@ def normaliser(backend: Tokenizer) -> Callable[[str], str]:
     return lambda text: normalise(text).replace("▁", " ")
 
 
-def missing_bytes(backend: Tokenizer) -> set[int]:
-    """Return the bytes for which a byte-level vocabulary has no token, so that they vanish from every text."""
-    if not isinstance(backend.decoder, decoders.ByteLevel):
-        return set()
-    known = backend.get_vocab()
-    return {byte for byte, letter in bytes_to_unicode().items() if letter not in known}
-
-
-def writable(text: str, without: set[int]) -> str:
-    """Return a text without the characters that need one of some bytes."""
-    if without.isdisjoint(text.encode()):
-        return text
-    return "".join(letter for letter in text if without.isdisjoint(letter.encode()))
+def writable(text: str, tokenizer: Any) -> str:
+    """Return a text without the characters that the tokenizer has no token for, which are an error."""
+    lost = plain_encoder(tokenizer).lost(text)
+    return "".join(character for character in text if character not in lost) if lost else text
 
 
 def default_folders() -> list[Path]:

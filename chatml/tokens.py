@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from chatml.messages import RecordError
 from chatml.prefix import prefix_of, without_prefix
@@ -97,15 +97,30 @@ class PlainEncoder:
             "inside": inside,
         }
         # What could not be taken out of the model (the unknown token; other kinds of model) is looked for every time.
-        vocabulary = set(alone.get_vocab().values())
-        self._reachable = {i: content for i, content in added.items() if i in vocabulary}
+        vocabulary = alone.get_vocab()
+        reachable = set(vocabulary.values())
+        self._reachable = {i: content for i, content in added.items() if i in reachable}
+        byte_level = isinstance(backend.decoder, decoders.ByteLevel)
+        self._missing = set(pre_tokenizers.ByteLevel.alphabet()) - vocabulary.keys() if byte_level else set()
 
     def __call__(self, text: str, place: Place = "alone") -> list[int]:
         return self.batch([text], place)[0]
 
     def batch(self, texts: Sequence[str], place: Place = "alone") -> list[list[int]]:
-        """Token ids of each text. Raises RecordError where the model itself would write an added token."""
+        """Token ids of each text.
+
+        Raises RecordError where the model itself would write an added token, and where it has no token for a character.
+        """
+        for text in texts if self._missing else ():
+            if lost := self.lost(text):
+                raise RecordError(f"the tokenizer has no token for {lost[0]!r}, which would vanish; take it out")
         return [self._checked(encoding.ids) for encoding in self._backends[place].encode_batch_fast(texts)]
+
+    def lost(self, text: str) -> list[str]:
+        """Characters of a text that the tokenizer would leave out: a byte-level vocabulary may lack rare bytes."""
+        if self._missing.isdisjoint(_letters(text)):
+            return []
+        return [character for character in dict.fromkeys(text) if not self._missing.isdisjoint(_letters(character))]
 
     def _checked(self, ids: list[int]) -> list[int]:
         if self._reachable and not self._reachable.keys().isdisjoint(ids):
@@ -115,6 +130,14 @@ class PlainEncoder:
                 "change the text, or use a byte-level tokenizer"
             )
         return ids
+
+
+_BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def _letters(text: str) -> set[str]:
+    """Return the letters by which a byte-level vocabulary writes the bytes of a text."""
+    return {letter for piece, _ in _BYTE_LEVEL.pre_tokenize_str(text) for letter in piece}
 
 
 class _Known(NamedTuple):

@@ -1,12 +1,13 @@
 """Added tokens that are ordinary text (white space, HTML tags) are used as the model knows them; all others never."""
 
+import json
 from functools import lru_cache
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from chatml import control, encode, plain_encoder, read_back
+from chatml import RecordError, control, encode, plain_encoder, read_back
 from engine.models.tokenizer import load_tokenizer
 from tests.support.real_tokenizers import NAMES, as_published, real_tokenizer
 from tests.support.tokenizers import EVERY, qwen
@@ -89,3 +90,24 @@ def test_gemmas_text_tokens():
     texts = {gemma.convert_ids_to_tokens(i) for i in control(gemma).text}
     assert {"\n", "\n\n", "\t", "▁▁", "<h1>", "</s>", "<td>"} <= texts
     assert not {"<mask>", "[multimodal]", "<unused0>", "<bos>", "<eos>", "<start_of_turn>", "<bbox>"} & texts
+
+
+def lacking(*letters: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without the tokens of some bytes."""
+    spec = json.loads(qwen().backend_tokenizer.to_str())
+    for letter in letters:
+        del spec["model"]["vocab"][letter]
+    spec["model"]["merges"] = [pair for pair in spec["model"]["merges"] if not set("".join(pair)) & set(letters)]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
+
+
+def test_a_character_that_the_tokenizer_has_no_token_for_is_refused_and_does_not_vanish():
+    encoder = plain_encoder(lacking("Ą", "ñ"))  # how a byte-level vocabulary writes the bytes 0x04 and 0xF1
+    assert encoder.lost("a\x04b \U00050000 é") == ["\x04", "\U00050000"]
+    with pytest.raises(RecordError, match=r"^the tokenizer has no token for '\\x04', which would vanish; take it out$"):
+        encoder.batch(["whole", "a\x04b"])
+    assert plain_encoder(qwen()).lost("a\x04b \U00050000") == []
+
+
+def test_smollm2_has_no_token_for_some_characters():
+    assert plain_encoder(real_tokenizer("smollm2")).lost("a\x04 \U00050000 é今") == ["\x04", "\U00050000"]
