@@ -10,6 +10,7 @@ from transformers import TrainingArguments, get_scheduler
 from chatml import IGNORE, control
 from config import load
 from engine.files.jsonl import read
+from engine.models.tokenizer import load_tokenizer
 from sft import train as stage
 from sft.recipe import SFT
 from tests.support.paths import DATA, ROOT
@@ -127,7 +128,7 @@ def test_code_pretraining_in_miniature(mini, code, tmp_path):
 def test_finetuning_in_miniature(name, source, fields, mini, tmp_path):
     """Only answers are trained on, each to its end; what was asked is read."""
     rows = run(name, mini, tmp_path / "run", real(source, fields))
-    tokenizer = stage.load_tokenizer(str(mini / "base" / "model"))
+    tokenizer = load_tokenizer(str(mini / "base" / "model"))
     ids = control(tokenizer)
     for row in rows:
         answers = [label for label in row["labels"] if label != IGNORE]
