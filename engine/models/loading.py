@@ -7,6 +7,7 @@ silently.
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -19,7 +20,12 @@ from engine.dist.ranks import is_main_process
 from engine.errors import RunError, first_line
 from engine.forward.attention import implementation_of
 from engine.models.adapters import base_of, is_adapter, merge_adapter
-from engine.models.architecture import causal_class, classification_class, is_foreign_reward_model
+from engine.models.architecture import (
+    causal_class,
+    classification_class,
+    is_foreign_reward_model,
+    shared_positions_limit,
+)
 from engine.models.checkpoint import from_pretrained, stored_type
 from engine.models.dropout import set_dropout, switch_off_noise
 from engine.models.four_bits import settle_in_4bit
@@ -193,4 +199,11 @@ def checked(loaded: PreTrainedModel, path: str, model: Model) -> PreTrainedModel
     """Switch off what a family still has of dropout; RunError where the model is not computed as its class says."""
     switch_off_noise(loaded, keep_attention=model.attention_dropout > 0)
     self_test(loaded, path)
+    limit = shared_positions_limit(loaded.config)
+    if limit and loaded.training and is_main_process():
+        print(
+            f"warning: {path}: a sequence of more than {limit:,} tokens changes the positions of all others in its "
+            "row; keep prompts and answers within that",
+            file=sys.stderr,
+        )
     return loaded

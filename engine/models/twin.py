@@ -97,11 +97,12 @@ def _table(tensor: torch.Tensor, tokens: int, noise: torch.Generator) -> torch.T
 
 def _float32(tensor: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
     values = tensor.detach()
+    if not isinstance(tensor, torch.nn.Parameter):
+        values = values.clone()  # some rotary positions change their frequencies in place
+        return values.float() if values.is_floating_point() else values
     if not values.is_floating_point():
         return values
     values = values.float()
-    if not isinstance(tensor, torch.nn.Parameter):
-        return values
     if values.ndim == 1:
         values = values + 0.1 * torch.randn(values.shape, generator=noise).to(values.device)
     elif values.ndim > 1:
