@@ -18,10 +18,12 @@ from omegaconf import OmegaConf
 
 from config import resolved_yaml
 from config.resume import changes
+from config.sections import TrainingRun
 from engine.data.report import Report
 from engine.dist.ranks import is_main_process
 from engine.errors import AlreadyFinishedError, RunError
 from engine.files import durable
+from engine.run import checkpoints
 from engine.run.identity import FINISHED, has_begun, made_from, rows_hash
 
 Rows = TypeVar("Rows")
@@ -50,7 +52,16 @@ class RunFolder:
             raise RunError(f"run.dir={self.path}: cannot be made ({error.strerror}); name another folder") from None
         written = self.path / "recipe.yaml"
         begun = has_begun(self.path)
-        before = written.read_text(encoding="utf-8") if written.exists() and begun else self.recipe_yaml
+        # That of the newest checkpoint: recipe.yaml may be of a longer run that failed before it went on.
+        began = checkpoints.newest(self.path)
+        if isinstance(recipe.run, TrainingRun) and not written.exists() and began is None:
+            for foreign in (path for name in ("model", "value") if (path := self.path / name).exists()):
+                raise RunError(
+                    f"run.dir={self.path} holds {foreign.name}/, which no run here has written and this one would replace; "
+                    "name another run.dir"
+                )
+        source = written if began is None else began / checkpoints.RECIPE
+        before = source.read_text(encoding="utf-8") if written.exists() and begun else self.recipe_yaml
         differing = changes(before, recipe)
         if differing.refused:
             same_stage = OmegaConf.create(before).get("stage") == recipe.stage

@@ -97,6 +97,17 @@ def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(reci
     )
 
 
+def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
+    other = load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/base"])  # where the model that it starts from is
+    with pytest.raises(RunError) as error:
+        RunFolder(other)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/base holds model/, which no run here has written and this one would replace; name another "
+        "run.dir"
+    )
+    assert not (tmp_path / "base" / "recipe.yaml").exists()
+
+
 def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     RunFolder(recipe)
     begin(tmp_path / "sft")
