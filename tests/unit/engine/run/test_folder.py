@@ -8,6 +8,7 @@ from datasets import Dataset
 from config import load
 from engine.data.report import Report
 from engine.errors import AlreadyFinishedError, RunError
+from engine.run import checkpoints
 from engine.run.folder import RunFolder
 from sft.recipe import SFT
 
@@ -121,12 +122,26 @@ def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     )
 
 
+def save(folder, step):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoints.begin(checkpoint)
+    checkpoints.seal(checkpoint, (folder / "recipe.yaml").read_text(), step)
+
+
 def test_a_longer_run_of_the_same_recipe_is_not_finished(recipe, tmp_path):
     constant = ["trainer.lr_scheduler_type=constant"]
     RunFolder(load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=2"])).finish(2, 1.0)
     longer = load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=4"])
+    with pytest.raises(RunError) as error:
+        RunFolder(longer)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/sft is finished, and no checkpoint is left that a longer run could resume from; put the "
+        "last one back, or name another run.dir"
+    )
+    save(tmp_path / "sft", 2)
     assert not RunFolder(longer).finished.exists()
     RunFolder(longer).finish(4, 1.0)
+    save(tmp_path / "sft", 4)
     with pytest.raises(AlreadyFinishedError):
         RunFolder(longer)
     with pytest.raises(RunError, match=r"differs in trainer\.max_steps \(it may only grow\)"):
