@@ -6,7 +6,7 @@ from pathlib import Path
 
 from config import RecipeError, load, missing_input
 from config.schema import Recipe, Section
-from config.sections import Model, Run, Sampling, model_inputs
+from config.sections import Model, Sampling, TrainingRun, model_inputs
 from engine.data.chatml_section import ChatML
 
 
@@ -22,7 +22,7 @@ class Chat(Recipe):
     model: Model = field(default_factory=Model)
     chatml: ChatML = field(default_factory=ChatML)
     sampling: Sampling = field(default_factory=Sampling)
-    run: Run = field(default_factory=Run)
+    run: TrainingRun = field(default_factory=TrainingRun)
 
     @property
     def path(self) -> str:

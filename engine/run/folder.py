@@ -18,10 +18,12 @@ from omegaconf import OmegaConf
 
 from config import resolved_yaml
 from config.resume import changes
+from config.sections import TrainingRun
 from engine.data.report import Report
 from engine.dist.ranks import is_main_process
 from engine.errors import AlreadyFinishedError, RunError
 from engine.files import durable
+from engine.run import checkpoints
 from engine.run.identity import FINISHED, has_begun, made_from, rows_hash
 
 Rows = TypeVar("Rows")
@@ -50,7 +52,12 @@ class RunFolder:
             raise RunError(f"run.dir={self.path}: cannot be made ({error.strerror}); name another folder") from None
         written = self.path / "recipe.yaml"
         begun = has_begun(self.path)
-        before = written.read_text(encoding="utf-8") if written.exists() and begun else self.recipe_yaml
+        # That of the newest checkpoint: recipe.yaml may be of a longer run that failed before it went on.
+        began = checkpoints.newest(self.path)
+        if isinstance(recipe.run, TrainingRun) and not written.exists() and began is None:
+            self._refuse_foreign_models()
+        source = written if began is None else began / checkpoints.RECIPE
+        before = source.read_text(encoding="utf-8") if written.exists() and begun else self.recipe_yaml
         differing = changes(before, recipe)
         if differing.refused:
             same_stage = OmegaConf.create(before).get("stage") == recipe.stage
@@ -68,6 +75,11 @@ class RunFolder:
                 f"run.dir={self.path} started from {changed[0]}, which has been trained again since; "
                 f"move {self.path} away, or name another run.dir"
             )
+        if self.finished.exists() and differing.grown and began is None:
+            raise RunError(
+                f"run.dir={self.path} is finished, and no checkpoint is left that a longer run could resume from; put "
+                "the last one back, or name another run.dir"
+            )
         continues = differing.grown or (accepts_changes and (changed or before != self.recipe_yaml))
         if self.finished.exists() and not continues:
             raise AlreadyFinishedError(f"{self.path}: finished already; nothing to do")
@@ -83,6 +95,14 @@ class RunFolder:
                 durable.write_json(self.path / "environment.json", environment())
             except OSError as error:
                 raise RunError(f"run.dir={self.path}: cannot be written ({error.strerror})") from None
+
+    def _refuse_foreign_models(self) -> None:
+        for name in ("model", "value"):
+            if (self.path / name).exists():
+                raise RunError(
+                    f"run.dir={self.path} holds {name}/, which no run here has written and this one would replace; "
+                    "name another run.dir"
+                )
 
     @property
     def model(self) -> Path:

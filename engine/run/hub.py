@@ -44,8 +44,10 @@ def card_for(run: Path, repository: str) -> str:
     fresh, card = model_card(run, repository), run / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else fresh
     title = re.search(r"^# (\S+/\S+)$", text, re.MULTILINE)
-    if title is None or text == model_card(run, title[1]):
-        return fresh if title else text
+    if title is None or title[1] == repository:
+        return text
+    if text == model_card(run, title[1]):
+        return fresh
     print(f"{card}: kept as it was edited, for {repository}; remove it to have it rendered anew", flush=True)
     for place in ("# {}\n", 'from_pretrained("{}")'):
         text = text.replace(place.format(title[1]), place.format(repository))

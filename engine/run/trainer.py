@@ -1,5 +1,6 @@
 """TRL's trainers inside a run folder: arguments from a recipe, the callback, resume, and the finished model."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +91,11 @@ def arguments(
         )
     made._n_gpu = min(made.n_gpu, 1)  # one GPU a rank, however many it sees; several would mean DataParallel
     return made
+
+
+def is_shown(record: logging.LogRecord) -> bool:
+    """Return whether a line of transformers' log is shown: not that keys differ which may change on resume."""
+    return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
 
 
 def refuse_without_gpu(section: dict[str, Any]) -> None:
@@ -187,6 +193,7 @@ def fit(
     trainer.batch, _ = batch_of(type(trainer.args), recipe.trainer)
     trainer.lifecycle = lifecycle
     trainer.remove_callback(PrinterCallback)
+    logging.getLogger("transformers.trainer_utils").addFilter(is_shown)
     shard_model(trainer.model, accelerator)  # also makes adapters float32 again: TRL makes them bfloat16 on 4 bits
     trainer.add_callback(RunCallback(lifecycle, Throughput(trainer.model), merges=recipe.lora.merge))
     with lifecycle.interruptible(accelerator):

@@ -55,6 +55,10 @@ def test_a_finished_run_is_pushed_privately_with_its_card(setting, tmp_path):
         other = called([*push, "me/other"], tmp_path, endpoint)
         assert other.returncode == 0
         assert repositories.keys() == {"me/mine", "me/other"}
+        named = repositories["me/other"]["files"]["README.md"]
+        assert b"\n# me/other\n" in named
+        assert b"license: mit" in named
+        assert b"me/mine" not in named.split(b"## Recipe")[0]
 
 
 def test_what_cannot_be_pushed_is_whole_and_can_be_pushed_later(setting, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from config import RecipeError, load
+from engine.errors import AlreadyFinishedError
 from engine.files.jsonl import read
 from ppo.train import train
 from sft.recipe import SFT
@@ -57,6 +58,21 @@ def test_a_finished_run_made_longer_ends_like_one_that_was_that_long(setting, wh
     assert untimed(run) == untimed(whole)
     for name in ("model", "value"):
         assert same(weights(run, name), weights(whole, name))
+
+
+def test_a_longer_run_that_fails_at_once_can_be_taken_back(setting, whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
+    longer = recipe_of(setting, f"run.dir={run}", "ppo.steps=8")
+    with monkeypatch.context() as patch:
+        patch.delattr("ppo.train.load_data")
+        with pytest.raises(NameError):
+            train(longer)
+    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
+    assert untimed(run) == untimed(whole)
+    assert same(weights(run), weights(whole))
+    with pytest.raises(AlreadyFinishedError):
+        train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
 
 
 def test_a_copy_of_a_checkpoint_outlives_the_run(setting, whole, tmp_path):

@@ -8,6 +8,7 @@ from datasets import Dataset
 from config import load
 from engine.data.report import Report
 from engine.errors import AlreadyFinishedError, RunError
+from engine.run import checkpoints
 from engine.run.folder import RunFolder
 from sft.recipe import SFT
 
@@ -97,6 +98,17 @@ def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(reci
     )
 
 
+def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
+    other = load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/base"])  # where the model that it starts from is
+    with pytest.raises(RunError) as error:
+        RunFolder(other)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/base holds model/, which no run here has written and this one would replace; name another "
+        "run.dir"
+    )
+    assert not (tmp_path / "base" / "recipe.yaml").exists()
+
+
 def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     RunFolder(recipe)
     begin(tmp_path / "sft")
@@ -110,12 +122,26 @@ def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     )
 
 
+def save(folder, step):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoints.begin(checkpoint)
+    checkpoints.seal(checkpoint, (folder / "recipe.yaml").read_text(), step)
+
+
 def test_a_longer_run_of_the_same_recipe_is_not_finished(recipe, tmp_path):
     constant = ["trainer.lr_scheduler_type=constant"]
     RunFolder(load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=2"])).finish(2, 1.0)
     longer = load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=4"])
+    with pytest.raises(RunError) as error:
+        RunFolder(longer)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/sft is finished, and no checkpoint is left that a longer run could resume from; put the "
+        "last one back, or name another run.dir"
+    )
+    save(tmp_path / "sft", 2)
     assert not RunFolder(longer).finished.exists()
     RunFolder(longer).finish(4, 1.0)
+    save(tmp_path / "sft", 4)
     with pytest.raises(AlreadyFinishedError):
         RunFolder(longer)
     with pytest.raises(RunError, match=r"differs in trainer\.max_steps \(it may only grow\)"):

@@ -1,9 +1,14 @@
 """The glue to TRL's trainers: what only a GPU can do is refused before anything is read or written."""
 
+import logging
+from types import SimpleNamespace
+
 import pytest
+from transformers.trainer_utils import compare_trainer_and_checkpoint_args
 
 from config import load
 from engine.errors import RunError
+from engine.run.trainer import is_shown
 from sft.recipe import SFT
 from sft.train import train
 
@@ -21,3 +26,13 @@ def test_offloading_activations_without_a_gpu_is_refused_before_the_folder_is_ma
         "leave it out"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_transformers_warning_about_keys_that_may_change_is_not_shown(monkeypatch):
+    logger, records = logging.getLogger("transformers.trainer_utils"), []
+    monkeypatch.setattr(logger, "handle", records.append)
+    now = SimpleNamespace(logging_steps=3, eval_steps=1, save_steps=1, per_device_train_batch_size=8, n_gpu=1)
+    then = SimpleNamespace(logging_steps=1, eval_steps=1, save_steps=2, train_batch_size=8)
+    compare_trainer_and_checkpoint_args(now, then)
+    assert [is_shown(record) for record in records] == [False]
+    assert is_shown(logging.LogRecord("x", logging.WARNING, "x", 1, "something else", (), None))
