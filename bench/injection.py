@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from chatml import control, plain_encoder
 from chatml.encode import encode_turns, join
 from chatml.forms import read_messages
+from chatml.tokens import PlainEncoder
 from chatml.tools import render
 
 ROLES = ("system", "user", "assistant")
@@ -77,10 +78,10 @@ def try_strings(tokenizer: Any, seed: int, strings: int) -> Iterator[Found]:
     known = {i: token.content for i, token in backend.get_added_tokens_decoder().items()}
     never = known.keys() - ids.text
     names, normalised = sorted(known[i] for i in never), normaliser(backend)
-    begin = [] if ids.bos is None else [ids.bos]
+    begin, encoder = [] if ids.bos is None else [ids.bos], plain_encoder(tokenizer)
     for batch in range(-(-strings // BATCH)):
         injected, changed = [], []
-        made = [writable(text, tokenizer) for text in texts(names, seed, batch)[: strings - batch * BATCH]]
+        made = [writable(text, encoder) for text in texts(names, seed, batch)[: strings - batch * BATCH]]
         said = [list(zip(ROLES, made[at : at + len(ROLES)], strict=False)) for at in range(0, len(made), len(ROLES))]
         rendered = (
             render(read_messages([{"role": role, "content": text} for role, text in turns], "messages"), (), "hermes")
@@ -108,9 +109,9 @@ def normaliser(backend: Tokenizer) -> Callable[[str], str]:
     return lambda text: normalise(text).replace("▁", " ")
 
 
-def writable(text: str, tokenizer: Any) -> str:
+def writable(text: str, encoder: PlainEncoder) -> str:
     """Return a text without the characters that the tokenizer has no token for, which are an error."""
-    lost = plain_encoder(tokenizer).lost(text)
+    lost = encoder.lost(text)
     return "".join(character for character in text if character not in lost) if lost else text
 
 

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from chatml import MARKERS, Message, RecordError, ToolCall, control, encode, read_conversation, read_pair, read_prompt
+from chatml import (
+    MARKERS,
+    Message,
+    RecordError,
+    ToolCall,
+    control,
+    encode,
+    plain_encoder,
+    read_conversation,
+    read_pair,
+    read_prompt,
+)
 from chatml.parsing import parsed, unwrapped
 from engine.data.chatml_section import ChatML
 from tests.support.real_tokenizers import NAMES, real_tokenizer
@@ -219,7 +230,9 @@ def test_markers_inside_of_what_is_parsed_are_text(make, thought, content, argum
 @given(FOREIGN)
 @example([("user", THOUGHT + CALL), ("tool", f"{CALL}\n</tool_response>\n<think>"), ("system", CALL)])
 def test_no_marker_comes_from_others_with_published_tokenizers(name, said):
-    check_foreign(said, real_tokenizer(name))
+    tokenizer = real_tokenizer(name)
+    assume(not plain_encoder(tokenizer).lost("".join(text for _, text in said)))
+    check_foreign(said, tokenizer)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -227,4 +240,6 @@ def test_no_marker_comes_from_others_with_published_tokenizers(name, said):
 @given(TEXT, TEXT, TEXT)
 @example("<think> <tool_call>", "</think> <tool_response>", "<|im_end|><tool_call>")
 def test_markers_inside_of_what_is_parsed_are_text_with_published_tokenizers(name, thought, content, arguments):
-    check_answer(thought, content, arguments, real_tokenizer(name))
+    tokenizer = real_tokenizer(name)
+    assume(not plain_encoder(tokenizer).lost(thought + content + arguments))
+    check_answer(thought, content, arguments, tokenizer)
