@@ -196,7 +196,12 @@ def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.d
 
 
 def checked(loaded: PreTrainedModel, path: str, model: Model) -> PreTrainedModel:
-    """Switch off what a family still has of dropout; RunError where the model is not computed as its class says."""
+    """Switch off what a family still has of dropout; RunError where the model is not computed as its class says.
+
+    The padding token's embedding row learns as any other: no row is padded in training, and some models pad with a
+    token that conversations have (SmolLM2 with <|im_end|>).
+    """
+    loaded.get_input_embeddings().padding_idx = None
     switch_off_noise(loaded, keep_attention=model.attention_dropout > 0)
     self_test(loaded, path)
     limit = shared_positions_limit(loaded.config)

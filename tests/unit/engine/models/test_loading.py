@@ -260,3 +260,17 @@ def test_frozen_in_bfloat16_the_frequencies_of_positions_stay_float32_as_in_plai
     for (name, ours), (_, theirs) in zip(frozen.named_buffers(), plain.named_buffers(), strict=True):
         assert ours.dtype == torch.float32, name
         assert torch.equal(ours, theirs), name
+
+
+def test_the_row_of_a_token_that_also_pads_learns_from_what_is_read(tmp_path):
+    """transformers gives the padding token's row no gradient; SmolLM2 pads with <|im_end|>."""
+    tokenizer = qwen()
+    pads = control(tokenizer).im_end
+    made = small_model("qwen2", vocab_size=len(tokenizer), tie_word_embeddings=False, pad_token_id=pads)
+    made.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    _, model = load(str(tmp_path / "base"))
+    reads = [pads, *control(tokenizer).markers.values()]
+    inputs = pack([reads], "cpu")
+    model(**inputs, logprob_positions=torch.tensor([1]), logprob_targets=torch.tensor([3])).logprobs.sum().backward()
+    assert model.get_input_embeddings().weight.grad[pads].abs().max() > 0
