@@ -3,6 +3,7 @@
 import json
 
 import jinja2
+import minijinja
 import pytest
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -30,7 +31,6 @@ def in_jinja2(template, **given):
 
 
 def in_minijinja(template, **given):
-    minijinja = pytest.importorskip("minijinja", reason="minijinja is not installed: .venv/bin/pip install minijinja")
     environment = minijinja.Environment()
     environment.add_filter("tojson", in_json)
     return environment.render_str(template, **given)
