@@ -1,20 +1,14 @@
 """transformers' own assistant mask beside ours: it maps characters to tokens, and a character may be several tokens."""
 
-from pathlib import Path
-
 import pytest
-from transformers import AutoTokenizer
 
 from chatml import IGNORE, chat_template, encode
+from tests.support.real_tokenizers import as_published
 from tests.support.tokenizers import qwen
-
-REAL = Path("~/.cache/plumbline/smollm2-135m-instruct").expanduser()
 
 
 def smollm2():
-    if not (REAL / "tokenizer.json").exists():
-        pytest.skip("SmolLM2 is not there")
-    return AutoTokenizer.from_pretrained(REAL)
+    return as_published("smollm2")
 
 
 def trained_on(tokenizer, answer):

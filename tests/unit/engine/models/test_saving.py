@@ -1,7 +1,6 @@
 """Reward models as plain transformers reads them: the same scores, however their rows are padded."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +13,10 @@ from engine.forward.responses import sequence_scores
 from engine.models.loading import load_scalar, new_scalar
 from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer, prepare_tokenizer
+from tests.support.real_tokenizers import real_tokenizer
 from tests.support.small_models import small_model
 from tests.support.tokenizers import llama, qwen, tiny_world
 
-REAL = Path("~/.cache/plumbline/smollm2-135m-instruct").expanduser()
 TEXTS = [
     "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>",
     "<|im_start|>user\nAdd three and four.<|im_end|>\n<|im_start|>assistant\nIt is seven.<|im_end|>",
@@ -33,12 +32,6 @@ def ending(make):
     return tokenizer
 
 
-def real():
-    if not REAL.exists():
-        pytest.skip(f"{REAL} is not there")
-    return load_tokenizer(str(REAL))
-
-
 @pytest.fixture(params=["qwen, pad is end", "llama, pad is end", "qwen", "tiny world", "SmolLM2"])
 def saved(request, tmp_path):
     """A reward model's folder as a stage leaves it, with an offset that is not 0."""
@@ -47,7 +40,7 @@ def saved(request, tmp_path):
         "llama, pad is end": lambda: ending(llama),
         "qwen": qwen,
         "tiny world": tiny_world,
-        "SmolLM2": real,
+        "SmolLM2": lambda: real_tokenizer("smollm2"),
     }[request.param]()
     pad_before = tokenizer.pad_token
     base = str(tmp_path / "base")
