@@ -110,6 +110,7 @@ def test_what_is_trained_does_not_depend_on_it(setting, two_steps, tmp_path, mea
     trained = [{name: row[name] for name in row if "heldout" not in name} for row in untimed(run)]
     assert trained == untimed(two_steps)
     unwatched, watched = (torch.load(folder / "checkpoint-2" / "state.pt") for folder in (two_steps, run))
+    assert unwatched.keys() == {"score_normaliser", "kl_coef", "pretrain"}
     assert watched == {**unwatched, "best": {"step": 2, "value": 0.9, "measured": 2}}
 
 
