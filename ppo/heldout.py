@@ -1,7 +1,7 @@
 """Held-out prompts: the policy's responses to them, measured by the reward and by the gold scorer.
 
-The measures go into metrics.jsonl and into warnings; nothing is trained on them. Their random stream is their own, so
-each measurement draws the same numbers and no rollout's.
+The measures go into metrics.jsonl and into warnings, and may choose the best checkpoint (`watch.keep_best`); nothing is
+trained on them. Their random stream is their own, so each measurement draws the same numbers and no rollout's.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """The recipe of PPO. Values that the report states are marked with their section; the rest are our choice."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,7 @@ from config.schema import Recipe, RecipeError, Section, number, setting, show
 from config.scoring import Scoring, check_function
 from config.sections import Model, Sampling, TrainingRun, model_inputs
 from engine.data.chatml_section import ChatML
-from ppo.choices import MAX_KL_ERROR, Advantage, KlEstimator, Schedule
+from ppo.choices import MAX_KL_ERROR, Advantage, BestBy, KlEstimator, Schedule
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Watch(Section):
     """function that knows how good a response is, "module:function"; measured on data.heldout, never trained on"""
     every: int = number(10, least=1, changeable=True)
     """steps from one measurement on data.heldout to the next"""
+    keep_best: BestBy | None = None
+    """the finished model is the checkpoint with the highest mean of this metric on data.heldout, not the last one"""
     show_samples_every: int = number(20, least=0, changeable=True)
     """steps from one print of two responses on the console to the next; 0 prints none"""
     kl: float = number(30.0, above=0, changeable=True)
@@ -248,11 +251,37 @@ class PPO(Recipe):
                 f"watch.gold is {self.watch.gold}, but there is nothing to measure on; give data.heldout",
                 key="watch.gold",
             )
+        self.check_best()
         if self.models == "full" and self.ppo.load_in_4bit:
             raise RecipeError(
                 "ppo.load_in_4bit=true holds weights that cannot be trained, and models=full trains them all; set "
                 "models=shared, or ppo.load_in_4bit=false",
                 key="ppo.load_in_4bit",
+            )
+
+    def check_best(self) -> None:
+        """Raise RecipeError where a best checkpoint is asked for, but not all are measured."""
+        by, every, saved = self.watch.keep_best, self.watch.every, self.run.save_steps
+        if by is None:
+            return
+        if self.data.heldout is None:
+            raise RecipeError(
+                f"watch.keep_best is {by}, but there is nothing to choose by; give data.heldout, or set "
+                "watch.keep_best=null",
+                key="watch.keep_best",
+            )
+        if by == "heldout_gold" and self.watch.gold is None:
+            raise RecipeError(
+                f"watch.keep_best is {by}, but nothing measures it; give watch.gold, or set "
+                "watch.keep_best=heldout_score",
+                key="watch.keep_best",
+            )
+        if saved % every:
+            raise RecipeError(
+                f"watch.keep_best chooses among the checkpoints, of which there is one every run.save_steps={saved} "
+                f"steps, but data.heldout is measured every watch.every={every}; set watch.every={saved}, or "
+                f"run.save_steps={math.ceil(saved / every) * every}",
+                key="watch.every",
             )
 
     def inputs(self) -> Iterator[tuple[str, str]]:
@@ -261,9 +290,14 @@ class PPO(Recipe):
         yield from self.data.inputs()
 
     def fixed_keys(self, before: Mapping[str, Any]) -> dict[str, str]:
-        if self.ppo.lr_scheduler_type == "constant":
-            return {}
-        return {"ppo.steps": f"ppo.lr_scheduler_type={self.ppo.lr_scheduler_type} falls to 0 at the last step"}
+        fixed = {}
+        if self.ppo.lr_scheduler_type != "constant":
+            fixed["ppo.steps"] = f"ppo.lr_scheduler_type={self.ppo.lr_scheduler_type} falls to 0 at the last step"
+        if self.watch.keep_best is not None:
+            fixed |= dict.fromkeys(("run.save_steps", "watch.every"), "watch.keep_best chooses among the checkpoints")
+        if self.watch.keep_best == "heldout_gold":
+            fixed["watch.gold"] = "watch.keep_best chooses by it"
+        return fixed
 
     def memory_advice(self) -> str:
         return (

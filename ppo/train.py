@@ -27,6 +27,7 @@ from engine.models.adapters import base_of
 from engine.models.context_length import check_length
 from engine.models.loading import load_config
 from engine.models.system_prompt import stage_tokenizer
+from engine.run.best import Best
 from engine.run.folder import RunFolder
 from engine.run.loop import Loop
 from engine.scoring.gold import load_gold
@@ -90,7 +91,8 @@ def train(recipe: PPO) -> None:
     updater = Updater(models, ppo, temperature, seed, pretrain, accelerator)
 
     state = {"score_normaliser": normaliser, "kl_coef": kl_coef} | ({"pretrain": pretrain} if pretrain else {})
-    run = Loop("ppo", folder, recipe.run, accelerator, models.trained, state)
+    best = Best(recipe.watch.keep_best) if recipe.watch.keep_best else None
+    run = Loop("ppo", folder, recipe.run, accelerator, models.trained, state, best)
     for step in run.steps(ppo.steps):
         with run.timed("sample_seconds"):
             rollout = sampler.sample(step)
@@ -105,6 +107,7 @@ def train(recipe: PPO) -> None:
         if heldout is not None and (step in (1, ppo.steps) or step % recipe.watch.every == 0):
             with run.timed("heldout_seconds"):
                 metrics |= heldout.measure(models, engine, ppo.micro_batch_tokens)
+            run.compare(metrics)
         in_words = {"score": "none ended"} if metrics["without_end"] == 1 else {}
         run.log(metrics | update_metrics, CONSOLE_METRICS, in_words)
         run.warn(lambda rows: warnings_of(rows, recipe))
@@ -115,6 +118,7 @@ def train(recipe: PPO) -> None:
             records = first_rollouts(step, rollout, assessment, tokenizer, 2)
             run.show(f"two answers of step {step}:\n{as_text(records)}")
 
+    run.take_best()
     run.keep_model("model", models.writer(models.policy, tokenizer, accelerator))
     if models.value is not None:
         run.keep_model("value", models.writer(models.value, tokenizer, accelerator))

@@ -10,6 +10,7 @@ from config.schema import show
 from config.sections import is_hub_id
 from engine.errors import RunError
 from engine.files import jsonl
+from engine.run.best import in_words
 from engine.run.metrics import TIMING
 
 LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
@@ -50,6 +51,8 @@ def model_card(run: Path, repository: str, *, model: Path | None = None, step: i
         **({"base_model": origins[-1]} if is_hub_id(origins[-1]) else {}),
     }
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    best = {} if step is not None else finished(run).get("best", {})
+    last = best.get("step", step)
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     return f"""---
 {yaml.safe_dump(head, sort_keys=False)}# license: yours to choose, among those of {LICENSES}
@@ -59,7 +62,7 @@ def model_card(run: Path, repository: str, *, model: Path | None = None, step: i
 
 The result of {what} with plumbline, the alignment pipeline of the [Qwen technical
 report](https://arxiv.org/abs/2309.16609): {extent(run, step)} on
-{environment["processes"]} × {environment["device"]}{finish_date(run, step)}.
+{environment["processes"]} × {environment["device"]}{finish_date(run, step)}.{chosen(best)}
 
 `{loader}.from_pretrained("{repository}")` loads {"the adapter on its base" if adapter else "it"}; the tokenizer and its
 ChatML template are beside it.{" " + SCORE if stage == "reward" else ""}
@@ -72,12 +75,12 @@ ChatML template are beside it.{" " + SCORE if stage == "reward" else ""}
 
 {data_table(run, recipe)}
 
-## Metrics at the end
+## Metrics at {"the end" if last is None else f"step {last:,}"}
 
 The last value of each that the run logged. Names with `eval_` were measured on `data.eval`, names with `heldout_` on
 `data.heldout`; all others on what was trained on, at that step.
 
-{metrics_table(run, step)}
+{metrics_table(run, last)}
 
 ## Recipe
 
@@ -91,8 +94,7 @@ The last value of each that the run logged. Names with `eval_` were measured on 
 def extent(run: Path, step: int | None) -> str:
     """Return how long the run took, or took up to a checkpoint."""
     if step is None:
-        finished = json.loads((run / "finished.json").read_text(encoding="utf-8"))
-        return f"{finished['steps']:,} steps, {finished['seconds']:,.0f} s"
+        return f"{finished(run)['steps']:,} steps, {finished(run)['seconds']:,.0f} s"
     seconds = max((row["elapsed_seconds"] for row in logged(run, step)), default=0)
     return f"its checkpoint after {step:,} steps, {seconds:,.0f} s"
 
@@ -101,7 +103,17 @@ def finish_date(run: Path, step: int | None) -> str:
     """Return when the run finished, in words; nothing for a checkpoint."""
     if step is not None:
         return ""
-    return f", finished {json.loads((run / 'finished.json').read_text(encoding='utf-8'))['at'][:10]}"
+    return f", finished {finished(run)['at'][:10]}"
+
+
+def finished(run: Path) -> dict[str, Any]:
+    """Return what a run has written when it was finished."""
+    return json.loads((run / "finished.json").read_text(encoding="utf-8"))
+
+
+def chosen(best: dict[str, Any]) -> str:
+    """Return the sentence that says which step the model is of; nothing where it is the last one's."""
+    return f" The model is that of {in_words(best)}." if best else ""
 
 
 def logged(run: Path, step: int | None) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from engine.dist.ranks import is_main_process
 from engine.errors import AlreadyFinishedError, RunError
 from engine.files import durable
 from engine.run import checkpoints
+from engine.run.best import in_words
 from engine.run.identity import FINISHED, has_begun, made_from, rows_hash
 
 Rows = TypeVar("Rows")
@@ -129,11 +130,16 @@ class RunFolder:
             durable.write_json(self.path / "data.json", self._data)
         return rows
 
-    def finish(self, steps: int, seconds: float, unit: str = "steps") -> None:
-        """Mark the run as finished; this is the last file that it writes."""
+    def finish(self, steps: int, seconds: float, unit: str = "steps", best: dict[str, Any] | None = None) -> None:
+        """Mark the run as finished; this is the last file that it writes.
+
+        `best` is the checkpoint that the models are of, where the run has chosen one (`Best.as_dict`).
+        """
         at = datetime.now(UTC).isoformat(timespec="microseconds")
-        durable.write_json(self.finished, {unit: steps, "seconds": round(seconds, 1), "at": at})
-        print(f"{self.path}: finished, {steps:,} {unit}, {seconds:.0f} s", flush=True)
+        chosen = {"best": best} if best else {}
+        durable.write_json(self.finished, {unit: steps, "seconds": round(seconds, 1), "at": at, **chosen})
+        model = f"; the model is that of {in_words(best)}" if best else ""
+        print(f"{self.path}: finished, {steps:,} {unit}, {seconds:.0f} s{model}", flush=True)
 
 
 def command() -> list[str]:

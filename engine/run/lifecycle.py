@@ -101,13 +101,16 @@ class Lifecycle:
         return self.stop_code != 0
 
     @contextmanager
-    def checkpoint(self) -> Iterator[Path]:
-        """Let all ranks write into a hidden folder, which becomes `checkpoint-N` once it is complete (collective)."""
+    def checkpoint(self, best: int | None = None) -> Iterator[Path]:
+        """Let all ranks write into a hidden folder, which becomes `checkpoint-N` once it is complete (collective).
+
+        `best` is the step whose checkpoint stays however old it is.
+        """
         final = self.store.here / f"checkpoint-{self.step}"
         partial = checkpoints.partial_of(final)
         with self.written_by_all(final, partial):
             yield partial
-        self.seal(partial, final)
+        self.seal(partial, final, best)
 
     @contextmanager
     def written_by_all(self, final: Path, folder: Path) -> Iterator[None]:
@@ -118,10 +121,10 @@ class Lifecycle:
             self.accelerator.wait_for_everyone()
             yield
 
-    def seal(self, written: Path, final: Path, best: str | None = None) -> None:
+    def seal(self, written: Path, final: Path, best: int | None = None) -> None:
         """Declare a checkpoint complete that all ranks have written, under its `final` name, and keep it (collective).
 
-        `best` is the path of a checkpoint that stays however old it is.
+        `best` is the step whose checkpoint stays however old it is.
         """
         self.accelerator.wait_for_everyone()  # each rank writes its part
         if is_main_process():
@@ -130,7 +133,7 @@ class Lifecycle:
                     durable.sync(log.path)  # a checkpoint must not outlive the log lines of its steps
                 checkpoints.seal(written, self.folder.recipe_yaml, checkpoints.step_of(final))
                 checkpoints.publish(written, final)
-                self.store.keep(final, Path(best) if best else None)
+                self.store.keep(final, final.with_name(f"checkpoint-{best}") if best else None)
         self.accelerator.wait_for_everyone()
         self.limit.lap("save")
 
@@ -152,6 +155,15 @@ class Lifecycle:
                 f"then the same command {way_on}"
             ) from None
 
+    def find_best(self, step: int) -> Path:
+        """Return the checkpoint of the best step so far. Raises RunError where it is gone."""
+        found = self.store.find(step)
+        if found is None:
+            raise RunError(
+                f"{self.folder.path}: checkpoint-{step}, the best so far, is gone; put it back, or name another run.dir"
+            )
+        return found
+
     def leave(self) -> NoReturn:
         """End a run that has to stop, after its step was saved; raises SystemExit with the stop code (collective)."""
         if is_main_process():
@@ -164,14 +176,16 @@ class Lifecycle:
             with self.writing(self.folder.path / name):
                 durable.write_folder(self.folder.path / name, write)
 
-    def finish(self) -> None:
+    def finish(self, best: dict[str, Any] | None = None) -> None:
         """Mark the run as finished, end its process group, then push (collective).
+
+        `best` says which checkpoint the finished models are of, where the run has chosen one.
 
         The push comes last: no other rank waits for it, however long it takes.
         """
         if is_main_process():
             self.store.wait()
-            self.folder.finish(self.step, self.metrics.elapsed_seconds)
+            self.folder.finish(self.step, self.metrics.elapsed_seconds, "steps", best)
             self.store.clear()
         leave_group(self.accelerator)
         if is_main_process():

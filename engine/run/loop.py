@@ -18,6 +18,7 @@ from engine.dist import devices
 from engine.dist.collectives import counted_waits
 from engine.dist.sharding import sharding_of
 from engine.run import training_state
+from engine.run.best import Best
 from engine.run.disk_space import disk_needs
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
@@ -26,7 +27,10 @@ from engine.run.training_state import Stateful, Trained
 
 
 class Loop:
-    """One run: `for step in loop.steps(n)`, with metrics, rollouts, checkpoints and the finish."""
+    """One run: `for step in loop.steps(n)`, with metrics, rollouts, checkpoints and the finish.
+
+    With `best` that checkpoint stays however old it is; a run that resumes raises RunError where it is gone.
+    """
 
     def __init__(
         self,
@@ -36,12 +40,14 @@ class Loop:
         accelerator: Accelerator,
         trained: Trained,
         state: Mapping[str, Stateful],
+        best: Best | None = None,
     ):
-        self.run, self.accelerator, self.trained, self.state = run, accelerator, trained, state
+        self.run, self.accelerator, self.trained, self.best = run, accelerator, trained, best
+        self.state = {**state, "best": best} if best else state
         self.lifecycle = Lifecycle(stage, folder, run)
         accelerator.wait_for_everyone()
         if self.lifecycle.resume_from is not None:
-            training_state.load(self.lifecycle.resume_from, trained, state, sharding_of(accelerator))
+            training_state.load(self.lifecycle.resume_from, trained, self.state, sharding_of(accelerator))
         if run.report_to:
             accelerator.init_trackers(stage)
         if accelerator.is_main_process:
@@ -54,6 +60,9 @@ class Loop:
         After a signal, and when `run.max_hours` are nearly over, the step is saved and the run leaves by SystemExit
         (engine/run/interruption.py).
         """
+        self.total = total
+        if self.best and self.best.step:
+            self.lifecycle.find_best(self.best.step)  # better to miss it now than at the end
         with self.lifecycle.interruptible(self.accelerator):
             self.lifecycle.begin(total, disk_needs(self.trained.values()))
             for step in range(self.lifecycle.step + 1, total + 1):
@@ -62,11 +71,20 @@ class Loop:
                 self._began = time.perf_counter()
                 yield self.step
                 stop = self.lifecycle.end_step(self.step)
-                if stop or self.step % self.run.save_steps == 0 or self.step == total:
-                    with self.lifecycle.checkpoint() as folder:
+                if stop or self._is_saved():
+                    with self.lifecycle.checkpoint(self.best and self.best.step) as folder:
                         training_state.save(folder, self.trained, self.state, sharding_of(self.accelerator))
                 if stop:
                     self.lifecycle.leave()
+
+    def _is_saved(self) -> bool:
+        """Return whether the current step is saved whatever happens, and not because the run has to stop."""
+        return self.step % self.run.save_steps == 0 or self.step == self.total
+
+    def compare(self, metrics: Mapping[str, float]) -> None:
+        """Compare the current step with the best checkpoint, if it becomes one; its metrics must have the measure."""
+        if self.best and self._is_saved():
+            self.best.compare(self.step, metrics[self.best.metric])
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -137,10 +155,25 @@ class Loop:
             for row in rows:
                 log.append({"step": self.step, **row})
 
+    def take_best(self) -> None:
+        """Read the best checkpoint into the trained models, after the last step (collective)."""
+        if self.best is None:
+            return
+        if self.best.step is None:
+            self.show(f"warning: {self.best.metric} was never finite, so the model is that of the last step")
+        elif self.best.step != self.lifecycle.step:
+            if self.accelerator.is_main_process:
+                self.lifecycle.store.wait()  # nothing is removed while it is looked for
+            self.accelerator.wait_for_everyone()
+            checkpoint = self.lifecycle.find_best(self.best.step)
+            for name, (model, optimizer) in self.trained.items():
+                weights = checkpoint / name / training_state.WEIGHTS
+                training_state.read(weights, model, optimizer, sharding_of(self.accelerator))
+
     def keep_model(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write a finished model's folder in one step."""
         self.lifecycle.keep_model(name, write)
 
     def finish(self) -> None:
         """Mark the run as finished, end its process group, then push (collective)."""
-        self.lifecycle.finish()
+        self.lifecycle.finish(self.best.as_dict() if self.best and self.best.step else None)

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from engine.dist.shard_model import shard_model
 from engine.errors import RunError
 from engine.models.adapters import base_of, is_adapter
 from engine.models.saving import save_model
+from engine.run import checkpoints
 from engine.run.batches import DealtBatches, batch_of, parts_a_step
 from engine.run.disk_space import disk_needs
 from engine.run.lifecycle import Lifecycle
@@ -126,13 +128,7 @@ class RunCallback(TrainerCallback):
         # A resumed state holds the steps of the recipe that it was written under.
         state.compute_steps(args, state.max_steps)
         if state.best_global_step:  # the folder that it was in may have changed since
-            best = self.lifecycle.store.find(state.best_global_step)
-            if best is None:
-                raise RunError(
-                    f"{self.lifecycle.folder.path}: checkpoint-{state.best_global_step}, the best so far, is gone; put "
-                    "it back, or name another run.dir"
-                )
-            state.best_model_checkpoint = str(best)
+            state.best_model_checkpoint = str(self.lifecycle.find_best(state.best_global_step))
         self.lifecycle.begin(state.max_steps, disk_needs([(model, optimizer)], self.merges))
         steps_an_epoch = len(train_dataloader) // args.gradient_accumulation_steps
         if (epochs := state.max_steps / max(steps_an_epoch, 1)) > MANY_EPOCHS:
@@ -174,7 +170,8 @@ class RunCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         written = self.lifecycle.store.here / f"checkpoint-{state.global_step}"
-        self.lifecycle.seal(written, written, state.best_model_checkpoint)
+        best = state.best_model_checkpoint
+        self.lifecycle.seal(written, written, checkpoints.step_of(Path(best)) if best else None)
         self.throughput.begin()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -74,6 +74,21 @@ def test_the_best_checkpoint_depends_on_when_there_is_one(compare):
     assert found.refused == ("run.save_steps (reward.keep_best chooses among the checkpoints)",)
 
 
+def test_the_best_policy_depends_on_what_it_is_chosen_by(compare):
+    best = ["run.save_steps=10", "watch.gold=a:b"]
+    other = ["run.save_steps=20", "watch.gold=c:d", "watch.every=5", "watch.kl=9"]
+    among = "watch.keep_best chooses among the checkpoints"
+    by_gold, by_score = ([*best, f"watch.keep_best=heldout_{name}"] for name in ("gold", "score"))
+    assert compare(PPO, [*by_gold, *other], by_gold).refused == (
+        f"run.save_steps ({among})", f"watch.every ({among})", "watch.gold (watch.keep_best chooses by it)",
+    )  # fmt: skip
+    assert compare(PPO, [*by_score, *other], by_score).refused == (
+        f"run.save_steps ({among})", f"watch.every ({among})",
+    )  # fmt: skip
+    assert compare(PPO, by_gold, by_score).refused == ("watch.keep_best",)
+    assert compare(PPO, [*by_gold, "ppo.steps=200"], by_gold).grown
+
+
 @pytest.mark.parametrize(
     ("schema", "key", "schedule", "reason"),
     [
