@@ -101,7 +101,7 @@ class Lora(Section):
         if len(names) == 1 and len(parts) > 1 and all(re.fullmatch(r"[\w.]+", part) for part in parts):
             raise RecipeError(
                 f"{key}.target_modules is {names[0]}, which is one name to peft; list them: "
-                f"{key}.target_modules=[{', '.join(parts)}]",
+                f"{key}.target_modules=[{','.join(parts)}]",
                 key=f"{key}.target_modules",
             )
 

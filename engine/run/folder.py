@@ -58,14 +58,14 @@ class RunFolder:
         if isinstance(recipe.run, TrainingRun) and not written.exists() and began is None:
             self._refuse_foreign_models()
         source = written if began is None else began / checkpoints.RECIPE
-        before = source.read_text(encoding="utf-8") if written.exists() and begun else self.recipe_yaml
+        before = source.read_text(encoding="utf-8") if source.exists() and begun else self.recipe_yaml
         differing = changes(before, recipe)
         if differing.refused:
             same_stage = OmegaConf.create(before).get("stage") == recipe.stage
             if not (accepts_changes and same_stage):
                 raise RunError(
                     f"run.dir={self.path} holds a run of another recipe, which differs in {differing}; "
-                    f"name another run.dir, or move {written} away with the run it belongs to"
+                    f"name another run.dir, or move {self.path} away"
                 )
         origins = self.path / "made_from.json"
         models = made_from(recipe) if inputs is None else inputs
