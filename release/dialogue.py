@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from chatml import RecordError, encode
+from chatml import Message, RecordError, encode
+from chatml.parsing import parsed
 from engine.dist.devices import default_device
 from engine.errors import RunError
 from engine.forward.attention import decoding_attention
@@ -15,7 +16,7 @@ from engine.models.tokenizer import load_tokenizer
 from release.chat_recipe import Chat
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
-Messages = list[dict[str, str]]
+Messages = list[dict[str, str] | Message]
 
 
 def talk(recipe: Chat) -> None:
@@ -57,7 +58,16 @@ def talk(recipe: Chat) -> None:
         else:
             if not ended:
                 console.print("cut off; sampling.max_new_tokens is the limit", style="dim")
-            messages = [*asked, {"role": "assistant", "content": text}]
+            messages = [*asked, spoken(text, recipe.chatml.parse_text)]
+
+
+def spoken(text: str, parse_text: bool) -> Message:
+    """Return an answer as the next prompt holds it; `parse_text` reads its reasoning and calls, as in training."""
+    message = Message("assistant", text)
+    if parse_text:
+        with contextlib.suppress(RecordError):  # what is not well formed stays text
+            (message,) = parsed([message])
+    return message
 
 
 def load_partner(recipe: Chat) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

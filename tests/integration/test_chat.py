@@ -15,8 +15,9 @@ from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
 from release import dialogue
 from release.chat_recipe import chat_recipe
-from release.dialogue import answer, fit, talk
+from release.dialogue import answer, fit, spoken, talk
 from tests.support.stage_runs import write_base
+from tests.support.tokenizers import qwen
 
 RECIPE = """\
 stage: ppo
@@ -93,6 +94,19 @@ def test_what_was_said_is_remembered_until_reset(folder, tokenizer, type_in, pro
     shown = capsys.readouterr().out
     assert shown.count("cut off; sampling.max_new_tokens is the limit") == 1
     assert shown.count("stopped; neither question nor answer is kept") == 1
+
+
+@pytest.mark.parametrize("parse_text", [True, False])
+def test_what_a_model_thought_is_its_own_tokens_again_where_it_was_trained_so(parse_text):
+    tokenizer = qwen()
+    ids = control(tokenizer)
+    heard = spoken("<think>\nIt is four.\n</think>\n\nFour.", parse_text)
+    found = encode([{"role": "user", "content": "2 + 2?"}, heard], tokenizer).input_ids
+    thought = {"role": "assistant", "content": "Four.", "reasoning_content": "It is four."}
+    assert (ids.markers["<think>"] in found) == parse_text
+    assert (encode([{"role": "user", "content": "2 + 2?"}, thought], tokenizer).input_ids == found) == parse_text
+    broken = spoken("<think>It is", parse_text)
+    assert broken.content == "<think>It is"
 
 
 def test_the_run_of_the_recipe_may_have_a_limit(folder):
