@@ -1,12 +1,14 @@
 """A chat in the terminal. Prompts go through the encoder that training uses, so typed control tokens stay text."""
 
 import contextlib
+from typing import Any
 
 import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from chatml import RecordError, encode
+from chatml import Message, RecordError, encode
+from chatml.parsing import parsed
 from engine.dist.devices import default_device
 from engine.errors import RunError
 from engine.forward.attention import decoding_attention
@@ -15,7 +17,7 @@ from engine.models.tokenizer import load_tokenizer
 from release.chat_recipe import Chat
 
 HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
 
 def talk(recipe: Chat) -> None:
@@ -57,7 +59,7 @@ def talk(recipe: Chat) -> None:
         else:
             if not ended:
                 console.print("cut off; sampling.max_new_tokens is the limit", style="dim")
-            messages = [*asked, {"role": "assistant", "content": text}]
+            messages = [*asked, remembered(text)]
 
 
 def load_partner(recipe: Chat) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -93,6 +95,15 @@ def fit(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> 
         if len(messages) <= first + 1:
             raise RecordError(f"too long: {len(prompt):,} tokens, and the model has room for {tokens:,}")
         messages = messages[:first] + messages[first + 2 :]
+
+
+def remembered(text: str) -> dict[str, Any]:
+    """Return an answer as a message: what it thought and called in fields of their own, so that both are encoded as the
+    model was trained to write them. An answer that was cut off inside of one stays text."""
+    said = Message("assistant", text)
+    with contextlib.suppress(RecordError):
+        (said,) = parsed([said])
+    return said.as_dict()
 
 
 @torch.no_grad()

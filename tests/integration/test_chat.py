@@ -95,6 +95,18 @@ def test_what_was_said_is_remembered_until_reset(folder, tokenizer, type_in, pro
     assert shown.count("stopped; neither question nor answer is kept") == 1
 
 
+def test_reasoning_and_calls_are_remembered_as_the_model_writes_them(folder, tokenizer, type_in, prompts, monkeypatch):
+    call = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
+    said = iter(["<think>\nI add.\n</think>\n\n4", call, "<think>"])
+    monkeypatch.setattr(dialogue, "answer", lambda *given: (prompts.append(given[2]), (next(said), True))[1])
+    type_in("2+2?", "And <think>?", "So?", "Go on", "/quit")
+    with pytest.raises(StopIteration):
+        talk(chat_recipe(f"{folder}/ppo.yaml", []))
+    markers = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    counted = [[prompt.count(tokenizer.convert_tokens_to_ids(marker)) for marker in markers] for prompt in prompts]
+    assert counted == [[0] * 4, [1, 1, 0, 0], [1] * 4, [1] * 4]  # what the person types, and half a thought, stay text
+
+
 def test_the_run_of_the_recipe_may_have_a_limit(folder):
     assert chat_recipe(f"{folder}/ppo.yaml", ["run.max_hours=1"]).run.max_hours == 1
 

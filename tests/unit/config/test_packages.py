@@ -118,7 +118,9 @@ def test_what_no_library_knows_is_refused_with_the_recipe(recipe, override, mess
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("modules", ["[q_proj, v_proj]", "[q_proj,v_proj]", "q_proj", "'.*[qv]_proj{1,2}'", "all-linear"])
+@pytest.mark.parametrize(
+    "modules", ["[q_proj, v_proj]", "[q_proj,v_proj]", "q_proj", "'.*[qv]_proj{1,2}'", "all-linear"]
+)
 def test_names_and_patterns_of_modules_are_taken(recipe, modules):
     assert load(SFT, recipe(SFT), [f"lora.target_modules={modules}"]).lora.target_modules
 
