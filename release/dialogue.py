@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from chatml import Message, RecordError, encode
+from chatml import Message, RecordError, control, encode
 from chatml.parsing import parsed
 from engine.dist.devices import default_device
 from engine.errors import RunError
@@ -50,7 +50,7 @@ def talk(recipe: Chat) -> None:
         console.print("[bold dark_orange]model[/] ", end="")
         try:
             prompt, asked = fit(asked, tokenizer, room(model, recipe))
-            text, ended = answer(model, tokenizer, prompt, recipe)
+            text, ended, with_markers = answer(model, tokenizer, prompt, recipe)
         except KeyboardInterrupt:
             console.print("\nstopped; neither question nor answer is kept", style="dim")
         except RecordError as error:
@@ -58,13 +58,13 @@ def talk(recipe: Chat) -> None:
         else:
             if not ended:
                 console.print("cut off; sampling.max_new_tokens is the limit", style="dim")
-            messages = [*asked, spoken(text, recipe.chatml.parse_text)]
+            messages = [*asked, spoken(text, with_markers)]
 
 
-def spoken(text: str, parse_text: bool) -> Message:
-    """Return an answer as the next prompt holds it; `parse_text` reads its reasoning and calls, as in training."""
+def spoken(text: str, with_markers: bool) -> Message:
+    """Return an answer as the next prompt holds it: its reasoning and calls are read where it has tokens of these."""
     message = Message("assistant", text)
-    if parse_text:
+    if with_markers:
         with contextlib.suppress(RecordError):  # what is not well formed stays text
             (message,) = parsed([message])
     return message
@@ -108,8 +108,11 @@ def fit(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> 
 @torch.no_grad()
 def answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int], recipe: Chat
-) -> tuple[str, bool]:
-    """Print the answer token by token; return its text and whether the model ended it."""
+) -> tuple[str, bool, bool]:
+    """Print the answer token by token; return its text, whether the model ended it, and whether it has marker tokens.
+
+    Markers are the tokens around reasoning and calls; text that spells one has none.
+    """
     ids = torch.tensor([prompt], device=model.device)
     with decoding_attention(model):
         (tokens,) = model.generate(
@@ -124,4 +127,5 @@ def answer(
         )
     response = tokens[len(prompt) :].tolist()
     ended = response[-1] in model.generation_config.eos_token_id
-    return tokenizer.decode(response[:-1] if ended else response), ended
+    with_markers = not set(control(tokenizer).markers.values()).isdisjoint(response)
+    return tokenizer.decode(response[:-1] if ended else response), ended, with_markers

@@ -90,7 +90,8 @@ class RunFolder:
         """data.json: of a run that resumes with what it was trained on before"""
         if is_main_process():
             try:
-                self.finished.unlink(missing_ok=True)  # first: a kill must not leave the longer recipe as finished
+                if accepts_changes:
+                    self.finished.unlink(missing_ok=True)  # a longer run unlinks it when its steps begin
                 durable.write_text(written, self.recipe_yaml)
                 durable.write_json(origins, models)
                 durable.write_json(self.path / "environment.json", environment())

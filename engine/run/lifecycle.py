@@ -86,6 +86,9 @@ class Lifecycle:
         self.total, self.needs = total, needs
         if is_main_process() and self.step < total:
             check_disk(needs, self.folder.path, self.store.here, resumes=self.resume_from is not None)
+        if is_main_process():
+            # Not before: a longer run that is refused, its data having changed, say, leaves the finished one as it was.
+            self.folder.finished.unlink(missing_ok=True)
         self.console = Steps(self.stage, total, self.step, speaks=is_main_process())
         self.console.start()
         self.limit.begin()

@@ -103,8 +103,13 @@ def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder
     for candidate in candidates:
         answered = [*candidate["messages"], {"role": "assistant", "content": candidate["answer"]}]
         tools = candidate.get("record", {}).get("tools")
-        ids = encode(answered, tokenizer, tools=tools, tool_format=recipe.chatml.tools).input_ids
-        sequences.append(ids[: len(ids) - newline])
+        try:
+            encoded = encode(
+                answered, tokenizer, tools=tools, tool_format=recipe.chatml.tools, parse_text=recipe.chatml.parse_text
+            )
+        except RecordError as error:
+            raise RunError(f"{error}, in the answer {candidate['answer'][:80]!r}") from None
+        sequences.append(encoded.input_ids[: len(encoded.input_ids) - newline])
     records = [candidate.get("record", {}) for candidate in candidates]
     device = default_device()
     model_of = recipe.model.model

@@ -71,7 +71,7 @@ def prompts(monkeypatch):
         text = next(said)
         if isinstance(text, BaseException):
             raise text
-        return text, text != "two"
+        return text, text != "two", False
 
     monkeypatch.setattr(dialogue, "answer", answered)
     return seen
@@ -96,16 +96,16 @@ def test_what_was_said_is_remembered_until_reset(folder, tokenizer, type_in, pro
     assert shown.count("stopped; neither question nor answer is kept") == 1
 
 
-@pytest.mark.parametrize("parse_text", [True, False])
-def test_what_a_model_thought_is_its_own_tokens_again_where_it_was_trained_so(parse_text):
+@pytest.mark.parametrize("with_markers", [True, False])
+def test_what_a_model_thought_is_its_own_tokens_again_where_it_wrote_them(with_markers):
     tokenizer = qwen()
     ids = control(tokenizer)
-    heard = spoken("<think>\nIt is four.\n</think>\n\nFour.", parse_text)
+    heard = spoken("<think>\nIt is four.\n</think>\n\nFour.", with_markers)
     found = encode([{"role": "user", "content": "2 + 2?"}, heard], tokenizer).input_ids
     thought = {"role": "assistant", "content": "Four.", "reasoning_content": "It is four."}
-    assert (ids.markers["<think>"] in found) == parse_text
-    assert (encode([{"role": "user", "content": "2 + 2?"}, thought], tokenizer).input_ids == found) == parse_text
-    broken = spoken("<think>It is", parse_text)
+    assert (ids.markers["<think>"] in found) == with_markers
+    assert (encode([{"role": "user", "content": "2 + 2?"}, thought], tokenizer).input_ids == found) == with_markers
+    broken = spoken("<think>It is", with_markers)
     assert broken.content == "<think>It is"
 
 
@@ -136,7 +136,7 @@ def test_an_answer_is_printed_as_it_comes(folder, tokenizer, capsys):
     model, _ = dialogue.load_partner(recipe)
     torch.manual_seed(0)
     prompt = encode(turns("Hello!"), tokenizer, add_generation_prompt=True).input_ids
-    text, ended = answer(model, tokenizer, prompt, recipe)
+    text, ended, _ = answer(model, tokenizer, prompt, recipe)
     assert capsys.readouterr().out.strip() == text.strip()
     assert not ended
     assert len(tokenizer(text)["input_ids"]) >= 1

@@ -191,6 +191,6 @@ def test_a_checkpoint_of_another_recipe_is_refused_naming_the_keys(setting, tmp_
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}", "ppo.steps=2", "ppo.lam=0.5"))
     assert str(error.value) == (
-        f"{tmp_path}/checkpoint-1 is of another recipe, which differs in ppo.lam (ppo.steps may change); name another "
-        "run.dir, or move the checkpoint away"
+        f"run.dir={tmp_path} holds a run of another recipe, which differs in ppo.lam (ppo.steps may change); name "
+        f"another run.dir, or move {tmp_path} away"
     )

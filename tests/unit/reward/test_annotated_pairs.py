@@ -1,6 +1,7 @@
 """Comparisons from scored candidates, against numbers worked by hand."""
 
 import json
+import shutil
 
 import pytest
 
@@ -13,6 +14,8 @@ from tests.support.rows_setting import TRAIN, pair_rows
 from tests.support.rows_setting import recipe as rows_recipe
 from tests.support.stage_runs import write_jsonl
 from tests.support.tokenizers import qwen
+
+RULE = 'score: {rule: "tests.unit.reward.test_annotated_pairs:length"}, test_share: 0'
 
 
 def length(messages, answer, record):
@@ -67,10 +70,7 @@ def test_at_most_so_many_of_a_prompt_and_no_prompt_on_both_sides(tmp_path):
 def test_candidates_scored_by_a_rule_become_pairs_that_a_reward_model_reads(tmp_path):
     qwen().save_pretrained(tmp_path / "tokenizer")
     written = [line(f"Question {n}", "e" * k, None, model=f"m{k}") for n in range(4) for k in range(1, 6)]
-    make_pairs(
-        pairs_recipe(tmp_path, written, 'score: {rule: "tests.unit.reward.test_annotated_pairs:length"}, test_share: 0',
-                     f"tokenizer: {tmp_path}/tokenizer")
-    )  # fmt: skip
+    make_pairs(pairs_recipe(tmp_path, written, RULE, f"tokenizer: {tmp_path}/tokenizer"))
     rows = read(tmp_path / "pairs" / "train.jsonl")
     for row in rows:
         assert row["margin"] == len(row["chosen"]) // 2 - len(row["rejected"]) // 2 > 0
@@ -78,6 +78,25 @@ def test_candidates_scored_by_a_rule_become_pairs_that_a_reward_model_reads(tmp_
         assert {side["model"] for side in row["from"]} <= {f"m{k}" for k in range(1, 6)}
     made, _ = pair_rows(str(tmp_path / "pairs" / "train.jsonl"), rows_recipe(), qwen(), **TRAIN)
     assert made["margin"][:] == [row["margin"] for row in rows]
+
+
+def test_candidates_are_scored_as_the_recipe_reads_reasoning(tmp_path):
+    """<think>a</think>b has 17 characters, and 21 in the form that it is trained in."""
+    qwen().save_pretrained(tmp_path / "tokenizer")
+    lines = [line("Hi", "<think>a</think>b", None), line("Hi", "b", None)]
+    for parse, score in (("false", 8), ("true", 10)):
+        more = f"tokenizer: {tmp_path}/tokenizer\nchatml: {{parse_text: {parse}}}"
+        recipe = pairs_recipe(tmp_path, lines, RULE, more)
+        make_pairs(recipe)
+        (row,) = read(tmp_path / "pairs" / "train.jsonl")
+        assert row["margin"] == score
+        shutil.rmtree(tmp_path / "pairs")
+    lines.append(line("Hi", "<think>a", None))
+    with pytest.raises(RunError) as error:
+        make_pairs(pairs_recipe(tmp_path, lines, RULE, more))
+    assert str(error.value) == (
+        "message 2: <think> without </think>; close it, or set chatml.parse_text=false, in the answer '<think>a'"
+    )
 
 
 @pytest.mark.parametrize(

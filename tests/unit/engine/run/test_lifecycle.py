@@ -74,7 +74,7 @@ def test_nothing_is_removed_for_a_checkpoint_of_another_recipe(run, tmp_path):
     steps(run(), 1)
     (tmp_path / "run" / "recipe.yaml").unlink()
     (tmp_path / "run" / "checkpoint-2").mkdir()
-    with pytest.raises(RunError, match=r"is of another recipe, which differs in run\.seed; name another run\.dir"):
+    with pytest.raises(RunError, match=r"holds a run of another recipe, which differs in run\.seed; name another"):
         run("run.seed=1")
     assert names(tmp_path / "run") == ["checkpoint-1", "checkpoint-2"]
 
@@ -170,3 +170,15 @@ def test_the_end_is_marked_after_the_copies_and_pushed_last(run, tmp_path, monke
     life.finish()
     assert order == ["copied", "finished", "disk freed", "left", "pushed"]
     assert json.loads((tmp_path / "run" / "finished.json").read_text())["steps"] == 1
+
+
+def test_a_finished_run_stays_finished_until_the_first_step_of_a_longer_one(run, tmp_path):
+    mark, constant = tmp_path / "run" / "finished.json", "trainer.lr_scheduler_type=constant"
+    life = run(constant, "trainer.max_steps=1")
+    steps(life, 1)
+    life.folder.finish(1, 1.0)
+    longer = run(constant, "trainer.max_steps=9")
+    assert mark.exists()  # a refusal before the first step would leave it so
+    with longer.interruptible(Accelerator(cpu=True)):
+        longer.begin(9, NO_NEEDS)
+        assert not mark.exists()
