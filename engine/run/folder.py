@@ -64,7 +64,7 @@ class RunFolder:
             if not (accepts_changes and same_stage):
                 raise RunError(
                     f"run.dir={self.path} holds a run of another recipe, which differs in {differing}; "
-                    f"name another run.dir, or move {written} away with the run it belongs to"
+                    f"name another run.dir, or move {self.path} away"
                 )
         origins = self.path / "made_from.json"
         models = made_from(recipe) if inputs is None else inputs

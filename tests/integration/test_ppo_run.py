@@ -105,7 +105,7 @@ def test_another_recipe_in_the_folder_is_refused_naming_the_keys(setting, tmp_pa
     assert other.returncode == 2
     assert other.stderr == (
         f"error: run.dir={tmp_path} holds a run of another recipe, which differs in ppo.kl_coef, run.seed; "
-        f"name another run.dir, or move {tmp_path / 'recipe.yaml'} away with the run it belongs to\n"
+        f"name another run.dir, or move {tmp_path} away\n"
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

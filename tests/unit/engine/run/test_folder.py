@@ -94,8 +94,11 @@ def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(reci
         RunFolder(recipe)
     assert str(error.value) == (
         f"run.dir={tmp_path}/sft holds a run of another recipe, which differs in data.max_length, run.seed; name "
-        f"another run.dir, or move {tmp_path}/sft/recipe.yaml away with the run it belongs to"
+        f"another run.dir, or move {tmp_path}/sft away"
     )
+    RunFolder(load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/other"]))
+    (tmp_path / "sft").rename(tmp_path / "away")
+    RunFolder(recipe)
 
 
 def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
@@ -118,7 +121,7 @@ def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     assert str(error.value) == (
         f"run.dir={tmp_path}/sft holds a run of another recipe, which differs in run.seed, trainer.max_steps "
         "(trainer.lr_scheduler_type=linear depends on the last step) (run.save_steps may change); name another "
-        f"run.dir, or move {tmp_path}/sft/recipe.yaml away with the run it belongs to"
+        f"run.dir, or move {tmp_path}/sft away"
     )
 
 
