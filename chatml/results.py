@@ -24,7 +24,7 @@ def in_order_of_calls(messages: Sequence[Message], items: Sequence[Any]) -> list
         while stop < len(messages) and messages[stop].role == "tool":
             stop += 1
         if messages[at].role == "tool" and with_ids and (found := _id(items[at], "tool_call_id")):
-            raise RecordError(f"message {at + 1}: tool_call_id {found!r} is no call of the message before; correct it")
+            raise RecordError(f"message {at + 1}: tool_call_id {found!r} is no call of the message before")
         if calls and stop > start:
             places = _places(calls, [_id(item, "tool_call_id") for item in items[start:stop]], at + 1)
             ordered[start:stop] = [messages[start + place] for place in places]
@@ -50,7 +50,7 @@ def _places(calls: list[str | None], results: list[str | None], caller: int) -> 
         if result is None:
             raise RecordError(f"message {number}: no tool_call_id; name one of {theirs}")
         if result not in calls:
-            raise RecordError(f"message {number}: tool_call_id {result!r} is none of {theirs}; correct it")
+            raise RecordError(f"message {number}: tool_call_id {result!r} is none of {theirs}")
         if result in results[:place]:
             raise RecordError(f"message {number}: a second result of the call {result!r}; keep one of them")
     for call in calls:

@@ -1,6 +1,8 @@
 """Data sections: their common keys, and the sources of records that their keys name."""
 
 import dataclasses
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -160,6 +162,12 @@ def sources(value: Any, key: str) -> list[Source]:
             raise RecipeError(f"{key} is an empty list; name at least one source", key=key)
         return [_source(item, f"{key}[{index}]") for index, item in enumerate(value)]
     return [_source(value, key)]
+
+
+def source_text(path: str, split: str) -> str:
+    """Return a source with a split as a recipe names it, the path in quotes where YAML needs them."""
+    plain = re.fullmatch(r"[\w./-]+", path)
+    return f"{{path: {path if plain else json.dumps(path, ensure_ascii=False)}, split: {split}}}"
 
 
 def data_inputs(named: list[Source], key: str) -> Iterator[tuple[str, str]]:

@@ -211,9 +211,10 @@ def check_trainer(
         if re.fullmatch(values, str(section.get(name))) and (
             not given or (isinstance(given, Mapping) and needed and not given.keys() & set(needed))
         ):
+            given = f"{{{needed[0]}: VALUE}}" if needed else "[NAME, NAME]"
             raise RecipeError(
                 f"trainer.{name}={section[name]} needs trainer.{other}{' with ' if needed else ''}"
-                f"{' or '.join(needed)}; give it, or choose another",
+                f"{' or '.join(needed)}; set trainer.{other}={given}, or choose another",
                 key=f"trainer.{name}",
             )
     if not evaluates and section.get("eval_strategy", "no") != "no":

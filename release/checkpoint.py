@@ -7,7 +7,7 @@ For an SFT run, finished or not, and for the policy of a PPO run; OUT loads as t
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -88,7 +88,7 @@ def writer(recipe: Released, checkpoint: Path) -> Callable[[Path], None]:
     tokenizer = load_tokenizer(section.path, section.revision)
     if recipe.models == "shared":
         adapter = read_adapter(section.path, "model.path")
-        plain = Model(path=adapter.config["base_model_name_or_path"], revision=section.revision)
+        plain = replace(section, path=adapter.config["base_model_name_or_path"], dtype="auto")
         base = load_causal(plain.path, plain, tokenizer, trained=False)
         role = Role(base, Roles(), "policy", adapter, torch.float32, trained=True)
         training_state.read_weights(checkpoint / "policy" / training_state.WEIGHTS, role)

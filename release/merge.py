@@ -4,6 +4,7 @@ Works for policies and for reward models; the result loads with plain `from_pret
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from config.sections import Model
@@ -33,7 +34,10 @@ def merge(arguments: list[str]) -> None:
     if system is not None:
         keep_system_prompt(tokenizer, system)
     load = load_causal if scalar_config(adapter, model) is None else load_scalar
-    merged = load(adapter, model, tokenizer, trained=False)
+    try:
+        merged = load(adapter, model, tokenizer, trained=False)
+    except RunError:  # of a family that packed attention does not suit; merged weights are the same under any
+        merged = load(adapter, replace(model, attention="eager"), tokenizer, trained=False)
     durable.write_folder(Path(out), lambda folder: save_model(merged, tokenizer, folder))
     print(f"{out}: merged")
 

@@ -5,6 +5,7 @@ Splits are told by names, as `datasets` does it: by `data/SPLIT-00000-of-00002.p
 the only one. Hidden files (`.git`, `__pycache__`) are not looked at.
 """
 
+import glob
 import os
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from config import RecipeError
+from config.data import source_text
 from engine.data.record_files import KNOWN, READERS, kind_of
 
 KEYWORDS = {
@@ -51,7 +53,7 @@ def files_of(folder: str, split: str) -> FolderFiles:
         first, _ = kinds.most_common(1)[0]
         raise RecipeError(
             f"{folder}: the folder holds several kinds of data ({counted}); name one kind by a glob, which reads all "
-            f"that it matches: {os.path.join(folder, '**', f'*{first}*')}"
+            f"that it matches: {os.path.join(glob.escape(folder), '**', f'*{first}*')}"
         )
     splits = _splits(folder, data)
     read = tuple(path for path in data if splits[path] == split)
@@ -104,7 +106,7 @@ def _without(folder: str, split: str, splits: dict[str, str | None]) -> str:
     if named == ["train"]:
         return f"no file is named for the split {split}, so all are train; leave split: {split} out"
     there = ", ".join(named)
-    return f"no file is named for the split {split}, only for {there}; give {{path: {folder}, split: {named[0]}}}"
+    return f"no file is named for the split {split}, only for {there}; give {source_text(folder, named[0])}"
 
 
 def _listed(others: list[str]) -> str:

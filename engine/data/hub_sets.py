@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from config import RecipeError
-from config.data import Source
+from config.data import Source, source_text
 from engine.data.json_files import Records
 from engine.data.table_nulls import table_cleaner
 
@@ -70,7 +70,7 @@ def saved(source: Source) -> HubSet:
         if source.split not in names:
             raise RecipeError(
                 f"{folder}: a saved data set with the splits {', '.join(names)}, without {source.split}; "
-                f"give {{path: {folder}, split: {names[0]}}}"
+                f"give {source_text(folder, names[0])}"
             )
         folder = os.path.join(folder, source.split)
         left_out = tuple(f"{source.path} (split {name})" for name in names if name != source.split)

@@ -124,7 +124,10 @@ def merge_adapter(base: PreTrainedModel, path: str) -> PreTrainedModel:
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
-        raise RunError(f"the adapter in {path} is of a base with other shapes than {base_of(path)}") from None
+        raise RunError(
+            f"the adapter in {path} is of a base with other shapes than {base_of(path)}; name the base that it was "
+            "trained on in its adapter_config.json"
+        ) from None
     refuse_unfit_adapter(path, get_peft_model_state_dict(model, save_embedding_layers=False), load_peft_weights(path))
     return model.merge_and_unload()
 

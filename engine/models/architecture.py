@@ -77,7 +77,8 @@ def refuse_quantised(config: PretrainedConfig, path: str, in_4bit: bool) -> None
     if not (in_4bit and method.startswith("bitsandbytes")):
         raise RunError(
             f"the weights of {path} are stored quantised ({method}), and such weights cannot be trained; give the "
-            "model that they were made from (to train adapters on it in 4 bits: lora.load_in_4bit=true)"
+            "model that they were made from (to train adapters on it in 4 bits: lora.load_in_4bit=true "
+            "lora.merge=false lora.r=64)"
         )
 
 
@@ -86,4 +87,7 @@ def refuse_unknown_logits(config: PretrainedConfig) -> None:
     values = config.get_text_config().to_dict()
     for key in LOGIT_KEYS:
         if values.get(key) not in (None, 1.0):
-            raise RunError(f"{config.model_type} models transform their logits ({key}); plumbline does not do that yet")
+            raise RunError(
+                f"{config.model_type} models transform their logits ({key}), which plumbline does not do yet; take a "
+                "base of another family"
+            )

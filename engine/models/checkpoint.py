@@ -122,8 +122,8 @@ def check_report(path: str, loaded: PreTrainedModel, report: dict[str, Any], may
     if mismatched:
         key, stored, wanted = mismatched[0]
         raise RunError(
-            f"{path}: {key} has the shape {list(stored)}, by config.json it should have {list(wanted)}; the weights "
-            "are of another model than the configuration"
+            f"{path}: {key} has the shape {list(stored)}, by config.json it should have {list(wanted)}; see "
+            "that config.json belongs to these weights"
         )
     inside = {key for key in foreign if _is_inside(loaded, key)}
     if inside:

@@ -62,7 +62,9 @@ def merge_adapters(
         load = load_causal if model.can_generate() else load_scalar
         if load is load_scalar:
             write_scalar_head(model, Path(adapter))
-        merged = load(adapter, Model(path=adapter, dtype="float32"), tokenizer, trained=False)
+        # The attention with which it was trained: under another one the self-test might refuse it.
+        section = Model(path=adapter, dtype="float32", attention=model.config._attn_implementation)
+        merged = load(adapter, section, tokenizer, trained=False)
         merged.config = model.config
         return merged
 

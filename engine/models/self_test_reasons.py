@@ -32,7 +32,8 @@ def refusal(model: PreTrainedModel, path: str, what: str, difference: float, err
 def way_out(config: PretrainedConfig, works: list[str], *, scalar: bool = False) -> str:
     """Return what to do; `works` are the attention implementations under which the model passes."""
     if works:
-        return f"set model.attention={works[0]}{' and reward.share_prompts=false' if scalar else ''}"
+        also = " (to train a reward model also reward.share_prompts=false)" if scalar else ""
+        return f"set model.attention={works[0]}{also}"
     return f"plumbline cannot train {config.model_type} models, take a base of another family (docs/models.md)"
 
 

@@ -1,6 +1,7 @@
 """The system prompt that a chat template puts before conversations that have none: found, reported, and kept."""
 
 import json
+import re
 import shlex
 
 from jinja2 import TemplateError
@@ -13,6 +14,8 @@ from engine.dist.ranks import is_main_process
 from engine.models.tokenizer import prepare_tokenizer, published_tokenizer
 
 QUESTION, SYSTEM = ({"role": "user", "content": "question"}, {"role": "system", "content": "prompt"})
+# Text that is the same in YAML, in a shell's quotes and to make.
+PLAIN = re.compile(r"[A-Za-z][\w ,.-]*")
 KEPT = (
     "{%- set messages = messages if messages and messages[0].role == 'system' "
     "else [{'role': 'system', 'content': PROMPT}] + messages -%}\n"
@@ -43,7 +46,8 @@ def lost(theirs: str, chatml: ChatML) -> str:
         return (
             f"{source}; the one saved by this run does not, but puts chatml.system there with chatml.keep_system=true"
         )
-    key = shlex.quote(f"chatml.system={quoted}")  # as YAML, then for a shell
+    # As YAML, then for a shell; without the inner quotes it can stand in make's ARGS="…" as well.
+    key = shlex.quote(f"chatml.system={theirs if PLAIN.fullmatch(theirs) else quoted}")
     return (
         f"{source}; this run and the template that it saves put none there. To train with it: {key}; to save it in the "
         "template, too: chatml.keep_system=true"

@@ -91,12 +91,12 @@ def test_results_of_calls_that_are_text_keep_their_order():
         (
             BOTH,
             [result("1", "a"), result("2", "c")],
-            "message 4: tool_call_id 'c' is none of message 2's calls: 'a', 'b'; correct it",
+            "message 4: tool_call_id 'c' is none of message 2's calls: 'a', 'b'",
         ),
         (
             [call("f", "a")],
             [result("1", "b")],
-            "message 3: tool_call_id 'b' is none of message 2's calls: 'a'; correct it",
+            "message 3: tool_call_id 'b' is none of message 2's calls: 'a'",
         ),
         (
             BOTH,
@@ -126,7 +126,7 @@ def test_a_result_away_from_its_call_is_an_error():
     away = [*SWAPPED, {"role": "user", "content": "And?"}, result("late", "a")]
     with pytest.raises(RecordError) as error:
         messages({"messages": away})
-    assert str(error.value) == ("'messages', message 6: tool_call_id 'a' is no call of the message before; correct it")
+    assert str(error.value) == ("'messages', message 6: tool_call_id 'a' is no call of the message before")
 
 
 def test_the_records_themselves_are_left_as_they_are():

@@ -81,12 +81,13 @@ def test_what_is_owned_refused_or_bounded_exists():
         ("logging_strategy=epochs", "trainer.logging_strategy is epochs; did you mean epoch?"),
         (
             "optim=galore_adamw",
-            "trainer.optim=galore_adamw needs trainer.optim_target_modules; give it, or choose another",
+            "trainer.optim=galore_adamw needs trainer.optim_target_modules; set "
+            "trainer.optim_target_modules=[NAME, NAME], or choose another",
         ),
         (
             "lr_scheduler_type=cosine_with_min_lr",
             "trainer.lr_scheduler_type=cosine_with_min_lr needs trainer.lr_scheduler_kwargs with min_lr or "
-            "min_lr_rate; give it, or choose another",
+            "min_lr_rate; set trainer.lr_scheduler_kwargs={min_lr: VALUE}, or choose another",
         ),
         (
             "lr_scheduler_kwargs.min_lr=1",

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 
 import pytest
+import yaml
 from datasets.data_files import get_data_patterns, resolve_pattern
 
 from config import RecipeError
@@ -143,6 +144,22 @@ def test_a_split_of_a_folder_without_splits(tmp_path):
     assert refusal(tmp_path, "test") == (
         "FOLDER: no file is named for the split test, so all are train; leave split: test out, or name files by a glob"
     )
+    assert found(tmp_path)[0] == ["a.jsonl"]
+
+
+def test_the_ways_out_of_a_folder_with_an_unusual_name(tmp_path):
+    folder = tmp_path / "my [x]: data, 1"
+    fill(folder, "test.jsonl")
+    with pytest.raises(RecipeError) as error:
+        files_of(str(folder), "train")
+    advice = re.search(r"give (\{.*\}), or name", str(error.value))[1]
+    rows, _ = conversation_rows(yaml.safe_load(advice), recipe(), qwen(), **TRAIN)
+    assert len(rows) == 1
+    fill(folder, "notes.txt")
+    with pytest.raises(RecipeError) as error:
+        files_of(str(folder), "train")
+    rows, _ = conversation_rows(str(error.value).partition("matches: ")[2], recipe(), qwen(), **TRAIN)
+    assert len(rows) == 1
 
 
 def test_several_kinds_and_the_way_out(tmp_path):

@@ -72,6 +72,23 @@ def test_plain_peft_computes_the_same(tied, tokens, tmp_path, capsys):
     assert not torch.allclose(before, expected, atol=1e-2)
 
 
+def test_an_adapter_of_another_base_is_refused_until_its_own_is_named(tmp_path):
+    base, other = written(tmp_path / "base", qwen()), written(tmp_path / "other", qwen(), hidden_size=16)
+    model, tokenizer, _ = trained(base, Lora(r=4, merge=False))
+    folder = tmp_path / "adapter"
+    save_model(model, tokenizer, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": other}))
+    with pytest.raises(RunError) as error:
+        load_causal(str(folder), Model(path=""), tokenizer, trained=False)
+    assert str(error.value) == (
+        f"the adapter in {folder} is of a base with other shapes than {other}; name the base that it was trained on "
+        "in its adapter_config.json"
+    )
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+    load_causal(str(folder), Model(path=""), tokenizer, trained=False)
+
+
 def test_what_stops_an_adapter_is_beside_it(tmp_path):
     """peft reads the base's generation config alone; these files tell it where a turn ends."""
     base = written(tmp_path / "base", qwen())

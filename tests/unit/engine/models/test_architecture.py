@@ -18,11 +18,13 @@ from transformers import (
     WhisperConfig,
 )
 
+from config import load
 from config.sections import Model
 from engine.errors import RunError
 from engine.forward.packed import pack
 from engine.models.architecture import causal_class, classification_class, shared_positions_limit
 from engine.models.loading import load_causal
+from sft.recipe import SFT
 from tests.support.small_models import SIZES, small_config
 from tests.support.tokenizers import qwen
 
@@ -69,14 +71,18 @@ def test_weights_that_are_stored_quantised_are_refused(tmp_path, method, in_4bit
         load_causal(str(tmp_path), Model(path=str(tmp_path)), qwen(), trained=True, in_4bit=in_4bit)
     assert str(error.value) == (
         f"the weights of {tmp_path} are stored quantised ({method}), and such weights cannot be trained; give the "
-        "model that they were made from (to train adapters on it in 4 bits: lora.load_in_4bit=true)"
+        "model that they were made from (to train adapters on it in 4 bits: lora.load_in_4bit=true "
+        "lora.merge=false lora.r=64)"
     )
+    (tmp_path / "sft.yaml").write_text("stage: sft\nmodel: {path: m}\ndata: {train: t}\nrun: {dir: r}\n")
+    advice = str(error.value).partition("in 4 bits: ")[2].rstrip(")")
+    assert load(SFT, tmp_path / "sft.yaml", advice.split()).lora.load_in_4bit
 
 
 @pytest.mark.parametrize("key", ["final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale"])
 def test_logits_that_are_scaled_or_capped_are_refused_by_any_name(key):
     assert refusal(LlamaConfig(**{key: 30.0})) == (
-        f"llama models transform their logits ({key}); plumbline does not do that yet"
+        f"llama models transform their logits ({key}), which plumbline does not do yet; take a base of another family"
     )
     causal_class(LlamaConfig(**{key: None}), "there", in_4bit=False)
 

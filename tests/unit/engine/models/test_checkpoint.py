@@ -81,7 +81,7 @@ def test_weights_of_other_shapes_are_refused(folder):
     rewrite(folder, intermediate_size=32)
     assert refused(folder) == (
         f"{folder}: model.layers.0.mlp.down_proj.weight has the shape [32, 64], by config.json it should have "
-        "[32, 32]; the weights are of another model than the configuration"
+        "[32, 32]; see that config.json belongs to these weights"
     )
 
 

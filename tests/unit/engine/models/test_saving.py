@@ -5,16 +5,18 @@ import copy
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, StableLmConfig, StableLmForCausalLM
 
 from chatml import control
-from config.sections import Model
+from config.sections import Lora, Model
 from engine.forward.responses import sequence_scores
-from engine.models.loading import load_scalar, new_scalar
-from engine.models.saving import save_model
+from engine.models.adapters import add_adapters
+from engine.models.loading import load_causal, load_scalar, new_scalar
+from engine.models.saving import merge_adapters, save_model
 from engine.models.tokenizer import load_tokenizer, prepare_tokenizer
+from release.merge import merge
 from tests.support.real_tokenizers import real_tokenizer
-from tests.support.small_models import small_model
+from tests.support.small_models import SIZES, small_model
 from tests.support.tokenizers import llama, qwen, tiny_world
 
 TEXTS = [
@@ -52,6 +54,39 @@ def saved(request, tmp_path):
     save_model(model, tokenizer, tmp_path / "reward")
     assert tokenizer.pad_token == (pad_before or "<|endoftext|>"), "the run's own tokenizer is not changed"
     return tmp_path / "reward"
+
+
+@pytest.fixture
+def adapted(tmp_path):
+    """A new adapter on a base of a family that packed attention does not suit, with its tokenizer."""
+    config = StableLmConfig(**{**SIZES, "vocab_size": len(qwen()), "pad_token_id": 0})
+    torch.manual_seed(0)
+    StableLmForCausalLM(config).save_pretrained(tmp_path / "base")
+    qwen().save_pretrained(tmp_path / "base")
+    path = str(tmp_path / "base")
+    tokenizer = load_tokenizer(path)
+    base = load_causal(path, Model(path=path, attention="sdpa"), tokenizer, trained=True)
+    model = add_adapters(base, Lora(r=2), tokenizer, 1, torch.float32)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model, tokenizer
+
+
+def test_adapters_of_a_family_that_needs_another_attention_can_be_merged(adapted, tmp_path):
+    """After the run by `make merge`, and at its end where the model is sharded and the base is loaded again."""
+    model, tokenizer = adapted
+    save_model(model, tokenizer, tmp_path / "adapter")
+    whole = {name: weight.clone() for name, weight in model.state_dict().items()}
+    sharded = merge_adapters(model, tokenizer, whole, tmp_path).state_dict()
+    merge([str(tmp_path / "adapter"), str(tmp_path / "merged")])
+    merged = StableLmForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    expected = model.merge_and_unload().state_dict()
+    for name, weight in expected.items():
+        assert_close(merged[name], weight)
+        assert_close(sharded[name], weight)
+    base = StableLmForCausalLM.from_pretrained(tmp_path / "base").state_dict()
+    assert not torch.equal(base["model.layers.0.mlp.up_proj.weight"], expected["model.layers.0.mlp.up_proj.weight"])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

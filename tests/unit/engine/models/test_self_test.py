@@ -1,6 +1,7 @@
 """The self-test at load: what it finds, what it says, that its advice works, and what it leaves alone."""
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -23,14 +24,18 @@ from transformers import (
     StableLmForCausalLM,
 )
 
+from config import load
 from config.sections import Model
 from engine.errors import RunError
 from engine.forward.attention import use_attention
 from engine.forward.logprobs import with_logprobs
 from engine.forward.scalar_head import scalar_class
 from engine.models import self_test as module
-from engine.models.loading import load_causal, new_scalar
+from engine.models.loading import load_causal, load_scalar, new_scalar
+from engine.models.saving import save_model
 from engine.models.self_test import failure_of, self_test
+from ppo.recipe import PPO
+from reward.recipe import Reward
 from tests.support.small_models import FAMILIES, SIZES, small_config
 from tests.support.tokenizers import qwen
 
@@ -119,6 +124,26 @@ def test_where_another_attention_works_the_advice_names_it_and_works(written, mo
     assert message.startswith(f"{path}: {found}")
     assert message.endswith(f"; set model.attention={other}")
     load_causal(path, replace(MODEL, attention=other), qwen(), trained=True)
+
+
+def test_the_advice_for_a_reward_model_is_that_of_every_stage_that_loads_one(written, tmp_path):
+    path = written(StableLmForCausalLM, STABLELM)
+    reward = str(tmp_path / "reward")
+    tokenizer = qwen()
+    model = new_scalar(path, replace(MODEL, attention="sdpa"), tokenizer, seed=1)
+    save_model(model, tokenizer, tmp_path / "reward")
+    with pytest.raises(RunError) as error:
+        load_scalar(reward, MODEL, tokenizer, trained=False)
+    advice = re.fullmatch(r".*; set (\S+) \(to train a reward model also (\S+)\)", str(error.value)).groups()
+    assert advice == ("model.attention=sdpa", "reward.share_prompts=false")
+    load_scalar(reward, replace(MODEL, attention="sdpa"), tokenizer, trained=False)
+    (tmp_path / "rm.yaml").write_text("stage: reward\nmodel: {path: m}\ndata: {train: t}\nrun: {dir: r}\n")
+    assert load(Reward, tmp_path / "rm.yaml", advice).model.attention == "sdpa"
+    (tmp_path / "ppo.yaml").write_text(
+        "stage: ppo\nmodel: {path: m}\nreward: {path: r}\ndata: {prompts: p, pretrain: t}\nppo: {steps: 100}\n"
+        "run: {dir: r}\n"
+    )
+    assert load(PPO, tmp_path / "ppo.yaml", advice[:1]).model.attention == "sdpa"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,9 @@ def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(reci
         f"run.dir={tmp_path}/sft holds a run of another recipe, which differs in data.max_length, run.seed; name "
         f"another run.dir, or move {tmp_path}/sft away"
     )
+    RunFolder(load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/other"]))
+    (tmp_path / "sft").rename(tmp_path / "away")
+    RunFolder(recipe)
 
 
 def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
