@@ -72,7 +72,7 @@ def find(run: Path, step: int | None) -> Path:
     """Return the checkpoint of a step, or the newest. Raises RunError, naming those that there are."""
     found = {checkpoints.step_of(path): path for path in checkpoints.complete_checkpoints(run)}
     if not found:
-        raise RunError(f"{run} holds no complete checkpoint")
+        raise RunError(f"{run} holds no complete checkpoint; its run writes one every run.save_steps steps")
     step = max(found) if step is None else step
     if step not in found:
         raise RunError(

@@ -155,7 +155,9 @@ def _replaced(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any
     try:
         layer = base.get_submodule(path)
     except AttributeError:
-        raise RunError(f"an adapter has weights for {path}, a layer that {base.name_or_path} does not have") from None
+        raise RunError(
+            f"an adapter has weights for {path}, a layer that {base.name_or_path} does not have; take one of that base"
+        ) from None
     if not isinstance(layer, kind):
         parent, _, name = path.rpartition(".")
         layer = kind(layer, roles)

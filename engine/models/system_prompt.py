@@ -44,7 +44,8 @@ def lost(theirs: str, chatml: ChatML) -> str:
     source = f"its chat template puts a system prompt before conversations that have none, {quoted}"
     if chatml.system is not None:
         return (
-            f"{source}; the one saved by this run does not, but puts chatml.system there with chatml.keep_system=true"
+            f"{source}; the template that this run saves puts none there. To save chatml.system in it: "
+            "chatml.keep_system=true"
         )
     # As YAML, then for a shell; without the inner quotes it can stand in make's ARGS="…" as well.
     key = shlex.quote(f"chatml.system={theirs if PLAIN.fullmatch(theirs) else quoted}")

@@ -52,9 +52,12 @@ def check_disk(needs: DiskNeeds, folder: Path, here: Path, resumes: bool) -> Non
     """
     in_folder = max(needs.checkpoint, needs.model) if resumes else needs.checkpoint + needs.model
     what = "the next checkpoint or the finished model takes" if resumes else "a checkpoint and the finished model take"
-    _compare(folder, "run.dir", in_folder, what)
+    another = "name a folder on another disk as {}"
+    # Under another run.dir alone it would begin again.
+    way_out = f"move {folder} to another disk and name it as run.dir" if resumes else another.format("run.dir")
+    _compare(folder, "run.dir", in_folder, what, way_out)
     if here != folder:
-        _compare(here, "run.local_dir", needs.checkpoint, "a checkpoint takes")
+        _compare(here, "run.local_dir", needs.checkpoint, "a checkpoint takes", another.format("run.local_dir"))
 
 
 def why_not_written(error: Exception, path: Path, needs: DiskNeeds | None) -> str:
@@ -86,12 +89,11 @@ def size(count: float) -> str:
     return f"{count:.1f} {unit}"
 
 
-def _compare(place: Path, key: str, needed: int, what: str) -> None:
+def _compare(place: Path, key: str, needed: int, what: str, way_out: str) -> None:
     free = free_bytes(place)
     if free is not None and free < needed:
         raise RunError(
-            f"{key}: {what} about {size(needed)}, and {size(free)} are free for {place}; make room, or name a folder "
-            f"on another disk as {key}"
+            f"{key}: {what} about {size(needed)}, and {size(free)} are free for {place}; make room, or {way_out}"
         )
 
 

@@ -106,8 +106,11 @@ def test_a_prompt_that_is_not_saved_is_reported_as_well(source, capsys):
     recipe = source(qwen2_5_chat_template)("chatml.system=Be kind.")
     stage_tokenizer(recipe.model, recipe.chatml)
     assert capsys.readouterr().out.endswith(
-        '"; the one saved by this run does not, but puts chatml.system there with chatml.keep_system=true\n'
+        '"; the template that this run saves puts none there. To save chatml.system in it: chatml.keep_system=true\n'
     )
+    recipe = source(qwen2_5_chat_template)("chatml.system=Be kind.", "chatml.keep_system=true")
+    assert default_system_prompt(stage_tokenizer(recipe.model, recipe.chatml)) == "Be kind."
+    assert capsys.readouterr().out == ""
 
 
 def test_a_template_without_one_is_silent(source, capsys):

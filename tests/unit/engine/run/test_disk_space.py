@@ -42,8 +42,10 @@ def test_room_for_a_checkpoint_and_the_model(tmp_path, monkeypatch, resumes, fre
         return
     with pytest.raises(
         RunError, match=r"^run\.dir: (a|the next) checkpoint (and|or) the finished model takes? about 1\."
-    ):
+    ) as error:
         check_disk(DiskNeeds(1200, 400), tmp_path, tmp_path, resumes)
+    moved = f"move {tmp_path} to another disk and name it" if resumes else "name a folder on another disk"
+    assert str(error.value).endswith(f"; make room, or {moved} as run.dir")
 
 
 def test_a_local_disk_needs_room_for_a_checkpoint(tmp_path, monkeypatch):

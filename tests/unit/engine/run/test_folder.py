@@ -125,6 +125,14 @@ def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     )
 
 
+def test_a_run_that_was_moved_resumes_under_its_new_name(recipe, tmp_path):
+    """What a resumed run is advised where its disk is full."""
+    save(RunFolder(recipe).path, 3)
+    (tmp_path / "sft").rename(tmp_path / "moved")
+    moved = load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/moved"])
+    assert checkpoints.to_resume(moved, RunFolder(moved).path) == tmp_path / "moved" / "checkpoint-3"
+
+
 def save(folder, step):
     checkpoint = folder / f"checkpoint-{step}"
     checkpoints.begin(checkpoint)
@@ -171,6 +179,9 @@ def test_changed_data_is_refused_when_a_run_resumes(recipe, tmp_path, rows):
         f"data.train has changed since {tmp_path}/sft began (2 records kept then, {len(rows)} now); put the data back "
         "as it was, or name another run.dir"
     )
+    keep(ROWS)
+    other = RunFolder(load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/other"]))
+    other.keep_report("train", Dataset.from_list(rows), Report(read=len(rows), kept=len(rows)))
     assert (tmp_path / "sft" / "data.json").read_text() == before
 
 

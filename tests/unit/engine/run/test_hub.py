@@ -42,6 +42,8 @@ def test_what_the_user_wrote_stays(run, capsys):
     assert capsys.readouterr().out == (
         f"{run / CARD}: kept as it was edited, for you/other; remove it to have it rendered anew\n"
     )
+    (run / CARD).unlink()
+    assert card_for(run, "you/other") == model_card(run, "you/other")
 
 
 def test_a_card_without_its_title_is_the_users_own(run):
