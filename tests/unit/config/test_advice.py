@@ -32,7 +32,7 @@ BITS, BITS_OF_PPO = "lora.load_in_4bit=true", "ppo.load_in_4bit=true"
         (SFT, "trainer.lr_scheduler_type=warmup_stable_decay",
          "trainer.lr_scheduler_kwargs={num_decay_steps: VALUE}", "10"),
         (SFT, GALORE, "trainer.optim_target_modules=[NAME, NAME]", "attn"),
-        (SFT, "lora.target_modules=q_proj,v_proj", "lora.target_modules=[q_proj, v_proj]", ""),
+        (SFT, "lora.target_modules=q_proj,v_proj", "lora.target_modules=[q_proj,v_proj]", ""),
         (SFT, NO_SYSTEM, "chatml.keep_system=false", ""),
         (SFT, NO_SYSTEM, "chatml.system", "chatml.system='Be kind.'"),
         (SFT, BITS, "lora.load_in_4bit=false", ""),
