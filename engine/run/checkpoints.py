@@ -68,7 +68,7 @@ def make_way(path: Path) -> None:
         number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.other-{n}").exists())
         aside = path.with_name(f"{path.name}.other-{number}")
         path.rename(aside)
-        print(f"{path} is not a complete checkpoint of this run, and was renamed to {aside.name}", flush=True)
+        print(f"{path} is not a complete checkpoint of this run, and is {aside.name} from now on", flush=True)
 
 
 def begin(folder: Path) -> None:

@@ -60,7 +60,7 @@ def test_what_stands_where_the_next_checkpoint_goes_is_renamed(tmp_path, capsys)
         (tmp_path / mine / "notes").write_text(f"in {mine}")
     written = write(tmp_path, 3)
     assert capsys.readouterr().out == (
-        f"{written} is not a complete checkpoint of this run, and was renamed to checkpoint-3.other-2\n"
+        f"{written} is not a complete checkpoint of this run, and is checkpoint-3.other-2 from now on\n"
     )
     assert checkpoints.complete_checkpoints(tmp_path) == [written]
     assert (tmp_path / "checkpoint-3.other-2" / "notes").read_text() == "in checkpoint-3"
