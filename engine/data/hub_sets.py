@@ -77,7 +77,9 @@ def saved(source: Source) -> HubSet:
     try:
         rows = load_from_disk(folder)
     except Exception as error:  # pyarrow, json and datasets each have their own
-        raise RecipeError(f"{folder}: no whole data set of save_to_disk ({_reason(error)}); save it again") from None
+        raise RecipeError(
+            f"{folder}: not a complete data set of save_to_disk ({_reason(error)}); save it again"
+        ) from None
     if folder == source.path and source.split not in ("train", str(rows.split)):
         raise RecipeError(f"{folder}: one saved data set, not split; leave split: {source.split} out")
     return HubSet(folder, rows, left_out)

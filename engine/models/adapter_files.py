@@ -84,11 +84,11 @@ def read_adapter(path: str, key: str) -> Adapter:
     halves = {k.removesuffix(DOWN) for k in tensors if k.endswith(DOWN)}
     halves ^= {k.removesuffix(UP) for k in tensors if k.endswith(UP)}
     if halves:
-        raise RunError(f"{key}={path} has one of two LoRA matrices of {min(halves)}; take the folder whole")
+        raise RunError(f"{key}={path} has one of two LoRA matrices of {min(halves)}; copy the whole folder")
     beside = Path(path) / SCALAR_HEAD
     scalar = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
     if (scalar is not None) != (SCORE in tensors):
-        raise RunError(f"{key}={path} lacks {SCALAR_HEAD if scalar is None else SCORE}; take the folder whole")
+        raise RunError(f"{key}={path} lacks {SCALAR_HEAD if scalar is None else SCORE}; copy the whole folder")
     return Adapter(config, tensors, scalar and {name: scalar[name] for name in SCALAR_KEYS})
 
 

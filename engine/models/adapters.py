@@ -118,9 +118,9 @@ def merge_adapter(base: PreTrainedModel, path: str) -> PreTrainedModel:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of missing keys, refused below
             model = PeftModel.from_pretrained(base, path)
     except (SafetensorError, EOFError) as error:
-        raise RunError(f"the adapter in {path} cannot be read ({first_line(error)}); take its folder again") from None
+        raise RunError(f"the adapter in {path} cannot be read ({first_line(error)}); copy its folder again") from None
     except KeyError as error:  # peft looks for rows of tables and heads by their names alone
-        raise RunError(f"the adapter in {path} lacks {error.args[0]}; take its folder whole") from None
+        raise RunError(f"the adapter in {path} lacks {error.args[0]}; copy its whole folder") from None
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
@@ -142,7 +142,7 @@ def refuse_unfit_adapter(path: str, expected: Collection[str], stored: Collectio
         also = f", and has {foreign[0]} instead" if missing and foreign else ""
         raise RunError(
             f"the adapter in {path} {what}{f' and {more} more' if more else ''}{also}; its tensors are not those that "
-            "its adapter_config.json describes, take the folder whole"
+            "its adapter_config.json describes, copy the whole folder"
         )
 
 

@@ -154,7 +154,7 @@ def _cause(lacking: set[str], foreign: set[str]) -> str:
         return f"its keys begin with {prefix!r}{writer}: save it again without that prefix"
     if foreign:
         return f"it has {_some(foreign)} instead; see that config.json belongs to these weights"
-    return "take the folder whole, with all files of weights"
+    return "copy the whole folder, with all files of weights"
 
 
 def _is_inside(model: PreTrainedModel, key: str) -> bool:

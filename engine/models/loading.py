@@ -106,7 +106,7 @@ def load_scalar(
     elif missing:
         raise RunError(
             f"{path} lacks {', '.join(missing)}: a reward model without its head would score at random; "
-            "take the folder that make rm wrote, whole"
+            "copy the whole folder that make rm wrote"
         )
     return checked(settle(loaded, model, trained, device), path, model)
 
@@ -150,7 +150,9 @@ def new_scalar(
 def foreign_head_note(path: str, config: PretrainedConfig) -> str:
     """Return what happens to the head of a sequence classification that another tool wrote."""
     if config.num_labels == 1:
-        return f"{path} is a reward model of another tool: its head is trained on, and read at the last <|im_end|>"
+        return (
+            f"{path} is a reward model of another tool: its head is kept, and its score is read at the last <|im_end|>"
+        )
     return f"{path} has a head of {config.num_labels} labels; a new one of one label takes its place"
 
 

@@ -48,7 +48,7 @@ def card_for(run: Path, repository: str) -> str:
         return text
     if text == model_card(run, title[1]):
         return fresh
-    print(f"{card}: kept as it was edited, for {repository}; remove it to have it rendered anew", flush=True)
+    print(f"{card}: kept with your edits, for {repository}; delete it to get a new one", flush=True)
     for place in ("# {}\n", 'from_pretrained("{}")'):
         text = text.replace(place.format(title[1]), place.format(repository))
     return text

@@ -1,8 +1,12 @@
 """The section `trainer`: any field of TRL's, but for those that another section decides."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch.optim import SGD
+from transformers import get_scheduler
 
 from config import RecipeError, load
 from config.trainer import BOUNDS, OPTIMISER_PACKAGES, OWNED, REFUSED
@@ -144,6 +148,18 @@ def test_every_optimiser_of_the_trainer_is_torchs_or_names_its_package():
 
     of_torch = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
     assert {optimiser.value for optimiser in OptimizerNames} == of_torch | OPTIMISER_PACKAGES.keys()
+
+
+@pytest.mark.parametrize("schedule", ["cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"])
+def test_what_a_schedule_is_said_to_need_is_what_transformers_needs(recipe, schedule):
+    said = message(SFT, recipe, f"trainer.lr_scheduler_type={schedule}")
+    advice = said.partition("; set ")[2].partition(", or choose")[0].replace("VALUE", "2")
+    given = load(SFT, recipe, [f"trainer.lr_scheduler_type={schedule}", advice]).trainer["lr_scheduler_kwargs"]
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=8.0)
+    make = partial(get_scheduler, schedule, optimizer, num_warmup_steps=1, num_training_steps=5)
+    make(scheduler_specific_kwargs=given)
+    with pytest.raises((TypeError, ValueError)):
+        make()
 
 
 def test_a_schedule_with_what_it_needs_is_taken(recipe):

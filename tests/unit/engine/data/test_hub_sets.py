@@ -62,7 +62,7 @@ def test_a_saved_data_set_that_is_damaged(tmp_path):
     Dataset.from_list(RECORDS).save_to_disk(tmp_path)
     (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"x")
     message = refusal(tmp_path)
-    assert message.startswith("FOLDER: no whole data set of save_to_disk (")
+    assert message.startswith("FOLDER: not a complete data set of save_to_disk (")
     assert message.endswith("); save it again")
     assert "\n" not in message
 

@@ -69,7 +69,7 @@ def test_a_foreign_prefix_is_named(folder, prefix, writer):
 
 def test_a_missing_layer_and_a_missing_head_are_refused(folder):
     rewrite(folder, lambda weights: {key: value for key, value in weights.items() if key != "lm_head.weight"})
-    advice = "which would be trained from random numbers; take the folder whole, with all files of weights"
+    advice = "which would be trained from random numbers; copy the whole folder, with all files of weights"
     assert refused(folder) == f"{folder} lacks lm_head.weight, {advice}"
     rewrite(folder, tie_word_embeddings=True)
     load(folder)  # a head that is tied is not missing
@@ -83,6 +83,8 @@ def test_weights_of_other_shapes_are_refused(folder):
         f"{folder}: model.layers.0.mlp.down_proj.weight has the shape [32, 64], by config.json it should have "
         "[32, 32]; see that config.json belongs to these weights"
     )
+    rewrite(folder, intermediate_size=64)
+    load(folder)
 
 
 def test_a_weight_that_the_class_does_not_use_is_refused_within_a_layer_and_said_beside_them(folder, capsys):

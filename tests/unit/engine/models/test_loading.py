@@ -166,7 +166,7 @@ def test_a_reward_model_without_its_head_is_refused(reward_folder):
         load_scalar(str(folder), Model(path=""), tokenizer, trained=False)
     assert str(error.value) == (
         f"{folder} lacks score.weight: a reward model without its head would score at random; "
-        "take the folder that make rm wrote, whole"
+        "copy the whole folder that make rm wrote"
     )
 
 
@@ -205,7 +205,7 @@ def test_a_reward_model_of_another_tool_keeps_its_head_or_says_that_it_does_not(
     assert_close(model.model.state_dict(), plain.model.state_dict())
     if plain.config.num_labels == 1:
         assert torch.equal(model.score.weight, plain.score.weight)
-        note = "is a reward model of another tool: its head is trained on, and read at the last <|im_end|>"
+        note = "is a reward model of another tool: its head is kept, and its score is read at the last <|im_end|>"
     else:
         assert model.score.weight.shape == (1, 32)
         assert torch.equal(model.score.weight, new_scalar(path, Model(path=path), tokenizer, seed=1).score.weight)
@@ -242,7 +242,7 @@ def test_an_adapter_that_does_not_fit_whole_is_refused(tmp_path, change):
     first = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
     if change == "prefix":
         weights = {"module." + key: value for key, value in weights.items()}
-        found = "lacks base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta; take its folder whole"
+        found = "lacks base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta; copy its whole folder"
     else:
         del weights[first]
         found = f"lacks {first}; its tensors are not those that its adapter_config.json describes"
