@@ -15,7 +15,6 @@ from tests.support.rows_setting import recipe as rows_recipe
 from tests.support.stage_runs import write_jsonl
 from tests.support.tokenizers import qwen
 
-
 RULE = 'score: {rule: "tests.unit.reward.test_annotated_pairs:length"}, test_share: 0'
 
 
