@@ -65,10 +65,15 @@ def make_way(path: Path) -> None:
     if is_leftover(path):
         _remove(path)
     elif path.exists() or path.is_symlink():
-        number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.other-{n}").exists())
-        aside = path.with_name(f"{path.name}.other-{number}")
-        path.rename(aside)
-        print(f"{path} is not a complete checkpoint of this run, and is {aside.name} from now on", flush=True)
+        set_aside(path, "is not a complete checkpoint of this run")
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Rename a folder of the user's that is in the way, and say so."""
+    number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.other-{n}").exists())
+    aside = path.with_name(f"{path.name}.other-{number}")
+    path.rename(aside)
+    print(f"{path} {why}, and is {aside.name} from now on", flush=True)
 
 
 def begin(folder: Path) -> None:

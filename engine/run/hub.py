@@ -15,7 +15,7 @@ from engine.files import durable
 from engine.run.card import model_card
 from engine.run.folder import RunFolder
 
-CARD = "model_card.md"
+CARD, PUSHED_CARD = "model_card.md", "README.md"
 
 
 def refuse_without_token(run: TrainingRun) -> None:
@@ -63,7 +63,7 @@ def push(run: Path, repository: str, private: bool) -> None:
 
     card = run / CARD
     durable.write_text(card, card_for(run, repository))
-    shutil.copyfile(card, run / "model" / "README.md")  # in place of the empty one that peft leaves
+    shutil.copyfile(card, run / "model" / PUSHED_CARD)  # in place of the empty one that peft leaves
     try:
         api = HfApi()
         url = api.create_repo(repository, private=private, exist_ok=True)

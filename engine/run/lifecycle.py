@@ -174,10 +174,21 @@ class Lifecycle:
         self.interruption.leave(self.folder.path / f"checkpoint-{self.step}", self.stop_code)
 
     def keep_model(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a finished model's folder in one step, on rank 0."""
+        """Write a finished model's folder in one step, on rank 0.
+
+        That of a shorter run is replaced; where somebody has put files into it, it stays under another name.
+        """
+        path = self.folder.path / name
+
+        def write_and_compare(partial: Path) -> None:
+            write(partial)
+            known = {Path(hub.PUSHED_CARD), *(file.relative_to(partial) for file in partial.rglob("*"))}
+            if any(file.relative_to(path) not in known for file in path.rglob("*")):
+                checkpoints.set_aside(path, "holds files that this run does not write")
+
         if is_main_process():
-            with self.writing(self.folder.path / name):
-                durable.write_folder(self.folder.path / name, write)
+            with self.writing(path):
+                durable.write_folder(path, write_and_compare)
 
     def finish(self, best: dict[str, Any] | None = None) -> None:
         """Mark the run as finished, end its process group, then push (collective).

@@ -184,3 +184,19 @@ def test_a_finished_run_stays_finished_until_the_first_step_of_a_longer_one(run,
     with longer.interruptible(Accelerator(cpu=True)):
         longer.begin(9, NO_NEEDS)
         assert not mark.exists()
+
+
+def test_a_model_folder_that_holds_files_of_the_users_is_not_replaced(run, tmp_path, capsys):
+    life, model = run(), tmp_path / "run" / "model"
+    for text in ("1", "2"):
+        life.keep_model("model", lambda folder, text=text: (folder / "weights").write_text(text))
+        (model / "README.md").write_text("of a push")
+    assert not list((tmp_path / "run").glob("model.other-*"))
+    (model / "notes.txt").write_text("mine")
+    life.keep_model("model", lambda folder: (folder / "weights").write_text("3"))
+    assert capsys.readouterr().out == (
+        f"{model} holds files that this run does not write, and is model.other-1 from now on\n"
+    )
+    aside = tmp_path / "run" / "model.other-1"
+    assert [(path / "weights").read_text() for path in (model, aside)] == ["3", "2"]
+    assert (aside / "notes.txt").read_text() == "mine"
