@@ -28,6 +28,8 @@ from engine.models.twin import float32_twin
 TOLERANCE, TOLERANCE_OF_FLASH = 1e-3, 0.1
 # Rows of the twin's vocabulary, and the lengths of the two sequences.
 TOKENS, LENGTHS = 64, (5, 7)
+# Tokens that the class's own forward reads again, with others after them.
+AGAIN = 4
 # The outputs of a new model hardly differ: its head is scaled until they have this spread, so that mistakes show.
 SPREAD = 2.0
 # What has passed in this process: a run loads up to four models of one configuration.
@@ -96,10 +98,12 @@ def _comparisons(
     second = sequences[1]
     twin = _working_twin(model, sequences)
     truth: Rows = []
+    otherwise: Rows = []
     together: Rows = []
 
     def own() -> Rows:
-        truth[:] = own_outputs(twin, sequences)
+        *truth[:], again = own_outputs(twin, [*sequences, second[:AGAIN]])
+        otherwise[:] = [again]
         return truth
 
     def packed() -> Rows:
@@ -107,7 +111,7 @@ def _comparisons(
         return together
 
     yield "own", own, lambda: truth
-    yield "causal", lambda: own_outputs(twin, [second[:4]]), lambda: [truth[1][:4]]
+    yield "causal", lambda: otherwise, lambda: [truth[1][:AGAIN]]
     twin.train(model.training)
     if attention == FLASH and twin.device.type == "cpu":
         twin.to("cuda")
@@ -165,17 +169,23 @@ def random_sequences(model: PreTrainedModel) -> list[list[int]]:
 
 
 def own_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
-    """Return what the class's own forward says of each sequence alone: unpacked, no mask, its own head."""
+    """Return what the class's own forward says of each sequence: unpacked, no mask, its own head.
+
+    A causal model reads all in one pass, as rows of one length: the others' tokens follow the shorter ones.
+    """
+    if twin.can_generate():
+        width = max(map(len, sequences))
+        after = [token for sequence in reversed(sequences) for token in reversed(sequence)]
+        rows = torch.tensor([[*sequence, *after][:width] for sequence in sequences], device=twin.device)
+        logprobs = twin(rows, use_cache=False).logits.float().log_softmax(-1)
+        return [of_row[: len(sequence)] for of_row, sequence in zip(logprobs, sequences, strict=True)]
     found = []
     for sequence in sequences:
         row = torch.tensor([sequence], device=twin.device)
-        if twin.can_generate():
-            found.append(twin(row, use_cache=False).logits[0].float().log_softmax(-1))
-        else:
-            scores = torch.full((len(sequence), 1), float("nan"), device=twin.device)
-            for length in (4, len(sequence)):
-                scores[length - 1] = own_score(twin, row[:, :length])
-            found.append(scores)
+        scores = torch.full((len(sequence), 1), float("nan"), device=twin.device)
+        for length in (AGAIN, len(sequence)):
+            scores[length - 1] = own_score(twin, row[:, :length])
+        found.append(scores)
     return found
 
 
