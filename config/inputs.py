@@ -32,6 +32,8 @@ def missing_input(path: str, recipe_path: Path) -> str:
     again = f" SEED={seed[1]}" if seed else ""
     if _inside(path, tiny / "world"):
         return f"{path} does not exist; make it with: make world{again}"
+    if path.startswith("~"):
+        return f"{path} does not exist: a recipe's ~ is not your home; write {os.path.expanduser(path)}"
     made_by = maker(path, recipe_path)
     if made_by is None:
         return f"{path} does not exist; name a file or folder that does, or the id of one on the hub (owner/name)"

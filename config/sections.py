@@ -1,5 +1,6 @@
 """The sections that stages share, and the keys that name models; data sections stand in config/data.py."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,6 +107,12 @@ class Lora(Section):
             )
 
 
+def refuse_tilde(folder: str, key: str) -> None:
+    """Raise RecipeError for a folder at ~, which only a shell knows: one that is called ~ would be made."""
+    if folder.startswith("~"):
+        raise RecipeError(f"{key}={folder}: a recipe's ~ is not your home; write {os.path.expanduser(folder)}", key=key)
+
+
 @dataclass(frozen=True)
 class Run(Section):
     dir: str = setting(MISSING, changeable=True)
@@ -122,6 +129,7 @@ class Run(Section):
     def check(self, key: str) -> None:
         if not self.dir.strip():
             raise RecipeError(f"{key}.dir is empty; name a folder for the run", key=f"{key}.dir")
+        refuse_tilde(self.dir, f"{key}.dir")
         if unknown := [name for name in self.report_to if name not in TRACKERS]:
             raise RecipeError(
                 f"{key}.report_to has {unknown[0]}, which is no tracker; choose among {', '.join(TRACKERS)}, or leave "
@@ -144,6 +152,7 @@ class TrainingRun(Run):
     def check(self, key: str) -> None:
         super().check(key)
         if self.local_dir is not None:
+            refuse_tilde(self.local_dir, f"{key}.local_dir")
             local, folder = Path(self.local_dir.strip() or ".").resolve(), Path(self.dir).resolve()
             if not self.local_dir.strip() or folder in (local, *local.parents):
                 raise RecipeError(

@@ -130,6 +130,10 @@ def _found(seen: Look) -> Iterator[Line]:
         way_out = "" if seen.recipe.chatml.parse_text else "; chatml.parse_text=true reads the assistant's"
         yield line("spell markers", marked, f" (<think>, <tool_call> and the like), which stay text{way_out}")
 
+    nulls = [i for i, record in enumerate(records) if record.has_null]
+    if nulls:
+        yield line("nulls", nulls, " in arguments or signatures of tools, which are trained on; meant, or of a table?")
+
 
 def _overlap(seen: Look, evaluation: EvaluationSet) -> Line:
     records = seen.readable

@@ -51,6 +51,13 @@ class Record:
         return [text for message in self.messages if message.role != "system" for text in _said(message)]
 
     @property
+    def has_null(self) -> bool:
+        """Whether a null stands in a call's arguments or in a signature, as exports of tables have them everywhere."""
+        tools = self.held.tools if isinstance(self.held, Conversation) else None
+        calls = [call.arguments for message in self.messages for call in message.tool_calls or ()]
+        return _holds_null([tools or [], calls])
+
+    @property
     def question(self) -> tuple[tuple[str, ...], ...]:
         """What stands before the last answer, system prompts aside."""
         messages = self.held.prompt if isinstance(self.held, Pair) else self.messages
@@ -113,6 +120,11 @@ def _is_pair(record: dict[str, Any] | RecordError, fields: Mapping[str, str | No
         return False
     names = {fields.get(name, name) for name, value in record.items() if value is not None}
     return names >= {"chosen", "rejected"}
+
+
+def _holds_null(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return value is None or any(map(_holds_null, inside))
 
 
 def _said(message: Message) -> Iterator[str]:

@@ -104,4 +104,4 @@ def write_adapter(
         durable.write_json(folder / SCALAR_HEAD, adapter.scalar)
     else:
         base.generation_config.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder, scores=adapter.is_scalar)

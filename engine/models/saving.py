@@ -43,7 +43,7 @@ def save_model(
             model.generation_config.save_pretrained(folder)
         else:
             write_scalar_head(model, folder)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder, scores=not model.can_generate())
 
 
 def merge_adapters(

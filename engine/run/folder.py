@@ -28,6 +28,8 @@ from engine.run.best import in_words
 from engine.run.identity import FINISHED, has_begun, made_from, rows_hash
 
 Rows = TypeVar("Rows")
+# What a run writes besides recipe.yaml, which tells whose the folder is.
+OWN_FILES = ("data.json", "metrics.jsonl", "rollouts.jsonl", "warnings.jsonl", "made_from.json", "environment.json")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "omegaconf")
 
 
@@ -56,7 +58,7 @@ class RunFolder:
         # That of the newest checkpoint: recipe.yaml may be of a longer run that failed before it went on.
         began = checkpoints.newest(self.path)
         if isinstance(recipe.run, TrainingRun) and not written.exists() and began is None:
-            self._refuse_foreign_models()
+            self._refuse_foreign_files()
         source = written if began is None else began / checkpoints.RECIPE
         before = source.read_text(encoding="utf-8") if source.exists() and begun else self.recipe_yaml
         differing = changes(before, recipe)
@@ -98,11 +100,11 @@ class RunFolder:
             except OSError as error:
                 raise RunError(f"run.dir={self.path}: cannot be written ({error.strerror})") from None
 
-    def _refuse_foreign_models(self) -> None:
-        for name in ("model", "value"):
+    def _refuse_foreign_files(self) -> None:
+        for name in ("model/", "value/", *OWN_FILES):
             if (self.path / name).exists():
                 raise RunError(
-                    f"run.dir={self.path} holds {name}/, which no run here has written and this one would replace; "
+                    f"run.dir={self.path} holds {name}, which no run here has written and this one would replace; "
                     "name another run.dir"
                 )
 

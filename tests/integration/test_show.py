@@ -200,6 +200,22 @@ def test_markers_that_stay_text_are_counted(page, tmp_path):
     assert f"\nspell markers        1{line}\n                       {tmp_path}/spelt.jsonl:2\n" in followed
 
 
+def test_nulls_of_an_exported_table_are_counted(page, tmp_path):
+    """`to_json` of datasets writes every record with the keys of all."""
+
+    def asked(arguments, **signature):
+        call = {"tool_calls": [{"function": {"name": "add", "arguments": arguments}}]}
+        turns = [{"role": "user", "content": "2+2?"}, {"role": "assistant", **call}]
+        return {"messages": turns, "tools": [{"name": "add", "parameters": {"type": "object", **signature}}]}
+
+    records = [asked({"a": 2}), asked({"a": [2, {"b": None}]}), asked({"a": 2}, required=None)]
+    shown = page(f"data.train={write(tmp_path / 'nulls.jsonl', records)}")
+    assert (
+        "\nnulls                2 in arguments or signatures of tools, which are trained on; meant, or of a table?\n"
+        f"                       {tmp_path}/nulls.jsonl:2\n                       {tmp_path}/nulls.jsonl:3\n"
+    ) in shown
+
+
 def test_records_are_taken_from_the_first_to_the_last():
     assert [evenly(*given) for given in ((10, 3), (10, 1), (2, 3), (1, 3), (3, 0), (4, 4))] == [
         [0, 4, 9], [0], [0, 1], [0], [], [0, 1, 2, 3],

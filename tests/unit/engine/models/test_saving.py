@@ -104,3 +104,14 @@ def test_plain_transformers_gives_our_scores_alone_and_padded(saved, side):
     for found in (batched, alone):
         assert_close(found - plain.config.score_offset, scores, atol=1e-5, rtol=1e-5)
     assert scores.argsort().tolist() == batched.argsort().tolist()
+
+
+def test_the_template_of_a_reward_model_ends_where_its_score_is_read(saved):
+    tokenizer, ours = AutoTokenizer.from_pretrained(saved), load_tokenizer(str(saved))
+    talk = [{"role": role, "content": "Hi"} for role in ("user", "assistant") * 2]
+    whole, end = ours.apply_chat_template(talk, tokenize=False), "<|im_end|>"
+    assert whole.endswith(end + "\n")
+    assert tokenizer.apply_chat_template(talk, tokenize=False) == whole.removesuffix("\n")
+    asked = [ours, tokenizer]
+    first, second = (at.apply_chat_template(talk[:3], tokenize=False, add_generation_prompt=True) for at in asked)
+    assert first == second

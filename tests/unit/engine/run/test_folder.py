@@ -112,6 +112,19 @@ def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
     assert not (tmp_path / "base" / "recipe.yaml").exists()
 
 
+@pytest.mark.parametrize("name", ["data.json", "metrics.jsonl"])
+def test_data_in_the_folder_that_a_run_is_to_have_is_not_replaced(recipe, tmp_path, name):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / name).write_text("[1]")
+    with pytest.raises(RunError) as error:
+        RunFolder(recipe)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/sft holds {name}, which no run here has written and this one would replace; name another "
+        "run.dir"
+    )
+    assert [path.name for path in (tmp_path / "sft").iterdir()] == [name]
+
+
 def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     RunFolder(recipe)
     begin(tmp_path / "sft")
