@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, StableLmConfig, StableLmForCausalLM
 
@@ -104,6 +105,25 @@ def test_plain_transformers_gives_our_scores_alone_and_padded(saved, side):
     for found in (batched, alone):
         assert_close(found - plain.config.score_offset, scores, atol=1e-5, rtol=1e-5)
     assert scores.argsort().tolist() == batched.argsort().tolist()
+
+
+def test_an_adapter_of_a_reward_model_in_plain_peft_once_its_base_pads_with_another_token(tmp_path):
+    base, folder = str(tmp_path / "base"), str(tmp_path / "reward")
+    tokenizer = ending(qwen)
+    small_model("qwen2", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    tokenizer = load_tokenizer(base)
+    scalar = new_scalar(base, Model(path=base), tokenizer, seed=1)
+    save_model(get_peft_model(scalar, LoraConfig(r=2, task_type="SEQ_CLS")), tokenizer, tmp_path / "reward")
+    saved = AutoTokenizer.from_pretrained(folder)
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    plain.config.pad_token_id = saved.pad_token_id
+    plain = PeftModel.from_pretrained(plain, folder).eval()
+    ids = saved(TEXTS, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        alone = torch.cat([plain(torch.tensor([row])).logits[0] for row in ids])
+    ours = load_scalar(folder, Model(path=folder), load_tokenizer(folder), trained=False)
+    assert_close(alone, sequence_scores(ours, ids, 10**6), atol=1e-5, rtol=1e-5)
 
 
 def test_the_template_of_a_reward_model_ends_where_its_score_is_read(saved):
