@@ -60,7 +60,7 @@ def test_a_finished_run_made_longer_ends_like_one_that_was_that_long(setting, wh
         assert same(weights(run, name), weights(whole, name))
 
 
-def test_a_longer_run_that_fails_at_once_can_be_taken_back(setting, whole, tmp_path, monkeypatch):
+def test_a_longer_run_that_fails_at_once_leaves_the_finished_one_finished(setting, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"
     train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
     longer = recipe_of(setting, f"run.dir={run}", "ppo.steps=8")
@@ -68,11 +68,10 @@ def test_a_longer_run_that_fails_at_once_can_be_taken_back(setting, whole, tmp_p
         patch.delattr("ppo.train.load_data")
         with pytest.raises(NameError):
             train(longer)
-    train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
-    assert untimed(run) == untimed(whole)
-    assert same(weights(run), weights(whole))
     with pytest.raises(AlreadyFinishedError):
         train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
+    assert untimed(run) == untimed(whole)
+    assert same(weights(run), weights(whole))
 
 
 def test_a_copy_of_a_checkpoint_outlives_the_run(setting, whole, tmp_path):
