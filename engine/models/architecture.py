@@ -50,18 +50,6 @@ def kind_of(config: PretrainedConfig) -> str:
     return f"a {config.model_type} model"
 
 
-def shared_positions_limit(config: PretrainedConfig) -> int | None:
-    """Return the length above which a sequence changes the positions of all others in its row; None if there is none.
-
-    "dynamic" and "longrope" positions are scaled by the longest sequence of a forward pass, short ones with it.
-    """
-    text = config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") not in ("dynamic", "longrope"):
-        return None
-    return rope.get("original_max_position_embeddings") or text.max_position_embeddings
-
-
 def is_foreign_reward_model(config: PretrainedConfig) -> bool:
     """Return whether a checkpoint is a sequence classification that another tool wrote."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())

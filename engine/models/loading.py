@@ -7,7 +7,6 @@ silently.
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -24,7 +23,6 @@ from engine.models.architecture import (
     causal_class,
     classification_class,
     is_foreign_reward_model,
-    shared_positions_limit,
 )
 from engine.models.checkpoint import from_pretrained, stored_type
 from engine.models.dropout import set_dropout, switch_off_noise
@@ -206,11 +204,4 @@ def checked(loaded: PreTrainedModel, path: str, model: Model) -> PreTrainedModel
     loaded.get_input_embeddings().padding_idx = None
     switch_off_noise(loaded, keep_attention=model.attention_dropout > 0)
     self_test(loaded, path)
-    limit = shared_positions_limit(loaded.config)
-    if limit and loaded.training and is_main_process():
-        print(
-            f"warning: {path}: a sequence of more than {limit:,} tokens changes the positions of all others in its "
-            "row; keep prompts and answers within that",
-            file=sys.stderr,
-        )
     return loaded

@@ -3,15 +3,10 @@
 import json
 
 import pytest
-import torch
-from torch.testing import assert_close
 from transformers import (
     BartConfig,
     GPTNeoXConfig,
     LlamaConfig,
-    LlamaForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
     PretrainedConfig,
     Qwen2VLConfig,
     T5Config,
@@ -21,11 +16,10 @@ from transformers import (
 from config import load
 from config.sections import Model
 from engine.errors import RunError
-from engine.forward.packed import pack
-from engine.models.architecture import causal_class, classification_class, shared_positions_limit
+from engine.models.architecture import causal_class, classification_class
 from engine.models.loading import load_causal
 from sft.recipe import SFT
-from tests.support.small_models import SIZES, small_config
+from tests.support.small_models import small_config
 from tests.support.tokenizers import qwen
 
 
@@ -85,33 +79,3 @@ def test_logits_that_are_scaled_or_capped_are_refused_by_any_name(key):
         f"llama models transform their logits ({key}), which plumbline does not do yet; take a base of another family"
     )
     causal_class(LlamaConfig(**{key: None}), "there", in_4bit=False)
-
-
-def test_positions_that_the_longest_neighbour_changes_are_known_with_their_limit():
-    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
-    longrope = {
-        **SIZES, "pad_token_id": 0, "max_position_embeddings": 64, "original_max_position_embeddings": 16,
-        "rope_scaling": {"type": "longrope", **factors},
-    }  # fmt: skip
-    assert shared_positions_limit(Phi3Config(**longrope)) == 16
-    dynamic = LlamaConfig(**SIZES, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
-    assert shared_positions_limit(dynamic) == 512
-    assert shared_positions_limit(LlamaConfig(**SIZES)) is None
-    # What the warning is about: in a row with a longer neighbour the same five tokens come out otherwise.
-    torch.manual_seed(0)
-    model = Phi3ForCausalLM._from_config(Phi3Config(**longrope), attn_implementation="packed").eval()
-    with torch.no_grad():
-        alone, beside, long = (model(**pack([range(5, 10), *more])).logits[0, :5]
-                               for more in ([], [range(3, 18)], [range(3, 20)]))  # fmt: skip
-    assert_close(beside, alone)
-    assert (long - alone).abs().max() > 1e-4
-
-
-def test_such_positions_are_warned_of_at_load(tmp_path, capsys):
-    config = LlamaConfig(**{**SIZES, "vocab_size": len(qwen())}, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
-    load_causal(str(tmp_path), Model(path=str(tmp_path)), qwen(), trained=True)
-    assert (
-        f"warning: {tmp_path}: a sequence of more than 512 tokens changes the positions of all others in its row; "
-        "keep prompts and answers within that\n"
-    ) in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
 from transformers import (
     BloomConfig,
     FalconConfig,
@@ -10,10 +11,13 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     Phi3Config,
+    Phi3ForCausalLM,
 )
 
 from engine.errors import RunError
+from engine.forward.packed import pack
 from engine.models.context_length import check_length
+from tests.support.small_models import SIZES
 
 WHAT, WAY_OUT = "the longest row of data.train", "set data.max_length={limit}"
 SMALL = {"n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 16}
@@ -79,3 +83,19 @@ def test_longrope_is_refused_beyond_its_original_length():
 def test_biases_by_distance_have_no_limit(config, capsys):
     check_length(config, 10**6, WHAT, WAY_OUT)
     assert capsys.readouterr().out == ""
+
+
+def test_beyond_that_length_a_neighbour_changes_what_the_model_computes():
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    positions = {"max_position_embeddings": 64, "original_max_position_embeddings": 16, "rope_scaling": rope}
+    config = Phi3Config(**{**SIZES, "pad_token_id": 0, **positions})
+    torch.manual_seed(0)
+    model = Phi3ForCausalLM._from_config(config, attn_implementation="packed").eval()
+    with torch.no_grad():
+        alone, beside, long = (
+            model(**pack([range(5, 10), *more])).logits[0, :5] for more in ([], [range(3, 19)], [range(3, 20)])
+        )
+    check_length(config, 16, WHAT, WAY_OUT)
+    assert_close(beside, alone)
+    assert "beyond 16 the model's positions (rope_type longrope)" in refusal(config, 17)
+    assert (long - alone).abs().max() > 1e-4

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    BertConfig,
+    BertLMHeadModel,
     BloomConfig,
     BloomForCausalLM,
     GPT2Config,
@@ -224,3 +226,14 @@ def test_dropout_by_gpt2s_names_is_off(written):
         assert model.training
         assert torch.equal(model(ids).logits, model(ids).logits)
         assert torch.equal(scalar.transformer(ids)[0], scalar.transformer(ids)[0])
+
+
+def test_a_model_that_sees_later_tokens_is_refused_for_that():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0
+    )
+    model = BertLMHeadModel._from_config(config, attn_implementation="eager")
+    failure = failure_of(model, "eager")
+    assert failure.what == "causal"
+    assert failure.difference > 0.01
