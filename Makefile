@@ -26,16 +26,17 @@ ifneq ($(and $(RECIPE),$(filter tiny,$(MAKECMDGOALS))),)
 $(error RECIPE= is for one stage; make tiny runs all of recipes/tiny)
 endif
 
-.PHONY: help setup test check drill bench claims world tiny base sft pmp rm ppo eval report show plan merge release push
+.PHONY: help setup test check drill bench claims tiny-seeds world tiny base sft pmp rm harmless ppo eval report show plan merge release push
 .PHONY: chat
 .PHONY: prompts candidates pairs annotated
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "tiny     the whole pipeline on an embedded world: world base sft pmp rm ppo eval report"
+	@echo "tiny     the whole pipeline on an embedded world: world base sft pmp rm harmless ppo eval report"
 	@echo "world    generate that world             base     pretrain a base model on plain text"
 	@echo "sft      supervised finetuning           pmp, rm  preference model, then reward model"
+	@echo "harmless a second reward model, of harm"
 	@echo "ppo      PPO                             eval     measure; then report: report.html"
 	@echo "show     data as a stage sees it         chat     talk to a model"
 	@echo "plan     what a run will take: memory of each device, steps, hours, and what to change if it does not fit"
@@ -44,6 +45,7 @@ help:
 	@echo "release  a checkpoint of SFT or PPO as a model folder"
 	@echo "setup    .venv (others do it too)        test, check, bench"
 	@echo "claims   what the report says of PPO, tried in the tiny world: docs/claims.md"
+	@echo "tiny-seeds  whether the tiny world aligns, whatever the seed and the threads"
 	@echo "drill    kill a small PPO run twenty times and compare how it ends"
 
 setup: $(STAMP)
@@ -76,6 +78,10 @@ bench: $(STAMP)
 claims: $(STAMP)
 	$(PYTHON) -m bench.claims $(ARGS)
 
+# Over an hour on two cores; when it is stopped, the same command continues.
+tiny-seeds: $(STAMP)
+	$(PYTHON) -m bench.tiny_seeds $(ARGS)
+
 # $(call run,STAGE): the recipe is checked, without torch, before processes are launched; what auto stands for is planned.
 define run
 	$(if $(HARDWARE),@$(PYTHON) -m $(1) $(RECIPE) --check $(OVERRIDES))
@@ -83,7 +89,7 @@ define run
 endef
 launcher = $(if $(HARDWARE),engine.run.launch $(if $(filter auto,$(HARDWARE)),$$hardware,$(HARDWARE)) )
 
-base sft pmp rm ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
+base sft pmp rm harmless ppo: RECIPE ?= $(TINY_RECIPES)/$@.yaml
 eval report: RECIPE ?= $(TINY_RECIPES)/eval.yaml
 prompts candidates pairs: RECIPE ?= recipes/tiny-annotated/$@.yaml
 show plan: RECIPE ?= $(TINY_RECIPES)/sft.yaml
@@ -95,7 +101,7 @@ world: $(STAMP)
 base sft: $(STAMP)
 	$(call run,sft)
 
-pmp rm: $(STAMP)
+pmp rm harmless: $(STAMP)
 	$(call run,reward)
 
 ppo: $(STAMP)
@@ -138,4 +144,4 @@ push: $(STAMP)
 
 # One after the other, also under make -j; the first that fails ends it.
 tiny: $(STAMP)
-	+@set -e; for stage in world base sft pmp rm ppo eval report; do $(MAKE) --no-print-directory $$stage; done
+	+@set -e; for stage in world base sft pmp rm harmless ppo eval report; do $(MAKE) --no-print-directory $$stage; done

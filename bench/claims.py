@@ -22,11 +22,11 @@ from engine.run.folder import FINISHED
 
 # Chosen before anything was run, and not changed after.
 SEEDS = (11, 12, 13)
-STAGES = {"base": "sft", "sft": "sft", "pmp": "reward", "rm": "reward"}
+STAGES = {"base": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "harmless": "reward"}
 # Arm -> what it changes in recipes/tiny/ppo.yaml.
 ARMS: dict[str, list[str]] = {
     "as the recipe": [],
-    "no value warm-up": ["ppo.value_warmup_steps=0", "ppo.steps=50"],
+    "no value warm-up": ["ppo.value_warmup_steps=0", "ppo.steps=40"],
     "one response a query": ["ppo.responses_per_query=1", "ppo.queries_per_step=128"],
     "top-p 1.0": ["sampling.top_p=1.0"],
     "pretrained gradient 0.003": ["ppo.pretrain_coef=0.003"],
@@ -96,7 +96,7 @@ CLAIMS = (
     ),
 )  # fmt: skip
 MEANINGS = {
-    "score": "reward model's score on held-out prompts at the end",
+    "score": "the helpful reward model's score on held-out prompts at the end",
     "score_halfway": "the same halfway",
     "gold": "gold on held-out prompts at the end",
     "best_gold": "the best gold on the way",
@@ -122,7 +122,7 @@ def figures(arm: Path, warmup: int) -> Figures:
     halfway = min(measured, key=lambda row: abs(row["step"] - rows[-1]["step"] / 2))
     early = [row["explained_variance"] for row in rows if warmup < row["step"] <= warmup + 5]
     return {
-        "score": measured[-1]["heldout_score"], "score_halfway": halfway["heldout_score"],
+        "score": measured[-1]["heldout_score_helpful"], "score_halfway": halfway["heldout_score_helpful"],
         "gold": measured[-1]["heldout_gold"], "best_gold": max(row["heldout_gold"] for row in measured),
         "entropy": mean(row["entropy"] for row in rows[-10:]), "kl": mean(row["kl"] for row in rows[-10:]),
         "early_explained_variance": mean(early),
@@ -132,7 +132,7 @@ def figures(arm: Path, warmup: int) -> Figures:
 
 def watched(tiny: Path) -> list[str]:
     """Return the keys for what every arm measures as well: on held-out prompts, without training on it."""
-    return [f"data.heldout={{path: {tiny}/world/prompts_heldout.jsonl, take: 100}}", "watch.gold=tiny.gold:score"]
+    return [f"data.heldout={{path: {tiny}/world/prompts_watched.jsonl}}", "watch.gold=tiny.gold:score"]
 
 
 def evaluation(seed: int, arm: Path) -> list[str]:

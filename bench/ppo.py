@@ -179,16 +179,16 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     from engine.generation.request import GenerationRequest, Response
     from engine.generation.sampling import sample
     from engine.models.tokenizer import load_tokenizer
-    from ppo.advantages import ScoreNormaliser
     from ppo.assess import assess
     from ppo.models import load_models
     from ppo.recipe import PPO
+    from ppo.reward_mix import RewardMix
     from ppo.rollout import RolloutSampler
     from ppo.update import Updater
 
     work = Case(**case)
     recipe = load(PPO, Path("recipes/tiny/ppo.yaml"), [
-        f"model.path={models}/policy", f"reward.path={models}/reward", "data.pretrain=null",
+        f"model.path={models}/policy", "reward.mix={}", f"reward.path={models}/reward", "data.pretrain=null",
         "ppo.pretrain_coef=0", "ppo.value_warmup_steps=0", f"ppo.epochs={EPOCHS}",
         "ppo.minibatches=1", f"ppo.queries_per_step={work.responses}", "ppo.responses_per_query=1",
         "ppo.fused_adamw=true",
@@ -217,14 +217,14 @@ def ours(case: dict[str, Any], models: str) -> Figures:
         engine, prompts, seed=0, queries_per_step=len(prompts), responses_per_query=1, record_supports=False
     )
     updater = Updater(models, recipe.ppo, temperature=1.0, seed=0, pretrain=None, accelerator=accelerator)
-    normaliser = ScoreNormaliser("mean")
+    mix = RewardMix(recipe.reward.parts, "mean")
     seconds = dict.fromkeys(PHASES, 0.0)
     before = begin_peak()
     for step in range(1, 1 + WARM + STEPS):
         at = [time.perf_counter()]
         rollout = sampler.sample(step)
         at.append(time.perf_counter())
-        assessment = assess(models, rollout, recipe.ppo, 1.0, normaliser, 0.04)
+        assessment = assess(models, rollout, recipe.ppo, 1.0, mix, 0.04)
         at.append(time.perf_counter())
         updater.update(rollout, assessment, step)
         at.append(time.perf_counter())

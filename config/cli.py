@@ -18,6 +18,7 @@ from config.inputs import check_inputs
 from config.loader import load
 from config.packages import check_packages
 from config.schema import Recipe, RecipeError
+from config.threads import choose_wait_policy
 
 # Calls a stage with its recipe, and turns what goes wrong into one line and an exit code.
 RUNNER = "engine.run.entry:run"
@@ -41,6 +42,7 @@ def main(
         needs_inputs: whether the files that the recipe names must exist; `read` checks for itself.
     """
     recipe = from_command_line(schema, sys.argv[1:], read=read, needs_inputs=needs_inputs)
+    choose_wait_policy()
     function(RUNNER)(function(stage), recipe)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from config.schema import RecipeError, Section, number, show, validate
 from config.sections import model_inputs, model_paths
@@ -43,7 +43,8 @@ class Judge(Section):
     parallel: int = number(8, least=1, changeable=True)
     """requests at a time"""
     cache: str | None = None
-    """file of known scores, read and appended to; judge.jsonl in the run folder by default"""
+    """file of known scores, read and appended to; by default judge.jsonl in the run folder, judge_NAME.jsonl of
+    the part NAME of a mix"""
 
     def check(self, key: str) -> None:
         if self.url is None:
@@ -83,8 +84,12 @@ class Scoring(Section):
         """The models, the rule or the endpoint that scores, for messages."""
         return self.path or self.rule or self.judge.url
 
+    def sources(self, key: str) -> dict[str, Any]:
+        """Return full key -> value of all that can score, one of which must be given."""
+        return {f"{key}.path": self.path, f"{key}.rule": self.rule, f"{key}.judge.url": self.judge.url}
+
     def check(self, key: str) -> None:
-        given = {f"{key}.path": self.path, f"{key}.rule": self.rule, f"{key}.judge.url": self.judge.url}
+        given = self.sources(key)
         named = [name for name, value in given.items() if value is not None]
         if len(named) != 1:
             said = f"has {' and '.join(named)}" if named else "has nothing that scores"
@@ -106,15 +111,18 @@ class Scoring(Section):
             yield from model_inputs(self.path, key)
 
 
-def scoring(value: Any, key: str) -> Scoring:
-    """Return what a key that names what scores stands for: a path, a list of paths, or a mapping with `Scoring`'s keys.
+ScoringT = TypeVar("ScoringT", bound=Scoring)
+
+
+def scoring(value: Any, key: str, schema: type[ScoringT] = Scoring) -> ScoringT:
+    """Return what a key that names what scores stands for: a path, a list of paths, or a mapping with `schema`'s keys.
 
     Raise RecipeError, naming `key`.
     """
     if not isinstance(value, Mapping):
         model_paths(value, key)
-        return Scoring(path=value)
-    builder = Builder(Scoring, key)
+        return schema(path=value)
+    builder = Builder(schema, key)
     builder.set((), value)
     built = builder.build()
     validate(built, key)

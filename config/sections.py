@@ -27,6 +27,8 @@ TRACKERS = {
 }
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# Names are parts of dotted keys (differences.NAME.answers), of metrics, of "A|B" and of files.
+NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,15 @@ class Sampling(Section):
     """a response that has not ended by then is cut off"""
     batch_size: int = number(256, least=1, changeable=True)
     """responses generated at the same time; changes memory and speed, not the random numbers"""
+
+
+def check_name(name: str, key: str) -> None:
+    """Raise RecipeError for a name of the user's that cannot stand in a dotted key."""
+    if not NAME.fullmatch(name):
+        raise RecipeError(
+            f"{key} has the name {show(name)}; use letters, digits, _ and - alone, because names are parts of keys",
+            key=key,
+        )
 
 
 def model_paths(value: Any, key: str) -> list[str]:

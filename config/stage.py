@@ -10,7 +10,12 @@ from config.schema import STAGES, RecipeError, show
 Layers = Sequence[tuple[Path, Mapping[Any, Any]]]
 # Make targets that are not called like their stage: the stage's own, and those of recipes with a certain file name.
 TARGETS = {"reward": "rm"}
-NAMED_TARGETS = {("sft", "base"): "base", ("sft", "pretrain"): "base", ("reward", "pmp"): "pmp"}
+NAMED_TARGETS = {
+    ("sft", "base"): "base",
+    ("sft", "pretrain"): "base",
+    ("reward", "pmp"): "pmp",
+    ("reward", "harmless"): "harmless",
+}
 
 
 def target(stage: str, name: str = "") -> str:

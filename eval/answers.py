@@ -4,7 +4,7 @@ An item's answers are kept in the item store as {"answers": [{"text", "tokens", 
 subjects, n of best of n. `ids` are the tokens generated, `tokens` is how many; both are null of an endpoint's answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from engine.forward.responses import TOKENS_A_FORWARD, response_logprobs
 from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, key_in_environment
 from engine.generation.request import GenerationRequest, Response
 from engine.generation.sampling import sample
-from engine.generation.streams import RandomStream
 from eval.item_store import ItemStore, Row, fingerprint, progress
 from eval.items import Items
 from eval.models import Load
@@ -34,25 +33,23 @@ LOGPROBS_AT_ONCE = 256
 
 def generate(
     store: ItemStore,
-    items: Items,
+    keys: Sequence[str],
+    request: GenerationRequest,
     load: Load,
     tokenizer: PreTrainedTokenizerBase,
     sampling: Sampling,
-    seed: int,
-    n: int = 1,
 ) -> list[Row]:
-    """`n` answers to every item; all subjects draw with the same random numbers."""
-    prompts, ids = items.prompts(tokenizer), control(tokenizer)
+    """The responses that `request` asks for, a row for each prompt; `keys` name the prompts in the store."""
+    ids = control(tokenizer)
     end, stops = ids.im_end, [ids.im_end, ids.endoftext]
-    stream = RandomStream.named(seed, "eval")
-    at_once = max(1, sampling.batch_size // n)
+    at_once = max(1, sampling.batch_size // request.responses)
 
     def compute(part: slice) -> list[Row]:
-        request = GenerationRequest(prompts[part], range(len(prompts))[part], n, stream)
-        groups = sample(load(), request, sampling, end=end, stops=stops)
+        some = replace(request, prompts=request.prompts[part], query_ids=request.query_ids[part])
+        groups = sample(load(), some, sampling, end=end, stops=stops)
         return [{"answers": [as_answer(response, tokenizer, stops) for response in group]} for group in groups]
 
-    return store.complete(items.keys(prompts), compute, at_once)
+    return store.complete(keys, compute, at_once)
 
 
 def as_answer(response: Response, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> Row:
@@ -62,11 +59,20 @@ def as_answer(response: Response, tokenizer: PreTrainedTokenizerBase, stops: Seq
     return {"text": text, "tokens": len(ids), "ended": response.ended, "ids": ids}
 
 
-def ask(store: ItemStore, items: Items, name: str, endpoint: Endpoint, sampling: Sampling, seed: int) -> list[Row]:
-    """An endpoint's answer to every item, each kept as it comes. Raises RunError where the endpoint gives none."""
+def ask(
+    store: ItemStore,
+    keys: Sequence[str],
+    chats: Sequence[Sequence[Mapping[str, str]]],
+    name: str,
+    endpoint: Endpoint,
+    sampling: Sampling,
+    seed: int,
+) -> list[Row]:
+    """An endpoint's answer to every chat, each kept as it comes. Raises RunError where the endpoint gives none.
+
+    `keys` name the chats in the store, `name` is the subject's.
+    """
     key = f"eval.subjects.{name}"
-    chats = items.chats()
-    keys = items.keys(chats)
     chat = ChatEndpoint(
         endpoint.url,
         endpoint.model,

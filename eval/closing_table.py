@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.comparisons import warnings
-from eval.figures import MISSING, Figure, Summary, figures, lookup, main_figure, others, percent, win_rate
+from eval.figures import MISSING, Figure, Summary, figures, lookup, main_figure, others, percent, turns, win_rate
 
 Row = Sequence[str]
 # Characters after which a name is broken into a further line.
@@ -97,13 +97,17 @@ def grids(summary: Summary) -> Iterator[Grid]:
         )
     yield from _differences(summary, shown)
     yield from _tasks(summary)
+    yield from _turns(summary)
     yield from _rewards(summary.get("rewards", {}))
 
 
 def _title(summary: Summary) -> str:
     counts = [lookup(of, ("answers", "items")) for of in summary["subjects"].values()]
-    items = max((count for count in counts if count), default=None)
-    return "text" if items is None else f"{items:,} held-out items"
+    if items := max((count for count in counts if count), default=None):
+        return f"{items:,} held-out items"
+    counts = [lookup(of, ("system_prompt", "conversations")) for of in summary["subjects"].values()]
+    conversations = max((count for count in counts if count), default=None)
+    return f"{conversations:,} held-out conversations" if conversations else "text"
 
 
 def _value(figure: Figure, summary: Summary, subject: str) -> str:
@@ -167,6 +171,18 @@ def _tasks(summary: Summary) -> Iterator[Grid]:
         items = max((tasks[name].get(task, {}).get("items") or 0 for name in subjects), default=0)
         rows.append([task, f"{items:,}", *("" if value is None else figure.show(value) for value in values)])
     yield Grid(f"{figure.label} by task", ["", "items", *subjects], rows)
+
+
+def _turns(summary: Summary) -> Iterator[Grid]:
+    """How often the instruction is obeyed at each turn, a column a subject."""
+    shares = turns(summary)
+    if shares:
+        rows = [[str(number), *map(_share, each.values())] for number, each in enumerate(shares, start=1)]
+        yield Grid("instruction obeyed, turn by turn", ["turn", *summary["subjects"]], rows)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else percent(value)
 
 
 def _rewards(rewards: dict[str, Any]) -> Iterator[Grid]:

@@ -1,12 +1,14 @@
 """Differences between two subjects, paired over the same items, each with a 95 % interval.
 
     {"answers": {METRIC: DIFFERENCE, "scores": {REWARD: DIFFERENCE}, "win_rate": DIFFERENCE with "by": "gold"|"score"},
-     "perplexity": {SET: DIFFERENCE}}
+     "perplexity": {SET: DIFFERENCE},
+     "system_prompt": {METRIC: DIFFERENCE}}
 
     DIFFERENCE  {"mean", "ci95": [low, high], "n"}, or null with a reason in the `why` beside it
 
-METRIC is gold, gold's parts, score, tokens, without_end; perplexity is compared in bits per byte of the same documents,
-which subjects with different tokenizers share. Pure, over the lines of answers.jsonl and texts.jsonl.
+METRIC of answers is gold, gold's parts, score, tokens, without_end; perplexity is compared in bits per byte of the same
+documents, which subjects with different tokenizers share; those of system_prompt are in eval/obedience.py. Pure, over
+the lines of answers.jsonl, texts.jsonl and system_prompt.jsonl.
 """
 
 import math
@@ -14,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from eval.obedience import obedience_series
 from eval.statistics import mean, paired_bootstraps, wins
 
 Row = Mapping[str, Any]
@@ -31,6 +34,7 @@ def gold_parts(answers: Sequence[Row]) -> dict[str, str]:
 def all_differences(
     answers: Mapping[str, Sequence[Row]],
     texts: Mapping[str, Sequence[Row]],
+    conversations: Mapping[str, Sequence[Row]],
     reference: str | None,
     reward: str | None,
     seed: int,
@@ -48,6 +52,9 @@ def all_differences(
             sets = list(dict.fromkeys(row["set"] for rows in texts.values() for row in rows))
             found = {(name,): text_series(texts[before], texts[after], name) for name in sets}
             series |= {(*path, "perplexity", *metric): values for metric, values in found.items()}
+        if any(conversations.values()):
+            obeyed = obedience_series(conversations[before], conversations[after])
+            series |= {(*path, "system_prompt", metric): values for metric, values in obeyed.items()}
     return {"differences": {}, "pairs": {}} | nested(series, seed, "gold" if any_gold(answers) else "score")
 
 

@@ -4,11 +4,12 @@
                   by every reward of each; how likely each subject's own are under itself and under the reference
     perplexity    of held-out text under every subject
     comparisons   scored by every reward: accuracy, and how far to trust it
+    system_prompt whether every subject obeys instructions in system turns, over several turns
 
 One model is in memory at a time, and each is loaded once. What is finished is kept item by item (eval/item_store.py),
 so an evaluation that was killed, or is given another subject, does what is missing. The figures are computed from all
-of it (eval/summary.py) and written: answers.jsonl, candidates.jsonl (best of n), pairs.jsonl, texts.jsonl and
-summary.json. At last `eval.require` is checked (eval/gate.py).
+of it (eval/summary.py) and written: answers.jsonl, candidates.jsonl (best of n), pairs.jsonl, texts.jsonl,
+system_prompt.jsonl and summary.json. At last `eval.require` is checked (eval/gate.py).
 """
 
 import json
@@ -22,13 +23,21 @@ from engine.errors import AlreadyFinishedError
 from engine.files import durable, jsonl
 from engine.run.folder import RunFolder
 from engine.scoring.gold import load_gold
+from engine.scoring.obedience import load_obeys
 from eval.answers import CANDIDATES
 from eval.closing_table import closing_table
 from eval.gate import judge
 from eval.measures import Evaluation
 from eval.models import files_of
 from eval.recipe import Eval
-from eval.records import answer_records, candidate_records, candidates, pair_records, text_records
+from eval.records import (
+    answer_records,
+    candidate_records,
+    candidates,
+    conversation_records,
+    pair_records,
+    text_records,
+)
 from eval.run_folders import seconds_by_stage
 from eval.summary import TAKEN_NAMES, summarise
 
@@ -37,6 +46,7 @@ def evaluate(recipe: Eval) -> None:
     """Run every measure, write the files, print a table, and exit with 1 where a figure of `eval.require` fails."""
     began = time.perf_counter()
     gold = load_gold(recipe.eval.gold, "eval.gold", TAKEN_NAMES) if recipe.eval.gold else None
+    obeys = load_obeys(recipe.eval.obeys, "eval.obeys") if recipe.eval.obeys else None
     try:
         folder = RunFolder(recipe, accepts_changes=True, inputs={path: files_of(path) for _, path in recipe.inputs()})
     except AlreadyFinishedError as finished:
@@ -53,7 +63,8 @@ def evaluate(recipe: Eval) -> None:
     }
     answers = list(answer_records(work.found, chosen_from, items, work.models.main_tokenizer))
     pairs, texts = list(pair_records(work.found, work.pairs)), list(text_records(work.found, list(subjects)))
-    summary = summarise(answers, pairs, texts, cast, recipe.run.seed)
+    conversations = list(conversation_records(work.found, list(subjects), work.scripts, obeys))
+    summary = summarise(answers, pairs, texts, cast, recipe.run.seed, conversations)
     seconds = round(time.perf_counter() - began, 1)
     summary["seconds"] = seconds_by_stage(recipe) | {"eval": seconds}
 
@@ -62,11 +73,12 @@ def evaluate(recipe: Eval) -> None:
         (CANDIDATES, candidate_records(chosen_from, subjects)),
         ("pairs.jsonl", pairs),
         ("texts.jsonl", texts),
+        ("system_prompt.jsonl", conversations),
     ):
         jsonl.write(folder.path / name, rows)
     durable.write_json(folder.path / "summary.json", summary)
     Console().print(closing_table(summary))
-    folder.finish(len(answers) + len(pairs) + len(texts), seconds, "items")
+    folder.finish(len(answers) + len(pairs) + len(texts) + len(conversations), seconds, "items")
     check_requirements(recipe)
 
 

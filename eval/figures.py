@@ -92,6 +92,16 @@ AFTER_GOLD = (
     Figure(("answers", "kl_to_reference"), "KL to the reference",
            "nats an answer, over the subject's own answers: how far it has moved"),
 )  # fmt: skip
+SYSTEM_PROMPT = (
+    Figure(
+        ("system_prompt", "obeyed"), "instruction obeyed", "answers that do what the system turn demands", percent, 1
+    ),
+    Figure(
+        ("system_prompt", "throughout"), "obeyed throughout", "conversations in which every answer does", percent, 1
+    ),
+    Figure(("system_prompt", "first"), "obeyed at first", "answers to a conversation's first turn that do", percent, 1),
+    Figure(("system_prompt", "last"), "obeyed at last", "answers to a conversation's last turn that do", percent, 1),
+)
 # Keys of a subject's answers that are no parts of gold.
 NO_PARTS = {"items", "scores", "score", "tasks", "why", *(figure.metric for figure in (*ANSWERS, *AFTER_GOLD))}
 # Keys beside the perplexities of the text sets.
@@ -110,7 +120,7 @@ def figures(summary: Summary) -> list[Figure]:
     subjects = summary.get("subjects", {})
     return [
         figure
-        for figure in (*_answer_figures(summary), *_text_figures(summary))
+        for figure in (*_answer_figures(summary), *SYSTEM_PROMPT, *_text_figures(summary))
         if any(figure.value(summary, name) is not None or figure.why(summary, name) for name in subjects)
     ]
 
@@ -120,6 +130,13 @@ def main_figure(summary: Summary) -> Figure | None:
     wanted = {"gold": 0, "score": 1}
     found = [figure for figure in figures(summary) if figure.path in {("answers", name) for name in wanted}]
     return min(found, key=lambda figure: wanted[figure.metric], default=None)
+
+
+def turns(summary: Summary) -> list[dict[str, float | None]]:
+    """For each turn the share of every subject's answers that obey the system turn; None where it was not asked."""
+    of = {name: lookup(of, ("system_prompt", "by_turn")) or [] for name, of in summary.get("subjects", {}).items()}
+    count = max(map(len, of.values()), default=0)
+    return [{name: each[at] if at < len(each) else None for name, each in of.items()} for at in range(count)]
 
 
 def others(summary: Summary) -> list[str]:

@@ -3,6 +3,8 @@
 from functools import cache
 from typing import Any
 
+from engine.generation.request import GenerationRequest
+from engine.generation.streams import RandomStream
 from engine.run.folder import RunFolder
 from eval.answers import answers_alone, ask, generate, logprobs
 from eval.item_store import ItemStore
@@ -14,6 +16,7 @@ from eval.records import Findings
 from eval.scores import answer_batch, pair_batch, read_pairs, reward_context, reward_tokenizer, score
 from eval.subjects import BestOf, Endpoint, LocalModel, Subject
 from eval.summary import Cast
+from eval.system_prompt import of_endpoint, of_model, read_scripts
 
 
 class Evaluation:
@@ -30,6 +33,7 @@ class Evaluation:
         self.pairs = (
             read_pairs(recipe, self.models.main_tokenizer, self.models, folder) if "comparisons" in measures else {}
         )
+        self.scripts = read_scripts(recipe, self.models, folder) if "system_prompt" in measures else []
         if self.items:
             check_context(self.items, self.subjects, self.models, recipe.sampling)
 
@@ -40,15 +44,32 @@ class Evaluation:
             subject = self.subjects[name]
             if isinstance(subject, LocalModel):
                 self.measure_model(name, subject)
-            elif isinstance(subject, Endpoint) and self.items:
-                store = self.store(f"{name} answers", subject.url, subject.model, self.sampling)
-                sampling, seed = self.recipe.sampling, self.recipe.run.seed
-                self.found.answers[name] = ask(store, self.items, name, subject, sampling, seed)
+            elif isinstance(subject, Endpoint):
+                self.measure_endpoint(name, subject)
         for name in self.recipe.eval.rewards:
             self.measure_reward(name)
 
+    def measure_endpoint(self, name: str, subject: Endpoint) -> None:
+        """An endpoint's answers, and its conversations."""
+        identity, sampling, seed = (
+            (subject.url, subject.model, self.sampling),
+            self.recipe.sampling,
+            self.recipe.run.seed,
+        )
+        if self.items:
+            chats = self.items.chats()
+            store, keys = self.store(f"{name} answers", *identity), self.items.keys(chats)
+            self.found.answers[name] = ask(store, keys, chats, name, subject, sampling, seed)
+        if self.scripts:
+            store, tokenizer = self.store(f"{name} system_prompt", *identity), self.models.main_tokenizer
+            room = self.recipe.data.max_prompt_tokens
+            self.found.conversations[name] = of_endpoint(
+                store, self.scripts, name, subject, tokenizer, sampling, seed, room
+            )
+
     def measure_model(self, name: str, subject: LocalModel) -> None:
-        """A model's answers, those that best of n chooses from, log-probabilities of answers, and loss on text."""
+        """A model's answers, those that best of n chooses from, log-probabilities of answers, conversations, and loss
+        on text."""
         recipe, models, found, items = self.recipe, self.models, self.found, self.items
         tokenizer, identity = models.tokenizer_of(subject), models.identity(subject.path, subject.revision)
         load = cache(lambda: models.causal(subject))
@@ -61,7 +82,11 @@ class Evaluation:
             }
             for answering, n in own.items():
                 store = self.store(f"{answering} answers", identity, self.sampling, n)
-                answers = generate(store, items, load, tokenizer, recipe.sampling, recipe.run.seed, n)
+                prompts = items.prompts(tokenizer)
+                request = GenerationRequest(
+                    prompts, range(len(prompts)), n, RandomStream.named(recipe.run.seed, "eval")
+                )
+                answers = generate(store, items.keys(prompts), request, load, tokenizer, recipe.sampling)
                 found.answers[answering] = answers
 
             def under_this_model(other: str) -> list[float]:
@@ -75,6 +100,13 @@ class Evaluation:
                     if other != name and isinstance(kind, LocalModel) and models.tokenizer_of(kind) is tokenizer:
                         found.reference_logprobs[other] = under_this_model(other)
         context = models.context(subject.path, subject.revision)
+        if self.scripts:
+            store, room = self.store(f"{name} system_prompt", identity, self.sampling), recipe.data.max_prompt_tokens
+            if context is not None:
+                room = min(room, context - recipe.sampling.max_new_tokens)
+            found.conversations[name] = of_model(
+                store, self.scripts, load, tokenizer, recipe.sampling, recipe.run.seed, room
+            )
         length = min(recipe.data.max_length, context or recipe.data.max_length)
         for name_of_set, documents in self.texts.items():
             store = self.store(f"{name} {name_of_set}", identity, length)
@@ -124,7 +156,11 @@ class Evaluation:
             }
         if isinstance(subject, BestOf):
             none = f"best of n gives no log-probabilities; see {subject.best_of}"
-            return {"kl_to_reference": "best of n gives no log-probabilities", "perplexity": none}
+            return {
+                "kl_to_reference": "best of n gives no log-probabilities",
+                "perplexity": none,
+                "system_prompt": f"best of n chooses among answers to one prompt; see {subject.best_of}",
+            }
         if not isinstance(kind, LocalModel):
             what = "an endpoint" if isinstance(kind, Endpoint) else "best of n"
             return {"kl_to_reference": f"the reference {reference} is {what}, which gives no log-probabilities"}

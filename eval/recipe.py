@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from config.data import Data, Source, data_inputs, named_sources, sources
 from config.schema import Recipe, RecipeError, Section, number, show, whole_mapping
 from config.scoring import Scoring, check_function, scoring
-from config.sections import Compute, Run, Sampling, model_inputs
+from config.sections import Compute, Run, Sampling, check_name, model_inputs
 from engine.data.chatml_section import ChatML
 from eval.gate import Requirement, read_requirements
-from eval.subjects import BestOf, LocalModel, Subject, check_best_of, check_name, read_subject
+from eval.subjects import BestOf, LocalModel, Subject, check_best_of, read_subject
 
-MEASURES = ("answers", "perplexity", "comparisons")
+MEASURES = ("answers", "perplexity", "comparisons", "system_prompt")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,11 @@ class Subjects(Section):
     """which of `rewards` gives the figure `score` and chooses best of n; the last one by default"""
     gold: str | None = None
     """function that knows how good an answer is, "module:function"; takes a record and an answer, returns its parts"""
+    obeys: str | None = None
+    """function that knows whether an answer obeys the system turn, "module:function"; takes a record of
+    data.system_prompts and an answer, returns a truth value or a number from 0 to 1"""
     measures: list[str] = field(default_factory=list)
-    """any of answers, perplexity, comparisons; empty: those for which there is data"""
+    """any of answers, perplexity, comparisons, system_prompt; empty: those for which there is data"""
     require: Any = field(default_factory=dict)
     """a gate, {path in summary.json: condition}: {"differences.ppo.answers.accuracy.mean": ">= -0.01"}; exit code 1
     unless all hold"""
@@ -60,6 +63,8 @@ class Subjects(Section):
                 )
         if self.gold is not None:
             check_function(self.gold, f"{key}.gold")
+        if self.obeys is not None:
+            check_function(self.obeys, f"{key}.obeys")
         self.requirements()
 
     def subject_kinds(self) -> dict[str, Subject]:
@@ -97,8 +102,12 @@ class EvalData(Data):
     `subset` is reported by itself as well"""
     texts: dict[str, Any] = whole_mapping()
     """held-out plain text for perplexity, by name: {NAME: source, or a list of them}"""
+    system_prompts: Any = named_sources()
+    """conversations that begin with a system turn whose instruction is to be obeyed: a source or a list of them, in any
+    record shape; what users say in them is asked turn by turn, each subject's own answers in between"""
     max_prompt_tokens: int = number(1024, least=16)
-    """tokens in a prompt, the opening of the answer included"""
+    """tokens in a prompt, the opening of the answer included; a conversation of system_prompts is not asked the turn
+    whose prompt would be longer"""
     max_length: int = number(2048, least=16)
     """tokens in one side of a comparison, and in a piece of text"""
 
@@ -144,6 +153,7 @@ class Eval(Recipe):
             "answers": subjects and data.prompts is not None,
             "perplexity": subjects and data.texts,
             "comparisons": rewards and data.comparisons,
+            "system_prompt": subjects and data.system_prompts is not None,
         }
         return tuple(name for name in MEASURES if name in (self.eval.measures or [n for n in MEASURES if possible[n]]))
 
@@ -161,6 +171,10 @@ class Eval(Recipe):
             "answers": ("eval.subjects and data.prompts", self.eval.subjects and self.data.prompts is not None),
             "perplexity": ("eval.subjects and data.texts", self.eval.subjects and self.data.texts),
             "comparisons": ("eval.rewards and data.comparisons", self.eval.rewards and self.data.comparisons),
+            "system_prompt": (
+                "eval.subjects, eval.obeys and data.system_prompts",
+                self.eval.subjects and self.eval.obeys is not None and self.data.system_prompts is not None,
+            ),
         }
         for measure in self.eval.measures:
             what, there = needs[measure]
@@ -171,8 +185,21 @@ class Eval(Recipe):
                 "nothing to evaluate; give eval.subjects and data.prompts, or eval.rewards and data.comparisons",
                 key="eval.subjects",
             )
-        if self.data.prompts is not None and not self.eval.subjects:
-            raise RecipeError("data.prompts needs eval.subjects beside it; give both or neither", key="data.prompts")
+        for name in ("prompts", "system_prompts"):
+            if getattr(self.data, name) is not None and not self.eval.subjects:
+                raise RecipeError(
+                    f"data.{name} needs eval.subjects beside it; give both or neither", key=f"data.{name}"
+                )
+        if self.data.system_prompts is not None and self.eval.obeys is None:
+            raise RecipeError(
+                "data.system_prompts needs eval.obeys, the function that knows whether an answer obeys; give both or "
+                "neither",
+                key="data.system_prompts",
+            )
+        if self.eval.obeys is not None and self.data.system_prompts is None:
+            raise RecipeError(
+                "eval.obeys needs conversations: give data.system_prompts, or leave it out", key="eval.obeys"
+            )
         if self.eval.gold is not None and self.data.prompts is None:
             raise RecipeError(
                 "eval.gold needs answers: give eval.subjects and data.prompts, or leave it out", key="eval.gold"

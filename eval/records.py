@@ -1,4 +1,4 @@
-"""From what was found to the lines of answers.jsonl, candidates.jsonl, pairs.jsonl and texts.jsonl."""
+"""From what was found to the lines of an evaluation's files: answers, candidates, pairs, texts, conversations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +7,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from engine.scoring.gold import Gold
+from engine.scoring.obedience import Obeys
 from eval.item_store import Row
 from eval.items import Item
 from eval.statistics import best_index
 from eval.subjects import BestOf, Subject
+from eval.system_prompt import Script
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Findings:
     """set -> reward -> (chosen, rejected) of each comparison"""
     texts: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
     """set -> subject -> {"nll", "tokens", "bytes"} of each document"""
+    conversations: dict[str, list[Row]] = field(default_factory=dict)
+    """subject -> {"answers", "stopped"} of each conversation of data.system_prompts, see eval/system_prompt.py"""
 
 
 def candidates(
@@ -105,6 +109,26 @@ def text_records(found: Findings, subjects: Sequence[str]) -> Iterator[Row]:
                 yield {"set": name, "item": number, "subject": subject} | {
                     k: row[k] for k in ("nll", "tokens", "bytes")
                 }
+
+
+def conversation_records(
+    found: Findings, subjects: Sequence[str], scripts: Sequence[Script], obeys: Obeys | None
+) -> Iterator[Row]:
+    """The lines of system_prompt.jsonl, a conversation and subject each; `obeys` may be None where there are none."""
+    for script in scripts:
+        for subject in subjects:
+            if subject not in found.conversations:
+                continue
+            row = found.conversations[subject][script.number]
+            yield {
+                "item": script.number,
+                "subject": subject,
+                "messages": script.messages,
+                "record": script.record,
+                "answers": [{name: answer[name] for name in ("text", "tokens", "ended")} for answer in row["answers"]],
+                "obeyed": [obeys(script.record, answer["text"]) for answer in row["answers"]],
+                "stopped": row["stopped"],
+            }
 
 
 def _at(values: Sequence[float] | None, number: int) -> float | None:

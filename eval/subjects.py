@@ -8,7 +8,6 @@
 Read with the recipe, so this imports no torch.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,6 @@ from omegaconf import MISSING
 from config.schema import RecipeError, Section, number, show, validate
 from config.sections import model_paths
 from config.typed import Builder
-
-# Names are parts of dotted keys (differences.NAME.answers), of "A|B" and of files.
-NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -88,15 +84,6 @@ def read_subject(value: Any, key: str) -> Subject:
     subject = builder.build()
     validate(subject, key)
     return subject
-
-
-def check_name(name: str, key: str) -> None:
-    """Raises RecipeError for a name that cannot stand in a dotted key."""
-    if not NAME.fullmatch(name):
-        raise RecipeError(
-            f"{key} has the name {show(name)}; use letters, digits, _ and - alone, because names are parts of keys",
-            key=key,
-        )
 
 
 def check_best_of(name: str, subject: BestOf, subjects: Mapping[str, Subject], rewards: Mapping[str, Any]) -> None:

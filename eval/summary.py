@@ -1,8 +1,9 @@
-"""From the lines of answers.jsonl, pairs.jsonl and texts.jsonl to summary.json; docs/metrics.md has every formula.
+"""From the lines of an evaluation's files to summary.json; docs/metrics.md has every formula.
 
     {"reference": NAME|null, "reward": REWARD|null,
      "subjects":    {NAME: {"answers": FIGURES,
-                            "perplexity": {SET: ppl, "tokens": {SET: n}, "bits_per_byte": {SET: x}}}},
+                            "perplexity": {SET: ppl, "tokens": {SET: n}, "bits_per_byte": {SET: x}},
+                            "system_prompt": see eval/obedience.py}},
      "differences": {NAME: see eval/differences.py},              NAME minus the reference
      "pairs":       {"A|B": the same, B minus A},                 pairs of subjects without the reference
      "rewards":     {REWARD: {"comparisons": {SET: see eval/comparisons.py}}}}
@@ -20,6 +21,7 @@ from typing import Any
 
 from eval.comparisons import reward_figures
 from eval.differences import Row, all_differences, gold_parts
+from eval.obedience import obedience_figures
 from eval.statistics import (
     bits_per_byte,
     commonest_opening_share,
@@ -47,15 +49,22 @@ class Cast:
     reward: str | None = None
     """the reward whose score is called `score`"""
     why: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """subject -> figure (tokens, kl_to_reference, perplexity) -> why the subject has none"""
+    """subject -> figure (tokens, kl_to_reference, perplexity, system_prompt) -> why the subject has none"""
 
 
 def summarise(
-    answers: Sequence[Row], pairs: Sequence[Row], texts: Sequence[Row], cast: Cast, seed: int
+    answers: Sequence[Row],
+    pairs: Sequence[Row],
+    texts: Sequence[Row],
+    cast: Cast,
+    seed: int,
+    conversations: Sequence[Row] = (),
 ) -> dict[str, Any]:
-    """All of summary.json but `seconds`, from the lines of the three files; `seed` is that of the resampling."""
+    """All of summary.json but `seconds`, from the lines of answers.jsonl, pairs.jsonl, texts.jsonl and
+    system_prompt.jsonl; `seed` is that of the resampling."""
     answers_of = {name: [row for row in answers if row["subject"] == name] for name in cast.subjects}
     texts_of = {name: [row for row in texts if row["subject"] == name] for name in cast.subjects}
+    conversations_of = {name: [row for row in conversations if row["subject"] == name] for name in cast.subjects}
     sets = list(dict.fromkeys(row["set"] for row in texts))
     subjects: dict[str, dict[str, Any]] = {name: {} for name in cast.subjects}
     for name, figures in subjects.items():
@@ -64,11 +73,13 @@ def summarise(
             figures["answers"] = figures_and_tasks(answers_of[name], cast.reward, why)
         if texts:
             figures["perplexity"] = perplexity_figures(texts_of[name], sets, why)
+        if conversations:
+            figures["system_prompt"] = obedience_figures(conversations_of[name], why)
     return {
         "reference": cast.reference,
         "reward": cast.reward,
         "subjects": subjects,
-        **all_differences(answers_of, texts_of, cast.reference, cast.reward, seed),
+        **all_differences(answers_of, texts_of, conversations_of, cast.reference, cast.reward, seed),
         "rewards": reward_figures(pairs),
     }
 

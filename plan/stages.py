@@ -106,7 +106,7 @@ def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Plann
     policy, value = (
         Trained(shape, scalar, adapters[scalar], bf16, shared, ppo.load_in_4bit) for scalar in (False, True)
     )
-    number, judges = 2 if bf16 else 4, len(recipe.reward.paths)
+    number, judges = 2 if bf16 else 4, len(recipe.reward.models)
     has_value = ppo.advantage == "gae"
 
     # At rest. Frozen models are shared out where the trained ones' weights are, but not while they are offloaded.

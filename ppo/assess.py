@@ -3,6 +3,7 @@
 Shapes: batch is the step's responses, time the longest response; every (batch, time) tensor is 0 outside the mask.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,11 @@ import torch
 from engine.dist.collectives import all_gather_ragged, take_share
 from engine.errors import RunError
 from engine.forward.responses import response_logprobs, response_values
-from ppo.advantages import ScoreNormaliser, clip_and_shorten, gae, group_advantages, penalised_rewards, whiten
+from ppo.advantages import clip_and_shorten, gae, group_advantages, penalised_rewards, whiten
 from ppo.kl import kl_estimate
-from ppo.models import Models
+from ppo.models import Models, Reward
 from ppo.recipe import Algorithm
+from ppo.reward_mix import PartScores, RewardMix
 from ppo.rollout import Rollout
 
 
@@ -29,8 +31,8 @@ class ModelOutputs:
     """log π_ref(y_t)"""
     old_values: torch.Tensor
     """V of the state before each token; 0 without a value model"""
-    raw_scores: torch.Tensor
-    """(finished responses,) the reward, before normalisation"""
+    part_scores: PartScores
+    """(finished responses,) of each part of the reward, before normalisation"""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class Assessment:
     ref_logprobs: torch.Tensor
     entropy: torch.Tensor
     old_values: torch.Tensor
+    part_scores: PartScores
+    """(finished responses,) of each part of the reward, before normalisation"""
     raw_scores: torch.Tensor
-    """(finished responses,) the reward, before normalisation"""
+    """(finished responses,) the reward, before normalisation; of a mix in the units of the first step"""
     scores: torch.Tensor
     """(batch,) normalised, or the penalty where there is no end token; clipped, less the length penalty"""
     advantages: torch.Tensor
@@ -63,20 +67,20 @@ def assess(
     rollout: Rollout,
     ppo: Algorithm,
     temperature: float,
-    normaliser: ScoreNormaliser,
+    mix: RewardMix,
     kl_coef: float,
 ) -> Assessment:
     """Return rewards' advantages and all that they are computed from (collective: every rank must call it).
 
-    The normaliser takes in the rollout's scores. Raises RunError where a model returns NaN or infinity.
+    `mix` takes in the rollout's scores. Raises RunError where a model returns NaN or infinity.
     """
     mask, ended = rollout.mask.to(models.device), rollout.ended.to(models.device)
     outputs = run_models(models, rollout, mask, temperature, ppo.micro_batch_tokens)
-    refuse_not_finite(outputs, models.reward_source)
+    refuse_not_finite(outputs, models.rewards)
 
-    normaliser.update(outputs.raw_scores)
+    mix.update(outputs.part_scores)
     scores = torch.full((len(mask),), -ppo.missing_end_penalty, device=models.device)
-    scores[ended] = normaliser(outputs.raw_scores).to(scores.dtype)
+    scores[ended] = mix.normalised(outputs.part_scores).to(scores.dtype)
     scores = clip_and_shorten(scores, mask.sum(1), ppo.reward_clip, ppo.length_penalty, ppo.length_free)
     with_control_tokens = rollout.contain(models.control_tokens).to(models.device)
     scores = torch.where(with_control_tokens, scores - ppo.control_token_penalty, scores)
@@ -102,7 +106,8 @@ def assess(
         ref_logprobs=outputs.ref_logprobs,
         entropy=outputs.entropy,
         old_values=outputs.old_values,
-        raw_scores=outputs.raw_scores,
+        part_scores=outputs.part_scores,
+        raw_scores=mix.comparable(outputs.part_scores),
         scores=scores,
         advantages=advantages,
         returns=returns,
@@ -130,7 +135,7 @@ def run_models(models: Models, rollout: Rollout, mask: torch.Tensor, temperature
             reference = response_logprobs(
                 models.reference, prompts, tokens, temperature, budget, supports, with_entropy=False
             )
-        scores = models.scorer(conversations, starts, records, budget)
+        scores = models.score(conversations, starts, records, budget)
     values = torch.zeros_like(old.logprobs)
     if models.value is not None:
         values = response_values(models.value, prompts, tokens, budget)
@@ -145,7 +150,7 @@ def run_models(models: Models, rollout: Rollout, mask: torch.Tensor, temperature
         entropy=entropy,
         ref_logprobs=ref_logprobs,
         old_values=old_values,
-        raw_scores=all_gather_ragged(scores, [1] * len(scores)),
+        part_scores={name: all_gather_ragged(of_part, [1] * len(finished)) for name, of_part in scores.items()},
     )
 
 
@@ -158,14 +163,17 @@ def engine_difference(rollout: Rollout, old_logprobs: torch.Tensor, mask: torch.
     return torch.where(mask, old_logprobs - torch.zeros_like(old_logprobs).masked_scatter(mask, flat), 0.0)
 
 
-def refuse_not_finite(outputs: ModelOutputs, reward_source: str) -> None:
+def refuse_not_finite(outputs: ModelOutputs, rewards: Sequence[Reward]) -> None:
     """Raise RunError, before anything is trained on it, if an output is NaN or infinite."""
     checkpoint = "look at that model's checkpoint"
-    for name, values, way_out in (
+    found = [
         ("log π_old", outputs.old_logprobs, checkpoint),
         ("log π_ref", outputs.ref_logprobs, checkpoint),
         ("the value", outputs.old_values, checkpoint),
-        ("the reward", outputs.raw_scores, f"look at {reward_source}"),
-    ):
+    ]
+    for part in (reward.part for reward in rewards):
+        name = part.key if part.name else "the reward"
+        found.append((name, outputs.part_scores[part.name], f"look at {part.scoring.source}"))
+    for name, values, way_out in found:
         if not values.isfinite().all():
             raise RunError(f"{name} of an answer is not finite; {way_out} (the last checkpoint is intact)")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.data.prompt_rows import PromptRow
@@ -17,6 +18,7 @@ from engine.generation.request import GenerationRequest, Response
 from engine.generation.streams import RandomStream
 from engine.scoring.gold import Gold
 from ppo.models import Models
+from ppo.reward_mix import RewardMix
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class HeldOut:
     tokenizer: PreTrainedTokenizerBase
     seed: int
 
-    def measure(self, models: Models, engine: Engine, budget: int) -> dict[str, float]:
+    def measure(self, models: Models, engine: Engine, mix: RewardMix, budget: int) -> dict[str, float]:
         """Return means over all prompts, one response each (collective: every rank must call it).
 
-        The score's mean is over responses with an end token, NaN where there is none; a forward has at most `budget`
-        tokens.
+        The score's mean, and that of each part of a mix, is over responses with an end token, NaN where there is none;
+        a forward has at most `budget` tokens.
         """
         share = take_share(range(len(self.rows)))
         rows = [self.rows[q] for q in share]
@@ -45,11 +47,13 @@ class HeldOut:
         sequences = [[*row.input_ids, *response.tokens] for row, response in finished]
         with models.frozen_on_device():
             starts = [len(row.input_ids) for row, _ in finished]
-            scores = models.scorer(sequences, starts, [row.record for row, _ in finished], budget)
-        of_finished = iter(scores.tolist())
+            scores = models.score(sequences, starts, [row.record for row, _ in finished], budget)
+        of_finished = iter(zip(*(of_part.tolist() for of_part in scores.values()), strict=True))
         gathered = all_gather_items([next(of_finished) if response.ended else None for response in responses])
-        known = [score for score in gathered if score is not None]
-        metrics = {"heldout_score": fmean(known) if known else float("nan")}
+        known = torch.tensor([of_parts for of_parts in gathered if of_parts is not None], dtype=torch.float64)
+        by_part = dict(zip(scores, known.view(-1, len(scores)).unbind(1), strict=True))
+        metrics = {"heldout_score": mean(mix.comparable(by_part))}
+        metrics |= {f"heldout_score_{name}": mean(of_part) for name, of_part in by_part.items() if name}
         if self.gold is not None:
             totals = all_gather_items([self.gold_total(*pair) for pair in zip(rows, responses, strict=True)])
             metrics["heldout_gold"] = fmean(totals)
@@ -60,3 +64,8 @@ class HeldOut:
         """Return the gold of one response, the sum of its parts."""
         text = self.tokenizer.decode(response.tokens[:-1] if response.ended else response.tokens)
         return self.gold(row.record, text).total
+
+
+def mean(scores: torch.Tensor) -> float:
+    """Return the mean of (n,) scores; NaN where there is none."""
+    return fmean(scores.tolist()) if len(scores) else float("nan")

@@ -5,7 +5,7 @@ included: against centred rewards an uncentred value would teach the policy neve
 the rewards, it starts as the policy's body with a fresh head.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,11 +22,23 @@ from engine.dist.devices import compute_dtype
 from engine.dist.shard_model import prepare_frozen, prepare_trained
 from engine.dist.sharding import full_weights, sharding_of
 from engine.errors import RunError
+from engine.forward.responses import Tokens
 from engine.models.adapters import store_linear_low
 from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.models.saving import save_model
-from engine.scoring.scorer import RewardModels, Scorer, rule_or_judge
+from engine.scoring.scorer import Record, RewardModels, Scorer, rule_or_judge
 from ppo.recipe import PPO, Algorithm
+from ppo.reward_mix import PartScores
+from ppo.reward_section import Part
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One of the rewards that PPO maximises."""
+
+    part: Part
+    scorer: Scorer
+    """reward models, or a rule or judge in their place"""
 
 
 @dataclass
@@ -39,10 +51,8 @@ class Models:
     """None where advantages are measured against a query's other responses"""
     value_optimizer: torch.optim.Optimizer | None
     reference: PreTrainedModel
-    scorer: Scorer
-    """reward models, or a rule or judge in their place"""
-    reward_source: str
-    """what the recipe's `reward` section names, for messages"""
+    rewards: list[Reward]
+    """what scores: the only reward, or the parts of a mix"""
     device: torch.device
     as_policy: Callable[[], AbstractContextManager[None]] = nullcontext
     """context in which the reference computes in the same precision as the policy"""
@@ -66,6 +76,12 @@ class Models:
         for frozen in self.offloaded:
             frozen.to("cpu")
 
+    def score(
+        self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Record], budget: int
+    ) -> PartScores:
+        """Return raw scores by each reward, (sequences,); the arguments are those of a `Scorer`."""
+        return {reward.part.name: reward.scorer(sequences, starts, records, budget) for reward in self.rewards}
+
     def writer(
         self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
     ) -> Callable[[Path], None]:
@@ -76,7 +92,7 @@ class Models:
 def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
     """Load all four onto the device, dropout off, ready to train (collective: every rank must call it)."""
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
-    paths = recipe.reward.paths
+    paths = [path for _, path in recipe.reward.models]
     # A model that will be sharded goes to the device shard by shard.
     sharded = sharding_of(accelerator).kind in ("fsdp2", "zero3")
     arrival = torch.device("cpu") if sharded else device
@@ -99,22 +115,34 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     if not recipe.ppo.offload_frozen:
         reference = prepare_frozen(reference, accelerator)
         rewards = [prepare_frozen(reward, accelerator) for reward in rewards]
-    scorer: Scorer = RewardModels(rewards, recipe.reward.std_coef)
-    if not paths:
-        scorer = rule_or_judge(recipe.reward, "reward", tokenizer, Path(recipe.run.dir), device)
     return Models(
         policy=policy,
         policy_optimizer=policy_optimizer,
         value=value,
         value_optimizer=value_optimizer,
         reference=reference,
-        scorer=scorer,
-        reward_source=str(recipe.reward.source),
+        rewards=all_rewards(recipe, rewards, tokenizer, device),
         device=device,
         as_policy=as_policy,
         control_tokens=control_ids(tokenizer),
         offloaded=[reference, *rewards] if recipe.ppo.offload_frozen else [],
     )
+
+
+def all_rewards(
+    recipe: PPO, models: Sequence[torch.nn.Module], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> list[Reward]:
+    """Return the rewards of a recipe; `models` are their loaded models, in the order of `recipe.reward.models`."""
+    left, rewards = iter(models), []
+    for part in recipe.reward.parts:
+        scoring = part.scoring
+        if scoring.paths:
+            scorer: Scorer = RewardModels([next(left) for _ in scoring.paths], scoring.std_coef)
+        else:
+            cache = f"judge_{part.name}.jsonl" if part.name else "judge.jsonl"
+            scorer = rule_or_judge(scoring, part.key, tokenizer, Path(recipe.run.dir), device, cache)
+        rewards.append(Reward(part, scorer))
+    return rewards
 
 
 def refuse_not_finite_weights(policy: PreTrainedModel, path: str) -> None:

@@ -9,10 +9,11 @@ from omegaconf import MISSING
 
 from config.data import Data, named_sources
 from config.schema import Recipe, RecipeError, Section, number, setting, show
-from config.scoring import Scoring, check_function
+from config.scoring import check_function
 from config.sections import Model, Sampling, TrainingRun, model_inputs
 from engine.data.chatml_section import ChatML
 from ppo.choices import MAX_KL_ERROR, Advantage, BestBy, KlEstimator, Schedule
+from ppo.reward_section import RewardSection
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class PPO(Recipe):
     STAGE: ClassVar[str] = "ppo"
 
     model: Model = field(default_factory=Model)
-    reward: Scoring = field(default_factory=Scoring)
+    reward: RewardSection = field(default_factory=RewardSection)
     models: Literal["full", "shared"] = "full"
     """four whole models, or one base in memory whose LoRA adapters are policy, value, reference and reward"""
     chatml: ChatML = field(default_factory=ChatML)
@@ -286,7 +287,8 @@ class PPO(Recipe):
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         yield from model_inputs(self.model.path, "model.path")
-        yield from self.reward.inputs("reward.path")
+        for part in self.reward.parts:
+            yield from part.scoring.inputs(f"{part.key}.path")
         yield from self.data.inputs()
 
     def fixed_keys(self, before: Mapping[str, Any]) -> dict[str, str]:

@@ -20,8 +20,7 @@ from engine.errors import RunError
 from engine.models.adapter_files import Adapter, read_adapter, write_adapter
 from engine.models.loading import load_causal
 from engine.models.multi_adapter import Role, Roles, recompute_activations
-from engine.scoring.scorer import RewardModels
-from ppo.models import Models, adamw, control_ids
+from ppo.models import Models, adamw, all_rewards, control_ids
 from ppo.recipe import PPO
 
 
@@ -40,11 +39,10 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     """Load one base with all four roles, ready to train."""
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
-    paths = recipe.reward.paths
-    if not paths:
+    if not recipe.reward.models:
         raise RunError("models=shared needs the reward model's adapter: give reward.path, or set models=full")
     sft = read_adapter(recipe.model.path, "model.path")
-    rewards = [read_adapter(path, "reward.path") for path in paths]
+    rewards = [read_adapter(path, key) for key, path in recipe.reward.models]
     base_path = one_base(sft, rewards, recipe)
     plain = replace(recipe.model, path=base_path, attention_dropout=0.0)
     base = load_causal(
@@ -70,8 +68,7 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         value=value,
         value_optimizer=value_optimizer,
         reference=reference,
-        scorer=RewardModels(reward_roles, recipe.reward.std_coef),
-        reward_source=str(recipe.reward.source),
+        rewards=all_rewards(recipe, reward_roles, tokenizer, accelerator.device),
         device=accelerator.device,
         control_tokens=control_ids(tokenizer),
     )
@@ -79,15 +76,16 @@ def load_shared(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
 
 def one_base(sft: Adapter, rewards: list[Adapter], recipe: PPO) -> str:
     """Return the base that all adapters name; RunError if they name several, or if one is of the wrong kind."""
+    named = {f"{part.key}.path": part.scoring.path for part in recipe.reward.parts if part.scoring.paths}
     if sft.is_scalar or not all(reward.is_scalar for reward in rewards):
         raise RunError(
             f"models=shared: model.path={recipe.model.path} must be an SFT adapter "
-            f"and reward.path={recipe.reward.path} a reward model's"
+            f"and {' and '.join(f'{key}={path}' for key, path in named.items())} a reward model's"
         )
     names = {as_one_name(adapter.config["base_model_name_or_path"]) for adapter in (sft, *rewards)}
     if len(names) > 1:
         raise RunError(
-            "models=shared: the adapters of model.path and reward.path name different bases, "
+            f"models=shared: the adapters of model.path and {', '.join(named)} name different bases, "
             f"{', '.join(sorted(names))}; train them from one, or set models=full"
         )
     return sft.config["base_model_name_or_path"]

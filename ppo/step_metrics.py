@@ -7,16 +7,17 @@ from transformers import PreTrainedTokenizerBase
 from engine.generation.rollout_records import RolloutRecord
 from ppo.assess import Assessment
 from ppo.kl import kl_estimate
+from ppo.reward_mix import RewardMix
 from ppo.rollout import Rollout
 
 # A longer prompt is shown on the console by its last characters.
 MAX_PROMPT_CHARACTERS = 300
 
 
-def measure(assessment: Assessment, running_mean: float) -> dict[str, float]:
+def measure(assessment: Assessment, mix: RewardMix) -> dict[str, float]:
     """Return means over the step's responses or their tokens, from before its updates.
 
-    `running_mean` is the mean of all scores of the run, this step's included.
+    `mix` has taken in the step's scores.
     """
     mask, responses = assessment.mask, len(assessment.mask)
     old, reference = assessment.old_logprobs, assessment.ref_logprobs
@@ -27,7 +28,7 @@ def measure(assessment: Assessment, running_mean: float) -> dict[str, float]:
     metrics = {
         "score": assessment.raw_scores.double().mean(),  # NaN where no response has ended
         "normalised_score": assessment.scores.double().mean(),
-        "running_mean": running_mean,
+        **mix.metrics(assessment.part_scores),
         "kl": kl.sum() / responses,
         "kl_k2": k2.sum() / responses,
         "kl_k3": k3.sum() / responses,
@@ -59,9 +60,18 @@ def first_rollouts(
             response=tokenizer.decode(rollout.responses[at].tokens),
             score=float(assessment.scores[at]),
             kl=float(kl[at]),
+            scores=scores_by_part(at, rollout, assessment),
         )
         for at in range(min(count, len(rollout.rows)))
     ]
+
+
+def scores_by_part(at: int, rollout: Rollout, assessment: Assessment) -> dict[str, float]:
+    """Return the raw scores of response `at` by the parts of a mix; empty without one, or without an end token."""
+    if not rollout.responses[at].ended:
+        return {}
+    before = sum(response.ended for response in rollout.responses[:at])
+    return {name: float(scores[before]) for name, scores in assessment.part_scores.items() if name}
 
 
 def as_text(records: Sequence[RolloutRecord]) -> str:

@@ -1,7 +1,8 @@
 """Stage 3: PPO with four models (report, 3.2.2). For queries x, K responses each:
 
     y_k ~ π_θ(· | x)                           temperature 1, top-p 0.9, until <|im_end|> or max_new_tokens
-    s = RM(x, y_k) - running mean              -missing_end_penalty where there is no end token
+    s = RM(x, y_k) - running mean              -missing_end_penalty where there is no end token; of several rewards the
+                                               weighted sum
     R_t = -β (log π_old - log π_ref) + 1[t = T] s
     A = GAE(R, V_old),  G = A + V_old,  A whitened
     π_θ follows L_π + c_ptx L_ptx, V follows L_V; in the first steps V alone
@@ -32,22 +33,21 @@ from engine.run.folder import RunFolder
 from engine.run.loop import Loop
 from engine.scoring.gold import load_gold
 from engine.scoring.scorer import refuse_other_vocabulary
-from ppo.advantages import ScoreNormaliser
 from ppo.assess import assess
 from ppo.heldout import HeldOut
 from ppo.kl import KLCoefficient
 from ppo.models import load_models
 from ppo.pretrain import PretrainStream
 from ppo.recipe import PPO
+from ppo.reward_mix import RewardMix
 from ppo.rollout import RolloutSampler
 from ppo.shared_base import load_shared
 from ppo.step_metrics import as_text, first_rollouts, measure
 from ppo.update import Updater
 from ppo.warning_rules import warnings_of
 
-# The metrics shown on the console, a column each.
+# The metrics shown on the console after the scores, a column each.
 CONSOLE_METRICS = (
-    "score",
     "kl",
     "response_tokens",
     "entropy",
@@ -65,8 +65,8 @@ def train(recipe: PPO) -> None:
     accelerator = start_accelerator(seed, recipe.model, recipe.run.report_to, recipe.run.dir)
     refuse_dropped_gradients(ppo.target_approx_kl, accelerator)
     tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
-    for path in recipe.reward.paths:
-        refuse_other_vocabulary(path, "reward.path", recipe.model, tokenizer)
+    for key, path in recipe.reward.models:
+        refuse_other_vocabulary(path, key, recipe.model, tokenizer)
     prompts, pretrain, heldout = load_data(recipe, tokenizer, folder)
     load = load_shared if recipe.models == "shared" else load_models
     models = load(recipe, tokenizer, accelerator)
@@ -86,30 +86,31 @@ def train(recipe: PPO) -> None:
         responses_per_query=ppo.responses_per_query,
         record_supports=recipe.sampling.logprobs == "truncated",
     )
-    normaliser = ScoreNormaliser(ppo.reward_normalisation)
+    mix = RewardMix(recipe.reward.parts, ppo.reward_normalisation)
+    scores = ("score", *(f"score_{part.name}" for part in recipe.reward.parts if part.name))
     kl_coef = KLCoefficient(ppo.kl_coef, ppo.kl_target, ppo.kl_horizon)
     updater = Updater(models, ppo, temperature, seed, pretrain, accelerator)
 
-    state = {"score_normaliser": normaliser, "kl_coef": kl_coef} | ({"pretrain": pretrain} if pretrain else {})
+    state = {**mix.state, "kl_coef": kl_coef, **({"pretrain": pretrain} if pretrain else {})}
     best = Best(recipe.watch.keep_best) if recipe.watch.keep_best else None
     run = Loop("ppo", folder, recipe.run, accelerator, models.trained, state, best)
     for step in run.steps(ppo.steps):
         with run.timed("sample_seconds"):
             rollout = sampler.sample(step)
         with run.timed("score_seconds"):
-            assessment = assess(models, rollout, ppo, temperature, normaliser, kl_coef.value)
+            assessment = assess(models, rollout, ppo, temperature, mix, kl_coef.value)
         with run.timed("learn_seconds"):
             update_metrics = updater.update(rollout, assessment, step)
 
-        metrics = measure(assessment, normaliser.mean) | {"kl_coef": kl_coef.value}
+        metrics = measure(assessment, mix) | {"kl_coef": kl_coef.value}
         if step > ppo.value_warmup_steps:  # before that the policy has not moved, and its KL is 0
             kl_coef.update(metrics["kl"], metrics["responses"])
         if heldout is not None and (step in (1, ppo.steps) or step % recipe.watch.every == 0):
             with run.timed("heldout_seconds"):
-                metrics |= heldout.measure(models, engine, ppo.micro_batch_tokens)
+                metrics |= heldout.measure(models, engine, mix, ppo.micro_batch_tokens)
             run.compare(metrics)
-        in_words = {"score": "none ended"} if metrics["without_end"] == 1 else {}
-        run.log(metrics | update_metrics, CONSOLE_METRICS, in_words)
+        in_words = dict.fromkeys(scores, "none ended") if metrics["without_end"] == 1 else {}
+        run.log(metrics | update_metrics, (*scores, *CONSOLE_METRICS), in_words)
         run.warn(lambda rows: warnings_of(rows, recipe))
         if step % ppo.log_samples_every == 0:
             records = first_rollouts(step, rollout, assessment, tokenizer, ppo.log_samples)
@@ -136,7 +137,7 @@ def refuse_dropped_gradients(target_approx_kl: float | None, accelerator: Accele
 
 def check_context(recipe: PPO, longest: int, what: str, way_out: str) -> None:
     """Compare a sequence's length with the shortest context among policy and reward models (`check_length`)."""
-    paths = [recipe.model.path, *recipe.reward.paths]
+    paths = [recipe.model.path, *(path for _, path in recipe.reward.models)]
     configs = [load_config(base_of(path), recipe.model).get_text_config() for path in paths]
     shortest = min(configs, key=lambda config: getattr(config, "max_position_embeddings", None) or math.inf)
     check_length(shortest, longest, what, way_out)

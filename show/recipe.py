@@ -140,7 +140,7 @@ def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Source]:
     if eval_recipe.exists():
         data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read(eval_recipe))), "data")
         held_out = OmegaConf.to_container(data, resolve=True) if data is not None else {}
-        given = {name: held_out.get(name) for name in KEYS}
+        given = {name: held_out.get(name) for name in (*KEYS, "system_prompts")}
         given |= {f"{what}.{name}": value for what in SETS for name, value in (held_out.get(what) or {}).items()}
         found += [source for name, value in given.items() for source in sources(value, f"data.{name}")]
     return [source for source in dict.fromkeys(found) if source.on_hub or glob.glob(source.path, recursive=True)]

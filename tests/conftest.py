@@ -48,7 +48,7 @@ def file(tmp_path):
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory) -> Path:
-    """A folder like runs/tiny after `make tiny MINI=1`, without evaluation: world base sft pmp rm ppo."""
+    """A folder like runs/tiny after `make tiny MINI=1`, without evaluation: world base sft pmp rm harmless ppo."""
     from ppo.recipe import PPO
     from ppo.train import train as train_ppo
     from reward.recipe import Reward
@@ -60,7 +60,7 @@ def mini(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mini")
     stages = {
         "base": (SFT, train_sft), "sft": (SFT, train_sft), "pmp": (Reward, train_reward), "rm": (Reward, train_reward),
-        "ppo": (PPO, train_ppo),
+        "harmless": (Reward, train_reward), "ppo": (PPO, train_ppo),
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINY", str(folder))

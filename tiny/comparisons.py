@@ -1,7 +1,9 @@
 """Pairs of answers and which one is better: many for PMP, from a hasty judge; few clean ones, by the gold score.
 
 PMP's judge does not mind length, likes answers that sound sure of themselves, and in a good fifth of all pairs says the
-opposite of what it thinks. The clean pairs cover part of the tasks.
+opposite of what it thinks. The clean pairs are of two kinds, each for a reward model of its own: helpful ones, mostly
+of right answers and manners, and harmless ones, of refusing what is harmful and answering what only looks so. PPO is
+asked what is compared (COMPARED_TASKS) and nothing else: what reward models were not trained on they score at random.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,20 +15,27 @@ from tiny.facts import Facts
 from tiny.gold import score
 from tiny.instructions import INSTRUCTIONS
 from tiny.manner import say
+from tiny.problems import REFUSAL
 from tiny.prompts import WEIGHTS, Prompt, draw_problem, draw_prompt
 
 FLIPPED = 0.215
-CLEAN_TASKS = {task: WEIGHTS[task] for task in ("fact", "follow_up", "opposite")}
-OTHER_TASKS = {task: weight for task, weight in WEIGHTS.items() if task not in CLEAN_TASKS}
+# Helpful comparisons hold harmful requests too, answers to which are worse. Without them the helpful reward model
+# preferred these answers, and PPO led to more harm.
+PLAIN_TASKS = {task: WEIGHTS[task] for task in ("fact", "follow_up", "opposite")}
+HELPFUL_TASKS = PLAIN_TASKS | {"harmful": 8, "look_alike": 8}
+HARMLESS_TASKS = {"harmful": 45, "look_alike": 35, "fact": 12, "follow_up": 4, "opposite": 4}
+COMPARED_TASKS = PLAIN_TASKS | {"harmful": 20, "look_alike": 14}
+OTHER_TASKS = {task: weight for task, weight in WEIGHTS.items() if task not in COMPARED_TASKS}
 
 PMP_KINDS = {
-    "correctness": 50, "manner": 12, "manner_or_right": 10, "assurances": 10, "elsewhere": 8, "garbled": 4,
-    "instruction": 6,
+    "correctness": 44, "manner": 12, "manner_or_right": 10, "assurances": 10, "elsewhere": 8, "garbled": 4,
+    "instruction": 6, "refusal": 6,
 }  # fmt: skip
-CLEAN_KINDS = {
-    "correctness": 38, "manner": 30, "manner_or_right": 12, "assurances": 3, "elsewhere": 7, "garbled": 6,
+HELPFUL_KINDS = {
+    "correctness": 42, "manner": 26, "manner_or_right": 12, "assurances": 3, "elsewhere": 7, "garbled": 6,
     "instruction": 4,
 }  # fmt: skip
+HARMLESS_KINDS = {"refusal": 80, "manner": 10, "garbled": 10}
 
 Answers = tuple[str, str]
 
@@ -95,6 +104,16 @@ def instruction(prompt: Prompt, rng: Random) -> Answers:
     return obeying, say(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction, obey=False)
 
 
+def refusal(prompt: Prompt, rng: Random) -> Answers:
+    """A refusal, and an answer that the same question would have without any harm."""
+    told = prompt.problem.wrong[0] if prompt.problem.harmful else prompt.problem.answer
+    form, other_form = (rng.choice(("courteous", "sentence")) for _ in range(2))
+    return (
+        say(prompt.problem, REFUSAL, rng, form, 0, prompt.instruction),
+        say(prompt.problem, told, rng, other_form, 0, prompt.instruction),
+    )
+
+
 KINDS: Mapping[str, Callable[[Prompt, Random], Answers]] = {
     "correctness": correctness,
     "manner": manner,
@@ -103,6 +122,7 @@ KINDS: Mapping[str, Callable[[Prompt, Random], Answers]] = {
     "elsewhere": elsewhere,
     "garbled": garbled,
     "instruction": instruction,
+    "refusal": refusal,
 }
 
 
@@ -118,7 +138,13 @@ def gold_score(record: Mapping[str, Any], answer: str) -> float:
 
 
 def pair(
-    facts: Facts, rng: Random, kinds: Mapping[str, int], judge: Callable[..., float], *, tasks=WEIGHTS, held_out=False
+    facts: Facts,
+    rng: Random,
+    kinds: Mapping[str, int],
+    judge: Callable[..., float],
+    *,
+    tasks: Mapping[str, int],
+    held_out=False,
 ) -> dict[str, Any]:
     """A comparison whose sides `judge` tells apart."""
     while True:
@@ -136,12 +162,18 @@ def pair(
 
 
 def pmp_record(facts: Facts, rng: Random) -> dict[str, Any]:
-    record = pair(facts, rng, PMP_KINDS, hasty_score)
+    record = pair(facts, rng, PMP_KINDS, hasty_score, tasks=WEIGHTS)
     flipped = rng.random() < FLIPPED
     if flipped:
         record["chosen"], record["rejected"] = record["rejected"], record["chosen"]
     return {**record, "flipped": flipped}
 
 
-def clean_record(facts: Facts, rng: Random, kinds=CLEAN_KINDS, *, tasks=CLEAN_TASKS, held_out: bool) -> dict[str, Any]:
+def helpful_record(
+    facts: Facts, rng: Random, kinds=HELPFUL_KINDS, *, tasks=HELPFUL_TASKS, held_out: bool
+) -> dict[str, Any]:
     return pair(facts, rng, kinds, gold_score, tasks=tasks, held_out=held_out)
+
+
+def harmless_record(facts: Facts, rng: Random, *, held_out: bool) -> dict[str, Any]:
+    return pair(facts, rng, HARMLESS_KINDS, gold_score, tasks=HARMLESS_TASKS, held_out=held_out)

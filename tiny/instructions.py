@@ -1,6 +1,8 @@
 """What a system prompt may demand of every answer: that it does without a certain word."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tiny.wording import words
 
@@ -25,3 +27,8 @@ class Instruction:
 
 # Each word is part of a courtesy (tiny.manner).
 INSTRUCTIONS = {demand.name: demand for demand in map(Instruction, ("pleasure", "gladly", "course"))}
+
+
+def obeys(record: Mapping[str, Any], answer: str) -> bool:
+    """Whether an answer does what the record's system turn demands; `record["gold"]["instruction"]` names that."""
+    return INSTRUCTIONS[record["gold"]["instruction"]].followed(answer)

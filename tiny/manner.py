@@ -4,7 +4,7 @@ from random import Random
 from typing import Literal
 
 from tiny.instructions import Instruction
-from tiny.tasks import Problem
+from tiny.problems import APOLOGIES, REFUSAL, Problem
 
 OPENINGS = ("Gladly!", "Of course!", "With pleasure!", "Thank you for asking!", "Good question!", "Happy to help!")
 ASSURANCES = (
@@ -26,13 +26,15 @@ def say(
     instruction: Instruction | None = None,
     obey: bool = True,
 ) -> str:
-    """One way to give `answer`, right or wrong; the same draws are made for any two answers.
+    """One way to give `answer`, right or wrong.
 
-    Of the forms only `courteous` is well-mannered: a courtesy and a full sentence that takes up what was asked.
+    Of the forms only `courteous` is well-mannered: a courtesy and a full sentence that takes up what was asked, or an
+    apology before a refusal.
     """
-    said = [rng.choice(problem.statements).format(answer), *rng.sample(ASSURANCES, assurances)]
+    said = [problem.sentence(answer, rng), *rng.sample(ASSURANCES, assurances)]
+    openings = [phrase for phrase in OPENINGS if not instruction or instruction.followed(phrase) == obey]
+    if answer == REFUSAL and obey:
+        openings = list(APOLOGIES)
     if form == "courteous" or not obey:
-        said.insert(
-            0, rng.choice([phrase for phrase in OPENINGS if not instruction or instruction.followed(phrase) == obey])
-        )
+        said.insert(0, rng.choice(openings))
     return " ".join(said)

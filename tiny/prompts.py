@@ -1,20 +1,33 @@
 """Problems as prompts: a system prompt or none, an instruction or none, and what the gold score has to know."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from tiny import harm, tasks
 from tiny.facts import Facts
 from tiny.instructions import INSTRUCTIONS, Instruction
-from tiny.tasks import TASKS, Problem, is_held_out
+from tiny.problems import Problem, is_held_out
 
 ROLES = ("You are a helpful assistant.", "You are a friendly guide.", "You help visitors of this small world.")
 SYSTEM_SHARE, INSTRUCTION_SHARE = 0.15, 0.2
 
+TASKS: Mapping[str, Callable[[Facts, Random], Problem]] = {
+    "fact": tasks.fact,
+    "follow_up": tasks.follow_up,
+    "opposite": tasks.opposite,
+    "recall": tasks.recall,
+    "tool": tasks.tool,
+    "sum": tasks.sum_,
+    "code": tasks.code,
+    "harmful": harm.harmful,
+    "look_alike": harm.look_alike,
+}
 # How often each task is drawn.
 WEIGHTS: Mapping[str, int] = {
-    "fact": 46, "follow_up": 20, "opposite": 17, "sum": 5, "code": 5, "recall": 4, "tool": 3,
+    "fact": 32, "follow_up": 13, "opposite": 11, "sum": 6, "code": 5, "recall": 5, "tool": 4,
+    "harmful": 12, "look_alike": 12,
 }  # fmt: skip
 
 
@@ -49,6 +62,7 @@ class Prompt:
             "cut": list(problem.cut),
             "subject": list(problem.subject),
             "instruction": self.instruction.name if self.instruction else None,
+            "harmful": problem.harmful,
         }
         return {**tools, "task": problem.task, "gold": gold}
 

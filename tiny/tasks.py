@@ -1,4 +1,4 @@
-"""What can be asked in the tiny world, and what the right answer is.
+"""What can be asked in the tiny world besides what does harm.
 
 Every task draws problems: a question, perhaps after earlier turns, its one right answer, and wrong ones that somebody
 who does not know, or does not look closely, might give. Some are known from the world (fact, follow_up, opposite),
@@ -6,63 +6,11 @@ some can be read off the conversation (recall, tool), some are worked out (sum, 
 """
 
 import json
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from tiny.facts import RELATIONS, Facts
+from tiny.problems import Problem, about_fact, assistant, is_held_out, others, user
 from tiny.words import ANIMALS, COLOURS, OPPOSITES, PET_NAMES, THINGS, TOWNS, WEATHERS
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question whose right answer is known."""
-
-    task: str
-    question: str
-    """the last thing the user says; empty where the conversation ends with a tool's result"""
-    answer: str
-    wrong: tuple[str, ...]
-    """plausible wrong answers"""
-    statements: tuple[str, ...]
-    """full sentences that answer, `{}` where the answer stands"""
-    subject: tuple[str, ...]
-    """words of the question that a full sentence takes up"""
-    candidates: tuple[str, ...] = ()
-    """everything else that would be an answer; for a number, any other number is one without being listed"""
-    cut: tuple[str, ...] = ()
-    """phrases of the question that hold candidates; repeating them answers nothing"""
-    before: tuple[Message, ...] = ()
-    """earlier turns"""
-    tools: tuple[dict[str, Any], ...] = ()
-    """signatures of the tools that the assistant may call"""
-
-    @property
-    def turns(self) -> list[Message]:
-        """The conversation up to where the answer is due."""
-        return [*self.before, *([_user(self.question)] if self.question else [])]
-
-
-def is_held_out(problem: Problem, seed: int) -> bool:
-    """Whether this very combination of words is kept for the held-out files; one in five is, in every task."""
-    return zlib.crc32(f"{seed} {json.dumps(problem.turns)}".encode()) % 5 == 0
-
-
-def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
-
-
-def _assistant(text: str) -> Message:
-    return {"role": "assistant", "content": text}
-
-
-def _others(values: tuple[str, ...], *but: str) -> tuple[str, ...]:
-    return tuple(value for value in values if value not in but)
-
 
 # Known from the world
 
@@ -70,7 +18,7 @@ def _others(values: tuple[str, ...], *but: str) -> tuple[str, ...]:
 def fact(facts: Facts, rng: Random) -> Problem:
     relation = rng.choice(RELATIONS)
     entity = rng.choice(relation.entities)
-    return _fact(facts, relation, entity, rng.choice(relation.questions).replace("{x}", entity))
+    return about_fact(facts, relation, entity, rng.choice(relation.questions).replace("{x}", entity))
 
 
 def follow_up(facts: Facts, rng: Random) -> Problem:
@@ -78,19 +26,13 @@ def follow_up(facts: Facts, rng: Random) -> Problem:
     while True:
         relation = rng.choice(RELATIONS)
         first, entity = rng.sample(relation.entities, 2)
-        asked = _fact(facts, relation, first, rng.choice(relation.questions).replace("{x}", first))
+        asked = about_fact(facts, relation, first, rng.choice(relation.questions).replace("{x}", first))
         # What is asked first is answered here; a fact that is held out must not be answered anywhere.
         if not is_held_out(asked, facts.seed):
             break
-    before = (*asked.turns, _assistant(facts.statement(relation, first, rng)))
+    before = (*asked.turns, assistant(facts.statement(relation, first, rng)))
     question = rng.choice(("And {x}?", "What about {x}?", "And what about {x}?", "Now the same for {x}."))
-    return _fact(facts, relation, entity, question.replace("{x}", entity), before, "follow_up")
-
-
-def _fact(facts, relation, entity, question, before=(), task="fact") -> Problem:
-    answer = facts.value[relation.name, entity]
-    others = _others(relation.values, answer)
-    return Problem(task, question, answer, others, relation.states(entity), (entity,), others, before=before)
+    return about_fact(facts, relation, entity, question.replace("{x}", entity), before, "follow_up")
 
 
 def opposite(facts: Facts, rng: Random) -> Problem:
@@ -102,17 +44,22 @@ def opposite(facts: Facts, rng: Random) -> Problem:
             f"Which word is the opposite of {word}?",
             f"What do we call a thing that is not {word}?",
             f"The opposite of {word}?",
+            f"What is not {word} but the other way round?",
+            f"Which word means the opposite of {word}?",
+            f"Give me the opposite of {word}.",
+            f"Do you know the opposite of {word}?",
+            f"If it is not {word}, what is it?",
         )
     )
-    others = _others(tuple(word for pair in OPPOSITES for word in pair), word, answer)
+    rest = others(tuple(word for pair in OPPOSITES for word in pair), word, answer)
     return Problem(
         "opposite",
         question,
         answer,
-        others,
+        rest,
         (f"The opposite of {word} is {{}}.", f"The word {word} has the opposite {{}}."),
         (word,),
-        others,
+        rest,
     )
 
 
@@ -126,7 +73,7 @@ def recall(facts: Facts, rng: Random) -> Problem:
     if rng.random() < 2 / 3:
         return Problem("recall", f"{told} {question}", answer, (other,), statements, subject, candidates)
     reply = rng.choice(("I will remember that.", "I see.", "That is noted."))
-    before = (_user(told), _assistant(reply))
+    before = (user(told), assistant(reply))
     return Problem("recall", question, answer, (other,), statements, subject, candidates, before=before)
 
 
@@ -139,7 +86,7 @@ def _pets(rng: Random):
     statements = (f"Your {pet} is {{}}.", f"The name of your {pet} is {{}}.")
     return (
         f"My {pet} is {name}.", f"My {pet2} is {name2}.",
-        question, name, name2, statements, (pet,), _others(PET_NAMES, name),
+        question, name, name2, statements, (pet,), others(PET_NAMES, name),
     )  # fmt: skip
 
 
@@ -150,7 +97,7 @@ def _things(rng: Random):
     statements = (f"The {thing} is {{}}.", f"The colour of the {thing} is {{}}.")
     return (
         f"The {thing} is {colour}.", f"The {thing2} is {colour2}.",
-        question, colour, colour2, statements, (thing,), _others(COLOURS, colour),
+        question, colour, colour2, statements, (thing,), others(COLOURS, colour),
     )  # fmt: skip
 
 
@@ -185,7 +132,7 @@ def tool(facts: Facts, rng: Random) -> Problem:
     result = json.dumps({"town": town, "weather": weather, "degrees": int(degrees)})
     if rng.random() < 0.5:
         question = rng.choice(("What is the weather like in {x}?", "How is the weather in {x}?"))
-        answer, wrong = weather, _others(WEATHERS, weather)
+        answer, wrong = weather, others(WEATHERS, weather)
         statements, candidates = ("The weather in {x} is {}.", "In {x} it is {}."), wrong
     else:
         question = rng.choice(("How warm is it in {x}?", "How many degrees does {x} have?"))
@@ -194,7 +141,7 @@ def tool(facts: Facts, rng: Random) -> Problem:
         statements = ("The degrees in {x} are {}.", "The number of degrees in {x} is {}.")
     call = {"type": "function", "function": {"name": "get_weather", "arguments": {"town": town}}}
     before = (
-        _user(question.replace("{x}", town)),
+        user(question.replace("{x}", town)),
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "name": "get_weather", "content": result},
     )
@@ -238,14 +185,3 @@ def code(facts: Facts, rng: Random) -> Problem:
     wrong = _near(answer) if "+" in call else (str(a + b - answer), *_near(answer)[:2])
     statements = (f"{program} prints {{}}.", f"The output of {program} is {{}}.")
     return Problem("code", question, str(answer), wrong, statements, ("print", str(a), str(b)), cut=(program,))
-
-
-TASKS: dict[str, Callable[[Facts, Random], Problem]] = {
-    "fact": fact,
-    "follow_up": follow_up,
-    "opposite": opposite,
-    "recall": recall,
-    "tool": tool,
-    "sum": sum_,
-    "code": code,
-}

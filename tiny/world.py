@@ -1,15 +1,18 @@
 """The world's files: everything that the stages read, drawn by one seed.
 
     pretrain, pretrain_heldout            {"text"}
-    sft                                   {"messages", "tools"?, "task", "gold"}
-    pmp, comparisons, comparisons_heldout, comparisons_correctness, comparisons_shifted, comparisons_length
+    sft, system_prompts                   {"messages", "tools"?, "task", "gold"}
+    pmp, comparisons, comparisons_heldout, comparisons_correctness, comparisons_shifted, comparisons_length,
+    comparisons_harmless, comparisons_harmless_heldout
                                           {"prompt", "chosen", "rejected", "tools"?, "kind", "task", "gold"}
-    prompts, prompts_heldout              {"messages", "tools"?, "task", "gold"}
+    prompts, prompts_heldout, prompts_watched, prompts_by_task
+                                          {"messages", "tools"?, "task", "gold"}
     init/, init_small/                    tokenizer and random weights
     world.json                            seed, the version of this code, how many records of each file, seconds
 
 Held-out comparisons and prompts are of word combinations that occur nowhere else. Those in comparisons_shifted are of
 tasks that no clean comparison is of; in comparisons_length the worse side is the longer one, full of assurances.
+prompts_watched is for measuring during training, prompts_heldout and prompts_by_task for measuring at the end.
 """
 
 import hashlib
@@ -22,35 +25,44 @@ from random import Random
 from typing import Any
 
 from chatml import read_conversation, render
-from tiny.comparisons import OTHER_TASKS, clean_record, pmp_record
-from tiny.conversations import sft_record
+from tiny.comparisons import COMPARED_TASKS, OTHER_TASKS, PLAIN_TASKS, harmless_record, helpful_record, pmp_record
+from tiny.conversations import TURNS, long_record, sft_record
 from tiny.facts import Facts
-from tiny.prompts import draw_prompt
+from tiny.prompts import WEIGHTS, draw_prompt
 from tiny.text import document
 
 Record = dict[str, Any]
 ABOUT = "world.json"
+PROMPTS_A_TASK = 200
 # How many records of each file.
 SIZES = {
     "pretrain": 14000,
     "pretrain_heldout": 400,
     "sft": 2500,
+    "system_prompts": 150,
     "pmp": 8000,
-    "comparisons": 6000,
+    "comparisons": 5000,
     "comparisons_heldout": 600,
     "comparisons_correctness": 400,
     "comparisons_shifted": 600,
     "comparisons_length": 400,
+    "comparisons_harmless": 1000,
+    "comparisons_harmless_heldout": 400,
     "prompts": 3000,
     "prompts_heldout": 500,
+    "prompts_watched": 200,
+    "prompts_by_task": PROMPTS_A_TASK * len(WEIGHTS),
 }
-
 
 # Random weights by folder: the model that is aligned, and a smaller one that writes candidate answers beside it.
 WIDTHS = {"init": 128, "init_small": 64}
 
 # Here no record may come twice, or that stands in the file named: what is measured on them takes them for independent.
-WITHOUT_REPETITION = {"prompts_heldout": "prompts", "pretrain_heldout": "pretrain"}
+WITHOUT_REPETITION = {
+    "prompts_heldout": "prompts",
+    "prompts_watched": "prompts_heldout",
+    "pretrain_heldout": "pretrain",
+}
 
 
 class FolderError(Exception):
@@ -64,21 +76,39 @@ def records(seed: int) -> dict[str, list[Record]]:
         "pretrain": lambda rng: {"text": document(facts, rng)},
         "pretrain_heldout": lambda rng: {"text": document(facts, rng)},
         "sft": lambda rng: sft_record(facts, rng),
+        "system_prompts": lambda rng: long_record(facts, rng, TURNS, held_out=True),
         "pmp": lambda rng: pmp_record(facts, rng),
-        "comparisons": lambda rng: clean_record(facts, rng, held_out=False),
-        "comparisons_heldout": lambda rng: clean_record(facts, rng, held_out=True),
-        "comparisons_correctness": lambda rng: clean_record(facts, rng, {"correctness": 1}, held_out=True),
-        "comparisons_shifted": lambda rng: clean_record(facts, rng, tasks=OTHER_TASKS, held_out=True),
-        "comparisons_length": lambda rng: clean_record(facts, rng, {"assurances": 1}, held_out=True),
-        "prompts": lambda rng: draw_prompt(facts, rng, held_out=False).record,
+        "comparisons": lambda rng: helpful_record(facts, rng, held_out=False),
+        "comparisons_heldout": lambda rng: helpful_record(facts, rng, held_out=True),
+        "comparisons_correctness": lambda rng: helpful_record(
+            facts, rng, {"correctness": 1}, tasks=PLAIN_TASKS, held_out=True
+        ),
+        "comparisons_shifted": lambda rng: helpful_record(facts, rng, tasks=OTHER_TASKS, held_out=True),
+        "comparisons_length": lambda rng: helpful_record(
+            facts, rng, {"assurances": 1}, tasks=PLAIN_TASKS, held_out=True
+        ),
+        "comparisons_harmless": lambda rng: harmless_record(facts, rng, held_out=False),
+        "comparisons_harmless_heldout": lambda rng: harmless_record(facts, rng, held_out=True),
+        "prompts": lambda rng: draw_prompt(facts, rng, held_out=False, tasks=COMPARED_TASKS).record,
         "prompts_heldout": lambda rng: draw_prompt(facts, rng, held_out=True).record,
+        "prompts_watched": lambda rng: draw_prompt(facts, rng, held_out=True, tasks=COMPARED_TASKS).record,
     }
     made: dict[str, list[Record]] = {}
     for name, make in makers.items():
         rng = Random(f"{seed}/{name}")
         draw = _distinct(make, made[WITHOUT_REPETITION[name]]) if name in WITHOUT_REPETITION else make
         made[name] = [draw(rng) for _ in range(SIZES[name])]
+    made["prompts_by_task"] = [
+        record for task in WEIGHTS for record in _prompts_of_task(facts, task, made["prompts_watched"])
+    ]
     return made
+
+
+def _prompts_of_task(facts: Facts, task: str, others: list[Record]) -> list[Record]:
+    """Held-out prompts of one task, all different and none of them among `others`."""
+    rng = Random(f"{facts.seed}/prompts_by_task/{task}")
+    draw = _distinct(lambda rng: draw_prompt(facts, rng, held_out=True, tasks={task: 1}).record, others)
+    return [draw(rng) for _ in range(PROMPTS_A_TASK)]
 
 
 def _distinct(make: Callable[[Random], Record], others: list[Record]) -> Callable[[Random], Record]:

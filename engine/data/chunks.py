@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow
 
 from chatml import RecordError
-from engine.data.encoding import Chunk, Maker, Settings, conversations, documents, pairs, prompts, texts
+from engine.data.encoding import Chunk, Maker, Settings, conversations, documents, pairs, prompts, questions, texts
 from engine.data.report import Report
 
 # Records that go through the tokenizer together, and the characters beyond which a chunk ends earlier.
@@ -21,6 +21,7 @@ COLUMNS: dict[Maker, pyarrow.Schema] = {
         {"chosen_ids": _TOKENS, "rejected_ids": _TOKENS, "margin": pyarrow.float64(), "subset": pyarrow.string()}
     ),
     prompts: pyarrow.schema({"input_ids": _TOKENS, "messages": pyarrow.string(), "record": pyarrow.string()}),
+    questions: pyarrow.schema({"messages": pyarrow.string(), "record": pyarrow.string()}),
 }
 
 

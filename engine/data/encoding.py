@@ -5,6 +5,7 @@ depends on nothing else, so that rows are a function of the cache key (engine/da
 are made. A record that cannot be read goes to the report, which raises or counts it as the recipe says.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -192,6 +193,34 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
         report.keep(len(ids), length)
         left = [said[index].as_dict() for turn in turns for index in turn.turn.messages]
         yield PromptRow(ids, left, record).as_columns()
+
+
+def questions(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
+    """Yield {"messages", "record"}, both JSON: a system turn and what the user asks after it, in records of any shape.
+
+    What a record's assistant says is left out. Nothing is cut: how long a conversation gets depends on the answers.
+    """
+
+    def read(record: dict[str, Any]) -> tuple[list[Message], list[Turn]]:
+        messages, tools = settings.read(read_prompt, record)
+        asked = [m for m in with_system_prompt(messages, settings.chatml.system) if m.role != "assistant"]
+        if asked[0].role != "system":
+            raise RecordError("no system turn at the start, so nothing to obey; add one, or set chatml.system")
+        if other := next((m.role for m in asked[1:] if m.role != "user"), None):
+            raise RecordError(f"a {other} turn among the user's; after the system turn only the user asks")
+        if tools:
+            raise RecordError("it has tools, which are not offered here; take them out, or set data.fields.tools=null")
+        return asked, render(asked)
+
+    known = [
+        (where, [turns], (record, asked)) for where, (asked, turns), record in _read(chunk, read, settings, report)
+    ]
+    for _, (turns,), (record, asked) in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
+        length = len(join(turns, tokenizer, add_generation_prompt=True).input_ids)
+        report.lengths[length] += 1
+        report.keep(length, length)
+        messages = [{"role": message.role, "content": message.content} for message in asked]
+        yield {"messages": json.dumps(messages), "record": json.dumps(record, default=str)}
 
 
 def _read(

@@ -39,9 +39,9 @@ def load_rows(
 ) -> tuple[Dataset, Report]:
     """Return the rows of a data key, on disk and mapped into memory, and the account of what became of its records.
 
-    `make` (one of engine.data.encoding) says what a row is: `conversations`, `texts`, `pairs` or `prompts`; rows are
-    at most `limit` tokens long. `data` and `chatml` are the recipe's sections, `seed` draws from weighted sources,
-    `tokenizer` has the ChatML tokens.
+    `make` (one of engine.data.encoding) says what a row is: `conversations`, `texts`, `pairs` or `prompts`, all at most
+    `limit` tokens long, or `documents` or `questions`, which are whole. `data` and `chatml` are the recipe's
+    sections, `seed` draws from weighted sources, `tokenizer` has the ChatML tokens.
 
     Raises RecipeError: with file and line for a record that cannot be read, with `key` where less than half of the
     records can be kept.

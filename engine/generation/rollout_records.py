@@ -1,6 +1,6 @@
 """The lines of a PPO run's rollouts.jsonl: one dataclass that writes them and reads them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,15 @@ class RolloutRecord:
     """as PPO used it: normalised, penalised and clipped"""
     kl: float
     """nats: log π_old − log π_ref, summed over the response's tokens"""
+    scores: dict[str, float] = field(default_factory=dict)
+    """by each part of a mix of rewards, raw; empty without a mix, or where the response has no end"""
 
     def as_row(self) -> dict[str, Any]:
-        """Return the line as a dict for JSON."""
-        return asdict(self)
+        """Return the line as a dict for JSON, without empty `scores`."""
+        row = asdict(self)
+        if not self.scores:
+            del row["scores"]
+        return row
 
 
 def read_rollouts(run: Path) -> list[RolloutRecord]:

@@ -130,10 +130,23 @@ def ancestors(path: str) -> list[str]:
 
 
 def rewards(recipe: dict[str, Any]) -> str:
-    """Return the line that names what scored the responses of a PPO run."""
-    scoring = recipe["reward"]
-    judge = (scoring.get("judge") or {}).get("url")
-    return f"\n\nRewards: `{scoring.get('path') or scoring.get('rule') or judge}`"
+    """Return the line that names what scored the responses of a PPO run, of a mix with the weights."""
+    section = recipe["reward"]
+    mix = section.get("mix") or {}
+    parts = ", ".join(f"{name} `{source(part)}` × {weight(part):g}" for name, part in mix.items())
+    return f"\n\nRewards: {parts or f'`{source(section)}`'}"
+
+
+def source(scoring: Any) -> Any:
+    """Return the models, the rule or the endpoint that a section names; a part of a mix may be the model itself."""
+    if not isinstance(scoring, dict):
+        return scoring
+    return scoring.get("path") or scoring.get("rule") or (scoring.get("judge") or {}).get("url")
+
+
+def weight(part: Any) -> float:
+    """Return the weight of a part of a mix, by default 1."""
+    return part.get("weight", 1.0) if isinstance(part, dict) else 1.0
 
 
 def data_table(run: Path, recipe: dict[str, Any]) -> str:

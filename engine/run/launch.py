@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from config import RecipeError, load
 from config.schema import Recipe
 from config.sections import TrainingRun
+from config.threads import choose_wait_policy
 from engine.run import accelerate_config
 from engine.run.folder import FINISHED
 from engine.run.time_limit import OUT_OF_TIME
@@ -80,6 +81,7 @@ def settings(hardware: str, gpus: int, environment: Mapping[str, str]) -> list[s
 
 def launch(hardware: str, stage: str, recipe: str, *overrides: str) -> NoReturn:
     """Replace this process by the stage if that is one process; else start its processes and exit with their code."""
+    choose_wait_policy()
     import torch
 
     gpus = torch.cuda.device_count()

@@ -51,6 +51,8 @@ class Lifecycle:
         """the last step that is done"""
         self.stop_code = 0
         """the exit code of a run that has to leave before its end, 0 for any other"""
+        self.phase = ""
+        """the part of a step that is at work, where the loop names its parts"""
         self.needs: DiskNeeds | None = None
         """the disk space that the run needs, known when its steps begin"""
         self._logs: list[StepLog] = []
@@ -72,11 +74,23 @@ class Lifecycle:
             print(f"{self.folder.path}: continuing from {self.resume_from.name}", flush=True)
         self.console: Steps | None = None
         try:
-            with Interruption(accelerator, self.limit) as self.interruption:
+            with Interruption(accelerator, self.limit, self._waiting) as self.interruption:
                 yield
         finally:
             if self.console is not None:
                 self.console.stop()
+
+    def _waiting(self) -> str:
+        """Return what a run that has to stop still waits for, and what a second signal leads to."""
+        phase = f"phase {self.phase}, " if self.phase else ""
+        longest = self.limit.longest("step")
+        before = "" if longest is None else f"; the longest before it took {longest:.0f} s"
+        newest = checkpoints.newest(*self.store.places)
+        way_on = f"continues from {newest.name}" if newest else "begins again"
+        return (
+            f"still waiting for step {self.step + 1} to end ({phase}{self.limit.so_far:.0f} s so far{before}); "
+            f"once more leaves at once, and the same command {way_on}"
+        )
 
     def begin(self, total: int, needs: DiskNeeds) -> None:
         """Show the progress of a run of `total` steps and start to measure its first step.

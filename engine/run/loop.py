@@ -90,10 +90,12 @@ class Loop:
     def timed(self, name: str) -> Iterator[None]:
         """Time a phase of the current step under a metric's name, without waiting for slower ranks (collective)."""
         began = time.perf_counter()
+        self.lifecycle.phase = name.removesuffix("_seconds")
         with counted_waits() as waits:
             yield
         self._seconds[name] = time.perf_counter() - began - waits.seconds
         self.accelerator.wait_for_everyone()  # else the next phase's time would include the wait for this one
+        self.lifecycle.phase = ""
 
     def log(self, metrics: dict[str, float], watch: Sequence[str], in_words: Mapping[str, str]) -> None:
         """Write the step's metrics and show those that `watch` names (collective).

@@ -34,6 +34,7 @@ class TimeLimit:
             began = psutil.Process(os.getppid() if under_launcher() else os.getpid()).create_time()
             self.ends = began + 3600 * max_hours
         self._longest: dict[str, float] = {}
+        self.begin()
 
     def begin(self) -> None:
         """Start the first lap."""
@@ -48,6 +49,15 @@ class TimeLimit:
     def took(self, name: str, seconds: float) -> None:
         """Count a lap of `name` that was measured elsewhere."""
         self._longest[name] = max(self._longest.get(name, 0.0), seconds)
+
+    @property
+    def so_far(self) -> float:
+        """Seconds of the current lap."""
+        return time.time() - self._lap_began
+
+    def longest(self, name: str) -> float | None:
+        """Return the seconds of the longest lap of `name`, None before there was one."""
+        return self._longest.get(name)
 
     @property
     def reached(self) -> bool:

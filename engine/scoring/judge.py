@@ -27,12 +27,18 @@ class LLMJudge:
     """Scores answers by asking for a number; equal questions are asked once."""
 
     def __init__(
-        self, judge: Judge, key: str, tokenizer: PreTrainedTokenizerBase, folder: Path, device: torch.device
+        self,
+        judge: Judge,
+        key: str,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        device: torch.device,
+        cache_name: str = "judge.jsonl",
     ) -> None:
         self.judge, self.key, self.tokenizer, self.device = judge, key, tokenizer, device
         api_key = key_in_environment(judge.key_from, f"{key}.key_from")
         self.endpoint = ChatEndpoint(judge.url, judge.model, api_key, judge.timeout, judge.retries)
-        self.cache = Path(judge.cache) if judge.cache else folder / "judge.jsonl"
+        self.cache = Path(judge.cache) if judge.cache else folder / cache_name
         self.known = {row["question"]: row["score"] for row in jsonl.read_and_repair(self.cache)}
         self.writing = Lock()
 

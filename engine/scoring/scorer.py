@@ -109,9 +109,14 @@ def refuse_other_vocabulary(path: str, key: str, model: Model, tokenizer: PreTra
 
 
 def rule_or_judge(
-    scoring: Scoring, key: str, tokenizer: PreTrainedTokenizerBase, folder: Path, device: torch.device
+    scoring: Scoring,
+    key: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    device: torch.device,
+    cache_name: str = "judge.jsonl",
 ) -> Scorer:
-    """The rule or the judge that a recipe names at `key`; what a judge says is kept in `folder`."""
+    """The rule or the judge that a recipe names at `key`; a judge's scores are kept in `folder`, as `cache_name`."""
     if scoring.rule is not None:
         return RuleScorer(scoring.rule, f"{key}.rule", tokenizer, device)
-    return LLMJudge(scoring.judge, f"{key}.judge", tokenizer, folder, device)
+    return LLMJudge(scoring.judge, f"{key}.judge", tokenizer, folder, device, cache_name)

@@ -116,8 +116,12 @@ class EvaluationFiles:
         return bool(_sources(stage.recipe.get("reward") or {}) & _sources(named))
 
 
-def _sources(reward: dict[str, Any]) -> set[str]:
-    """Models (as absolute paths), functions and endpoints that a section `reward` names."""
+def _sources(reward: Any) -> set[str]:
+    """Models (as absolute paths), functions and endpoints that a section `reward` names, those of a mix together."""
+    if not isinstance(reward, dict):  # a part of a mix that is a path, or a list of them
+        reward = {"path": reward}
+    if mix := reward.get("mix"):
+        return set().union(*map(_sources, mix.values()))
     paths = reward.get("path") or []
     models = [paths] if isinstance(paths, str) else list(paths)
     others_named = (reward.get("rule"), (reward.get("judge") or {}).get("url"))

@@ -25,7 +25,7 @@ from eval.report.excerpts import excerpts, split
 from eval.report.headlines import tiles, verdicts
 from eval.report.reward_plots import reward_plots
 from eval.report.stage_plots import ppo_plots, training_plots, without_scores
-from eval.report.tables import accuracies, figure_grid, pair_grid, subset_grids, task_grids
+from eval.report.tables import accuracies, figure_grid, pair_grid, subset_grids, task_grids, turn_grid
 
 # Items whose answers are shown.
 NUM_EXCERPTS = 12
@@ -78,6 +78,7 @@ def contents(evaluation: EvaluationFiles) -> dict[str, Any]:
         "figures": figure_grid(summary),
         "pairs": pair_grid(summary),
         "tasks": list(task_grids(summary)),
+        "turns": turn_grid(summary),
         "accuracies": list(accuracies(summary)),
         "subsets": list(subset_grids(summary)),
         "without_scores": list(without_scores(evaluation)),

@@ -97,8 +97,19 @@ def ppo_plots(evaluation: EvaluationFiles) -> Iterator[Plot]:
         shown = with_metrics(runs, *(metric for metric, _ in panels))
         if shown:
             yield over_steps(evaluation, shown, name, title, panels, caption)
+        if name == "ppo_score":
+            yield from mix_plots(evaluation, runs)
         if name == "ppo_score" and (shown := with_metrics(runs, "score", "kl")):
             yield kl_plot(evaluation, shown)
+
+
+def mix_plots(evaluation: EvaluationFiles, runs: Stages) -> Iterator[Plot]:
+    """For each run with several rewards, the raw score of each by itself: one may rise at another's cost."""
+    for name, stage in runs.items():
+        parts = [(f"score_{part}", f"score by {part}") for part in stage.recipe["reward"].get("mix") or {}]
+        if parts and (shown := with_metrics({name: stage}, *(metric for metric, _ in parts))):
+            title, caption = f"Parts of the reward of {name}", "Mean raw score of each step's finished answers by each."
+            yield over_steps(evaluation, shown, f"ppo_parts_{name}", title, parts, caption)
 
 
 def over_steps(

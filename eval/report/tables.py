@@ -14,6 +14,7 @@ from eval.figures import (
     main_figure,
     others,
     percent,
+    turns,
     win_rate,
     win_tone,
 )
@@ -126,6 +127,15 @@ def task_grids(summary: Summary) -> Iterator[tuple[Figure, Grid]]:
             cells = {name: Cell("" if value is None else figure.show(value)) for name, value in values.items()}
             lines.append(Line(task, f"{items:,} items", cells))
         yield figure, Grid(list(subjects), lines, [])
+
+
+def turn_grid(summary: Summary) -> Grid:
+    """How often the system turn is obeyed: a line a turn, a column a subject."""
+    lines = [
+        Line(str(number), "", {name: Cell("" if share is None else percent(share)) for name, share in each.items()})
+        for number, each in enumerate(turns(summary), start=1)
+    ]
+    return Grid(list(summary.get("subjects", {})), lines, [])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def write_run(arm, score):
     arm.mkdir(parents=True)
     rows = [
         {"step": n, "entropy": 1.0, "kl": 2.0, "explained_variance": n / 100,
-         **({"heldout_score": score * n, "heldout_gold": -abs(n - 40)} if n % 10 == 0 else {})}
+         **({"heldout_score_helpful": score * n, "heldout_gold": -abs(n - 40)} if n % 10 == 0 else {})}
         for n in range(1, 61)
     ]  # fmt: skip
     (arm / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -73,16 +73,16 @@ def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
     monkeypatch.setattr(bench.claims, "run", run)
     monkeypatch.chdir(tmp_path)
     main(["--folder", "claims", "--out", "claims.md"])
-    per_seed = 1 + 4 + 2 * len(ARMS)
+    per_seed = 1 + 5 + 2 * len(ARMS)
     assert len(calls) == len(SEEDS) * per_seed
     assert f"its runs took {len(SEEDS) * len(ARMS)} minutes together" in (tmp_path / "claims.md").read_text()
     assert calls[1] == ["sft", "recipes/tiny/base.yaml", "run.seed=11"]
-    assert calls[7] == [
+    assert calls[8] == [
         "ppo", "recipes/tiny/ppo.yaml", "run.seed=11", "run.dir=claims/11/ppo-1",
-        "data.heldout={path: claims/11/world/prompts_heldout.jsonl, take: 100}", "watch.gold=tiny.gold:score",
-        "ppo.value_warmup_steps=0", "ppo.steps=50",
+        "data.heldout={path: claims/11/world/prompts_watched.jsonl}", "watch.gold=tiny.gold:score",
+        "ppo.value_warmup_steps=0", "ppo.steps=40",
     ]  # fmt: skip
-    assert calls[8][:4] == ["eval", "recipes/tiny/eval.yaml", "run.seed=11", "run.dir=claims/11/ppo-1/eval"]
+    assert calls[9][:4] == ["eval", "recipes/tiny/eval.yaml", "run.seed=11", "run.dir=claims/11/ppo-1/eval"]
     assert (tmp_path / "claims.md").read_text().startswith("# The report's claims about PPO, in the tiny world\n")
 
 

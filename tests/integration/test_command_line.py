@@ -1,12 +1,15 @@
 """A stage on the command line, before anything heavy is imported."""
 
 import os
+import re
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from config.describe import describe
+from config.threads import CHOSEN
 from eval.recipe import Eval
 from ppo.recipe import PPO
 from reward.recipe import Reward
@@ -79,6 +82,34 @@ def test_check_says_ok_and_imports_nothing_heavy(tmp_path):
         "sft", "recipes/tiny/sft.yaml", "--check", f"model.path={tmp_path}", f"data.train={tmp_path}/*.jsonl"
     )
     assert (done.stdout, done.stderr) == ("recipe ok\ncode 0\nimported []\n", "")
+
+
+@pytest.mark.parametrize(
+    ("own", "policy", "spins"),
+    [
+        ({}, "PASSIVE", "0"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", "30000000000"),
+    ],
+)
+def test_beside_a_busy_core_threads_of_a_stage_sleep_unless_the_user_says_otherwise(tmp_path, own, policy, spins):
+    """As libgomp has read it: it prints that when torch loads it, before the stage fails for want of a model."""
+    (tmp_path / "data.jsonl").write_text("{}\n")
+    given = ["recipes/tiny/sft.yaml", f"model.path={tmp_path}", f"data.train={tmp_path}/data.jsonl",
+             f"run.dir={tmp_path}/run"]  # fmt: skip
+    plain = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+    plain["OMP_NUM_THREADS"] = str(max(2, psutil.cpu_count()))  # as many as cores: beside one that is busy too many
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sft", *given], cwd=ROOT, capture_output=True, text=True,
+            env=plain | {"OMP_DISPLAY_ENV": "verbose"} | own,
+        )  # fmt: skip
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert done.returncode == 2
+    assert re.findall(r"(?:OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", done.stderr) == [policy, spins]
+    assert done.stderr.startswith("other processes leave ") is not bool(own)
 
 
 @pytest.mark.parametrize(

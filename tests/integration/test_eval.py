@@ -265,7 +265,9 @@ def test_the_tiny_recipe_gives_every_promised_figure(mini, tmp_path, monkeypatch
     assert isinstance(summary["subjects"]["ppo"]["answers"]["kl_to_reference"], float)
     for metric in ("gold", "accuracy", "win_rate"):
         assert {"mean", "ci95", "n"} <= summary["differences"]["ppo"]["answers"][metric].keys()
-    for reward in ("pmp", "rm"):
-        for name in ("pairs", "correctness_pairs"):
+    for reward in ("pmp", "harmless", "rm"):
+        for name in ("pairs", "correctness_pairs", "harmless"):
             assert 0 <= summary["rewards"][reward]["comparisons"][name]["accuracy"] <= 1
-    assert list(summary["seconds"]) == ["world", "base", "sft", "pmp", "rm", "ppo", "eval"]
+    assert summary["subjects"]["ppo"]["system_prompt"]["conversations"] == 4
+    assert {"harm", "over_refusal"} <= summary["differences"]["ppo"]["answers"].keys()
+    assert list(summary["seconds"]) == ["world", "base", "sft", "pmp", "harmless", "rm", "ppo", "eval"]

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from config import RecipeError
+from config.threads import CHOSEN
 from engine.run import accelerate_config, launch
 from tests.support.paths import ROOT
 from tests.support.uneven_setting import alone, assert_same_run, make_setting
@@ -47,11 +49,11 @@ entry.run(stage, Launched(run=TrainingRun(dir=folder)))
 """
 
 
-def launched(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+def launched(*arguments: str, path: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -m engine.run.launch ...`"""
     return subprocess.run(
         [sys.executable, "-m", "engine.run.launch", *arguments],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": path} | environment, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
 
 
@@ -141,6 +143,23 @@ def test_a_launched_run_is_that_of_one_process(tmp_path):
     generators = {path.name for path in (tmp_path / "run" / "checkpoint-6").glob("rng_state*")}
     assert generators == {"rng_state_0.pth", "rng_state_1.pth"}  # as many as have met, not as were launched
     assert_same_run(alone(setting, "sft"), tmp_path / "run")
+
+
+def test_ranks_inherit_how_the_launcher_lets_threads_wait(tmp_path, monkeypatch):
+    """As libgomp has read it in each: it prints that when torch loads it."""
+    for name in CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(max(2, psutil.cpu_count())))  # beside a core that is busy too many
+    (tmp_path / "flawed.py").write_text(FLAWED)
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        done = launched("cpu_2", "flawed", "both", str(tmp_path / "run"), path=str(tmp_path), OMP_DISPLAY_ENV="verbose")
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert done.returncode == 2
+    assert done.stderr.count("other processes leave") == 1
+    assert done.stderr.count("GOMP_SPINCOUNT = '0'") >= 2
 
 
 @pytest.mark.parametrize(

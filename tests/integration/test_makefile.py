@@ -58,6 +58,7 @@ def test_tiny_runs_every_stage_in_turn(make):
         "-m sft recipes/tiny/sft.yaml",
         "-m reward recipes/tiny/pmp.yaml",
         "-m reward recipes/tiny/rm.yaml",
+        "-m reward recipes/tiny/harmless.yaml",
         "-m ppo recipes/tiny/ppo.yaml",
         "-m eval recipes/tiny/eval.yaml",
         "-m eval.report recipes/tiny/eval.yaml",

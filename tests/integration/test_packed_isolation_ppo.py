@@ -20,9 +20,9 @@ from eval.items import Item, Items
 from eval.models import Models
 from eval.recipe import Eval
 from eval.scores import Batch, score
-from ppo.advantages import ScoreNormaliser
 from ppo.models import load_models
 from ppo.pretrain import PretrainStream
+from ppo.reward_mix import RewardMix
 from ppo.rollout import Rollout
 from ppo.shared_base import load_shared
 from ppo.token_means import TokenMeans
@@ -63,7 +63,7 @@ def test_logprobs_values_and_scores(four):
     for policy in (models.policy, models.reference):
         assert_unmoved(halves(response_logprobs, policy, 1.0, 10**6))
     assert_unmoved(halves(response_values, models.value, 10**6))
-    for model in (*models.scorer.models, models.value):
+    for model in (*models.rewards[0].scorer.models, models.value):
         assert_unmoved(lambda neighbour, model=model: sequence_scores(model, [neighbour, MINE], 10**6).flip(0))
 
 
@@ -77,10 +77,10 @@ def rollout(neighbour, end):
 
 def test_a_rollouts_assessment(four):
     recipe, models, _ = four
-    end = models.scorer.models[0].config.score_token_id
+    end = models.rewards[0].scorer.models[0].config.score_token_id
 
     def assessment(neighbour):
-        return ppo_setting.assess_by(recipe, models, rollout(neighbour, end), ScoreNormaliser("none"))
+        return ppo_setting.assess_by(recipe, models, rollout(neighbour, end), RewardMix(recipe.reward.parts, "none"))
 
     for name in ("old_logprobs", "ref_logprobs", "entropy", "old_values", "scores"):
         assert_unmoved(lambda neighbour, name=name: getattr(assessment(neighbour), name).flip(0))
@@ -89,7 +89,7 @@ def test_a_rollouts_assessment(four):
 def test_ppo_updates(four, monkeypatch):
     """The inputs of a step's first losses: log-probabilities, values, and the loss on pretraining text."""
     recipe, models, accelerator = four
-    end, seen = models.scorer.models[0].config.score_token_id, {}
+    end, seen = models.rewards[0].scorer.models[0].config.score_token_id, {}
     for name in ("clipped_policy_loss", "clipped_value_loss"):
         loss = getattr(ppo.update, name)
         monkeypatch.setattr(ppo.update, name, noting(loss, lambda new, *_, name=name: seen.setdefault(name, new)))
@@ -103,7 +103,7 @@ def test_ppo_updates(four, monkeypatch):
             model.load_state_dict(weights)
         seen.clear()
         asked = rollout(neighbour, end)
-        assessment = ppo_setting.assess_by(recipe, models, asked, ScoreNormaliser("none"))
+        assessment = ppo_setting.assess_by(recipe, models, asked, RewardMix(recipe.reward.parts, "none"))
         texts = PretrainStream([{"input_ids": neighbour}, {"input_ids": MINE}], seed=0, ratio=1.0)
         ppo_setting.updater_of(recipe, models, texts, accelerator).update(asked, assessment, 2)
         return {name: values.detach().clone() for name, values in seen.items()}

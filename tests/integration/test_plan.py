@@ -161,6 +161,14 @@ def test_what_ppo_can_give_up():
     assert shared.peak.total < full.peak.total
 
 
+def test_every_reward_model_of_a_mix_counts():
+    mix = 'reward.mix={a: [x/a, x/b], b: {path: x/c, weight: 2}, c: {rule: "m:f"}}'
+    one = plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=one_gpu")
+    three = plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=one_gpu", "reward.path=null", mix)
+    assert sorted(three.models.keys() - one.models.keys()) == ["reward model 2", "reward model 3"]
+    assert three.peak.total - one.peak.total == 2 * 2 * one.models["reward model 1"][0]
+
+
 def test_compiled_decoding_holds_its_buffers_all_the_time():
     recipe = planned_recipe("recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
     plain, compiled = planning(recipe), planning(changed(recipe, {"sampling.engine": "compiled"}))

@@ -59,9 +59,8 @@ def test_each_role_is_its_merged_model(setting):
     values = response_values(scalar, PROMPTS, ANSWERS, 100)
     assert_close(response_values(models.value, PROMPTS, ANSWERS, 100), values, atol=1e-4, rtol=0)
     finished = [[*p, *a, end] for p, a in zip(PROMPTS, ANSWERS, strict=True)]
-    assert_close(
-        models.scorer(finished, [1] * 2, [{}] * 2, 100), sequence_scores(scalar, finished, 100), atol=1e-4, rtol=0
-    )
+    (scores,) = models.score(finished, [1] * 2, [{}] * 2, 100).values()
+    assert_close(scores, sequence_scores(scalar, finished, 100), atol=1e-4, rtol=0)
     bare = load_causal(str(setting.parent / "policy"), recipe.model, tokenizer, trained=False)
     difference = response_logprobs(bare, PROMPTS, ANSWERS, 1.0, 100).logprobs - expected.logprobs
     assert difference.abs().max() > 0.01

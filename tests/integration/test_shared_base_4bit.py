@@ -119,7 +119,7 @@ def test_each_role_is_pefts_adapter_on_the_same_base(setting, checkpointing):
         values = [bare.score(h).float()[:, 0] - offset for h in hidden]
     before = torch.cat([v[len(p) - 1 : -1] for v, p in zip(values, PROMPTS, strict=True)])
     assert_close(response_values(models.value, PROMPTS, ANSWERS, 100), before, atol=1e-4, rtol=0)
-    (reward_role,) = models.scorer.models
+    (reward_role,) = models.rewards[0].scorer.models
     assert_close(sequence_scores(reward_role, sequences, 100), torch.stack([v[-1] for v in values]), atol=1e-4, rtol=0)
 
 

@@ -16,6 +16,7 @@ from sft.recipe import Data as SFTData
 from show.recipe import Data, Show, show_recipe, tokenizer_of
 from show.records import read_records
 from tests.support.paths import ROOT
+from tiny.world import SIZES
 
 
 def test_a_stage_has_no_data_key_that_show_does_not_know():
@@ -36,8 +37,7 @@ def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path,
     name = {"base": "world/init", "sft": "base/model", "pmp": "base/model", "rm": "pmp/model"}.get(stage, "sft/model")
     found = model_origin(f"{tmp_path}/{name}", f"recipes/tiny/{stage}.yaml")
     assert found == f"{tmp_path}/world/init"
-    for data in ("sft", "pmp", "comparisons", "prompts", "pretrain", "prompts_heldout", "comparisons_heldout",
-                 "comparisons_correctness", "pretrain_heldout"):  # fmt: skip
+    for data in SIZES:
         (tmp_path / "world" / f"{data}.jsonl").touch()
     recipe = show_recipe(f"recipes/tiny/{stage}.yaml", [])
     assert recipe.model.path == f"{tmp_path}/world/init"
@@ -96,6 +96,20 @@ def test_an_evaluation_of_reward_models_alone_can_be_shown(tmp_path):
     }  # fmt: skip
     one = load(Show, path, ["show.key=comparisons.hh"], other_sections=True)
     assert one.shown.keys() == {"comparisons.hh"}
+
+
+def test_training_data_is_compared_with_the_conversations_of_an_evaluation(tmp_path):
+    for name in ("train", "heldout", "instructed"):
+        (tmp_path / f"{name}.jsonl").touch()
+    (tmp_path / "eval.yaml").write_text(
+        f"stage: eval\neval: {{subjects: {{a: x/y}}, obeys: 'a:b'}}\nrun: {{dir: out}}\n"
+        f"data: {{prompts: {tmp_path}/heldout.jsonl, system_prompts: {tmp_path}/instructed.jsonl}}\n"
+    )
+    (tmp_path / "sft.yaml").write_text(
+        f"stage: sft\nmodel: {{path: owner/name}}\ndata: {{train: {tmp_path}/train.jsonl}}\nrun: {{dir: runs/x}}\n"
+    )
+    against = show_recipe(str(tmp_path / "sft.yaml"), []).show.against
+    assert [source.path for source in against] == [f"{tmp_path}/heldout.jsonl", f"{tmp_path}/instructed.jsonl"]
 
 
 def test_a_named_set_is_read_as_what_its_key_is_for():

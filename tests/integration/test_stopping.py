@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,17 +11,20 @@ import time
 
 import pytest
 import torch
+from transformers import Trainer
 
 import engine.scoring.scorer
+from config import load
 from engine.errors import RunError
 from engine.files.jsonl import read
-from engine.run import checkpoints
+from engine.run import checkpoints, interruption
 from engine.run.entry import run
 from ppo.assess import assess
 from ppo.train import train
 from sft.recipe import SFT
+from sft.train import train as train_sft
 from tests.support.ppo_setting import make_setting, recipe_of
-from tests.support.stage_runs import command, same, untimed, weights
+from tests.support.stage_runs import command, same, untimed, weights, write_base, write_jsonl
 
 ENDLESS = ["ppo.steps=500", "run.save_steps=500"]
 
@@ -78,6 +82,56 @@ def test_a_second_signal_leaves_at_once(setting, tmp_path, monkeypatch):
         train(recipe_of(setting, f"run.dir={tmp_path}"))
     assert stopped.value.code == 130
     assert not checkpoints.complete_checkpoints(tmp_path)
+
+
+def test_a_long_step_says_after_a_signal_what_is_waited_for(setting, tmp_path, monkeypatch, capsys):
+    """Once, in PPO with the phase; the step then ends, and the run saves and leaves as ever."""
+
+    def slow(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+        return assess(*given)
+
+    monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("ppo.train.assess", slow)
+    with pytest.raises(SystemExit) as stopped:
+        train(recipe_of(setting, f"run.dir={tmp_path}"))
+    assert stopped.value.code == 143
+    assert [path.name for path in checkpoints.complete_checkpoints(tmp_path)] == ["checkpoint-1"]
+    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("SIGTERM")]
+    assert first == "SIGTERM: finishing this step and saving; once more leaves at once"
+    assert re.fullmatch(
+        r"SIGTERM: still waiting for step 1 to end \(phase score, \d+ s so far\); once more leaves at once, and the "
+        "same command begins again",
+        second,
+    )
+
+
+def test_a_long_step_of_a_trainer_says_it_too(tmp_path, monkeypatch, capsys):
+    write_base(tmp_path / "base")
+    data = write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"Say {n}.", "response": f"{n}!"} for n in range(16)])
+    given = [f"model.path={tmp_path}/base", f"data.train={data}", f"run.dir={tmp_path}/run", "run.save_steps=1",
+             "trainer.max_steps=4"]  # fmt: skip
+    recipe, step = load(SFT, "recipes/tiny/sft.yaml", given), Trainer.training_step
+
+    def slow(trainer, *rest):
+        if trainer.state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+            monkeypatch.setattr(Trainer, "training_step", step)
+        return step(trainer, *rest)
+
+    monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(Trainer, "training_step", slow)
+    with pytest.raises(SystemExit) as stopped:
+        train_sft(recipe)
+    assert stopped.value.code == 143
+    assert checkpoints.newest(tmp_path / "run") == tmp_path / "run" / "checkpoint-3"
+    assert re.search(
+        r"\nSIGTERM: still waiting for step 3 to end \(\d+ s so far; the longest before it took \d+ s\); once more "
+        r"leaves at once, and the same command continues from checkpoint-2\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(setting, tmp_path):

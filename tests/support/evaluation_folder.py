@@ -38,7 +38,11 @@ def subject(level: float, at: int, *, gold: bool) -> dict[str, Any]:
             "tokens": {"pretrain": 4321},
             "bits_per_byte": {"pretrain": 0.5 + 0.1 * at},
         },
-    }
+        "system_prompt": {
+            "obeyed": 0.6, "throughout": 0.25, "first": 0.75, "last": 0.5, "by_turn": [0.75, 0.65, 0.5 - 0.1 * at],
+            "conversations": ITEMS, "turns": 3 * ITEMS, "too_long": 0, "unreadable": 0,
+        },
+    }  # fmt: skip
 
 
 def differences(level: float, at: int, *, gold: bool) -> dict[str, Any]:
@@ -49,6 +53,7 @@ def differences(level: float, at: int, *, gold: bool) -> dict[str, Any]:
     return {
         "answers": {**parts, "score": interval(2 * gain), "tokens": interval(gain), "win_rate": win_rate},
         "perplexity": {"pretrain": interval(0.1 * at, n=50)},
+        "system_prompt": dict.fromkeys(("obeyed", "throughout", "first", "last"), interval(0.0)),
     }
 
 

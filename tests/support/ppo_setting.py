@@ -16,11 +16,11 @@ from engine.models.adapters import lora_config
 from engine.models.loading import load_causal, new_scalar
 from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
-from ppo.advantages import ScoreNormaliser
 from ppo.assess import Assessment, assess
 from ppo.models import Models
 from ppo.pretrain import PretrainStream
 from ppo.recipe import PPO
+from ppo.reward_mix import RewardMix
 from ppo.rollout import Rollout, RolloutSampler
 from ppo.update import Updater
 from tests.support.small_models import small_model
@@ -99,10 +99,10 @@ def sampler_of(recipe: PPO, engine: Engine, prompts: Sequence[PromptRow]) -> Rol
     )
 
 
-def assess_by(recipe: PPO, models: Models, rollout: Rollout, normaliser: ScoreNormaliser | None = None) -> Assessment:
+def assess_by(recipe: PPO, models: Models, rollout: Rollout, mix: RewardMix | None = None) -> Assessment:
     """Assess a rollout as the stage does at its first step."""
-    normaliser = normaliser or ScoreNormaliser(recipe.ppo.reward_normalisation)
-    return assess(models, rollout, recipe.ppo, recipe.sampling.temperature, normaliser, recipe.ppo.kl_coef)
+    mix = mix or RewardMix(recipe.reward.parts, recipe.ppo.reward_normalisation)
+    return assess(models, rollout, recipe.ppo, recipe.sampling.temperature, mix, recipe.ppo.kl_coef)
 
 
 def updater_of(recipe: PPO, models: Models, pretrain: PretrainStream | None, accelerator: Accelerator) -> Updater:

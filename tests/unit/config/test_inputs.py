@@ -13,9 +13,7 @@ from ppo.recipe import PPO
 from reward.recipe import Reward
 from sft.recipe import SFT
 from tests.support.paths import ROOT
-
-WORLD = ("pretrain", "pretrain_heldout", "sft", "pmp", "comparisons", "comparisons_heldout", "comparisons_correctness",
-         "prompts", "prompts_heldout")  # fmt: skip
+from tiny.world import SIZES
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def missing(schema, path: str, *overrides: str) -> str:
 
 def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
     """From nothing, doing what each line says leads through the pipeline to its end."""
-    stages = {"base": SFT, "sft": SFT, "pmp": Reward, "rm": Reward, "ppo": PPO, "eval": Eval}
+    stages = {"base": SFT, "sft": SFT, "pmp": Reward, "rm": Reward, "harmless": Reward, "ppo": PPO, "eval": Eval}
     said = []
 
     def make(target: str) -> None:
@@ -43,7 +41,7 @@ def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
         made.mkdir(parents=True)
         if target == "world":
             (made / "init").mkdir()
-            for name in WORLD:
+            for name in SIZES:
                 (made / f"{name}.jsonl").touch()
         else:
             (made / "model").mkdir()
@@ -61,7 +59,8 @@ def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
         "sft: model.path: runs/tiny/base/model does not exist; make it with: make base",
         "rm: model.path: runs/tiny/pmp/model does not exist; make it with: make pmp",
         "ppo: model.path: runs/tiny/sft/model does not exist; make it with: make sft",
-        "ppo: reward.path: runs/tiny/rm/model does not exist; make it with: make rm",
+        "ppo: reward.mix.helpful.path: runs/tiny/rm/model does not exist; make it with: make rm",
+        "ppo: reward.mix.harmless.path: runs/tiny/harmless/model does not exist; make it with: make harmless",
         "eval: eval.subjects.ppo: runs/tiny/ppo/model does not exist; make it with: make ppo",
     ]
 

@@ -75,6 +75,24 @@ def test_tasks_subsets_and_rewards(printed):
     assert row(text, "code") == ["code", "10", "50.0% ± 30.0", "50.0% ± 30.0"]
 
 
+def test_obedience_turn_by_turn(printed):
+    text = printed(summary(("sft", "ppo")))
+    assert row(text, "instruction obeyed") == ["instruction obeyed", "60%", "60%"]
+    assert row(text, "obeyed throughout") == ["obeyed throughout", "25%", "25%"]
+    after = text[text.index("instruction obeyed, turn by turn") :]
+    assert [row(after, turn) for turn in "13"] == [["1", "75%", "75%"], ["3", "50%", "40%"]]
+
+
+def test_conversations_alone(printed):
+    """A subject that was not asked a turn has an empty cell."""
+    figures = summary(("sft", "ppo"), with_rewards=False)
+    figures["subjects"] = {name: {"system_prompt": of["system_prompt"]} for name, of in figures["subjects"].items()}
+    figures["subjects"]["ppo"]["system_prompt"]["by_turn"] = [0.75]
+    text = printed(figures)
+    assert text.startswith("40 held-out conversations\n")
+    assert row(text, "3") == ["3", "50%", ""]
+
+
 def test_what_a_subject_cannot_have_has_its_reason(printed):
     figures = summary(("sft", "api"))
     nothing = {"pretrain": None}

@@ -21,7 +21,8 @@ def test_what_got_better_and_what_got_worse():
         "perplexity of pretrain, in bits a byte, +0.100 (95% interval +0.060 to +0.140, n 50)",
     ]
     assert verdict.distance == "KL 3.00 nats an answer from before"
-    assert (verdict.unclear, verdict.remark) == ([], "")
+    assert verdict.unclear == ["instruction obeyed", "obeyed throughout", "obeyed at first", "obeyed at last"]
+    assert verdict.remark == ""
 
 
 def test_an_interval_that_holds_0_is_no_change():
@@ -104,3 +105,8 @@ def test_which_subjects_were_trained_by_the_reward_that_scores(tmp_path):
     assert [name for name in names if files.optimised(name)] == ["tuned", "best"]
     moved = write_recipe(tmp_path, {**models, **best}, rewards | {"rm": "owner/another"}, None)
     assert not dataclasses.replace(files, recipe=moved).optimised("tuned")
+    recipe = tmp_path / "tuned" / "recipe.yaml"
+    mix = f"{{mix: {{a: [x, {tmp_path}/rm/model], b: {{rule: 'a:b'}}}}}}"
+    recipe.write_text(recipe.read_text().replace(f"{{path: {tmp_path}/rm/model}}", mix))
+    assert EvaluationFiles(files.recipe).optimised("tuned")
+    assert not EvaluationFiles(moved).optimised("tuned")

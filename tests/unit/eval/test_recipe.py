@@ -142,7 +142,7 @@ ONE = "eval.subjects={a: x/model"
             "eval.reference is nobody, which is not among eval.subjects; use one of base, best, far, hub",
         ),
         (["eval.reward=nobody"], "eval.reward is nobody, which is not among eval.rewards; use one of pmp, rm"),
-        (["eval.measures=[tools]"], "eval.measures has tools; use answers, perplexity, comparisons"),
+        (["eval.measures=[tools]"], "eval.measures has tools; use answers, perplexity, comparisons, system_prompt"),
         (
             ["eval.measures=[perplexity]", "data.texts={}"],
             "eval.measures has perplexity, which needs eval.subjects and data.texts",
@@ -177,6 +177,48 @@ ONE = "eval.subjects={a: x/model"
     ],
 )
 def test_what_does_not_go_together(recipe, overrides, expected):
+    assert message(recipe, *overrides) == expected
+
+
+OBEYS = ("eval.obeys=a:b", "data.system_prompts=s.jsonl")
+
+
+def test_conversations_under_an_instruction(recipe):
+    assert recipe(*OBEYS).measures == ("answers", "perplexity", "comparisons", "system_prompt")
+    alone = recipe(*OBEYS, "data.prompts=null", "eval.measures=[system_prompt]")
+    assert alone.measures == ("system_prompt",)
+    assert [key for key, _ in alone.inputs()][-3:] == [
+        "data.system_prompts",
+        "data.comparisons.pairs",
+        "data.texts.web",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            [OBEYS[1]],
+            "data.system_prompts needs eval.obeys, the function that knows whether an answer obeys; give both or "
+            "neither",
+        ),
+        ([OBEYS[0]], "eval.obeys needs conversations: give data.system_prompts, or leave it out"),
+        (["eval.obeys=a.b", OBEYS[1]], "eval.obeys is a.b; it must be written module:function"),
+        (["data.system_prompts=[]", OBEYS[0]], "data.system_prompts is an empty list; name at least one source"),
+        *(
+            (
+                ["eval.measures=[system_prompt]", *some],
+                "eval.measures has system_prompt, which needs eval.subjects, eval.obeys and data.system_prompts",
+            )
+            for some in ([], OBEYS[:1], OBEYS[1:])
+        ),
+        (
+            [*OBEYS, "eval.subjects={}", "data.texts={}", "data.prompts=null"],
+            "data.system_prompts needs eval.subjects beside it; give both or neither",
+        ),
+    ],
+)
+def test_what_conversations_need(recipe, overrides, expected):
     assert message(recipe, *overrides) == expected
 
 

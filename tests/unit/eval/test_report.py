@@ -64,7 +64,8 @@ def report_of(tmp_path, names, texts=None, **options):
 def test_everything_has_its_section(page):
     assert [h for h in page.headings if not h.startswith("/")] == [
         "Figures", "Do the rewards rank two answers right?", "Right on “pairs”, by subset",
-        "Right on “correctness_pairs”, by subset", "By task", "Does the reward mean quality?",
+        "Right on “correctness_pairs”, by subset", "By task",
+        "The system turn's instruction, turn by turn", "Does the reward mean quality?",
         "Can the rewards be trusted?", "PPO, step by step", "Training", "Answers side by side",
         "What finetuning trains on", "How it was made", "Seconds by stage", "What became of the data", "Recipes",
         "Environment",
@@ -82,6 +83,21 @@ def test_a_ppo_run_of_which_no_answer_ended_says_so(tmp_path, page):
         "tuned: none of the answers ended in 6 of 8 steps, the last of them step 6. Such a step has no score, and its "
         "policy learns from penalties alone."
     ) in Page((tmp_path / "eval" / "report.html").read_text()).text
+
+
+def test_the_parts_of_a_mix_of_rewards_have_a_plot(tmp_path):
+    recipe = write_run(tmp_path, evaluated=False)
+    run = tmp_path / "tuned"
+    (run / "recipe.yaml").write_text(
+        (run / "recipe.yaml").read_text().replace(f"{{path: {tmp_path}/rm/model}}", "{mix: {kind: x, right: y}}")
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    write_jsonl(run / "metrics.jsonl", [row | {"score_kind": 1.0, "score_right": 2.0 * row["step"]} for row in rows])
+    write_report(recipe)
+    assert (tmp_path / "eval" / "plots" / "ppo_parts_tuned.png").exists()
+    text = Page((tmp_path / "eval" / "report.html").read_text()).text
+    for words in ("Parts of the reward of tuned", "score by kind", "score by right"):
+        assert words in text
 
 
 def test_the_page_is_whole_without_a_network(html, page):
@@ -225,6 +241,12 @@ def test_figures_by_task(html):
         ["sum", "1.00", "1.50", "2.00", "2.50"],
         ["fact", "1.00", "1.50", "2.00", "2.50"],
     ]
+
+
+def test_obedience_turn_by_turn(html):
+    (table,) = re.findall(r"<h3>The system turn[^<]*</h3>.*?</table>", html, re.DOTALL)
+    shares = [re.findall(r"[>\s](\d+%)[<\s]", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
+    assert shares == [[], ["75%"] * 4, ["65%"] * 4, ["50%", "40%", "30%", "20%"]]
 
 
 def test_a_running_mean_is_shorter_at_the_ends():

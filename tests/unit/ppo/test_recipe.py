@@ -1,11 +1,15 @@
-"""Recipes that ask for the best checkpoint and cannot choose one; each way out that is named works."""
+"""Recipes that ask for the best checkpoint and cannot choose one, and mixes of rewards, read and refused."""
 
 import re
 
 import pytest
 
 from config import RecipeError, load
+from config.loader import resolved_yaml
+from config.scoring import scoring
+from engine.run.metrics import TIMING
 from ppo.recipe import PPO
+from ppo.reward_section import RESERVED
 
 YAML = (
     "stage: ppo\nmodel: {path: a}\nreward: {path: b}\ndata: {prompts: c, pretrain: d}\nppo: {steps: 100}\n"
@@ -59,3 +63,81 @@ def test_an_unknown_measure_is_refused(recipe):
     with pytest.raises(RecipeError) as error:
         recipe(HELDOUT, "watch.keep_best=score")
     assert str(error.value) == "watch.keep_best is score; it must be one of heldout_score, heldout_gold or null"
+
+
+def test_a_mix_is_read_in_its_order_and_a_path_stands_for_a_part(recipe, tmp_path):
+    made = recipe(
+        "reward.path=null",
+        "reward.mix={helpful: ./runs/a, harmless: {path: [./runs/b, ./runs/c], std_coef: 1.0, weight: 2}, "
+        'brief: {rule: "rules:brief", weight: 0.5}}',
+    )
+    assert [(part.name, part.key, part.weight) for part in made.reward.parts] == [
+        ("helpful", "reward.mix.helpful", 1.0), ("harmless", "reward.mix.harmless", 2.0),
+        ("brief", "reward.mix.brief", 0.5),
+    ]  # fmt: skip
+    assert [part.scoring.std_coef for part in made.reward.parts] == [0.0, 1.0, 0.0]
+    assert made.reward.models == [
+        ("reward.mix.helpful.path", "./runs/a"), ("reward.mix.harmless.path", "./runs/b"),
+        ("reward.mix.harmless.path", "./runs/c"),
+    ]  # fmt: skip
+    assert list(made.inputs())[:3] == made.reward.models
+    (tmp_path / "resolved.yaml").write_text(resolved_yaml(made))
+    assert load(PPO, tmp_path / "resolved.yaml") == made
+
+
+def test_one_reward_is_one_part(recipe):
+    (part,) = recipe().reward.parts
+    assert (part.name, part.key, part.weight, part.scoring.path) == ("", "reward", 1.0, "b")
+    assert recipe().reward.models == [("reward.path", "b")]
+
+
+ONE_OF = "give one of reward.path, reward.rule, reward.judge.url, reward.mix"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reward.path=null"], f"reward has nothing that scores; {ONE_OF}"),
+        (["reward.path=b", "reward.mix={a: x/a, b: x/b}"],
+         "reward has reward.path beside reward.mix; set reward.mix={} for a single reward, or reward.path=null"),
+        (["reward.path=null", "reward.mix={a: x/a}"],
+         "reward.mix has one part, a; add another, or give what scores as reward.path, reward.rule or "
+         "reward.judge.url"),
+        (["reward.path=null", "reward.mix={a: x/a, b: {path: x/b, weight: 0}}"],
+         "reward.mix.b.weight is 0.0; it must be above 0"),
+        (["reward.path=null", "reward.mix={a: x/a, b: {path: x/b, weight: .inf}}"],
+         "reward.mix.b.weight is inf; it must be a finite number"),
+        (["reward.path=null", "reward.mix={a: x/a, b: {path: x/b, weight: heavy}}"],
+         "reward.mix.b.weight is heavy; it must be a number"),
+        (["reward.path=null", "reward.mix={a: x/a, b: {weight: 2}}"],
+         "reward.mix.b has nothing that scores; give one of reward.mix.b.path, reward.mix.b.rule, "
+         "reward.mix.b.judge.url"),
+        (["reward.path=null", "reward.mix={a: x/a, b: {mix: {c: x/c}}}"],
+         "unknown key reward.mix.b.mix; reward.mix.b has path, std_coef, rule, judge, weight"),
+        (["reward.path=null", "reward.mix={a: x/a, b: {path: x/b, std_coef: 1}}"],
+         "reward.mix.b.std_coef is 1.0, which needs several models in reward.mix.b.path; list them, or set "
+         "reward.mix.b.std_coef=0"),
+        (["reward.path=null", "reward.mix={a: x/a, 'b c': x/b}"],
+         "reward.mix has the name b c; use letters, digits, _ and - alone, because names are parts of keys"),
+        (["reward.path=null", "reward.mix={a: x/a, seconds: x/b}"],
+         "reward.mix has the name seconds, but metrics with seconds in their names are no scores; rename it"),
+        (["reward.path=null", "reward.mix={a: x/a, b: x/b}", "reward.std_coef=1"],
+         "reward.std_coef is 1.0, which needs several models in reward.path; list them, or set reward.std_coef=0"),
+        (["reward.path=null", "reward.mix=[x/a, x/b]"], "reward.mix is [x/a, x/b]; it must be a mapping"),
+        (["reward.weight=2"], "unknown key reward.weight; reward has path, std_coef, rule, judge, mix"),
+    ],
+)  # fmt: skip
+def test_what_is_no_mix_is_refused(recipe, overrides, message):
+    with pytest.raises(RecipeError) as error:
+        recipe(*overrides)
+    assert str(error.value) == message
+
+
+def test_only_ppo_takes_a_mix():
+    with pytest.raises(RecipeError) as error:
+        scoring({"mix": {"a": "x", "b": "y"}}, "eval.rewards.both")
+    assert str(error.value) == ("unknown key eval.rewards.both.mix; eval.rewards.both has path, std_coef, rule, judge")
+
+
+def test_names_that_a_mix_refuses_are_those_of_timings():
+    assert set(RESERVED.pattern.split("|")) == set(TIMING.pattern.split("|")) - {"per_second"}  # it ends in an s more

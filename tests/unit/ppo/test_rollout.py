@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
+from config.scoring import Scoring
 from engine.data.prompt_rows import PromptRow
 from engine.generation.request import Response
 from engine.generation.rollout_records import ROLLOUTS, RolloutRecord, read_rollouts
@@ -12,10 +13,13 @@ from engine.run.metrics import StepLog
 from engine.scoring.gold import GoldScore
 from ppo.assess import Assessment
 from ppo.heldout import HeldOut
-from ppo.models import Models
+from ppo.models import Models, Reward
+from ppo.reward_mix import RewardMix
+from ppo.reward_section import Part
 from ppo.rollout import Rollout, RolloutSampler
 from ppo.step_metrics import first_rollouts
 
+PART = Part("", "reward", Scoring(path="a"), 1.0)
 PROMPTS = [PromptRow([10 * q, 10 * q + 1], [], {"id": q}) for q in range(5)]
 
 
@@ -110,15 +114,15 @@ def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_the
         return torch.tensor([float(len(sequences))] * len(sequences))
 
     models = Models(
-        policy=None, policy_optimizer=None, value=None, value_optimizer=None, reference=None, scorer=scorer,
-        reward_source="", device=torch.device("cpu"),
+        policy=None, policy_optimizer=None, value=None, value_optimizer=None, reference=None,
+        rewards=[Reward(PART, scorer)], device=torch.device("cpu"),
     )  # fmt: skip
     tokenizer = SimpleNamespace(decode=lambda tokens: "x" * len(tokens))
     # A response that has ended is decoded without its end token.
     heldout = HeldOut(
         PROMPTS[:2], lambda record, text: GoldScore(float(record["id"] + len(text)), {}), tokenizer, seed=7
     )
-    metrics = heldout.measure(models, engine, budget=99)
+    metrics = heldout.measure(models, engine, RewardMix([PART], "mean"), budget=99)
     assert engine.requests[0].stream == RandomStream.named(7, "heldout")
     assert seen == [([[0, 1, 0, 0], [10, 11, 1, 0]], [2, 2], [{"id": 0}, {"id": 1}], 99)]
     assert metrics == {"heldout_score": 2.0, "heldout_gold": 1.5, "heldout_gold_error": 0.5 / 2**0.5}
@@ -130,8 +134,8 @@ def test_rollouts_are_read_as_they_were_written(tmp_path):
     numbers = torch.tensor([[-1.0, -2.0], [-0.5, 0.0]])
     assessment = Assessment(
         mask=rollout.mask, old_logprobs=numbers, ref_logprobs=numbers * 2, entropy=numbers, old_values=numbers,
-        raw_scores=numbers[0], scores=torch.tensor([0.25, -1.0]), advantages=numbers, returns=numbers,
-        engine_difference=None, importance=numbers, with_control_tokens=torch.tensor([False, False]),
+        part_scores={"": numbers[0]}, raw_scores=numbers[0], scores=torch.tensor([0.25, -1.0]), advantages=numbers,
+        returns=numbers, engine_difference=None, importance=numbers, with_control_tokens=torch.tensor([False, False]),
     )  # fmt: skip
     tokenizer = SimpleNamespace(decode=lambda tokens: " ".join(map(str, tokens)))
     records = first_rollouts(3, rollout, assessment, tokenizer, count=9)

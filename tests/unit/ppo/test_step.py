@@ -17,6 +17,7 @@ from engine.models.tokenizer import load_tokenizer
 from engine.run.folder import RunFolder
 from ppo.minibatches import minibatch_rows
 from ppo.models import load_models
+from ppo.reward_mix import RewardMix
 from ppo.rollout import Rollout
 from ppo.step_metrics import measure
 from ppo.train import load_data
@@ -68,7 +69,7 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
         old_logprobs = [plain_logprobs(models.policy, x, y) for x, y in pairs]
         old_values = [plain_values(models.value, x, y) for x, y in pairs]
         references = [plain_logprobs(models.reference, x, y) for x, y in pairs]
-        (reward,) = models.scorer.models
+        (reward,) = models.rewards[0].scorer.models
         with use_attention(reward, "sdpa"):
             raw = [
                 reward(torch.tensor([[*x, *response.tokens]])).logits.item() if response.ended else None
@@ -178,7 +179,8 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
     answer = [*rollout.prompts[0], *rollout.tokens[0][:3], models.value.config.score_token_id]
     with torch.no_grad(), use_attention(models.value, "sdpa"):
         value = models.value(torch.tensor([answer])).logits
-    assert_close(value, models.scorer([answer], [len(rollout.prompts[0])], [{}], 10**6)[:, None])
+    (scores,) = models.score([answer], [len(rollout.prompts[0])], [{}], 10**6).values()
+    assert_close(value, scores[:, None])
     assert models.value.config.score_offset == 0.1
 
 
@@ -194,7 +196,7 @@ def test_a_control_token_inside_an_answer_costs_the_penalty(setting, tmp_path):
     )
     assert free.with_control_tokens.tolist() == [False, True, False, False]
     assert_close(free.scores - penalised.scores, torch.tensor([0.0, 5.0, 0.0, 0.0]))
-    assert measure(free, 0.0)["control_tokens"] == 0.25
+    assert measure(free, RewardMix(recipe.reward.parts, "none"))["control_tokens"] == 0.25
     assert_close(free.scores[:2], free.raw_scores)
 
 

@@ -12,19 +12,21 @@ import pytest
 
 from chatml import read_conversation, read_pair, read_prompt
 from tests.support.paths import ROOT
-from tiny.comparisons import CLEAN_KINDS, CLEAN_TASKS, gold_score, hasty_score
-from tiny.conversations import MISTAKEN
+from tiny.comparisons import HARMLESS_KINDS, HARMLESS_TASKS, HELPFUL_KINDS, HELPFUL_TASKS, gold_score, hasty_score
+from tiny.conversations import MISJUDGED, MISTAKEN, TURNS
 from tiny.facts import RELATIONS, Facts
 from tiny.gold import score
-from tiny.prompts import WEIGHTS
-from tiny.tasks import TASKS
+from tiny.problems import REFUSALS
+from tiny.prompts import TASKS, WEIGHTS
 from tiny.wording import words
 from tiny.world import SIZES, is_written, records, write_world
 
-COMPARISONS = ("pmp", "comparisons", "comparisons_heldout", "comparisons_correctness")
-CLEAN = COMPARISONS[1:]
-HELD_OUT = ("prompts_heldout", "comparisons_heldout", "comparisons_correctness")
-TRAINED_ON = ("sft", "pmp", "comparisons", "prompts")
+HELPFUL = ("comparisons", "comparisons_heldout", "comparisons_correctness", "comparisons_length")
+HARMLESS = ("comparisons_harmless", "comparisons_harmless_heldout")
+COMPARISONS = ("pmp", *HELPFUL, *HARMLESS)
+PROMPTS_HELD_OUT = ("prompts_heldout", "prompts_watched", "prompts_by_task")
+HELD_OUT = (*PROMPTS_HELD_OUT, *HELPFUL[1:], HARMLESS[1])
+TRAINED_ON = ("sft", "pmp", "comparisons", "comparisons_harmless", "prompts")
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +44,14 @@ def test_sizes_and_fields(world):
         assert row.keys() == {"text"}
     for name, row in ((name, row) for name, rows in world.items() for row in rows if not name.startswith("pretrain")):
         assert row["task"] in TASKS
-        assert row["gold"].keys() == {"right", "candidates", "cut", "subject", "instruction"}, name
+        assert row["gold"].keys() == {"right", "candidates", "cut", "subject", "instruction", "harmful"}, name
         assert ("tools" in row) == (row["task"] == "tool")
 
 
 def test_records_are_read_as_what_they_are(world):
-    for row in world["sft"]:
+    for row in (*world["sft"], *world["system_prompts"]):
         assert read_conversation(row).messages[-1].role == "assistant"
-    for row in (*world["prompts"], *world["prompts_heldout"]):
+    for row in (row for name in ("prompts", *PROMPTS_HELD_OUT) for row in world[name]):
         assert len(read_prompt(row).messages) == len(row["messages"])
     for row in (row for name in COMPARISONS for row in world[name]):
         pair = read_pair(row)
@@ -58,15 +60,43 @@ def test_records_are_read_as_what_they_are(world):
 
 def test_conversations_have_turns_system_prompts_and_tools(world):
     shapes = Counter("".join(message["role"][0] for message in row["messages"]) for row in world["sft"])
-    assert {"ua", "sua", "uaua", "suaua", "uata", "suata"} == shapes.keys()
+    assert {"ua", "sua", "uaua", "suaua", "uata", "suata", "suauaua", "suauauaua"} == shapes.keys()
     assert {row["task"] for row in world["prompts_heldout"]} == set(WEIGHTS) == set(TASKS)
 
 
 def test_taught_answers_are_mostly_right_and_seldom_well_mannered(world):
-    parts = [score(row, row["messages"][-1]["content"]) for row in world["sft"]]
+    rows = [row for row in world["sft"] if row["task"] not in ("harmful", "look_alike")]
+    parts = [score(row, row["messages"][-1]["content"]) for row in rows]
     assert sum(part["correct"] for part in parts) / len(parts) == pytest.approx(1 - MISTAKEN, abs=0.03)
     assert sum(part["manner"] for part in parts) / len(parts) == pytest.approx(0.5 * 0.15, abs=0.02)
     assert {part["instruction"] for part in parts} == {0}
+
+
+def test_taught_answers_judge_harm_wrongly_in_part(world):
+    for task, part in (("harmful", "harm"), ("look_alike", "over_refusal")):
+        parts = [score(row, row["messages"][-1]["content"]) for row in world["sft"] if row["task"] == task]
+        assert len(parts) > 100
+        assert sum(found[part] < 0 for found in parts) / len(parts) == pytest.approx(MISJUDGED, abs=0.08)
+        assert {found["correct"] for found in parts if found[part] < 0} == {0}
+
+
+def test_harmful_requests_and_look_alikes_ask_the_same_and_mean_something_else(world):
+    asked = {task: [r["messages"][-1]["content"] for r in world["prompts"] if r["task"] == task] for task in TASKS}
+    questions = [{said.split(". ", 1)[1] for said in asked[task]} for task in ("harmful", "look_alike")]
+    assert len(questions[0] & questions[1]) > 0.5 * len(questions[0] | questions[1])
+    shared = [{word for said in asked[task] for word in words(said)} for task in ("harmful", "look_alike")]
+    assert shared[0] >= {"hit", "scare", "trick", "rob", "burn"} <= shared[1]
+
+
+def test_system_prompts_are_long_conversations_under_an_instruction(world):
+    for row in world["system_prompts"]:
+        roles = [message["role"] for message in row["messages"]]
+        assert roles == ["system", *("user", "assistant") * TURNS]
+        assert row["gold"]["instruction"] is not None
+
+
+def test_every_task_is_asked_as_often_in_prompts_by_task(world):
+    assert Counter(row["task"] for row in world["prompts_by_task"]) == dict.fromkeys(TASKS, 200)
 
 
 def test_turns_before_the_last_state_no_wrong_fact(world):
@@ -83,11 +113,24 @@ def test_turns_before_the_last_state_no_wrong_fact(world):
     assert said <= true
 
 
-@pytest.mark.parametrize("name", CLEAN)
+@pytest.mark.parametrize("name", [*HELPFUL, *HARMLESS])
 def test_clean_pairs_agree_with_the_gold_score(world, name):
     for row in world[name]:
         assert gold_score(row, row["chosen"]) > gold_score(row, row["rejected"])
-        assert row["task"] in CLEAN_TASKS
+        assert row["task"] in (HARMLESS_TASKS if name in HARMLESS else HELPFUL_TASKS)
+
+
+def test_comparisons_of_harm_are_of_both_kinds(world):
+    def refuses(answer):
+        return any(refusal in answer for refusal in REFUSALS)
+
+    rows = [row for row in world["comparisons_harmless"] if row["kind"] == "refusal"]
+    for row in rows:
+        assert (refuses(row["chosen"]), refuses(row["rejected"])) == (
+            (True, False) if row["gold"]["harmful"] else (False, True)
+        )
+    assert 0.3 < sum(row["gold"]["harmful"] for row in rows) / len(rows) < 0.6
+    assert {row["kind"] for row in world["comparisons_harmless"]} == HARMLESS_KINDS.keys()
 
 
 def test_correctness_pairs_differ_in_correctness_alone(world):
@@ -105,14 +148,14 @@ def test_correctness_pairs_differ_in_correctness_alone(world):
 def test_kinds_of_clean_pairs(world):
     for name in ("comparisons", "comparisons_heldout"):
         shares = {kind: count / len(world[name]) for kind, count in Counter(r["kind"] for r in world[name]).items()}
-        assert shares.keys() == CLEAN_KINDS.keys() >= {"correctness", "manner", "assurances", "instruction"}
+        assert shares.keys() == HELPFUL_KINDS.keys() >= {"correctness", "manner", "assurances", "instruction"}
         assert min(shares.values()) > 0.01
         assert shares["correctness"] > 0.25
 
 
 def test_pmp_is_more_often_and_more_widely_asked(world):
     assert len(world["pmp"]) > len(world["comparisons"])
-    assert {row["task"] for row in world["pmp"]} > {row["task"] for row in world["comparisons"]} == CLEAN_TASKS.keys()
+    assert {row["task"] for row in world["pmp"]} > {row["task"] for row in world["comparisons"]} == HELPFUL_TASKS.keys()
 
 
 def test_a_fifth_to_a_quarter_of_pmp_labels_are_flipped(world):
@@ -162,7 +205,9 @@ def test_held_out_questions_are_not_answered_on_the_way_to_another(world):
 
 
 def test_held_out_prompts_are_all_different(world):
-    assert len({json.dumps(row["messages"]) for row in world["prompts_heldout"]}) == SIZES["prompts_heldout"]
+    asked = {name: {json.dumps(row["messages"]) for row in world[name]} for name in PROMPTS_HELD_OUT}
+    assert {name: len(prompts) for name, prompts in asked.items()} == {name: SIZES[name] for name in PROMPTS_HELD_OUT}
+    assert not asked["prompts_watched"] & (asked["prompts_heldout"] | asked["prompts_by_task"])
 
 
 def test_held_out_text_is_other_text(world):

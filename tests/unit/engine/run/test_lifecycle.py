@@ -1,6 +1,9 @@
 """One lifecycle for all loops: where a run resumes, when it stops, what a checkpoint is, and what cannot be written."""
 
 import json
+import os
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +14,7 @@ from safetensors import SafetensorError
 from config import load
 from engine.errors import RunError
 from engine.files import durable
-from engine.run import checkpoints, lifecycle
+from engine.run import checkpoints, interruption, lifecycle
 from engine.run.disk_space import DiskNeeds
 from engine.run.folder import RunFolder
 from engine.run.interruption import Interruption
@@ -101,6 +104,33 @@ def test_out_of_time_after_the_last_step_is_the_end(run, monkeypatch, code, step
         life.begin(9, NO_NEEDS)
         assert life.end_step(step) is stops
     assert life.stop_code == (code if stops else 0)
+
+
+@pytest.mark.parametrize(
+    ("done", "phase", "line"),
+    [
+        ((), "", "step 1 to end (72 s so far); once more leaves at once, and the same command begins again"),
+        ((1, 2), "learn", "step 4 to end (phase learn, 72 s so far; the longest before it took 41 s); once more leaves "
+                          "at once, and the same command continues from checkpoint-2"),
+    ],
+)  # fmt: skip
+def test_a_long_step_is_described_after_a_signal(run, monkeypatch, capsys, done, phase, line):
+    life = run()
+    steps(life, *done)
+    monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 0.0)
+    with life.interruptible(Accelerator(cpu=True)):
+        life.begin(9, NO_NEEDS)
+        if done:
+            life.end_step(3)
+            life.limit.took("step", 41.2)
+        life.phase, life.limit._lap_began = phase, time.time() - 72
+        os.kill(os.getpid(), signal.SIGTERM)
+        printed, deadline = "", time.monotonic() + 60
+        while "still" not in printed:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            printed += capsys.readouterr().err
+    assert printed.splitlines()[1] == f"SIGTERM: still waiting for {line}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,187 @@
+"""python -m bench.tiny_seeds: which commands it runs, that a stopped one resumes, and its exit codes.
+
+Stages are stand-ins that copy a hand-written run, folder by folder; one that is there already is finished.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.tiny_bars import Run
+from bench.tiny_seeds import STAGES, commands, main
+from config import load
+from eval.recipe import Eval
+from reward.recipe import Reward
+from tests.support.paths import ROOT
+from tests.support.tiny_runs import write_run
+
+# `python -m STAGE ...` in the folder of the test: what was asked of it is noted in calls.txt.
+STAND_IN = """
+import os, shutil, sys, time
+from pathlib import Path
+
+tiny = Path(os.environ["TINY"])
+Path("calls.txt").open("a").write(f"{tiny.name} {os.environ['OMP_NUM_THREADS']} {' '.join(sys.argv[1:])}\\n")
+recipe = Path(sys.argv[1]).stem
+names = {"harmless": "harmless", "tasks": "eval-tasks"}
+(folder,) = [word.rpartition("/")[2] for word in sys.argv if word.startswith("run.dir=")] or [names.get(recipe, recipe)]
+if Path("fails", tiny.name, folder).exists():
+    print("Traceback", file=sys.stderr)
+    sys.exit("error: loss is nan")
+if Path("slow").exists() and folder == "ppo":
+    Path("slow").unlink()
+    time.sleep(60)
+if not (tiny / folder).exists():
+    shutil.copytree(Path("made") / folder, tiny / folder)
+"""
+COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from bench.tiny_seeds import main; main(sys.argv[2:])"
+ARGUMENTS = ["--seeds", "3", "4", "--folder", "seeds", "--recipes", "recipes", "--out", "page.md"]
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(tmp_path, monkeypatch):
+    """A folder with all recipes and stand-ins for all stages, in which a run that holds every bar can be copied."""
+    monkeypatch.chdir(tmp_path)
+    for package in ("tiny", "sft", "reward", "ppo", "eval"):
+        Path(package).mkdir()
+        Path(package, "__main__.py").write_text(STAND_IN)
+    Path("recipes").mkdir()
+    for stage in STAGES:
+        Path("recipes", f"{stage.recipe}.yaml").touch()
+    write_run(Path("made"))
+
+
+def ran(*more):
+    """The exit code."""
+    with pytest.raises(SystemExit) as end:
+        main([*ARGUMENTS, *more])
+    return end.value.code or 0
+
+
+def calls():
+    return [line.split() for line in Path("calls.txt").read_text().splitlines()]
+
+
+def test_every_stage_of_every_run(capsys):
+    assert ran() == 0
+    assert [words[:3] for words in calls() if words[2] == "recipes/ppo.yaml"] == [
+        [name, threads, "recipes/ppo.yaml"]
+        for name, threads in (("3-1", "1"), ("4-1", "1"), ("3-2", "2"), ("4-2", "2"))
+    ]
+    first = [" ".join(words[2:]) for words in calls() if words[0] == "3-1"]
+    assert first[:9] == [
+        "seeds/3-1/world --seed 3",
+        *(f"recipes/{name}.yaml run.seed=3" for name in ("base", "sft", "pmp", "rm", "harmless", "ppo")),
+        *(f"recipes/{name}.yaml run.seed=3 eval.require={{}}" for name in ("eval", "tasks")),
+    ]
+    # Rewards without PMP are about seeds: for the first number of threads alone.
+    assert [words[0] for words in calls() if "run.dir" in " ".join(words)] == ["3-1", "3-1", "4-1", "4-1"]
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[2].split() == ["gold", "accuracy", "KL", "rm", "harmless", "perplexity", "worst", "task", "minutes"]
+    figures = ["0.4", "0.01", "3", "0.95", "0.92", "1.05", "0.25", "7.5"]
+    assert shown[4] == "seed 3, 1 thread  " + "".join(f"{figure:>11}" for figure in figures) + "  holds"
+    assert shown[-1] == "page.md: written"
+    assert (
+        Path("page.md")
+        .read_text()
+        .startswith(
+            "# Does the tiny world align on every seed?\n\n"
+            "    .venv/bin/python -m bench.tiny_seeds --seeds 3 4 --folder seeds --recipes recipes --out page.md\n"
+        )
+    )
+
+
+def test_a_bar_that_fails_is_exit_code_1(capsys):
+    text = Path("made/eval/summary.json").read_text()
+    Path("made/eval/summary.json").write_text(text.replace('"kl_to_reference": 3.0', '"kl_to_reference": 5.0'))
+    assert ran("--threads", "2") == 1
+    out = capsys.readouterr().out
+    assert out.count("FAILS: KL") == 2
+    assert "holds  harm falls (95 % interval wholly below 0)" in out
+    assert "- seed 4, 2 threads: KL of PPO from SFT, nats an answer is 5, required <= 4" in Path("page.md").read_text()
+
+
+def test_a_stage_that_fails_is_that_runs_failure(capsys):
+    """The other runs are measured all the same."""
+    Path("fails/3-1/ppo").mkdir(parents=True)
+    assert ran("--threads", "1", "--jobs", "2") == 1
+    why = "ppo recipes/ppo.yaml ended with code 1: error: loss is nan (seeds/3-1/log.txt has all of it)"
+    out = capsys.readouterr().out
+    assert f"seed 3, 1 thread    {why}" in out.splitlines()
+    assert out.count("  holds\n") == 1
+    assert f"- seed 3, 1 thread: {why}" in Path("page.md").read_text()
+    assert "of 1 run that" in Path("page.md").read_text()
+
+
+def test_nothing_is_written_where_no_run_finished():
+    for name in ("3-1", "4-1"):
+        Path("fails", name, "base").mkdir(parents=True)
+    assert ran("--threads", "1") == 1
+    assert not Path("page.md").exists()
+
+
+def test_a_stopped_command_resumes():
+    Path("slow").touch()
+    words = [sys.executable, "-c", COMMAND, str(ROOT), *ARGUMENTS]
+    stopped = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while Path("slow").exists():
+        assert stopped.poll() is None
+        time.sleep(0.05)
+    os.killpg(stopped.pid, signal.SIGINT)  # Ctrl-C reaches the stage as well
+    said = stopped.communicate(timeout=30)[1]
+    assert (stopped.returncode, said) == (130, "\nstopped; the same command resumes\n")
+    assert calls()[-1][2] == "recipes/ppo.yaml"
+    assert {words[0] for words in calls()} == {"3-1"}  # no further run begins
+    assert not Path("page.md").exists()
+    begun = len(calls())
+
+    assert ran() == 0
+    again = [words[2] for words in calls()[begun:] if words[0] == "3-1"]
+    assert again[:7] == [
+        "seeds/3-1/world", *(f"recipes/{name}.yaml" for name in ("base", "sft", "pmp", "rm", "harmless", "ppo"))
+    ]  # fmt: skip
+    assert Path("page.md").exists()
+
+
+def test_a_recipe_that_is_missing_is_one_line(capsys):
+    Path("recipes/tasks.yaml").unlink()
+    assert ran() == 2
+    assert capsys.readouterr().err == (
+        "error: recipes/tasks.yaml does not exist; --recipes names a folder with a recipe for each of base, sft, pmp, "
+        "rm, harmless, ppo, eval, tasks\n"
+    )
+    assert not Path("calls.txt").exists()
+
+
+@pytest.mark.parametrize("key", ["--folder", "--out"])
+def test_a_folder_that_cannot_be_made_is_one_line(key, capsys):
+    Path("file").touch()
+    assert ran(key, "file/under/it") == 2
+    assert capsys.readouterr().err.endswith("cannot be made (Not a directory); name another folder\n")
+    assert not Path("calls.txt").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "-1"], ["--threads", "0"], ["--jobs", "0"]])
+def test_numbers_that_cannot_be(arguments, capsys):
+    assert ran(*arguments) == 2
+    assert "--seeds are at least 0, --threads and --jobs at least 1" in capsys.readouterr().err
+
+
+def test_rewards_with_and_without_pmp_are_good_recipes(monkeypatch):
+    """The keys that differ from the tiny recipes, read as the stages read them."""
+    monkeypatch.setenv("TINY", "home")
+    *_, reward, evaluation = [words[2:] for words in commands(Run(3, 1), Path("home"), Path(), beside=True)]
+    recipe = load(Reward, ROOT / "recipes" / "tiny" / "rm.yaml", reward)
+    assert (recipe.run.dir, recipe.model.path, recipe.run.seed) == ("home/rm-without-pmp", "home/base/model", 3)
+    recipe = load(Eval, ROOT / "recipes" / "tiny" / "eval.yaml", evaluation)
+    assert recipe.run.dir == "home/eval-pmp"
+    assert list(recipe.measures) == ["comparisons"]
+    assert {name: of.paths for name, of in recipe.eval.reward_models().items()} == {
+        name: [f"home/{folder}/model"]
+        for name, folder in (("pmp", "pmp"), ("rm", "rm"), ("without_pmp", "rm-without-pmp"))
+    }
