@@ -270,4 +270,4 @@ def test_the_tiny_recipe_gives_every_promised_figure(mini, tmp_path, monkeypatch
             assert 0 <= summary["rewards"][reward]["comparisons"][name]["accuracy"] <= 1
     assert summary["subjects"]["ppo"]["system_prompt"]["conversations"] == 4
     assert {"harm", "over_refusal"} <= summary["differences"]["ppo"]["answers"].keys()
-    assert list(summary["seconds"]) == ["world", "base", "sft", "pmp", "harmless", "rm", "ppo", "eval"]
+    assert list(summary["seconds"]) == ["world", "base", "sft", "pmp", "rm", "harmless", "ppo", "eval"]

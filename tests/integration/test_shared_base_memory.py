@@ -47,7 +47,12 @@ def hold(what: str, recipe_path: str, overrides: list[str]) -> None:
         models = [held]
     else:
         held = (load_shared if what == "shared" else load_models)(recipe, tokenizer, accelerator)
-        models = [held.policy, held.value, held.reference, *held.scorer.models]
+        models = [
+            held.policy,
+            held.value,
+            held.reference,
+            *(model for reward in held.rewards for model in reward.scorer.models),
+        ]
     bases = [model.base for model in models if isinstance(model, Role)]
     weights = {id(p): p for model in [*models, *bases] for p in model.parameters()}.values()
     for weight in weights:

@@ -58,7 +58,7 @@ def test_a_step(path, small, tmp_path):
         train_reward(load(Reward, path, [*overrides, *SMALL_TRAINER, *data]))
     else:
         overrides += [
-            f"reward.path={base}-reward/model", f"data.prompts={small / 'chat.jsonl'}",
+            "reward.mix={}", f"reward.path={base}-reward/model", f"data.prompts={small / 'chat.jsonl'}",
             f"data.pretrain={small / 'text.jsonl'}", "ppo.steps=1", "ppo.value_warmup_steps=0",
             "ppo.queries_per_step=4", "sampling.max_new_tokens=4",
         ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_it_leaves_before_the_limit(ppo, tmp_path, monkeypatch):
 
 
 def test_the_margin_is_the_longest_of_each(monkeypatch):
-    clock = iter([1000.0, 1005.0, 1012.0, 1032.0, 1035.0])
+    clock = iter([990.0, 1000.0, 1005.0, 1012.0, 1032.0, 1035.0])
     monkeypatch.setattr(time_limit.time, "time", lambda: next(clock))
     monkeypatch.setattr(time_limit.psutil.Process, "create_time", lambda self: 900.0)
     measured = TimeLimit(0.1)
