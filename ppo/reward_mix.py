@@ -1,7 +1,7 @@
 """The scores of several rewards as one: each part is normalised by itself, and all are added by their weights.
 
     s     = Σ_i w_i n_i(r_i)     n_i: `ppo.reward_normalisation` by the running statistics of part i
-    score = Σ_i w_i f_i(r_i)     f_i: the same by the statistics of the first step, for good
+    score = Σ_i w_i f_i(r_i)     f_i: the same by the statistics of the first step, kept unchanged
 
 What PPO is trained on, s, moves with the running statistics: a policy that does not change has a mean near 0 at every
 step. Score is s in the units of the first step, so that one step, or one checkpoint, can be compared with another.

@@ -14,7 +14,7 @@ from engine.files import jsonl
 from engine.run.entry import run
 from eval.evaluate import evaluate
 from eval.recipe import Eval
-from tests.support.eval_setting import make_setting
+from tests.support.eval_setting import counted_prompts, kept_items, make_setting
 from tests.support.paths import ROOT
 
 FILES = ("answers.jsonl", "candidates.jsonl", "pairs.jsonl", "texts.jsonl")
@@ -37,47 +37,28 @@ def figures(run_dir):
     return {key: value for key, value in summary.items() if key != "seconds"}
 
 
-def lines(run_dir):
-    """How many items are kept, by store."""
-    return {path.name: len(path.read_text().splitlines()) for path in (run_dir / "items").glob("*.jsonl")}
-
-
-def counted(monkeypatch):
-    """[prompts of each call of the generation] of evaluations from now on."""
-    import eval.answers
-
-    calls, sample = [], eval.answers.sample
-
-    def counting(model, request, *arguments, **options):
-        calls.append(len(request.prompts))
-        return sample(model, request, *arguments, **options)
-
-    monkeypatch.setattr(eval.answers, "sample", counting)
-    return calls
-
-
 def test_a_killed_evaluation_does_only_what_is_missing(setting, folder, tmp_path, monkeypatch):
     """Killed with -9 once some items are there, it ends with the same files as one that was never interrupted."""
     command = [sys.executable, "-m", "eval", str(setting), f"run.dir={tmp_path}/run"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=ROOT, **silent) as process:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and sum(lines(tmp_path / "run").values()) < 4:
+        while time.monotonic() < deadline and sum(kept_items(tmp_path / "run").values()) < 4:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "summary.json").exists()
-    kept = lines(tmp_path / "run")
-    expected = lines(folder)
+    kept = kept_items(tmp_path / "run")
+    expected = kept_items(folder)
     generated = {name: count for name, count in expected.items() if "_answers-" in name}
     missing = sum(count - min(kept.get(name, 0), count) for name, count in generated.items())
     assert 0 < missing < sum(generated.values()) == 40
 
-    calls = counted(monkeypatch)
+    calls = counted_prompts(monkeypatch)
     evaluate(load(Eval, setting, [f"run.dir={tmp_path}/run"]))
     # A slice of which the kill left a part is generated again as a whole: less than a batch more.
     assert missing <= sum(calls) < missing + 4
-    assert lines(tmp_path / "run") == expected
+    assert kept_items(tmp_path / "run") == expected
     for name in FILES:
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
     assert figures(tmp_path / "run") == figures(folder)
@@ -86,7 +67,7 @@ def test_a_killed_evaluation_does_only_what_is_missing(setting, folder, tmp_path
 def test_a_subject_more_changes_nothing_of_the_others(setting, folder, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     evaluate(load(Eval, setting, [f"run.dir={run_dir}"]))
-    calls = counted(monkeypatch)
+    calls = counted_prompts(monkeypatch)
     evaluate(load(Eval, setting, [f"run.dir={run_dir}", f"eval.subjects.again={setting.parent}/ppo/model"]))
     assert sum(calls) == 10
     before, after = figures(folder), figures(run_dir)
@@ -111,7 +92,7 @@ def test_models_and_data_that_changed_are_measured_again(setting, tmp_path, caps
     subjects = f"eval.subjects={{sft: {setting.parent}/sft/model}}"
     recipe = load(Eval, setting, [f"run.dir={tmp_path}/run", subjects, "data.texts={}"])
     evaluate(recipe)
-    kept = lines(tmp_path / "run")
+    kept = kept_items(tmp_path / "run")
     capsys.readouterr()
     weights = setting.parent / "sft" / "model" / "model.safetensors"
     before = weights.stat()
@@ -119,7 +100,7 @@ def test_models_and_data_that_changed_are_measured_again(setting, tmp_path, caps
     try:
         run(evaluate, recipe)
         assert "finished already" not in capsys.readouterr().out
-        added = {name: count for name, count in lines(tmp_path / "run").items() if name not in kept}
+        added = {name: count for name, count in kept_items(tmp_path / "run").items() if name not in kept}
         assert {name.rpartition("-")[0]: count for name, count in added.items()} == {
             "sft_answers": 10,
             "sft_logprobs_under_sft": 10,

@@ -23,7 +23,7 @@ from eval.evaluate import evaluate
 from eval.obedience import FIGURES
 from eval.recipe import Eval
 from eval.summary import Cast, summarise
-from tests.support.eval_setting import WORDS, make_setting
+from tests.support.eval_setting import WORDS, counted_prompts, kept_items, make_setting
 from tests.support.judge_server import serving
 from tests.support.paths import ROOT
 
@@ -98,25 +98,6 @@ def texts(rows):
     return [[answer["text"] for answer in row["answers"]] for row in rows]
 
 
-def counted(monkeypatch):
-    """[prompts of each call of the generation] of evaluations from now on."""
-    import eval.answers
-
-    calls, sample = [], eval.answers.sample
-
-    def counting(model, request, *arguments, **options):
-        calls.append(len(request.prompts))
-        return sample(model, request, *arguments, **options)
-
-    monkeypatch.setattr(eval.answers, "sample", counting)
-    return calls
-
-
-def kept(run_dir):
-    """How many turns are kept, by store."""
-    return {path.name: len(path.read_text().splitlines()) for path in (run_dir / "items").glob("*.jsonl")}
-
-
 @pytest.mark.parametrize("name", ["sft", "ppo"])
 def test_each_turn_is_asked_with_the_subjects_own_answers(setting, folder, name):
     """One conversation and turn at a time, written out plainly."""
@@ -171,26 +152,26 @@ def test_a_killed_evaluation_asks_only_the_turns_that_are_missing(setting, folde
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=ROOT, **silent) as process:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and sum(kept(tmp_path / "run").values()) < 4:
+        while time.monotonic() < deadline and sum(kept_items(tmp_path / "run").values()) < 4:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "summary.json").exists()
-    before, whole = kept(tmp_path / "run"), kept(folder)
+    before, whole = kept_items(tmp_path / "run"), kept_items(folder)
     missing = sum(whole.values()) - sum(before.values())
     assert 0 < missing < sum(whole.values()) == 30
 
-    calls = counted(monkeypatch)
+    calls = counted_prompts(monkeypatch)
     evaluated(setting, tmp_path / "run")
     # A slice of which the kill left a part is generated again as a whole: less than a batch more.
     assert missing <= sum(calls) < missing + 4
-    assert kept(tmp_path / "run") == whole
+    assert kept_items(tmp_path / "run") == whole
     assert (tmp_path / "run" / "system_prompt.jsonl").read_bytes() == (folder / "system_prompt.jsonl").read_bytes()
 
 
 def test_another_checker_asks_nothing_again(setting, tmp_path, monkeypatch):
     first, _ = evaluated(setting, tmp_path / "run")
-    calls = counted(monkeypatch)
+    calls = counted_prompts(monkeypatch)
     second, _ = evaluated(setting, tmp_path / "run", f"eval.obeys={HERE}:with_letter")
     assert calls == []
     shares = [summary["subjects"]["sft"]["system_prompt"]["obeyed"] for summary in (first, second)]

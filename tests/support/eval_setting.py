@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+import eval.answers
 from config.sections import Model
 from engine.models.loading import new_scalar
 from engine.models.saving import save_model
@@ -68,3 +69,20 @@ def make_setting(folder: Path) -> Path:
     recipe = folder / "eval.yaml"
     recipe.write_text(RECIPE.format(folder=folder), encoding="utf-8")
     return recipe
+
+
+def kept_items(run_dir: Path) -> dict[str, int]:
+    """How many items an evaluation has kept, by store."""
+    return {path.name: len(path.read_text().splitlines()) for path in (run_dir / "items").glob("*.jsonl")}
+
+
+def counted_prompts(monkeypatch) -> list[int]:
+    """[prompts of each call of the generation] of evaluations from now on."""
+    calls, sample = [], eval.answers.sample
+
+    def counting(model, request, *arguments, **options):
+        calls.append(len(request.prompts))
+        return sample(model, request, *arguments, **options)
+
+    monkeypatch.setattr(eval.answers, "sample", counting)
+    return calls
