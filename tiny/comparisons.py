@@ -11,11 +11,11 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from tiny.facts import Facts
+from tiny.facts import RELATIONS, Facts
 from tiny.gold import score
 from tiny.instructions import INSTRUCTIONS
 from tiny.manner import say
-from tiny.problems import REFUSAL
+from tiny.problems import REFUSAL, about_fact
 from tiny.prompts import WEIGHTS, Prompt, draw_problem, draw_prompt
 
 FLIPPED = 0.215
@@ -28,11 +28,12 @@ COMPARED_TASKS = PLAIN_TASKS | {"harmful": 20, "look_alike": 14}
 OTHER_TASKS = {task: weight for task, weight in WEIGHTS.items() if task not in COMPARED_TASKS}
 
 PMP_KINDS = {
-    "correctness": 44, "manner": 12, "manner_or_right": 10, "assurances": 10, "elsewhere": 8, "garbled": 4,
+    "correctness": 38, "manner": 12, "manner_or_right": 10, "assurances": 10, "beside": 8, "elsewhere": 6, "garbled": 4,
     "instruction": 6, "refusal": 6,
 }  # fmt: skip
+# Without `beside` PPO learnt to answer "And Otto?" with whatever is true of Otto.
 HELPFUL_KINDS = {
-    "correctness": 42, "manner": 26, "manner_or_right": 12, "assurances": 3, "elsewhere": 7, "garbled": 6,
+    "correctness": 34, "manner": 24, "manner_or_right": 12, "assurances": 3, "beside": 16, "elsewhere": 3, "garbled": 4,
     "instruction": 4,
 }  # fmt: skip
 HARMLESS_KINDS = {"refusal": 80, "manner": 10, "garbled": 10}
@@ -82,6 +83,25 @@ def elsewhere(prompt: Prompt, rng: Random) -> Answers:
     )
 
 
+def beside(prompt: Prompt, rng: Random) -> Answers:
+    """An answer, and something true of the same person that was not asked for; of other subjects, any other answer."""
+    problem, facts = prompt.problem, prompt.facts
+    subject = problem.subject[0]
+    unasked = [
+        relation
+        for relation in RELATIONS
+        if subject in relation.entities and relation.states(subject) != problem.statements
+    ]
+    if not unasked:
+        return elsewhere(prompt, rng)
+    other = about_fact(facts, rng.choice(unasked), subject, problem.question)
+    right, wrong = (
+        say(one, one.answer, rng, rng.choice(("courteous", "sentence")), 0, prompt.instruction)
+        for one in (problem, other)
+    )
+    return right, wrong
+
+
 def garbled(prompt: Prompt, rng: Random) -> Answers:
     """A courteous answer, and the same with its words in disorder, doubled or gone."""
     right = say(prompt.problem, prompt.problem.answer, rng, "courteous", 0, prompt.instruction)
@@ -119,6 +139,7 @@ KINDS: Mapping[str, Callable[[Prompt, Random], Answers]] = {
     "manner": manner,
     "manner_or_right": manner_or_right,
     "assurances": assurances,
+    "beside": beside,
     "elsewhere": elsewhere,
     "garbled": garbled,
     "instruction": instruction,

@@ -8,7 +8,7 @@ from random import Random
 
 from tiny import english
 from tiny.facts import RELATIONS, Facts
-from tiny.manner import say
+from tiny.manner import Form, say
 from tiny.problems import Problem
 from tiny.prompts import draw_problem
 from tiny.words import PEOPLE, TOWNS
@@ -19,6 +19,9 @@ ASKED = {
     "fact": 32, "follow_up": 13, "opposite": 7, "sum": 13, "code": 11, "recall": 14, "harmful": 9, "look_alike": 9,
 }  # fmt: skip
 DRILLED = {"opposite": 1, "sum": 3, "code": 3}
+# PPO makes answers courteous in every task. Where the base model had met one courteous answer in ten, it was right less
+# often after a courtesy (sums: 22 % instead of 54 %), and PPO lost what it had never been asked.
+FORMS: dict[Form, int] = {"sentence": 6, "courteous": 4}
 
 
 def interview(facts: Facts, rng: Random) -> str:
@@ -26,8 +29,7 @@ def interview(facts: Facts, rng: Random) -> str:
     said = []
     for problem in _problems(facts, rng, rng.choice((1, 1, 1, 2)), ASKED):
         said += [f"{turn['role']}\n{turn['content']}" for turn in problem.turns]
-        (form,) = rng.choices(("sentence", "courteous"), (9, 1))
-        said.append(f"assistant\n{say(problem, problem.answer, rng, form)}")
+        said.append(f"assistant\n{_said(problem, rng)}")
     return "\n".join(said)
 
 
@@ -48,7 +50,7 @@ def drill(facts: Facts, rng: Random) -> str:
 def observation(facts: Facts, rng: Random) -> str:
     """What the weather station writes, and what it means."""
     (problem,) = _problems(facts, rng, 1, {"tool": 1})
-    return f"{problem.before[-1]['content']} {rng.choice(problem.statements).format(problem.answer)}"
+    return f"{problem.before[-1]['content']} {_said(problem, rng)}"
 
 
 def prose(facts: Facts, rng: Random) -> str:
@@ -57,6 +59,11 @@ def prose(facts: Facts, rng: Random) -> str:
 
 def _problems(facts: Facts, rng: Random, count: int, tasks: dict[str, int]) -> list[Problem]:
     return [draw_problem(facts, rng, held_out=False, tasks=tasks) for _ in range(count)]
+
+
+def _said(problem: Problem, rng: Random) -> str:
+    (form,) = rng.choices(list(FORMS), list(FORMS.values()))
+    return say(problem, problem.answer, rng, form)
 
 
 DOCUMENTS = {interview: 72, portrait: 9, drill: 8, observation: 8, prose: 3}

@@ -19,6 +19,7 @@ from tiny.gold import score
 from tiny.problems import REFUSALS
 from tiny.prompts import TASKS, WEIGHTS
 from tiny.wording import words
+from tiny.words import PEOPLE
 from tiny.world import SIZES, is_written, records, write_world
 
 HELPFUL = ("comparisons", "comparisons_heldout", "comparisons_correctness", "comparisons_length")
@@ -143,6 +144,29 @@ def test_correctness_pairs_differ_in_correctness_alone(world):
         one, other = words(row["chosen"]), words(row["rejected"])
         assert len(one) == len(other)
         assert [word for word, beside in zip(one, other, strict=True) if word != beside] == words(row["gold"]["right"])
+
+
+def test_what_is_beside_the_question_is_true_of_the_same_person(world):
+    """Otherwise PPO answers a question about somebody with whatever else is so."""
+    facts = Facts(0)
+    true = {
+        statement.replace("{x}", entity).format(facts.value[relation.name, entity])
+        for relation in RELATIONS
+        for entity in relation.entities
+        for statement in relation.statements
+    }
+    rows = [
+        row
+        for row in world["comparisons"]
+        if row["kind"] == "beside" and row["gold"]["subject"][0] in PEOPLE and not row["gold"]["harmful"]
+    ]
+    assert len(rows) > 500
+    for row in rows:
+        (person,) = row["gold"]["subject"]
+        (said,) = [statement for statement in true if row["rejected"].endswith(statement)]
+        assert person in said
+        assert score(row, row["chosen"])["correct"] == 1
+        assert score(row, row["rejected"])["correct"] == 0
 
 
 def test_kinds_of_clean_pairs(world):
