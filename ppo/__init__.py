@@ -1,1 +1,1 @@
-"""PPO against a reward model (report, 3.2.2)."""
+"""Stage 3: PPO against one or more rewards (report, 3.2.2)."""

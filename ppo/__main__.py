@@ -1,4 +1,4 @@
-"""python -m ppo RECIPE.yaml [--check] [key=value ...]"""
+"""`python -m ppo RECIPE.yaml [--check] [key=value ...]`: run the PPO stage."""
 
 from config.cli import main
 from ppo.recipe import PPO

@@ -1,7 +1,8 @@
-"""From scores to advantages: penalised rewards, GAE, baselines of a query's group, whitening, the running mean.
+"""From scores to advantages: KL-penalised rewards, GAE, group baselines, whitening, score normalisation.
 
-Tensors are (batch, time), a row a response; `mask` is true at response tokens, the end token included, and they stand
-first in their row. Values outside the mask are ignored and come out as 0.
+Shapes: batch is the number of responses, time the length in tokens of the longest one. `mask`, (batch, time) bool, is
+true at response tokens (the end token included), which start at column 0 (right padding). Values outside the mask are
+ignored, and results are 0 there. Every response has at least one token.
 """
 
 import torch
@@ -12,17 +13,33 @@ from ppo.choices import Advantage
 def clip_and_shorten(
     scores: torch.Tensor, lengths: torch.Tensor, clip: float | None, length_penalty: float, length_free: int
 ) -> torch.Tensor:
-    """Clip scores to ±clip, then take off `length_penalty` for each token beyond `length_free`; all (batch,)."""
+    """Clip scores to ±clip, then subtract a penalty for length: clip(s) - length_penalty · max(T - length_free, 0).
+
+    Args:
+        scores: (batch,), normalised.
+        lengths: (batch,) T, response tokens.
+        clip: largest absolute score; None clips nothing.
+        length_penalty: score units per token.
+        length_free: tokens without a penalty.
+
+    Returns (batch,). Neither term is in the report; both are off by default.
+    """
     if clip is not None:
         scores = scores.clamp(-clip, clip)
     return scores - length_penalty * (lengths - length_free).clamp(min=0)
 
 
 def penalised_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
-    """Return R_t = -kl_coef kl_t, plus the (batch,) score at the last response token.
+    """Return the rewards R_t = -kl_coef · kl_t + 1[t = T] · score, (batch, time).
 
-    kl is an estimate per token, (batch, time). The report states the coefficient, 0.04 (3.2.2), not where the penalty
-    falls; per token, with the plain estimator log π_old - log π_ref, is our choice.
+    Args:
+        scores: (batch,) one score per response, added at its last token T.
+        kl: (batch, time) an estimate of the KL divergence at each token, in nats (`kl_estimate`).
+        mask: (batch, time).
+        kl_coef: β, score units per nat (report, 3.2.2: 0.04).
+
+    The report does not state whether the penalty is per token or per response. Per token is our choice, as in Ouyang et
+    al. 2022, 3.5.
     """
     rewards = torch.where(mask, -kl_coef * kl, 0.0)
     rewards[torch.arange(len(mask)), mask.sum(1) - 1] += scores
@@ -32,10 +49,17 @@ def penalised_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return generalised advantage estimates A and the returns A + V (Schulman et al. 2016, eq. 16).
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
-    values[:, t] is V of the state in which token t was chosen; V after the last token is 0. The report states neither γ
-    nor λ.
+        δ_t = R_t + γ V_{t+1} - V_t        A_t = Σ_l (γλ)^l δ_{t+l}        G_t = A_t + V_t
+
+    Args:
+        rewards: (batch, time) R.
+        values: (batch, time) V_t, the value of the state before token t is sampled; V after the last token is 0.
+        mask: (batch, time).
+        gamma, lam: γ and λ. The report states neither.
+
+    Returns the advantages A and the returns G, both (batch, time), in score units.
     """
     values = torch.where(mask, values, 0.0)
     advantages = torch.zeros_like(rewards)
@@ -52,12 +76,22 @@ def gae(
 def group_advantages(
     rewards: torch.Tensor, mask: torch.Tensor, responses: int, kind: Advantage
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return advantages over the query's other responses and the returns R, without a value model.
+    """Return advantages against the other responses to the same query, and the returns; no value model is needed.
 
-    Both are the same at each token of a response. A query's `responses` stand side by side; R is the sum of a
-    response's rewards, KL penalty included. `rloo`: R minus the mean of the others (Ahmadian et al. 2024). `grpo`:
-    (R - mean) / (deviation + 1e-4) of all, the deviation with n - 1 (Shao et al. 2024; there the penalty is a loss of
-    its own, here it is part of R).
+    With R the sum of a response's rewards, KL penalty included, and K responses per query:
+
+        rloo    A = R - mean of R over the query's other responses       (Ahmadian et al. 2024)
+        grpo    A = (R - mean R) / (std R + 1e-4) over the query's K     (Shao et al. 2024, 4.1.2; std with K - 1)
+
+    Shao et al. add the KL penalty to the loss instead; here it is part of R for both methods.
+
+    Args:
+        rewards: (batch, time); the K responses to a query are adjacent rows, so batch = queries · K.
+        mask: (batch, time).
+        responses: K, at least 2.
+        kind: "rloo" or "grpo".
+
+    Returns A and R, both (batch, time), constant over the tokens of a response.
     """
     total = rewards.sum(1).view(-1, responses)
     mean = total.mean(1, keepdim=True)
@@ -69,7 +103,10 @@ def group_advantages(
 
 
 def whiten(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Scale advantages to mean 0 and variance 1 over all response tokens."""
+    """Scale (batch, time) advantages to mean 0 and variance 1 over all response tokens; 1e-8 is added to the variance.
+
+    Not in the report. Moments are computed in float64; the result has the input's dtype.
+    """
     inside = advantages[mask].double()
     mean, variance = inside.mean(), inside.var(correction=0)
     whitened = (advantages - mean) * torch.rsqrt(variance + 1e-8)
@@ -77,10 +114,11 @@ def whiten(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class ScoreNormaliser:
-    """Normalise scores by their running mean (report, 3.2.2), the current batch included.
+    """Normalise scores by statistics over all scores so far, the current batch included (report, 3.2.2).
 
-    The report does not state whether it also divides by a running deviation; `mean_std` does, `none` leaves scores as
-    they are. Only finished responses have a score, so only these count.
+    `kind` is "mean" (subtract the running mean, the report's way), "mean_std" (also divide by the running standard
+    deviation; the report does not state whether it does) or "none" (return scores unchanged). Only finished responses
+    have a score, so only they are counted.
     """
 
     def __init__(self, kind: str):
@@ -88,7 +126,7 @@ class ScoreNormaliser:
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
 
     def update(self, scores: torch.Tensor) -> None:
-        """Add a batch of scores, (n,), merging means and squared deviations (Chan et al. 1983, eq. 2.1)."""
+        """Add (n,) raw scores, n may be 0, to the running statistics (Chan et al. 1983, eq. 2.1)."""
         count, scores = len(scores), scores.double()
         if count == 0:
             return

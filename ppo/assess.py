@@ -1,6 +1,8 @@
-"""What is known of a rollout before any update: log-probabilities, values and scores; from them rewards and advantages.
+"""The assessment of a rollout before its updates: log-probabilities, values and scores, then rewards and advantages.
 
-Shapes: batch is the step's responses, time the longest response; every (batch, time) tensor is 0 outside the mask.
+Shapes: batch is the number of responses in the step over all ranks, time the length in tokens of the longest one, and
+finished the number of responses with an end token. Every (batch, time) tensor is 0 outside the mask. Log-probabilities,
+entropy and KL are in nats.
 """
 
 from collections.abc import Sequence
@@ -21,45 +23,46 @@ from ppo.rollout import Rollout
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What the four models compute of a rollout; (batch, time) unless said otherwise, log-probabilities in nats."""
+    """Outputs of the four models for a rollout, the same on every rank; (batch, time) unless stated otherwise."""
 
     old_logprobs: torch.Tensor
-    """log π_old(y_t), of the policy before the step's updates"""
+    """log π_old(y_t): the policy before the step's updates"""
     entropy: torch.Tensor
-    """of π_old at each token"""
+    """entropy of π_old at each token"""
     ref_logprobs: torch.Tensor
-    """log π_ref(y_t)"""
+    """log π_ref(y_t): the reference policy"""
     old_values: torch.Tensor
-    """V of the state before each token; 0 without a value model"""
+    """V_old of the state before each token; 0 without a value model"""
     part_scores: PartScores
-    """(finished responses,) of each part of the reward, before normalisation"""
+    """raw scores, (finished,), by part of the reward"""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """All that the updates of a step read; (batch, time) unless said otherwise."""
+    """The inputs of a step's updates and metrics, the same on every rank; (batch, time) unless stated otherwise."""
 
     mask: torch.Tensor
-    """true at response tokens"""
+    """bool, true at response tokens"""
     old_logprobs: torch.Tensor
     ref_logprobs: torch.Tensor
     entropy: torch.Tensor
     old_values: torch.Tensor
     part_scores: PartScores
-    """(finished responses,) of each part of the reward, before normalisation"""
+    """raw scores, (finished,), by part of the reward"""
     raw_scores: torch.Tensor
-    """(finished responses,) the reward, before normalisation; of a mix in the units of the first step"""
+    """(finished,) scores before normalisation; those of a mix are in the units of the first step (`RewardMix`)"""
     scores: torch.Tensor
-    """(batch,) normalised, or the penalty where there is no end token; clipped, less the length penalty"""
+    """(batch,) s: the normalised score, or -missing_end_penalty without an end token; then clipped and penalised"""
     advantages: torch.Tensor
-    """whitened and clipped as the recipe asks"""
+    """A, whitened and clipped as the recipe says"""
     returns: torch.Tensor
+    """G, the target of the value model"""
     engine_difference: torch.Tensor | None
-    """log π_old of the trainer less the engine's; None where the engine returns no comparable log-probabilities"""
+    """log π_old - log π_engine; None if the engine returns no comparable log-probabilities"""
     importance: torch.Tensor
-    """weight of each token's policy loss: π_old / π_engine, capped; or 1"""
+    """weight of each token's policy loss: min(π_old / π_engine, ppo.importance_cap) (Yao et al. 2025), or 1"""
     with_control_tokens: torch.Tensor
-    """(batch,) true where the response has a control token before its last token"""
+    """(batch,) bool, true if the response has a control token before its last token"""
 
 
 def assess(
@@ -70,9 +73,14 @@ def assess(
     mix: RewardMix,
     kl_coef: float,
 ) -> Assessment:
-    """Return rewards' advantages and all that they are computed from (collective: every rank must call it).
+    """Score a rollout and compute its rewards, advantages and returns (collective: every rank must call it).
 
-    `mix` takes in the rollout's scores. Raises RunError where a model returns NaN or infinity.
+    Args:
+        temperature: the sampling temperature, by which logits are divided before log-probabilities are taken.
+        mix: normalises the scores; its running statistics are updated with this rollout's.
+        kl_coef: β of this step.
+
+    Raises RunError if a model returns NaN or infinity.
     """
     mask, ended = rollout.mask.to(models.device), rollout.ended.to(models.device)
     outputs = run_models(models, rollout, mask, temperature, ppo.micro_batch_tokens)
@@ -82,7 +90,7 @@ def assess(
     scores = torch.full((len(mask),), -ppo.missing_end_penalty, device=models.device)
     scores[ended] = mix.normalised(outputs.part_scores).to(scores.dtype)
     scores = clip_and_shorten(scores, mask.sum(1), ppo.reward_clip, ppo.length_penalty, ppo.length_free)
-    with_control_tokens = rollout.contain(models.control_tokens).to(models.device)
+    with_control_tokens = rollout.contains_any(models.control_tokens).to(models.device)
     scores = torch.where(with_control_tokens, scores - ppo.control_token_penalty, scores)
 
     kl = kl_estimate(outputs.old_logprobs, outputs.ref_logprobs, ppo.kl_estimator)
@@ -118,9 +126,10 @@ def assess(
 
 
 def run_models(models: Models, rollout: Rollout, mask: torch.Tensor, temperature: float, budget: int) -> ModelOutputs:
-    """Run the four models over the rollout, `budget` tokens a forward (collective: every rank must call it).
+    """Run the four models over the rollout (collective: every rank must call it).
 
-    Each rank computes its share of the responses; all ranks get all of them.
+    A forward pass has at most `budget` tokens. Each rank computes its share of the responses; the outputs for all
+    responses are gathered on every rank.
     """
     prompts, tokens = take_share(rollout.prompts), take_share(rollout.tokens)
     supports = rollout.supports and take_share(rollout.supports)
@@ -155,7 +164,7 @@ def run_models(models: Models, rollout: Rollout, mask: torch.Tensor, temperature
 
 
 def engine_difference(rollout: Rollout, old_logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
-    """Return (batch, time) log π_old of the trainer less the engine's; None where the engine returned none."""
+    """Return log π_old - log π_engine, (batch, time); None if the engine returned no log-probabilities."""
     found = [response.logprobs for response in rollout.responses]
     if None in found:
         return None
@@ -164,7 +173,7 @@ def engine_difference(rollout: Rollout, old_logprobs: torch.Tensor, mask: torch.
 
 
 def refuse_not_finite(outputs: ModelOutputs, rewards: Sequence[Reward]) -> None:
-    """Raise RunError, before anything is trained on it, if an output is NaN or infinite."""
+    """Raise RunError if an output is NaN or infinite, before it can reach a gradient."""
     checkpoint = "look at that model's checkpoint"
     found = [
         ("log π_old", outputs.old_logprobs, checkpoint),
@@ -176,4 +185,4 @@ def refuse_not_finite(outputs: ModelOutputs, rewards: Sequence[Reward]) -> None:
         found.append((name, outputs.part_scores[part.name], f"look at {part.scoring.source}"))
     for name, values, way_out in found:
         if not values.isfinite().all():
-            raise RunError(f"{name} of an answer is not finite; {way_out} (the last checkpoint is intact)")
+            raise RunError(f"{name} of a response is not finite; {way_out} (the last checkpoint is intact)")

@@ -1,7 +1,7 @@
-"""Held-out prompts: the policy's responses to them, measured by the reward and by the gold scorer.
+"""Held-out evaluation during PPO: scores of the policy's responses to prompts that are never trained on.
 
-The measures go into metrics.jsonl and into warnings, and may choose the best checkpoint (`watch.keep_best`); nothing is
-trained on them. Their random stream is their own, so each measurement draws the same numbers and no rollout's.
+The metrics go into metrics.jsonl, feed the warnings, and can select the best checkpoint (`watch.keep_best`). Held-out
+sampling has a random stream of its own: every measurement uses the same random numbers, and rollouts are not affected.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,11 @@ class HeldOut:
     seed: int
 
     def measure(self, models: Models, engine: Engine, mix: RewardMix, budget: int) -> dict[str, float]:
-        """Return means over all prompts, one response each (collective: every rank must call it).
+        """Generate one response per prompt and return the metrics (collective: every rank must call it).
 
-        The score's mean, and that of each part of a mix, is over responses with an end token, NaN where there is none;
-        a forward has at most `budget` tokens.
+        `heldout_score`, and `heldout_score_NAME` of each part of a mix, are means over responses with an end token, NaN
+        if there is none. `heldout_gold` is a mean over all responses, `heldout_gold_error` its standard error; both are
+        absent without a gold scorer. A forward pass has at most `budget` tokens.
         """
         share = take_share(range(len(self.rows)))
         rows = [self.rows[q] for q in share]
@@ -52,8 +53,8 @@ class HeldOut:
         gathered = all_gather_items([next(of_finished) if response.ended else None for response in responses])
         known = torch.tensor([of_parts for of_parts in gathered if of_parts is not None], dtype=torch.float64)
         by_part = dict(zip(scores, known.view(-1, len(scores)).unbind(1), strict=True))
-        metrics = {"heldout_score": mean(mix.comparable(by_part))}
-        metrics |= {f"heldout_score_{name}": mean(of_part) for name, of_part in by_part.items() if name}
+        metrics = {"heldout_score": mean_or_nan(mix.comparable(by_part))}
+        metrics |= {f"heldout_score_{name}": mean_or_nan(of_part) for name, of_part in by_part.items() if name}
         if self.gold is not None:
             totals = all_gather_items([self.gold_total(*pair) for pair in zip(rows, responses, strict=True)])
             metrics["heldout_gold"] = fmean(totals)
@@ -61,11 +62,11 @@ class HeldOut:
         return metrics
 
     def gold_total(self, row: PromptRow, response: Response) -> float:
-        """Return the gold of one response, the sum of its parts."""
+        """Return the gold score of one response, the sum of its parts."""
         text = self.tokenizer.decode(response.tokens[:-1] if response.ended else response.tokens)
         return self.gold(row.record, text).total
 
 
-def mean(scores: torch.Tensor) -> float:
-    """Return the mean of (n,) scores; NaN where there is none."""
+def mean_or_nan(scores: torch.Tensor) -> float:
+    """Return the mean of (n,) scores; NaN if n is 0."""
     return fmean(scores.tolist()) if len(scores) else float("nan")

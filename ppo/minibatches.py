@@ -1,4 +1,4 @@
-"""A rollout cut into minibatches (one update each) and these into packed micro-batches (one forward each)."""
+"""Split a rollout into minibatches (one update each), and those into packed micro-batches (one forward pass each)."""
 
 import random
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from ppo.rollout import Rollout
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some responses in one packed row; the tensors are (tokens,), of their response tokens in order."""
+    """Several responses packed into one row; each tensor is (tokens,), one entry per response token in packed order."""
 
     packed: PackedResponses
     old_logprobs: torch.Tensor
@@ -24,7 +24,7 @@ class MicroBatch:
     returns: torch.Tensor
     importance: torch.Tensor
     weight: torch.Tensor
-    """each token's weight in the means of the losses"""
+    """weight of each token in the mean losses: 1, or as `token_weights` for ppo.loss_mean=sequence"""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Minibatch:
     """The responses of one update."""
 
     tokens: int
-    """response tokens on all ranks: the denominator of the losses' means"""
+    """response tokens on all ranks: the denominator of the mean losses"""
     micro_batches: list[MicroBatch]
-    """this rank's"""
+    """those of this rank; every rank has the same number, some may be empty"""
 
 
 def minibatch_rows(rows: int, ppo: Algorithm, seed: int, step: int) -> Iterator[list[int]]:
-    """Yield the row indices of every minibatch of every epoch; each epoch visits each of `rows` rows once.
+    """Yield the row indices of each minibatch, epoch by epoch; every epoch visits each of the `rows` responses once.
 
-    The order is a function of (seed, step, epoch) alone.
+    The order depends on (seed, step, epoch) only.
     """
     size = rows // ppo.minibatches
     for epoch in range(ppo.epochs):
@@ -79,9 +79,9 @@ def pack_minibatch(rollout: Rollout, assessment: Assessment, rows: list[int], pp
 
 
 def token_weights(mask: torch.Tensor, tokens: int, responses: int) -> torch.Tensor:
-    """Return the weights that turn a mean over tokens into one over responses: tokens / (responses · T).
+    """Return the weights that turn a mean over tokens into a mean over responses: w = tokens / (responses · T).
 
-    mask is (batch, time), T each row's length; the minibatch has `tokens` tokens in `responses` responses. Returns
-    (batch, time).
+    T is the length of a row of `mask`, (batch, time), in tokens. `tokens` and `responses` are those of the minibatch.
+    Then Σ_t w_t x_t / tokens is the mean over responses of the mean of x over their tokens. Returns (batch, time).
     """
     return (tokens / (responses * mask.sum(1, keepdim=True))).expand(mask.shape)

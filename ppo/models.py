@@ -1,8 +1,8 @@
 """PPO's four models (report, 3.2.2): policy and value are trained; reference and reward are frozen.
 
 Policy and reference start as the SFT model. The value model starts as a copy of the reward model, score offset
-included: against centred rewards an uncentred value would teach the policy never to stop. Where a rule or a judge gives
-the rewards, it starts as the policy's body with a fresh head.
+included: with centred rewards, values without the offset would train the policy never to stop. If a rule or a judge
+gives the rewards, the value model starts as the policy's body with a new head.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,42 +34,42 @@ from ppo.reward_section import Part
 
 @dataclass(frozen=True)
 class Reward:
-    """One of the rewards that PPO maximises."""
+    """One part of the reward that PPO maximises, with its loaded scorer."""
 
     part: Part
     scorer: Scorer
-    """reward models, or a rule or judge in their place"""
+    """reward models, a rule or a judge"""
 
 
 @dataclass
 class Models:
-    """Wrapped policy and value with their optimisers, and the two frozen models."""
+    """Policy and value model, wrapped for training, with their optimisers, and the frozen reference and rewards."""
 
     policy: torch.nn.Module
     policy_optimizer: torch.optim.Optimizer
     value: torch.nn.Module | None
-    """None where advantages are measured against a query's other responses"""
+    """None for ppo.advantage=rloo and grpo"""
     value_optimizer: torch.optim.Optimizer | None
     reference: PreTrainedModel
     rewards: list[Reward]
-    """what scores: the only reward, or the parts of a mix"""
+    """the only reward, or the parts of a mix"""
     device: torch.device
     as_policy: Callable[[], AbstractContextManager[None]] = nullcontext
-    """context in which the reference computes in the same precision as the policy"""
+    """context in which the reference runs, so that it computes in the same precision as the policy"""
     control_tokens: frozenset[int] = frozenset()
-    """ids of ChatML's control tokens, which no response should contain before its end"""
+    """ids of ChatML's control tokens, which a response should not contain before its end"""
     offloaded: list[PreTrainedModel] = field(default_factory=list)
-    """frozen models that stay in the CPU's memory between their uses"""
+    """frozen models that are kept in CPU memory while they are not in use"""
 
     @property
     def trained(self) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]]:
-        """The trained models with their optimisers, by name."""
+        """The trained models with their optimisers, by name: "policy", and "value" if there is a value model."""
         found = {"policy": (self.policy, self.policy_optimizer), "value": (self.value, self.value_optimizer)}
         return {name: pair for name, pair in found.items() if pair[0] is not None}
 
     @contextmanager
     def frozen_on_device(self) -> Iterator[None]:
-        """Move the offloaded models to the device for a while."""
+        """Keep the offloaded models on the device within the block."""
         for frozen in self.offloaded:
             frozen.to(self.device)
         yield
@@ -79,21 +79,24 @@ class Models:
     def score(
         self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Record], budget: int
     ) -> PartScores:
-        """Return raw scores by each reward, (sequences,); the arguments are those of a `Scorer`."""
+        """Return the raw scores, (sequences,), by part of the reward; the arguments are those of a `Scorer`."""
         return {reward.part.name: reward.scorer(sequences, starts, records, budget) for reward in self.rewards}
 
     def writer(
         self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
     ) -> Callable[[Path], None]:
-        """Return a function that writes a trained model's folder (collective: every rank must call `writer`)."""
+        """Return a function that writes a trained model to a folder (collective: every rank must call `writer`)."""
         return partial(save_model, accelerator.unwrap_model(model), tokenizer, weights=full_weights(model, accelerator))
 
 
 def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> Models:
-    """Load all four onto the device, dropout off, ready to train (collective: every rank must call it)."""
+    """Load the four models onto the device, ready to train, without dropout (collective: every rank must call it).
+
+    Raises RunError if the policy has weights that are NaN or infinite.
+    """
     model, device = replace(recipe.model, attention_dropout=0.0), accelerator.device
     paths = [path for _, path in recipe.reward.models]
-    # A model that will be sharded goes to the device shard by shard.
+    # A model that will be sharded is moved to the device shard by shard, since it may not fit as a whole.
     sharded = sharding_of(accelerator).kind in ("fsdp2", "zero3")
     arrival = torch.device("cpu") if sharded else device
     policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=sharded, device=arrival)
@@ -101,7 +104,7 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     frozen_device = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
     frozen = {"trained": False, "as_stored": sharded, "device": frozen_device}
     rewards = [load_scalar(path, model, tokenizer, **frozen) for path in paths]
-    # One model with its optimiser at a time and always in this order, which FSDP2 needs.
+    # FSDP2 needs each model prepared with its own optimiser, one pair at a time and always in this order.
     policy, policy_optimizer = prepare_model(policy, recipe.ppo, recipe.ppo.policy_learning_rate, accelerator)
     value = value_optimizer = None
     if recipe.ppo.advantage == "gae":
@@ -121,7 +124,7 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
         value=value,
         value_optimizer=value_optimizer,
         reference=reference,
-        rewards=all_rewards(recipe, rewards, tokenizer, device),
+        rewards=build_rewards(recipe, rewards, tokenizer, device),
         device=device,
         as_policy=as_policy,
         control_tokens=control_ids(tokenizer),
@@ -129,10 +132,10 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     )
 
 
-def all_rewards(
+def build_rewards(
     recipe: PPO, models: Sequence[torch.nn.Module], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> list[Reward]:
-    """Return the rewards of a recipe; `models` are their loaded models, in the order of `recipe.reward.models`."""
+    """Return a recipe's rewards; `models` are its loaded reward models, in the order of `recipe.reward.models`."""
     left, rewards = iter(models), []
     for part in recipe.reward.parts:
         scoring = part.scoring
@@ -146,17 +149,18 @@ def all_rewards(
 
 
 def refuse_not_finite_weights(policy: PreTrainedModel, path: str) -> None:
-    """Raise RunError, naming one, for weights with NaN or infinity: engines fail of them in ways that do not say so."""
+    """Raise RunError if a weight is NaN or infinite; generation engines would fail on it with an unclear error."""
     for name, weight in policy.named_parameters():
         if not weight.isfinite().all():
             raise RunError(f"model.path={path}: {name} has values that are not finite (NaN); take another checkpoint")
 
 
 def load_reference(model: Model, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> PreTrainedModel:
-    """Load the reference where the policy is trained under autocast, in which it must be run too.
+    """Load the reference for a policy that is trained under autocast; it must run under autocast too.
 
-    Were it stored in bfloat16 whole, its residual stream would be rounded where the policy's is not: 0.04 nats a token
-    on average at a KL of 0. So only its linear layers are, to which autocast would convert them.
+    Only its linear weights are stored in the compute type, to which autocast would convert them anyway. Stored in
+    bfloat16 as a whole, its residual stream would be rounded where the policy's is not, which shifts log-probabilities
+    by 0.04 nats per token on average where the true KL is 0.
     """
     reference = load_causal(model.path, replace(model, dtype="float32"), tokenizer, trained=False)
     store_linear_low(reference, compute_dtype(model), rounding=True)
@@ -172,7 +176,7 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def load_value(
     paths: list[str], model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, as_stored: bool
 ) -> PreTrainedModel:
-    """Load the value model: a copy of the first reward model, else the policy's body with a fresh head."""
+    """Load the value model: a copy of the first reward model in `paths`, or the policy's body with a new head."""
     if paths:
         return load_scalar(paths[0], model, tokenizer, trained=True, as_stored=as_stored)
     return new_scalar(model.path, model, tokenizer, seed).train()
@@ -181,19 +185,22 @@ def load_value(
 def prepare_model(
     model: PreTrainedModel, ppo: Algorithm, learning_rate: float, accelerator: Accelerator
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Return a model wrapped for training, with its optimiser."""
+    """Wrap a model for training and return it with its optimiser."""
     if ppo.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return prepare_trained(model, partial(adamw, ppo=ppo, learning_rate=learning_rate), ppo.max_grad_norm, accelerator)
 
 
 def adamw(model: PreTrainedModel, ppo: Algorithm, learning_rate: float) -> AdamW:
-    """Return AdamW over float32 weights; its constants are the report's for SFT (3.1.2), which states none for PPO."""
+    """Return AdamW over the trainable weights, which are float32.
+
+    The report states no optimiser constants for PPO; the defaults of betas and epsilon are those of its SFT (3.1.2).
+    """
     return AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=learning_rate,
         betas=tuple(ppo.adam_betas),
         eps=ppo.adam_epsilon,
         weight_decay=ppo.weight_decay,
-        fused=ppo.fused_adamw or None,  # None: torch chooses among the others
+        fused=ppo.fused_adamw or None,  # None: torch chooses a non-fused implementation
     )

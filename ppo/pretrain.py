@@ -1,7 +1,7 @@
-"""Pretraining text beside the rollouts: the "pretrained gradient" against the alignment tax (report, 3.2.2).
+"""Pretraining text for the "pretrained gradient" that limits the alignment tax (report, 3.2.2).
 
-The report wants much more pretraining data than PPO data; `ratio` is tokens to tokens. Rows come from an endless
-shuffled stream; its position is saved with the run.
+The report asks for much more pretraining data than PPO data and states no ratio; ours is tokens to tokens. Rows come
+from an endless shuffled stream, whose position is part of a checkpoint.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,16 @@ from engine.data.order import stream
 
 
 class PretrainStream:
-    """Rows of pretraining text in an order that is a function of seed and position."""
+    """An endless stream of pretraining rows; its order depends on the seed and the position only."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], seed: int, ratio: float):
         self.rows, self.seed, self.ratio, self.position = rows, seed, ratio, 0
 
     def take(self, tokens: int) -> tuple[list[list[int]], int]:
-        """Return the next texts, at least `ratio` times `tokens` predicted tokens, and how many tokens they predict.
+        """Return the next texts (token ids) for `tokens` response tokens, and the number of tokens they predict.
 
-        These are the texts of all ranks together: every rank gets the same ones and must take its share.
+        They predict at least `ratio * tokens` tokens; a text of n tokens predicts n - 1. Every rank gets the texts of
+        all ranks and must take its share.
         """
         texts: list[list[int]] = []
         predicted = 0

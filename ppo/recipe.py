@@ -1,4 +1,4 @@
-"""The recipe of PPO. Values that the report states are marked with their section; the rest are our choice."""
+"""PPO's recipe. Values stated in the report are marked with their section; all others are our choice."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -23,32 +23,32 @@ class PPOData(Data):
     pretrain: Any = named_sources()
     """plain text for the pretrained gradient"""
     heldout: Any = named_sources()
-    """prompts that are never trained on: the score of responses to them is measured, and gold if watch.gold is given"""
+    """prompts that are never trained on; responses to them are scored, also by watch.gold if it is set"""
     max_prompt_tokens: int = number(1024, least=16)
-    """tokens in a prompt, the header of the response included"""
+    """maximum tokens in a prompt, including the header of the response"""
     pretrain_length: int = number(512, least=16)
-    """tokens in a piece of pretraining text"""
+    """maximum tokens in a piece of pretraining text"""
 
 
 @dataclass(frozen=True)
 class PPOSampling(Sampling):
     logprobs: Literal["full", "truncated"] = "full"
-    """the distribution that log-probabilities refer to: the model's full one, or the one truncated to the set that the
-    token was drawn from, which is recorded with the rollout"""
+    """the distribution of all log-probabilities: the model's full one, or the one truncated to the set that each token
+    was sampled from, which is recorded with the rollout"""
     engine: Literal["own", "compiled", "transformers", "vllm"] = setting("own", packages={"vllm": "vllm"})
     """what generates responses: our decode loop, the same compiled, transformers' continuous batching, or vLLM"""
     split: int = number(1, least=1)
-    """tensor parallelism in generation: this many neighbouring ranks share the policy's weights; 1: each has all"""
+    """tensor-parallel size in generation: ranks that the policy's weights are sharded over; 1: no sharding"""
 
     def check(self, key: str) -> None:
         if self.split > 1 and self.engine != "own":
             raise RecipeError(
-                f"{key}.split={self.split} needs {key}.engine=own; {self.engine} holds the policy its own way",
+                f"{key}.split={self.split} needs {key}.engine=own; {self.engine} does not support it",
                 key=f"{key}.split",
             )
         if self.logprobs == "truncated" and self.top_p == 1:
             raise RecipeError(
-                f"{key}.logprobs=truncated records the set that {key}.top_p leaves, but that is 1 and leaves all; "
+                f"{key}.logprobs=truncated records the tokens within {key}.top_p, which is 1 and truncates nothing; "
                 f"use {key}.logprobs=full",
                 key=f"{key}.logprobs",
             )
@@ -57,15 +57,15 @@ class PPOSampling(Sampling):
 @dataclass(frozen=True)
 class Watch(Section):
     gold: str | None = setting(None, changeable=True)
-    """function that knows how good a response is, "module:function"; measured on data.heldout, never trained on"""
+    """gold scorer, "module:function": the true quality of a response; evaluated on data.heldout, never trained on"""
     every: int = number(10, least=1, changeable=True)
-    """steps from one measurement on data.heldout to the next"""
+    """steps between evaluations on data.heldout"""
     keep_best: BestBy | None = None
-    """the finished model is the checkpoint with the highest mean of this metric on data.heldout, not the last one"""
+    """save the checkpoint with the highest mean of this metric on data.heldout as the model, instead of the last one"""
     show_samples_every: int = number(20, least=0, changeable=True)
-    """steps from one print of two responses on the console to the next; 0 prints none"""
+    """steps between prints of two responses on the console; 0 prints none"""
     kl: float = number(30.0, above=0, changeable=True)
-    """nats a response beyond which a warning is given"""
+    """KL in nats per response above which a warning is printed"""
 
     def check(self, key: str) -> None:
         if self.gold is not None:
@@ -75,9 +75,9 @@ class Watch(Section):
 @dataclass(frozen=True)
 class Algorithm(Section):
     steps: int = number(least=1, grows=True)
-    """rollout batches, each with its epochs of updates; the value-only steps count"""
+    """PPO steps, including the value warm-up; each is a rollout batch and its epochs of updates"""
     value_warmup_steps: int = number(50, least=0)
-    """first steps that update the value model alone (report, 3.2.2: 50)"""
+    """first steps that update the value model only (report, 3.2.2: 50)"""
     queries_per_step: int = number(64, least=1)
     """prompts in a rollout batch, over all ranks"""
     responses_per_query: int = number(2, least=1)
@@ -85,83 +85,83 @@ class Algorithm(Section):
     epochs: int = number(4, least=1)
     """passes over a rollout batch"""
     minibatches: int = number(4, least=1)
-    """updates in a pass"""
+    """updates per epoch"""
     micro_batch_tokens: int = number(16384, least=16, changeable=True)
-    """tokens that go through a model at once; changes memory and speed, not the result"""
+    """maximum tokens in a forward pass; changes memory and speed, not the result"""
     kl_coef: float = number(0.04, least=0)
-    """beta: weight of the KL penalty against the reference policy, per token (report, 3.2.2: 0.04)"""
+    """beta: weight of the per-token KL penalty against the reference policy (report, 3.2.2: 0.04)"""
     kl_estimator: KlEstimator = "k1"
     """estimator of the penalty, with d = log π_old - log π_ref: k1 is d, k2 d²/2, k3 exp(-d) - 1 + d"""
     kl_target: float | None = number(None, above=0)
-    """nats a response that an adaptive kl_coef aims for; empty keeps kl_coef constant"""
+    """target of an adaptive kl_coef, in nats per response; null keeps kl_coef constant"""
     kl_horizon: int = number(10000, least=1)
     """responses over which an adaptive kl_coef changes by at most 20 %"""
     target_approx_kl: float | None = number(None, above=0)
-    """early stopping: a minibatch with a higher approx_kl, and those after it in the step, do not update the policy"""
+    """early stopping: skip the policy's updates from the first minibatch of a step with a higher approx_kl, in nats"""
     clip: float = number(0.2, above=0)
-    """epsilon: how far the probability ratio may move from 1 before its gain is cut"""
+    """epsilon: the probability ratio is clipped to 1 ± this in the policy loss"""
     value_clip: float = number(0.15, above=0)
-    """how far a value may move from its old one before its loss is cut (report, 3.2.2: 0.15)"""
+    """values are clipped to the old value ± this in the value loss (report, 3.2.2: 0.15)"""
     gamma: float = number(1.0, least=0, most=1)
-    """discount of later rewards"""
+    """discount factor"""
     lam: float = number(0.95, least=0, most=1)
     """lambda of generalised advantage estimation"""
     advantage: Advantage = "gae"
-    """gae needs the value model; rloo and grpo measure a response against the others to its query instead"""
+    """gae uses a value model; rloo and grpo use the other responses to the same query as the baseline instead"""
     whiten_advantages: bool = True
-    """advantages of a rollout batch get mean 0 and variance 1"""
+    """scale the advantages of a rollout batch to mean 0 and variance 1"""
     advantage_clip: float | None = number(None, above=0)
-    """advantages, whitened or not, are kept within plus and minus this"""
+    """clip advantages, after whitening if any, to ± this"""
     loss_mean: Literal["token", "sequence"] = "token"
-    """whether every token of a minibatch counts the same in its losses, or every response"""
+    """losses are means over the tokens of a minibatch, or means over its responses of means over their tokens"""
     entropy_coef: float = number(0.0, least=0)
-    """weight of the policy's entropy, which is raised"""
+    """weight of the entropy bonus"""
     importance_cap: float | None = number(None, above=0)
     """weight each token's policy loss by π_old / π_engine, capped at this; for engines whose π differs from ours"""
     reward_normalisation: Literal["mean", "mean_std", "none"] = "mean"
     """running statistics by which scores are normalised (report, 3.2.2: the running mean)"""
     pretrain_coef: float = number(0.1, least=0)
-    """weight of the loss on pretraining text; 0 leaves it out (report, 3.2.2: in use, weight not stated)"""
+    """weight of the loss on pretraining text; 0 turns it off (report, 3.2.2: in use, weight not stated)"""
     pretrain_ratio: float = number(4.0, above=0)
-    """pretraining tokens for each PPO token (report, 3.2.2: "much more")"""
+    """pretraining tokens per PPO token (report, 3.2.2: "much more")"""
     missing_end_penalty: float = number(1.0, least=0)
-    """a response that was cut off scores minus this, whatever the reward model would say"""
+    """the score of a response without an end token is minus this, in place of the reward's score"""
     control_token_penalty: float = number(0.0, least=0)
-    """subtracted from the score of a response with a control token before its end: a turn of its own making"""
+    """subtracted from the score of a response with a control token before its end, as when it adds another turn"""
     reward_clip: float | None = number(None, above=0)
-    """normalised scores are kept within plus and minus this"""
+    """clip normalised scores to ± this"""
     length_penalty: float = number(0.0, least=0)
     """subtracted from a response's score for each token beyond `length_free`"""
     length_free: int = number(0, least=0)
     """tokens of a response that are not penalised"""
     policy_learning_rate: float = number(1e-6, above=0)
-    """report, 3.2.2: 1e-6"""
+    """peak learning rate of the policy (report, 3.2.2: 1e-6)"""
     value_learning_rate: float = number(5e-6, above=0)
-    """report, 3.2.2: 5e-6"""
+    """peak learning rate of the value model (report, 3.2.2: 5e-6)"""
     lr_scheduler_type: Schedule = "constant"
-    """both learning rates after the warm-up: constant, or falling to 0 after the last step"""
+    """both learning rates after the warm-up: constant, or decaying to 0 after the last step"""
     warmup_steps: int = number(0, least=0)
-    """steps over which a learning rate rises; the policy's begin after value_warmup_steps"""
+    """steps of linear learning-rate warm-up; the policy's start after value_warmup_steps"""
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    """of AdamW, as in the report's other stages"""
+    """AdamW's betas, as in the report's other stages"""
     adam_epsilon: float = number(1e-8, above=0)
-    """of AdamW, as in the report's other stages"""
+    """AdamW's epsilon, as in the report's other stages"""
     weight_decay: float = number(0.0, least=0)
-    """of AdamW"""
+    """AdamW's weight decay"""
     fused_adamw: bool = False
-    """AdamW in one pass over the weights: faster for large models, the same up to rounding"""
+    """use torch's fused AdamW: faster for large models, the same result up to rounding"""
     max_grad_norm: float = number(1.0, above=0)
-    """gradients with a larger norm are scaled down to it"""
+    """gradients are clipped to this norm"""
     offload_frozen: bool = setting(False, changeable=True)
-    """keep the reference and reward models in the CPU's memory between their uses: less GPU memory, slower"""
+    """keep the reference and reward models in CPU memory while they are not in use: less GPU memory, slower"""
     gradient_checkpointing: bool = setting(False, changeable=True)
     """recompute activations in the backward pass: less memory, a third more time"""
     load_in_4bit: bool = setting(False, packages={True: "bitsandbytes"})
-    """the base of models=shared is stored in 4 bits by bitsandbytes, as lora.load_in_4bit does in other stages"""
+    """store the base of models=shared in 4 bits with bitsandbytes, as lora.load_in_4bit does in other stages"""
     log_samples: int = number(4, least=0, changeable=True)
-    """responses of a step that are written to rollouts.jsonl"""
+    """responses per logged step in rollouts.jsonl"""
     log_samples_every: int = number(1, least=1, changeable=True)
-    """steps from one entry in rollouts.jsonl to the next"""
+    """steps between entries in rollouts.jsonl"""
 
     def check(self, key: str) -> None:
         if self.value_warmup_steps > self.steps:
@@ -185,7 +185,7 @@ class Algorithm(Section):
             )
         if self.advantage != "gae" and self.responses_per_query < 2:
             raise RecipeError(
-                f"{key}.advantage={self.advantage} compares the responses to a query, of which there is one; "
+                f"{key}.advantage={self.advantage} compares the responses to a query, but there is only one; "
                 f"raise {key}.responses_per_query",
                 key=f"{key}.advantage",
             )
@@ -208,7 +208,7 @@ class PPO(Recipe):
     model: Model = field(default_factory=Model)
     reward: RewardSection = field(default_factory=RewardSection)
     models: Literal["full", "shared"] = "full"
-    """four whole models, or one base in memory whose LoRA adapters are policy, value, reference and reward"""
+    """four full models, or one base with LoRA adapters for policy, value, reference and reward"""
     chatml: ChatML = field(default_factory=ChatML)
     data: PPOData = field(default_factory=PPOData)
     sampling: PPOSampling = field(default_factory=PPOSampling)
@@ -226,61 +226,61 @@ class PPO(Recipe):
 
         if self.models == "shared" and self.sampling.engine in ("transformers", "vllm"):
             raise RecipeError(
-                f"sampling.engine={self.sampling.engine} writes with a whole model, and under models=shared the "
-                "policy is an adapter; use sampling.engine=own or compiled",
+                f"sampling.engine={self.sampling.engine} needs a full model, but under models=shared the policy is an "
+                "adapter; use sampling.engine=own or compiled",
                 key="sampling.engine",
             )
         if self.models == "shared" and self.sampling.split > 1:
             raise RecipeError(
-                f"sampling.split={self.sampling.split}: under models=shared every process holds the base whole; set 1",
+                f"sampling.split={self.sampling.split}: models=shared stores the full base on every rank; set it to 1",
                 key="sampling.split",
             )
         if self.models == "shared" and self.ppo.offload_frozen:
             raise RecipeError(
-                "ppo.offload_frozen moves whole models away, but under models=shared there are none; set it to false",
+                "ppo.offload_frozen offloads full models, but models=shared has none; set it to false",
                 key="ppo.offload_frozen",
             )
-        tells_all = self.sampling.engine in ("own", "compiled") or self.sampling.top_p == 1
-        if self.ppo.importance_cap is not None and not tells_all:
+        full_logprobs = self.sampling.engine in ("own", "compiled") or self.sampling.top_p == 1
+        if self.ppo.importance_cap is not None and not full_logprobs:
             raise RecipeError(
                 f"ppo.importance_cap needs the engine's log-probabilities, and sampling.engine={self.sampling.engine} "
-                "tells those of the whole distribution at top_p 1 only; set sampling.top_p=1",
+                "returns those of the full distribution at top_p 1 only; set sampling.top_p=1",
                 key="ppo.importance_cap",
             )
         if self.watch.gold is not None and self.data.heldout is None:
             raise RecipeError(
-                f"watch.gold is {self.watch.gold}, but there is nothing to measure on; give data.heldout",
+                f"watch.gold is {self.watch.gold}, but there are no held-out prompts; give data.heldout",
                 key="watch.gold",
             )
         self.check_best()
         if self.models == "full" and self.ppo.load_in_4bit:
             raise RecipeError(
-                "ppo.load_in_4bit=true holds weights that cannot be trained, and models=full trains them all; set "
+                "ppo.load_in_4bit=true stores weights that cannot be trained, but models=full trains all weights; set "
                 "models=shared, or ppo.load_in_4bit=false",
                 key="ppo.load_in_4bit",
             )
 
     def check_best(self) -> None:
-        """Raise RecipeError where a best checkpoint is asked for, but not all are measured."""
+        """Raise RecipeError if watch.keep_best is set but a checkpoint would not be evaluated."""
         by, every, saved = self.watch.keep_best, self.watch.every, self.run.save_steps
         if by is None:
             return
         if self.data.heldout is None:
             raise RecipeError(
-                f"watch.keep_best is {by}, but there is nothing to choose by; give data.heldout, or set "
+                f"watch.keep_best is {by}, but there are no held-out prompts; give data.heldout, or set "
                 "watch.keep_best=null",
                 key="watch.keep_best",
             )
         if by == "heldout_gold" and self.watch.gold is None:
             raise RecipeError(
-                f"watch.keep_best is {by}, but nothing measures it; give watch.gold, or set "
+                f"watch.keep_best is {by}, but there is no gold scorer; give watch.gold, or set "
                 "watch.keep_best=heldout_score",
                 key="watch.keep_best",
             )
         if saved % every:
             raise RecipeError(
-                f"watch.keep_best chooses among the checkpoints, of which there is one every run.save_steps={saved} "
-                f"steps, but data.heldout is measured every watch.every={every}; set watch.every={saved}, or "
+                f"watch.keep_best chooses among the checkpoints, saved every run.save_steps={saved} steps, but "
+                f"data.heldout is evaluated every watch.every={every} steps; set watch.every={saved}, or "
                 f"run.save_steps={math.ceil(saved / every) * every}",
                 key="watch.every",
             )
@@ -303,7 +303,7 @@ class PPO(Recipe):
 
     def memory_advice(self) -> str:
         return (
-            f"while answers are written, lower sampling.batch_size (it is {self.sampling.batch_size}), else "
+            f"during generation lower sampling.batch_size (it is {self.sampling.batch_size}), otherwise "
             f"ppo.micro_batch_tokens (it is {self.ppo.micro_batch_tokens}); neither changes the result. "
-            "Beyond that: a lower sampling.max_new_tokens or data.pretrain_length"
+            "If that is not enough, lower sampling.max_new_tokens or data.pretrain_length"
         )

@@ -1,11 +1,13 @@
-"""The scores of several rewards as one: each part is normalised by itself, and all are added by their weights.
+"""Combine several rewards into one: each part is normalised separately, then weighted and summed.
 
-    s     = Σ_i w_i n_i(r_i)     n_i: `ppo.reward_normalisation` by the running statistics of part i
-    score = Σ_i w_i f_i(r_i)     f_i: the same by the statistics of the first step, kept unchanged
+    s     = Σ_i w_i n_i(r_i)     n_i: `ppo.reward_normalisation` with the running statistics of part i
+    score = Σ_i w_i f_i(r_i)     f_i: the same with the statistics of the first step, which stay fixed
 
-What PPO is trained on, s, moves with the running statistics: a policy that does not change has a mean near 0 at every
-step. Score is s in the units of the first step, so that one step, or one checkpoint, can be compared with another.
-Of the only reward, which has no name, s = n(r) and score = r.
+r_i are raw scores of part i. PPO maximises s, whose units move with the running statistics: the mean of s is near 0 at
+every step if the policy does not change. `score` is s in the units of the first step, so steps and checkpoints can be
+compared by it. A single reward has the name "" and weight 1; for it s = n(r) and score = r.
+
+The report has one reward and normalises it by its running mean (3.2.2); mixing is our addition.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +17,10 @@ import torch
 from ppo.advantages import ScoreNormaliser
 from ppo.reward_section import Part
 
-# Raw scores by the part's name; the only reward's is "".
+# Raw scores, (n,), by the name of the part; a single reward is named "".
 PartScores = Mapping[str, torch.Tensor]
-# A deviation of less than this share of the mean is rounding: the scores are equal.
-SMALLEST_DEVIATION = 1e-6
+# Scores whose standard deviation is at most this share of their mean are equal up to rounding.
+MAX_EQUAL_DEVIATION_SHARE = 1e-6
 
 
 class RewardMix:
@@ -27,21 +29,24 @@ class RewardMix:
     def __init__(self, parts: Sequence[Part], kind: str):
         self.weights = {part.name: part.weight for part in parts}
         self.normalisers = {name: ScoreNormaliser(kind) for name in self.weights}
-        self.first = {name: FirstStep(kind) for name in self.weights if name}
+        self.first = {name: FirstStepNormaliser(kind) for name in self.weights if name}
 
     def update(self, scores: PartScores) -> None:
-        """Take in a batch of raw scores, (n,) of each part."""
+        """Add a batch of raw scores, (n,) per part, to the statistics."""
         for name, of_part in scores.items():
             self.normalisers[name].update(of_part)
             if name in self.first:
                 self.first[name].update(of_part)
 
     def normalised(self, scores: PartScores) -> torch.Tensor:
-        """Return s, (n,), of raw scores, (n,) of each part."""
+        """Return s, (n,), which PPO maximises."""
         return self.weighted_sum({name: self.normalisers[name](of_part) for name, of_part in scores.items()})
 
     def comparable(self, scores: PartScores) -> torch.Tensor:
-        """Return score, (n,), of raw scores, (n,) of each part."""
+        """Return `score`, (n,), which is comparable between steps; NaN before any response has finished.
+
+        Under kind "none", and for a single reward, it is defined from the start.
+        """
         return self.weighted_sum(
             {name: self.first[name](of_part) if name in self.first else of_part for name, of_part in scores.items()}
         )
@@ -51,7 +56,7 @@ class RewardMix:
         return sum(others, start=first)
 
     def metrics(self, scores: PartScores) -> dict[str, float]:
-        """Return the running mean, or of each part its running mean and its step's means, raw and normalised."""
+        """Return the step's metrics: `running_mean` of a single reward, or three metrics of each part of a mix."""
         if not self.first:
             return {"running_mean": self.normalisers[""].mean}
         found = {}
@@ -64,18 +69,18 @@ class RewardMix:
 
     @property
     def state(self) -> dict[str, ScoreNormaliser]:
-        """What a checkpoint keeps, by name: `score_normaliser` of the only reward, else two of each part."""
+        """The state saved in checkpoints, by name: `score_normaliser`, or for a mix two entries per part."""
         if not self.first:
             return {"score_normaliser": self.normalisers[""]}
         running = {f"score_normaliser_{name}": normaliser for name, normaliser in self.normalisers.items()}
         return running | {f"first_step_{name}": normaliser for name, normaliser in self.first.items()}
 
 
-class FirstStep(ScoreNormaliser):
-    """Normalises by the scores of the first step in which a response has finished, and of no later one.
+class FirstStepNormaliser(ScoreNormaliser):
+    """Normalise by the scores of the first step in which a response has finished; later steps change nothing.
 
-    Scores that are all equal there leave the part in its raw units, around their mean; before that step nothing is
-    known of them, so what `mean` and `mean_std` make of scores is NaN.
+    If all scores of that step are equal up to rounding, "mean_std" subtracts their mean and does not divide. Before
+    that step, "mean" and "mean_std" return NaN.
     """
 
     def update(self, scores: torch.Tensor) -> None:
@@ -85,5 +90,5 @@ class FirstStep(ScoreNormaliser):
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         if self.kind != "none" and self.count == 0:
             return torch.full_like(scores, float("nan"))
-        equal = self.count and (self.squares / self.count) ** 0.5 <= SMALLEST_DEVIATION * abs(self.mean)
+        equal = self.count and (self.squares / self.count) ** 0.5 <= MAX_EQUAL_DEVIATION_SHARE * abs(self.mean)
         return scores - self.mean if self.kind == "mean_std" and equal else super().__call__(scores)

@@ -1,4 +1,7 @@
-"""Rollouts: responses sampled from the policy before the updates of a step."""
+"""Rollouts: responses sampled from the policy before the updates of a step.
+
+Shapes: batch is the number of responses over all ranks, queries · K; time is the length in tokens of the longest one.
+"""
 
 from array import array
 from collections import Counter
@@ -17,10 +20,10 @@ from engine.generation.streams import RandomStream
 
 @dataclass(frozen=True)
 class Rollout:
-    """The responses of all ranks, known to each of them: K rows a query, side by side."""
+    """A step's responses over all ranks, the same on every rank; the K responses to a query are adjacent."""
 
     rows: list[PromptRow]
-    """(batch,) the prompt rows, repeated for each response"""
+    """(batch,) the prompt of each response"""
     responses: list[Response]
     """(batch,)"""
 
@@ -34,29 +37,29 @@ class Rollout:
 
     @property
     def ended(self) -> torch.Tensor:
-        """(batch,) true where the response has its end token"""
+        """(batch,) bool on the CPU, true if the response ends with the end token"""
         return torch.tensor([response.ended for response in self.responses])
 
-    def contain(self, ids: frozenset[int]) -> torch.Tensor:
-        """Return (batch,), true where one of the ids stands in a response before its last token."""
+    def contains_any(self, ids: frozenset[int]) -> torch.Tensor:
+        """Return (batch,) bool on the CPU, true if a response has one of `ids` before its last token."""
         return torch.tensor([not ids.isdisjoint(response.tokens[:-1]) for response in self.responses])
 
     @property
     def supports(self) -> list[list[array]] | None:
-        """The set that each token of each response was drawn from; None where that was not recorded."""
+        """For each token of each response, the ids it was sampled from; None if they were not recorded."""
         found = [response.supports for response in self.responses]
         return None if None in found else found
 
     @property
     def mask(self) -> torch.Tensor:
-        """(batch, longest response) true at response tokens"""
+        """(batch, time) bool on the CPU, true at response tokens"""
         lengths = torch.tensor([len(response.tokens) for response in self.responses])
         return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 @dataclass(frozen=True)
 class RolloutSampler:
-    """Samples a step's rollout; which prompts and which random numbers are functions of (seed, step) alone."""
+    """Sample the rollout of a step; its prompts and random numbers depend on (seed, step) only."""
 
     engine: Engine
     prompts: Sequence[PromptRow]
@@ -66,14 +69,14 @@ class RolloutSampler:
     record_supports: bool
 
     def queries(self, step: int) -> list[int]:
-        """Return the indices of the prompts of `step`, which counts from 1."""
+        """Return the prompt indices of `step`, which counts from 1."""
         return stream(self.seed, len(self.prompts), (step - 1) * self.queries_per_step, self.queries_per_step)
 
     def query_ids(self, queries: Sequence[int]) -> list[int]:
-        """Return a number for each query of a step, all different: its prompt's index where the prompt occurs once.
+        """Return a unique id for each query of a step, which selects its random numbers.
 
-        A prompt may occur again where an epoch ends within the step, or where there are fewer prompts than queries. Its
-        n-th repetition gets n times the number of prompts added, so that it draws random numbers of its own.
+        The id is the index of the prompt. A prompt can occur again in a step if an epoch ends in it or there are fewer
+        prompts than queries; its n-th repetition has n times the number of prompts added.
         """
         seen: Counter[int] = Counter()
         ids = []

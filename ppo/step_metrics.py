@@ -1,4 +1,4 @@
-"""The metrics and readable rollouts of a PPO step; docs/metrics.md defines every metric by formula."""
+"""Metrics and readable rollouts of a PPO step; docs/metrics.md defines each metric by formula."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,15 @@ from ppo.kl import kl_estimate
 from ppo.reward_mix import RewardMix
 from ppo.rollout import Rollout
 
-# A longer prompt is shown on the console by its last characters.
+# Only the last characters of a longer prompt are shown on the console.
 MAX_PROMPT_CHARACTERS = 300
 
 
 def measure(assessment: Assessment, mix: RewardMix) -> dict[str, float]:
-    """Return means over the step's responses or their tokens, from before its updates.
+    """Return the metrics of a step's rollout, computed from models before the step's updates.
 
-    `mix` has taken in the step's scores.
+    KL is in nats per response, entropy and `engine_mismatch` in nats per token, lengths in tokens. `mix` must have been
+    updated with the step's scores.
     """
     mask, responses = assessment.mask, len(assessment.mask)
     old, reference = assessment.old_logprobs, assessment.ref_logprobs
@@ -50,7 +51,7 @@ def measure(assessment: Assessment, mix: RewardMix) -> dict[str, float]:
 def first_rollouts(
     step: int, rollout: Rollout, assessment: Assessment, tokenizer: PreTrainedTokenizerBase, count: int
 ) -> list[RolloutRecord]:
-    """Return the step's first `count` responses in readable form."""
+    """Return the first `count` responses of the step, decoded, with their scores and KL (nats per response)."""
     kl = (assessment.old_logprobs - assessment.ref_logprobs).sum(1)
     return [
         RolloutRecord(
@@ -67,7 +68,7 @@ def first_rollouts(
 
 
 def scores_by_part(at: int, rollout: Rollout, assessment: Assessment) -> dict[str, float]:
-    """Return the raw scores of response `at` by the parts of a mix; empty without one, or without an end token."""
+    """Return the raw scores of response `at` by part of the mix; empty without a mix, or without an end token."""
     if not rollout.responses[at].ended:
         return {}
     before = sum(response.ended for response in rollout.responses[:at])
@@ -75,7 +76,7 @@ def scores_by_part(at: int, rollout: Rollout, assessment: Assessment) -> dict[st
 
 
 def as_text(records: Sequence[RolloutRecord]) -> str:
-    """Return rollouts as text for the console; a long prompt is shown by its end, which the response follows."""
+    """Return rollouts as text for the console; a long prompt is cut at its start, to end next to the response."""
     lines = []
     for record in records:
         prompt = record.prompt

@@ -7,19 +7,19 @@ from accelerate import Accelerator
 
 
 class TokenMeans:
-    """Sums of what the updates of a step see, kept on the device; divided and reduced over ranks once, at the end."""
+    """Sums of metrics over a step's updates, kept on the device; reduced over ranks and divided once, at the end."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         self._counts: dict[str, float] = defaultdict(float)
 
     def add(self, name: str, values: torch.Tensor) -> None:
-        """Add values of any shape under a metric's name."""
+        """Add values of any shape to the metric `name`."""
         self._sums[name] = self._sums[name].to(values.device) + values.detach().double().sum()
         self._counts[name] += values.numel()
 
     def total(self, name: str) -> torch.Tensor:
-        """Return this rank's sum so far, a scalar."""
+        """Return this rank's sum so far, a float64 scalar on the device."""
         return self._sums[name]
 
     def reduce(self, accelerator: Accelerator) -> dict[str, float]:

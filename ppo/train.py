@@ -1,14 +1,17 @@
-"""Stage 3: PPO with four models (report, 3.2.2). For queries x, K responses each:
+"""Stage 3: PPO with four models (report, 3.2.2). A step, for queries x with K responses each:
 
     y_k ~ π_θ(· | x)                           temperature 1, top-p 0.9, until <|im_end|> or max_new_tokens
-    s = RM(x, y_k) - running mean              -missing_end_penalty where there is no end token; of several rewards the
-                                               weighted sum
+    s = RM(x, y_k) - running mean              -missing_end_penalty if there is no end token; weighted sum for a mix
     R_t = -β (log π_old - log π_ref) + 1[t = T] s
     A = GAE(R, V_old),  G = A + V_old,  A whitened
-    π_θ follows L_π + c_ptx L_ptx, V follows L_V; in the first steps V alone
+    update π_θ on L_π + c_ptx L_ptx and V on L_V; in the first value_warmup_steps steps V only
 
-The report states β, K, top-p, both learning rates, the value clip, the value-only steps, that rewards are normalised by
-their running mean, and that pretrained gradients are added. All else is our choice, and marked so in the recipes.
+Equations and sources: R_t, A and G in ppo/advantages.py, the KL estimate in ppo/kl.py, L_π and L_V in ppo/losses.py;
+L_ptx is the negative log-likelihood of pretraining text (Ouyang et al. 2022, eq. 2).
+
+The report states β, K, top-p, both learning rates, the value clip, the number of value-only steps, that rewards are
+normalised by their running mean, and that pretrained gradients are added. Everything else is our choice and is marked
+as such in the recipes.
 """
 
 import math
@@ -46,7 +49,7 @@ from ppo.step_metrics import as_text, first_rollouts, measure
 from ppo.update import Updater
 from ppo.warning_rules import warnings_of
 
-# The metrics shown on the console after the scores, a column each.
+# Metrics shown on the console, one column each, after the scores.
 CONSOLE_METRICS = (
     "kl",
     "response_tokens",
@@ -58,7 +61,7 @@ CONSOLE_METRICS = (
 
 
 def train(recipe: PPO) -> None:
-    """Run the stage to its end, from its last checkpoint if there is one."""
+    """Run the stage to the end; resume from the last checkpoint if there is one."""
     refuse_without_supports(recipe.sampling.engine, recipe.sampling.logprobs)
     ppo, temperature, seed = recipe.ppo, recipe.sampling.temperature, recipe.run.seed
     folder = RunFolder(recipe)
@@ -103,7 +106,7 @@ def train(recipe: PPO) -> None:
             update_metrics = updater.update(rollout, assessment, step)
 
         metrics = measure(assessment, mix) | {"kl_coef": kl_coef.value}
-        if step > ppo.value_warmup_steps:  # before that the policy has not moved, and its KL is 0
+        if step > ppo.value_warmup_steps:  # before that the policy is not updated, and its KL is 0
             kl_coef.update(metrics["kl"], metrics["responses"])
         if heldout is not None and (step in (1, ppo.steps) or step % recipe.watch.every == 0):
             with run.timed("heldout_seconds"):
@@ -117,7 +120,7 @@ def train(recipe: PPO) -> None:
             run.keep_rollouts([record.as_row() for record in records])
         if recipe.watch.show_samples_every and step % recipe.watch.show_samples_every == 0:
             records = first_rollouts(step, rollout, assessment, tokenizer, 2)
-            run.show(f"two answers of step {step}:\n{as_text(records)}")
+            run.show(f"two responses of step {step}:\n{as_text(records)}")
 
     run.take_best()
     run.keep_model("model", models.writer(models.policy, tokenizer, accelerator))
@@ -127,16 +130,19 @@ def train(recipe: PPO) -> None:
 
 
 def refuse_dropped_gradients(target_approx_kl: float | None, accelerator: Accelerator) -> None:
-    """Raise RunError for a KL limit within a step under DeepSpeed, which reduces gradients as they are computed."""
+    """Raise RunError for target_approx_kl under DeepSpeed, which reduces gradients while they are computed."""
     if target_approx_kl is not None and sharding_of(accelerator).is_deepspeed:
         raise RunError(
-            "ppo.target_approx_kl drops gradients, which DeepSpeed cannot do; use HARDWARE=fsdp2, or leave "
-            "ppo.target_approx_kl empty"
+            "ppo.target_approx_kl discards gradients, which DeepSpeed cannot do; use HARDWARE=fsdp2, or set "
+            "ppo.target_approx_kl=null"
         )
 
 
 def check_context(recipe: PPO, longest: int, what: str, way_out: str) -> None:
-    """Compare a sequence's length with the shortest context among policy and reward models (`check_length`)."""
+    """Check a sequence of `longest` tokens against the shortest context of the policy and the reward models.
+
+    `what` and `way_out` are the parts of the error that `check_length` raises.
+    """
     paths = [recipe.model.path, *(path for _, path in recipe.reward.models)]
     configs = [load_config(base_of(path), recipe.model).get_text_config() for path in paths]
     shortest = min(configs, key=lambda config: getattr(config, "max_position_embeddings", None) or math.inf)
@@ -146,9 +152,9 @@ def check_context(recipe: PPO, longest: int, what: str, way_out: str) -> None:
 def load_data(
     recipe: PPO, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
 ) -> tuple[PromptRows, PretrainStream | None, HeldOut | None]:
-    """Load the prompts and, where the recipe names them, the pretraining text and the held-out prompts.
+    """Load the prompts and, if the recipe names them, the pretraining text and the held-out prompts.
 
-    Raises RunError where the longest of them does not fit into the context of the policy and the reward models.
+    Raises RunError if the longest one does not fit into the context of the policy and the reward models.
     """
     data, seed = recipe.data, recipe.run.seed
     gold = load_gold(recipe.watch.gold, "watch.gold") if recipe.watch.gold else None

@@ -1,6 +1,7 @@
-"""The updates of one step: epochs of minibatches, each a step of the value model and, after the warm-up, of the policy.
+"""The updates of one step: for each minibatch of each epoch, one optimiser step of the policy and of the value model.
 
-Every mean is over the global token count of its minibatch, so micro-batches and ranks do not change it.
+Losses are divided by the token count of the minibatch over all ranks, so their gradients do not depend on the number of
+micro-batches or ranks. The policy is not updated during the value warm-up.
 """
 
 import math
@@ -28,20 +29,20 @@ from ppo.token_means import TokenMeans
 
 @dataclass(frozen=True)
 class Updater:
-    """Trains policy and value on rollouts; what it remembers between steps is in the models and in `pretrain`."""
+    """Trains policy and value model on rollouts; its only state between steps is in `models` and `pretrain`."""
 
     models: Models
     ppo: Algorithm
     temperature: float
-    """at which log-probabilities are taken: the sampling temperature"""
+    """sampling temperature, by which logits are divided before log-probabilities are taken"""
     seed: int
     pretrain: PretrainStream | None
     accelerator: Accelerator
 
     def update(self, rollout: Rollout, assessment: Assessment, step: int) -> dict[str, float]:
-        """Make all updates of a step; return the means of their metrics (collective: every rank must call it).
+        """Run all updates of a step and return the means of their metrics (collective: every rank must call it).
 
-        Raises RunError if a gradient is not finite.
+        Raises RunError if a gradient is NaN or infinite.
         """
         ppo, models, means, policy_updates = self.ppo, self.models, TokenMeans(), 0
         policy_trains = step > ppo.value_warmup_steps
@@ -56,22 +57,23 @@ class Updater:
                 self.update_value(minibatch, means)
         return means.reduce(self.accelerator) | {"policy_updates": policy_updates}
 
-    def set_learning_rate(self, optimizer: torch.optim.Optimizer | None, base: float, step: int, rests: int) -> None:
-        """Set the learning rate of `step`; the schedule starts after `rests` steps without training of this model."""
-        if optimizer is not None and step > rests:
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer | None, base: float, step: int, frozen: int) -> None:
+        """Set the learning rate of `step`; the schedule starts after `frozen` steps that do not train the model."""
+        if optimizer is not None and step > frozen:
             ppo = self.ppo
-            factor = learning_rate_factor(ppo.lr_scheduler_type, step - rests, ppo.steps - rests, ppo.warmup_steps)
+            factor = learning_rate_factor(ppo.lr_scheduler_type, step - frozen, ppo.steps - frozen, ppo.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = base * factor
 
     def update_policy(self, minibatch: Minibatch, means: TokenMeans, *, first: bool) -> bool:
-        """Make one step on L_π + c_ptx L_ptx; return whether it was made.
+        """Take one optimiser step on L_π + c_ptx L_ptx; return whether it was taken.
 
-        It is not made, and its gradient dropped, where the minibatch is further from π_old than `target_approx_kl`.
+        The step is skipped and its gradient discarded if the minibatch's mean approx_kl, in nats per token, is above
+        `ppo.target_approx_kl`.
         """
         policy, ppo, accelerator = self.models.policy, self.ppo, self.accelerator
         drift = means.total("approx_kl")
-        # Each part of the loss with the global count that it is divided by.
+        # Each part of the loss with the token count, over all ranks, by which it is divided.
         parts: list[tuple[Callable[[], torch.Tensor], int]] = [
             (partial(self.policy_loss, micro_batch, means, first), minibatch.tokens)
             for micro_batch in minibatch.micro_batches
@@ -83,7 +85,7 @@ class Updater:
             parts += [(partial(self.pretrain_loss, texts[run], means), predicted) for run in runs]
         for at, (loss, count) in enumerate(parts):
             with accumulating(policy, at == len(parts) - 1, accelerator):
-                # DDP averages gradients over ranks; the counts are global already.
+                # DDP averages gradients over ranks, but the counts are sums over ranks.
                 backward(loss() / count * accelerator.num_processes, policy, accelerator)
         if ppo.target_approx_kl is not None:
             drift = accelerator.reduce(means.total("approx_kl") - drift, "sum")
@@ -94,7 +96,11 @@ class Updater:
         return True
 
     def policy_loss(self, batch: MicroBatch, means: TokenMeans, first: bool) -> torch.Tensor:
-        """Return L_π summed over a micro-batch's tokens, less the entropy bonus; `first` minibatches report their ρ."""
+        """Return L_π minus the entropy bonus, summed over the tokens of a micro-batch, a scalar.
+
+        L_π is weighted per token by `weight` and `importance`. approx_kl is ρ - 1 - log ρ, the estimator k3 of
+        KL(π_old ‖ π_θ) in nats (Schulman 2020). `first` marks the step's first minibatch, in which ρ should be 1.
+        """
         ppo = self.ppo
         with_entropy = ppo.entropy_coef > 0
         out = self.models.policy(
@@ -118,14 +124,18 @@ class Updater:
         return loss.sum()
 
     def pretrain_loss(self, texts: list[list[int]], means: TokenMeans) -> torch.Tensor:
-        """Return c_ptx L_ptx summed over the tokens of some texts (report: "pretrained gradient", 3.2.2)."""
+        """Return c_ptx L_ptx summed over the predicted tokens of `texts`, a scalar.
+
+        L_ptx is the negative log-likelihood in nats (Ouyang et al. 2022, eq. 2); its gradient is the "pretrained
+        gradient" of the report (3.2.2).
+        """
         packed = pack_text(texts, self.models.device)
         nll = -self.models.policy(**packed.logprob_arguments, with_entropy=False).logprobs
         means.add("pretrain_loss", nll)
         return self.ppo.pretrain_coef * nll.sum()
 
     def update_value(self, minibatch: Minibatch, means: TokenMeans) -> None:
-        """Make one step on L_V."""
+        """Take one optimiser step on L_V."""
         value, clip, accelerator = self.models.value, self.ppo.value_clip, self.accelerator
         for at, batch in enumerate(minibatch.micro_batches):
             with accumulating(value, at == len(minibatch.micro_batches) - 1, accelerator):
@@ -139,7 +149,7 @@ class Updater:
     def step_optimizer(
         self, name: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, means: TokenMeans
     ) -> None:
-        """Clip the gradient and step; a gradient that is not finite ends the run with RunError."""
+        """Clip the gradient and take an optimiser step; raises RunError if the gradient norm is NaN or infinite."""
         norm = optimizer_step(model, optimizer, self.ppo.max_grad_norm, self.accelerator)
         if not math.isfinite(norm):
             raise RunError(

@@ -1,1 +1,1 @@
-"""What others get of a finished model: merged adapters, a repository of the hub, a chat."""
+"""Use and publish trained models: chat, write checkpoints as model folders, merge adapters, push to the hub."""

@@ -1,10 +1,11 @@
-"""python -m release.chat RECIPE.yaml [--check] [key=value ...]: chat with the model that a recipe's run has made.
+"""`python -m release.chat RECIPE.yaml [--check] [key=value ...]`: chat with the model that a recipe's run has trained.
 
-The recipe of any stage that makes a model will do. Of its sections `model`, `run`, `chatml` and `sampling` count here.
+Accepts the recipe of any stage that trains a language model and reads its sections `model`, `run`, `chatml` and
+`sampling`; `chat.model=PATH` chats with another model.
 """
 
 from config.cli import main
 from release.chat_recipe import Chat, chat_recipe
 
 if __name__ == "__main__":
-    main(Chat, "release.dialogue:talk", read=chat_recipe)
+    main(Chat, "release.dialogue:chat", read=chat_recipe)

@@ -1,4 +1,4 @@
-"""What of a stage's recipe concerns a chat with the model that its run has made. Imports no torch."""
+"""The sections of a stage's recipe that a chat with its model needs. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,38 +11,39 @@ from engine.data.chatml_section import ChatML
 
 
 @dataclass(frozen=True)
-class Partner(Section):
+class ChatSection(Section):
     model: str | None = None
-    """another model than the run's own: a folder or a hub id"""
+    """model to chat with: a folder or a hub id; the run's own model by default"""
 
 
 @dataclass(frozen=True)
 class Chat(Recipe):
-    chat: Partner = field(default_factory=Partner)
+    chat: ChatSection = field(default_factory=ChatSection)
     model: Model = field(default_factory=Model)
     chatml: ChatML = field(default_factory=ChatML)
     sampling: Sampling = field(default_factory=Sampling)
     run: TrainingRun = field(default_factory=TrainingRun)
 
     @property
-    def path(self) -> str:
-        """The model to chat with."""
+    def model_path(self) -> str:
+        """The folder or hub id of the model to chat with."""
         return self.chat.model or str(Path(self.run.dir) / "model")
 
     @property
-    def partner(self) -> Model:
-        """The stage's `model` section with the path of the model to chat with.
+    def chat_model(self) -> Model:
+        """The `model` section with the path of the model to chat with.
 
-        The section's revision belongs to the run's base, which an adapter of the run needs; another model has none.
+        Its revision is that of the run's base, which the run's own model needs if it is an adapter. It does not apply
+        to another model.
         """
         revision = self.model.revision if self.chat.model in (None, self.model.path) else None
-        return replace(self.model, path=self.path, revision=revision)
+        return replace(self.model, path=self.model_path, revision=revision)
 
 
 def chat_recipe(path: str, overrides: Sequence[str]) -> Chat:
-    """Read the sections that concern a chat. Raises RecipeError, also where the model has not been trained yet."""
+    """Load the sections that a chat needs. Raises RecipeError for a bad recipe, or if the model is not trained yet."""
     recipe = load(Chat, path, overrides, other_sections=True)
-    for _, model in model_inputs(recipe.path, "chat.model"):
+    for _, model in model_inputs(recipe.model_path, "chat.model"):
         if not Path(model).exists():
             raise RecipeError(missing_input(model, Path(path)))
     return recipe

@@ -1,7 +1,7 @@
-"""`python -m release.checkpoint RUN OUT [step=N]`: write the model of a run's checkpoint as a model folder.
+"""`python -m release.checkpoint RUN OUT [step=N]`: write a checkpoint of a run as a model folder.
 
-For an SFT run, finished or not, and for the policy of a PPO run; OUT loads as the run's own `model/` would. Without
-`step` it is the newest checkpoint. Of a reward model the score offset is known at the end of its run only.
+Works for SFT runs and for the policy of PPO runs, finished or not. OUT loads like the run's own `model/`. The default
+is the newest checkpoint. Reward models are refused, because their score offset is only computed at the end of the run.
 """
 
 import re
@@ -32,32 +32,35 @@ USAGE = 'make release ARGS="RUN OUT step=40"'
 
 
 @dataclass(frozen=True)
-class Released(Recipe):
-    """The sections of an SFT or PPO recipe that say what a checkpoint's weights belong to."""
+class ReleaseRecipe(Recipe):
+    """The sections of an SFT or PPO recipe that are needed to load a checkpoint's weights."""
 
     model: Model = field(default_factory=Model)
     models: str = "full"
-    """PPO's: four whole models, or adapters of one shared base"""
+    """PPO's key `models`: "full", or "shared" for adapters of one base"""
     lora: Lora = field(default_factory=Lora)
     run: TrainingRun = field(default_factory=TrainingRun)
 
 
 def release(arguments: list[str]) -> None:
-    """Write the checkpoint's model to OUT, which must not exist yet, with tokenizer and card."""
+    """Write the checkpoint's model, tokenizer and card to OUT, from the arguments RUN OUT [step=N].
+
+    Raises RunError for bad arguments, if OUT exists, or if RUN has no such checkpoint.
+    """
     paths = [argument for argument in arguments if not argument.startswith("step=")]
     steps = [argument.removeprefix("step=") for argument in arguments if argument.startswith("step=")]
     if len(paths) != 2 or len(steps) > 1 or not all(re.fullmatch(r"\d+", step) for step in steps):
-        raise RunError(f"a run folder, a new folder and perhaps a step are needed: {USAGE}")
+        raise RunError(f"a run folder, a new folder and optionally a step are needed: {USAGE}")
     run, out = map(Path, paths)
     if not (run / "recipe.yaml").is_file():
-        raise RunError(f"{run} is no run folder; it has no recipe.yaml")
+        raise RunError(f"{run} is not a run folder; it has no recipe.yaml")
     if out.exists():
-        raise RunError(f"{out} exists already; name a folder that does not")
-    recipe = load(Released, run / "recipe.yaml", other_sections=True)
+        raise RunError(f"{out} already exists; name a new folder")
+    recipe = load(ReleaseRecipe, run / "recipe.yaml", other_sections=True)
     if recipe.stage not in ("sft", "ppo"):
-        raise RunError(f"{run} is a run of stage {recipe.stage}; checkpoints of sft and ppo can be released")
-    checkpoint = find(run, int(steps[0]) if steps else None)
-    step, write = checkpoints.step_of(checkpoint), writer(recipe, checkpoint)
+        raise RunError(f"{run} is a run of stage {recipe.stage}; only checkpoints of sft and ppo can be released")
+    checkpoint = find_checkpoint(run, int(steps[0]) if steps else None)
+    step, write = checkpoints.step_of(checkpoint), model_writer(recipe, checkpoint)
 
     def fill(folder: Path) -> None:
         write(folder)
@@ -68,22 +71,22 @@ def release(arguments: list[str]) -> None:
     print(f"{out}: the model of {checkpoint}")
 
 
-def find(run: Path, step: int | None) -> Path:
-    """Return the checkpoint of a step, or the newest. Raises RunError, naming those that there are."""
+def find_checkpoint(run: Path, step: int | None) -> Path:
+    """Return the checkpoint of `step`, by default the newest. Raises RunError, listing all steps, if it is missing."""
     found = {checkpoints.step_of(path): path for path in checkpoints.complete_checkpoints(run)}
     if not found:
-        raise RunError(f"{run} holds no complete checkpoint; its run writes one every run.save_steps steps")
+        raise RunError(f"{run} has no complete checkpoint; a run saves one every run.save_steps steps")
     step = max(found) if step is None else step
     if step not in found:
         raise RunError(
-            f"{run} holds no checkpoint of step {step}; it holds those of {', '.join(map(str, found))} "
-            "(run.keep_checkpoints and run.save_steps say which are kept)"
+            f"{run} has no checkpoint of step {step}; it has those of {', '.join(map(str, found))} "
+            "(run.keep_checkpoints and run.save_steps decide which are kept)"
         )
     return found[step]
 
 
-def writer(recipe: Released, checkpoint: Path) -> Callable[[Path], None]:
-    """Return a function that writes a folder with the checkpoint's model."""
+def model_writer(recipe: ReleaseRecipe, checkpoint: Path) -> Callable[[Path], None]:
+    """Load the checkpoint's model and return a function that writes it to a folder."""
     section = recipe.model
     tokenizer = load_tokenizer(section.path, section.revision)
     if recipe.models == "shared":

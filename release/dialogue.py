@@ -1,4 +1,4 @@
-"""A chat in the terminal. Prompts go through the encoder that training uses, so typed control tokens stay text."""
+"""Chat in the terminal. Prompts are encoded as in training, so control tokens that you type are encoded as text."""
 
 import contextlib
 
@@ -15,20 +15,20 @@ from engine.models.loading import load_causal, scalar_config
 from engine.models.tokenizer import load_tokenizer
 from release.chat_recipe import Chat
 
-HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
+HELP = "/reset starts a new conversation, /quit or Ctrl-D exits, Ctrl-C stops a response"
 Messages = list[dict[str, str] | Message]
 
 
-def talk(recipe: Chat) -> None:
-    """Read a question and answer it, until the user leaves."""
+def chat(recipe: Chat) -> None:
+    """Read the user's messages and print the model's responses until the user exits."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - lets the user edit typed lines and recall earlier ones
+        import readline  # noqa: F401 - enables line editing and history in input()
 
-    model, tokenizer = load_partner(recipe)
+    model, tokenizer = load_chat_model(recipe)
     console = Console(highlight=False)
-    console.print(f"{recipe.path}: {HELP}", style="dim")
+    console.print(f"{recipe.model_path}: {HELP}", style="dim")
     torch.manual_seed(recipe.run.seed)
-    messages = beginning(recipe)
+    messages = initial_messages(recipe)
     while True:
         try:
             typed = console.input("[bold blue]you[/] ").strip()
@@ -38,8 +38,8 @@ def talk(recipe: Chat) -> None:
         if typed == "/quit":
             return
         if typed == "/reset":
-            messages = beginning(recipe)
-            console.print("forgotten", style="dim")
+            messages = initial_messages(recipe)
+            console.print("new conversation", style="dim")
             continue
         if typed.startswith("/"):
             console.print(HELP, style="dim")
@@ -49,51 +49,51 @@ def talk(recipe: Chat) -> None:
         asked = [*messages, {"role": "user", "content": typed}]
         console.print("[bold dark_orange]model[/] ", end="")
         try:
-            prompt, asked = fit(asked, tokenizer, room(model, recipe))
-            text, ended, with_markers = answer(model, tokenizer, prompt, recipe)
+            prompt, asked = fit_prompt(asked, tokenizer, max_prompt_tokens(model, recipe))
+            text, ended, with_markers = print_response(model, tokenizer, prompt, recipe)
         except KeyboardInterrupt:
-            console.print("\nstopped; neither question nor answer is kept", style="dim")
+            console.print("\nstopped; your message and the response are discarded", style="dim")
         except RecordError as error:
             console.print(str(error), style="dim")
         else:
             if not ended:
                 console.print("cut off; sampling.max_new_tokens is the limit", style="dim")
-            messages = [*asked, spoken(text, with_markers)]
+            messages = [*asked, response_message(text, with_markers)]
 
 
-def spoken(text: str, with_markers: bool) -> Message:
-    """Return an answer as the next prompt holds it: its reasoning and calls are read where it has tokens of these."""
+def response_message(text: str, with_markers: bool) -> Message:
+    """Return a response as a message for the next prompt; with markers, its reasoning and calls are parsed."""
     message = Message("assistant", text)
     if with_markers:
-        with contextlib.suppress(RecordError):  # what is not well formed stays text
+        with contextlib.suppress(RecordError):  # malformed markup stays text
             (message,) = parsed([message])
     return message
 
 
-def load_partner(recipe: Chat) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model and its tokenizer. Raises RunError for a reward model, which generates nothing."""
-    model = recipe.partner
+def load_chat_model(recipe: Chat) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model to chat with and its tokenizer. Raises RunError for a reward model."""
+    model = recipe.chat_model
     if scalar_config(model.path, model) is not None:
-        raise RunError(f"{model.path} is a reward model: it scores answers and gives none; chat with an sft or ppo run")
+        raise RunError(f"{model.path} is a reward model, which cannot generate responses; chat with an sft or ppo run")
     tokenizer = load_tokenizer(model.path, model.revision)
     return load_causal(model.path, model, tokenizer, trained=False, device=default_device()), tokenizer
 
 
-def beginning(recipe: Chat) -> Messages:
-    """Return the messages before the first question: the recipe's system prompt, if it has one."""
+def initial_messages(recipe: Chat) -> Messages:
+    """Return the messages of a new conversation: the recipe's system prompt, if it has one."""
     return [{"role": "system", "content": recipe.chatml.system}] if recipe.chatml.system else []
 
 
-def room(model: PreTrainedModel, recipe: Chat) -> int:
-    """Return how many tokens a prompt may have: the model's positions less the answer's, but at least half of them."""
+def max_prompt_tokens(model: PreTrainedModel, recipe: Chat) -> int:
+    """Return the context length minus sampling.max_new_tokens, but at least half the context length."""
     positions = model.config.max_position_embeddings
     return max(positions - recipe.sampling.max_new_tokens, positions // 2)
 
 
-def fit(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> tuple[list[int], Messages]:
-    """Return a prompt of at most `tokens` tokens and its messages; drop the oldest exchanges, keep the system prompt.
+def fit_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> tuple[list[int], Messages]:
+    """Drop the oldest exchanges, but not the system prompt, until the prompt has at most `tokens` tokens.
 
-    Raises RecordError if the last question alone is longer.
+    Returns the prompt's token ids and the remaining messages. Raises RecordError if the last message alone is too long.
     """
     first = 1 if messages[0]["role"] == "system" else 0
     while True:
@@ -106,12 +106,13 @@ def fit(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: int) -> 
 
 
 @torch.no_grad()
-def answer(
+def print_response(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int], recipe: Chat
 ) -> tuple[str, bool, bool]:
-    """Print the answer token by token; return its text, whether the model ended it, and whether it has marker tokens.
+    """Generate a response to `prompt` (token ids) and print it token by token.
 
-    Markers are the tokens around reasoning and calls; text that spells one has none.
+    Returns its text, whether it has an end token, and whether it contains marker tokens, which enclose reasoning and
+    tool calls. Text that only spells a marker does not count.
     """
     ids = torch.tensor([prompt], device=model.device)
     with decoding_attention(model):

@@ -1,6 +1,6 @@
-"""`python -m release.merge ADAPTER OUT`: merge an adapter folder into its base and write a plain model folder.
+"""`python -m release.merge ADAPTER OUT`: merge an adapter into its base and write a model folder.
 
-Works for policies and for reward models; the result loads with plain `from_pretrained`.
+Works for policies and reward models; the result loads with `from_pretrained`.
 """
 
 import sys
@@ -19,14 +19,17 @@ from engine.run.entry import run
 
 
 def merge(arguments: list[str]) -> None:
-    """Merge `arguments[0]` into its base and write the model to `arguments[1]`, which must not exist yet."""
+    """Merge an adapter into its base and write the model folder, from the arguments ADAPTER OUT.
+
+    Raises RunError for bad arguments, if ADAPTER is not an adapter folder, or if OUT exists.
+    """
     if len(arguments) != 2:
         raise RunError('two folders are needed: make merge ARGS="ADAPTER OUT"')
     adapter, out = arguments
     if not is_adapter(adapter):
-        raise RunError(f"{adapter} holds no adapter (no adapter_config.json); a model folder needs no merging")
+        raise RunError(f"{adapter} is not an adapter (no adapter_config.json); a model folder needs no merging")
     if Path(out).exists():
-        raise RunError(f"{out} exists already; name a folder that does not")
+        raise RunError(f"{out} already exists; name a new folder")
     model = Model(path=adapter, dtype="float32")
     tokenizer = published_tokenizer(adapter)
     system = default_system_prompt(tokenizer)
@@ -36,7 +39,7 @@ def merge(arguments: list[str]) -> None:
     load = load_causal if scalar_config(adapter, model) is None else load_scalar
     try:
         merged = load(adapter, model, tokenizer, trained=False)
-    except RunError:  # of a family that packed attention does not suit; merged weights are the same under any
+    except RunError:  # packed attention may not support this model; merging does not depend on the attention
         merged = load(adapter, replace(model, attention="eager"), tokenizer, trained=False)
     durable.write_folder(Path(out), lambda folder: save_model(merged, tokenizer, folder))
     print(f"{out}: merged")

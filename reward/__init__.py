@@ -1,1 +1,1 @@
-"""Reward models: preference-model pretraining, then finetuning (report, 3.2.1)."""
+"""Stage 2: reward models, by preference-model pretraining and then finetuning (report, 3.2.1)."""

@@ -1,4 +1,4 @@
-"""python -m reward RECIPE.yaml [--check] [key=value ...]"""
+"""`python -m reward RECIPE.yaml [--check] [key=value ...]`: train a reward model."""
 
 from config.cli import main
 from reward.recipe import Reward

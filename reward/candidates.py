@@ -1,7 +1,7 @@
-"""python -m reward.candidates RECIPE.yaml [--check] [key=value ...]"""
+"""`python -m reward.candidates RECIPE.yaml [--check] [key=value ...]`: generate candidate responses."""
 
 from config.cli import main
-from reward.annotation.recipe import WriteCandidates
+from reward.annotation.recipe import GenerateCandidates
 
 if __name__ == "__main__":
-    main(WriteCandidates, "reward.annotation.candidates:write_candidates")
+    main(GenerateCandidates, "reward.annotation.candidates:generate_candidates")

@@ -1,4 +1,4 @@
-"""python -m reward.pairs RECIPE.yaml [--check] [key=value ...]"""
+"""`python -m reward.pairs RECIPE.yaml [--check] [key=value ...]`: make comparisons from scored candidates."""
 
 from config.cli import main
 from reward.annotation.recipe import MakePairs

@@ -1,4 +1,4 @@
-"""The recipe of preference-model pretraining (PMP) and of reward-model finetuning."""
+"""The recipe of both preference-model pretraining (PMP) and reward-model finetuning (report, 3.2.1)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,21 +10,20 @@ from config.sections import Lora, Model, TrainingRun, model_inputs
 from config.trainer import MEMORY_ADVICE, check_trainer, fixed_fields, trainer_mapping
 from engine.data.chatml_section import ChatML
 
-# Fields of trl.RewardConfig that choose the finished model, and those that decide when it is evaluated: with keep_best,
-# at every checkpoint.
-BEST = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
-EVALUATION = ("eval_strategy", "eval_steps")
+# Fields of trl.RewardConfig that reward.keep_best decides, and those that it sets to evaluate at every checkpoint.
+BEST_MODEL_FIELDS = ("load_best_model_at_end", "metric_for_best_model", "greater_is_better")
+EVALUATION_FIELDS = ("eval_strategy", "eval_steps")
 
 
 @dataclass(frozen=True)
-class Comparing(Section):
+class RewardTraining(Section):
     keep_best: bool = False
-    """the finished model is the checkpoint with the best accuracy on data.eval, not the last one"""
+    """save the checkpoint with the best accuracy on data.eval as the model, instead of the last one"""
     margin_coef: float = number(0.0, least=0)
-    """weight of a comparison's `margin`, by which the chosen answer has to score higher (Touvron et al. 2023, eq. 2);
-    the report's loss has none"""
+    """weight in the loss of a comparison's `margin`, by which the chosen response must score higher (Touvron et al.
+    2023, eq. 2; not in the report)"""
     share_prompts: bool = setting(True, changeable=True)
-    """run the prefix that both answers of a comparison share through the model once; changes memory and speed only"""
+    """compute the prefix that both responses of a comparison share only once; changes memory and speed only"""
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,14 @@ class Reward(Recipe):
     chatml: ChatML = field(default_factory=ChatML)
     data: TrainingData = field(default_factory=TrainingData)
     run: TrainingRun = field(default_factory=TrainingRun)
-    reward: Comparing = field(default_factory=Comparing)
+    reward: RewardTraining = field(default_factory=RewardTraining)
     trainer: dict[str, Any] = trainer_mapping("RewardConfig")
     """any field of trl.RewardConfig that no other section decides"""
 
     def check(self, key: str) -> None:
         if self.reward.keep_best and self.data.eval is None:
             raise RecipeError(
-                "reward.keep_best is true, but there is nothing to choose by; "
+                "reward.keep_best is true, but there are no comparisons to evaluate on; "
                 "give data.eval, or set reward.keep_best=false",
                 key="reward.keep_best",
             )
@@ -53,9 +52,9 @@ class Reward(Recipe):
                 "change either",
                 key="reward.share_prompts",
             )
-        owned = dict.fromkeys(BEST, "reward.keep_best")
+        owned = dict.fromkeys(BEST_MODEL_FIELDS, "reward.keep_best")
         if self.reward.keep_best:
-            owned |= dict.fromkeys(EVALUATION, "run.save_steps")
+            owned |= dict.fromkeys(EVALUATION_FIELDS, "run.save_steps")
         check_trainer(self.trainer, "RewardConfig", evaluates=self.data.eval is not None, owned=owned)
 
     def inputs(self) -> Iterator[tuple[str, str]]:

@@ -1,13 +1,14 @@
 """Stage 2: the reward model (report, 3.2.1): preference-model pretraining (PMP), then finetuning on clean comparisons.
 
-    L = - mean over pairs of log σ(r(x, y_chosen) - r(x, y_rejected))
+    L = mean over pairs of  -log σ(r(x, y_chosen) - r(x, y_rejected) - m) + c (r(x, y_chosen) + r(x, y_rejected))²
 
-less a margin where a comparison has one and the recipe asks for it (`reward.margin_coef`); scores are held near 0 by
-`trainer.center_rewards_coefficient` times the mean of (r_chosen + r_rejected)² (Eisenstein et al. 2023), if wanted.
+r(x, y) is the score of response y to prompt x: a base of the policy's size with a scalar head, read at the end token
+(the report's pooling layer, 3.2.1). The report states no loss; -log σ of the difference is that of the work it cites
+(Ouyang et al. 2022, eq. 1). Two terms are optional and not in the report: m = `reward.margin_coef` times the
+comparison's margin (Touvron et al. 2023, eq. 2), and c = `trainer.center_rewards_coefficient`, which keeps scores near
+0 (Eisenstein et al. 2023).
 
-Both are this training with two recipes; the second starts from the first. The model is the policy's base of the same
-size with a scalar head read at the end token. The report gives no loss; this one is that of the work it cites
-(Ouyang et al. 2022, eq. 1).
+PMP and finetuning run this code with different recipes; finetuning starts from the PMP model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,12 +45,12 @@ from engine.run.trainer import arguments, fit, refuse_without_gpu
 from reward.recipe import Reward
 
 SIDES = ("chosen_ids", "rejected_ids")
-# The score offset is the mean over at most so many training pairs.
-OFFSET_PAIRS = 2048
+# The score offset is the mean score of at most this many training pairs.
+MAX_OFFSET_PAIRS = 2048
 
 
 def train(recipe: Reward) -> None:
-    """Run the stage to its end; it resumes from its last checkpoint if there is one."""
+    """Run the stage to the end; resume from the last checkpoint if there is one."""
     refuse_without_gpu(recipe.trainer)
     folder = RunFolder(recipe)
     tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
@@ -76,7 +77,10 @@ def train(recipe: Reward) -> None:
 
 
 def pair_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
-    """Load the pairs of `data.train` or `data.eval`."""
+    """Load the pairs of data.train or data.eval, by `name`: "train" or "eval".
+
+    Raises RunError if `reward.margin_coef` is set and no training pair has a margin.
+    """
     data = recipe.data
     rows, report = load_rows(
         encoding.pairs,
@@ -98,7 +102,7 @@ def pair_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
 
 
 def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Load a reward model with its head, or any other causal LM's body with a new head."""
+    """Load a reward model with its head, or the body of a causal language model with a new head."""
     in_4bit, shared = recipe.lora.load_in_4bit, sharding.sharding_requested()
     if scalar_config(recipe.model.path, recipe.model) is not None:
         model = load_scalar(recipe.model.path, recipe.model, tokenizer, trained=True, in_4bit=in_4bit, as_stored=shared)
@@ -110,10 +114,16 @@ def load_model(recipe: Reward, tokenizer: PreTrainedTokenizerBase) -> PreTrained
 
 
 def collate(rows: list[dict[str, Any]], share: bool, margin_coef: float) -> dict[str, Any]:
-    """Join both sides of every pair into one flat row for one forward pass; chosen sides first, as in RewardTrainer.
+    """Pack both sides of all pairs into one row for one forward pass.
 
-    `share` computes the prefix that both sides have in common once; scores are the same without it. `margin` is what
-    the loss subtracts from every difference of scores. No rows give one token at which no score is read.
+    Args:
+        rows: pairs of token ids, from `pair_rows`. None give a row of one token at which no score is read.
+        share: compute the prefix that both sides of a pair have in common only once; the scores stay the same.
+        margin_coef: factor of the pairs' margins.
+
+    Returns the arguments of the model's forward pass. `score_positions`, (2 · pairs,), are the positions of the sides'
+    last tokens, all chosen sides first, as in RewardTrainer. `margin`, (pairs,) in score units, is present if
+    `margin_coef` is not 0; `compute_loss` subtracts it from the difference of the scores.
     """
     if not rows:
         return {**pack([[0]]), "score_positions": torch.zeros(0, dtype=torch.long)}
@@ -124,24 +134,24 @@ def collate(rows: list[dict[str, Any]], share: bool, margin_coef: float) -> dict
 
 
 def sides(row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Return the tokens of the chosen and of the rejected side."""
+    """Return the token ids of the chosen and of the rejected side."""
     return row[SIDES[0]], row[SIDES[1]]
 
 
 class PairTrainer(DealtBatches, RewardTrainer):
-    """RewardTrainer with loss and metrics that are means over all pairs of a step, or of the evaluation.
+    """RewardTrainer whose loss and metrics are means over all pairs of a step, or of an evaluation.
 
-    TRL's are means over the pairs of one forward pass on one rank, and depend on how many these are.
+    TRL's are means over the pairs of one forward pass on one rank, so they depend on the micro-batch size.
     """
 
     loss_is_scaled_for_ga = True
     lifecycle: Lifecycle | None = None
-    """the run's, where there is one: its console shows how far the scoring of many pairs is"""
+    """the run's lifecycle, if any; its console shows the progress of scoring"""
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """Return this rank's parts of a step, and the number of pairs that all ranks have (collective)."""
+        """Return this rank's micro-batches of a step and the number of pairs on all ranks (collective)."""
         self.step_scores.append([])
         parts, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         pairs = sum(len(part["score_positions"]) for part in parts) // 2
@@ -149,7 +159,7 @@ class PairTrainer(DealtBatches, RewardTrainer):
 
     @cached_property
     def step_scores(self) -> list[list[torch.Tensor]]:
-        """This rank's scores since the last log, [step][part] -> (2, pairs), chosen first."""
+        """This rank's scores since the last log: [step][micro-batch] -> (2, pairs), chosen first."""
         return []
 
     def compute_loss(
@@ -188,7 +198,10 @@ class PairTrainer(DealtBatches, RewardTrainer):
 
     @torch.no_grad()
     def scores(self, rows: Any, name: str) -> torch.Tensor:
-        """Return the scores of rows on every rank, (pairs, 2), chosen first (collective); `name` says what for."""
+        """Return the scores of `rows`, (pairs, 2), chosen first, on every rank (collective: every rank must call it).
+
+        `name` labels the progress on the console. Scores are float32, with the model's score offset subtracted.
+        """
         self.model.eval()
         mine, own = take_share(range(len(rows))), []
         console = self.lifecycle and self.lifecycle.console
@@ -203,7 +216,7 @@ class PairTrainer(DealtBatches, RewardTrainer):
 
 
 def score_metrics(scores: torch.Tensor) -> dict[str, float]:
-    """Return the metrics of a training step's (pairs, 2) scores."""
+    """Return the metrics of a training step from its scores, (pairs, 2), chosen first."""
     chosen, rejected = scores.T
     return {
         "min_reward": scores.min().item(),
@@ -215,7 +228,10 @@ def score_metrics(scores: torch.Tensor) -> dict[str, float]:
 
 
 def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
-    """Return loss, pairwise accuracy (a tie counts half) and mean of (pairs,) margins."""
+    """Return the evaluation metrics of margins, (pairs,): chosen minus rejected score.
+
+    These are the loss without its optional terms, the pairwise accuracy (a tie counts half) and the mean margin.
+    """
     return {
         "loss": -F.logsigmoid(margins).mean().item(),
         "accuracy": ((margins > 0).float() + 0.5 * (margins == 0).float()).mean().item(),
@@ -224,7 +240,7 @@ def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
 
 
 def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
-    """Return the arguments with which the trainer evaluates at every checkpoint and ends with the most accurate one."""
+    """Return the trainer arguments that evaluate at every checkpoint and keep the most accurate one."""
     return {
         "eval_strategy": "steps",
         "eval_steps": recipe.run.save_steps,
@@ -234,11 +250,12 @@ def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
 
 
 def centre(trainer: PairTrainer, rows: Sequence[dict[str, Any]], seed: int) -> None:
-    """Add the mean score over both sides of some training pairs to the model's score offset.
+    """Centre the model's scores: add the mean score of training pairs, over both sides, to its score offset.
 
-    There are at most `OFFSET_PAIRS` of them, and no more than the run has trained on.
+    The pairs are the first ones of the training order: at most `MAX_OFFSET_PAIRS`, and only pairs that the run has
+    trained on (collective: every rank must call it).
     """
-    count = min(len(rows), OFFSET_PAIRS, trainer.state.max_steps * trainer.batch)
+    count = min(len(rows), MAX_OFFSET_PAIRS, trainer.state.max_steps * trainer.batch)
     chosen = [rows[at] for at in stream(seed, len(rows), 0, count)]
     mean = trainer.scores(chosen, "score offset").double().mean().item()
     trainer.accelerator.unwrap_model(trainer.model).config.score_offset += mean

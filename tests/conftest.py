@@ -64,7 +64,7 @@ def mini(tmp_path_factory) -> Path:
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINY", str(folder))
-        patch.setattr("reward.train.OFFSET_PAIRS", 64)
+        patch.setattr("reward.train.MAX_OFFSET_PAIRS", 64)
         patch.chdir(ROOT)
         write_world(folder / "world", 0)
         for name, (schema, train) in stages.items():

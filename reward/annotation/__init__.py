@@ -1,1 +1,1 @@
-"""Comparisons made the report's way (3.2.1): prompts chosen by tags, answers of several models, pairs from scores."""
+"""Make comparisons as in the report (3.2.1): select prompts by tags, generate responses, pair them by their scores."""

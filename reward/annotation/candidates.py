@@ -1,7 +1,7 @@
-"""Step 2: answers of several models under several sampling settings, with where each comes from, into candidates.jsonl.
+"""Step 2: generate responses with several models and sampling settings; writes candidates.jsonl, with their origin.
 
-Every answer's random numbers are a function of seed, setting, prompt and number, so a run that was killed goes on where
-its file ends and writes what it would have written.
+The random numbers of a response depend on (seed, setting, prompt, number) only, so a run that was killed resumes at the
+end of its file and generates the same responses.
 """
 
 import time
@@ -25,14 +25,17 @@ from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
 from engine.run.console import Steps
 from engine.run.folder import RunFolder
-from reward.annotation.recipe import WriteCandidates
+from reward.annotation.recipe import GenerateCandidates
 
-Place = tuple[str, int, int]
-"""model, number of the setting, number of the prompt"""
+GroupKey = tuple[str, int, int]
+"""model, index of the setting, index of the prompt: identifies a group of `candidates.responses` responses"""
 
 
-def write_candidates(recipe: WriteCandidates) -> None:
-    """All candidates of all prompts, model by model."""
+def generate_candidates(recipe: GenerateCandidates) -> None:
+    """Generate the candidates of all prompts, model by model; resumes where candidates.jsonl ends.
+
+    Raises RunError if the models' tokenizers have different vocabularies.
+    """
     began, folder, data = time.perf_counter(), RunFolder(recipe), recipe.data
     tokenizer = shared_tokenizer(recipe.candidates.models)
     prompts, report = load_prompts(
@@ -46,15 +49,15 @@ def write_candidates(recipe: WriteCandidates) -> None:
     )
     rows = list(folder.keep_report("prompts", prompts, report))
     path = folder.path / "candidates.jsonl"
-    done = take_up(path, recipe.candidates.responses)
+    done = read_complete_groups(path, recipe.candidates.responses)
     total = len(rows) * len(recipe.candidates.models) * len(recipe.settings)
     steps = Steps("candidates", total, len(done))
     steps.start()
     try:
         for name, model_path in recipe.candidates.models.items():
-            for batch in written(recipe, name, model_path, tokenizer, rows, done):
+            for batch in missing_candidates(recipe, name, model_path, tokenizer, rows, done):
                 jsonl.append(path, batch)
-                done |= set(map(place, batch))
+                done |= set(map(group_key, batch))
                 steps.show(len(done))
     finally:
         steps.stop()
@@ -62,41 +65,41 @@ def write_candidates(recipe: WriteCandidates) -> None:
 
 
 def shared_tokenizer(models: dict[str, str]) -> PreTrainedTokenizerBase:
-    """The tokenizer of all models; RunError where one reads other tokens than the first."""
+    """Load the tokenizer of the first model. Raises RunError if another model's vocabulary differs from it."""
     (first, path), *others = models.items()
     tokenizer = load_tokenizer(path)
     for name, other in others:
         if load_tokenizer(other).get_vocab() != tokenizer.get_vocab():
             raise RunError(
-                f"candidates.models.{name}={other} reads other tokens than candidates.models.{first}; "
-                "let it write candidates in a run of its own, and name both files in data.candidates"
+                f"candidates.models.{name}={other} has a different vocabulary than candidates.models.{first}; "
+                "generate its candidates in a separate run, and list both files in data.candidates"
             )
     return tokenizer
 
 
-def place(line: dict[str, Any]) -> Place:
+def group_key(line: dict[str, Any]) -> GroupKey:
     return line["model"], line["setting"], line["prompt"]
 
 
-def take_up(path: Path, responses: int) -> set[Place]:
-    """What a file holds all answers of already; those of a prompt that was cut off by a kill are taken out of it."""
+def read_complete_groups(path: Path, responses: int) -> set[GroupKey]:
+    """Return the groups that have all their responses in the file; those of incomplete groups are removed from it."""
     lines = jsonl.read_and_repair(path)
-    counts = Counter(map(place, lines))
-    kept = [line for line in lines if counts[place(line)] == responses]
+    counts = Counter(map(group_key, lines))
+    kept = [line for line in lines if counts[group_key(line)] == responses]
     if len(kept) < len(lines):
         jsonl.write(path, kept)
-    return set(map(place, kept))
+    return set(map(group_key, kept))
 
 
-def written(
-    recipe: WriteCandidates,
+def missing_candidates(
+    recipe: GenerateCandidates,
     name: str,
     path: str,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[PromptRow],
-    done: set[Place],
+    done: set[GroupKey],
 ) -> Iterator[list[dict[str, Any]]]:
-    """The lines of one model that are not there yet, some prompts at a time; the model is loaded if there are any."""
+    """Yield the missing lines of one model, a batch of prompts at a time; loads the model only if any are missing."""
     model, per_prompt = None, recipe.candidates.responses
     for number, sampling in enumerate(recipe.settings):
         left = [at for at in range(len(rows)) if (name, number, at) not in done]

@@ -1,8 +1,8 @@
-"""Step 3: comparisons from scored candidates (report, 3.2.1: annotators score answers, pairs are made of the scores).
+"""Step 3: make comparisons from scored candidates (report, 3.2.1: annotators score answers, pairs follow from scores).
 
-Unfinished answers and repeated ones are left out; two answers whose scores differ by less than the minimum margin, or
-not at all, are not compared; of a prompt's comparisons at most so many are kept, drawn by the seed. A prompt's
-comparisons all go to train.jsonl or all to test.jsonl.
+Unfinished and duplicate responses are dropped. Two responses to a prompt form a comparison if their scores differ by at
+least `pairs.min_margin` and are not equal; `pairs.per_prompt` of them are kept, drawn at random with the seed. All
+comparisons of a prompt go to train.jsonl, or all to test.jsonl.
 """
 
 import json
@@ -30,24 +30,27 @@ Candidate = dict[str, Any]
 
 
 def make_pairs(recipe: MakePairs) -> None:
-    """Read, score, compare, split and write."""
+    """Read and score the candidates, compare those of each prompt, and write train.jsonl, test.jsonl and pairs.json.
+
+    Raises RunError for a bad record (unless data.on_bad_record skips it), or if no candidate or training pair is left.
+    """
     began, folder = time.perf_counter(), RunFolder(recipe)
     counts: Counter[str] = Counter()
     candidates = read_candidates(recipe, counts)
     if not candidates:
-        raise RunError("data.candidates: no finished answers in it; see what make candidates wrote")
-    for candidate, score in zip(candidates, scored(recipe, candidates, folder), strict=True):
+        raise RunError("data.candidates has no finished responses; check the file that make candidates wrote")
+    for candidate, score in zip(candidates, candidate_scores(recipe, candidates, folder), strict=True):
         candidate["score"] = score
     by_prompt: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_prompt.setdefault(json.dumps(candidate["messages"], sort_keys=True), []).append(candidate)
     parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     for name, group in by_prompt.items():
-        made = compared(group, name, recipe.pairs, recipe.run.seed, counts)
+        made = prompt_comparisons(group, name, recipe.pairs, recipe.run.seed, counts)
         parts["test" if is_test(name, recipe.pairs.test_share) else "train"] += made
         counts["prompts without a pair"] += not made
     if not parts["train"]:
-        raise RunError(f"no comparisons: all candidates score alike within pairs.min_margin={recipe.pairs.min_margin}")
+        raise RunError(f"no comparisons: each prompt's scores are within pairs.min_margin={recipe.pairs.min_margin}")
     for part, rows in parts.items():
         jsonl.write(folder.path / f"{part}.jsonl", rows)
         counts[f"{part} pairs"] = len(rows)
@@ -58,12 +61,12 @@ def make_pairs(recipe: MakePairs) -> None:
 
 
 def read_candidates(recipe: MakePairs, counts: Counter[str]) -> list[Candidate]:
-    """Finished answers, of equal ones to a prompt the first; what is left out is counted."""
+    """Return the finished candidates without duplicates; dropped ones are counted in `counts`."""
     found: list[Candidate] = []
     seen: set[tuple[str, str]] = set()
     for source in recipe.data.sources("candidates"):
         for where, line in read(source):
-            problem = line if isinstance(line, RecordError) else lacks(line, recipe.pairs.score_field)
+            problem = line if isinstance(line, RecordError) else candidate_problem(line, recipe.pairs.score_field)
             if problem is not None:
                 if recipe.data.on_bad_record == "error":
                     raise RunError(f"{where}: {problem}")
@@ -80,8 +83,8 @@ def read_candidates(recipe: MakePairs, counts: Counter[str]) -> list[Candidate]:
     return found
 
 
-def lacks(line: Candidate, score_field: str | None) -> str | None:
-    """What is wrong with a candidate; None where nothing is."""
+def candidate_problem(line: Candidate, score_field: str | None) -> str | None:
+    """Return the error message for a bad candidate, None for a good one."""
     if not isinstance(line.get("messages"), list) or not isinstance(line.get("answer"), str):
         return "a candidate needs 'messages', a list, and 'answer', a text"
     if score_field is None:
@@ -92,8 +95,8 @@ def lacks(line: Candidate, score_field: str | None) -> str | None:
     return None
 
 
-def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder) -> list[float]:
-    """The candidates' scores: what stands in their field, or what the recipe's scorer says."""
+def candidate_scores(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder) -> list[float]:
+    """Return one score per candidate, from `pairs.score_field` or from the recipe's scorer."""
     if recipe.pairs.score_field is not None:
         return [float(candidate[recipe.pairs.score_field]) for candidate in candidates]
     scoring = recipe.pairs.scoring("pairs")
@@ -101,14 +104,18 @@ def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder
     newline = len(plain_encoder(tokenizer)("\n", "after_token"))
     sequences = []
     for candidate in candidates:
-        answered = [*candidate["messages"], {"role": "assistant", "content": candidate["answer"]}]
+        conversation = [*candidate["messages"], {"role": "assistant", "content": candidate["answer"]}]
         tools = candidate.get("record", {}).get("tools")
         try:
             encoded = encode(
-                answered, tokenizer, tools=tools, tool_format=recipe.chatml.tools, parse_text=recipe.chatml.parse_text
+                conversation,
+                tokenizer,
+                tools=tools,
+                tool_format=recipe.chatml.tools,
+                parse_text=recipe.chatml.parse_text,
             )
         except RecordError as error:
-            raise RunError(f"{error}, in the answer {candidate['answer'][:80]!r}") from None
+            raise RunError(f"{error}, in the response {candidate['answer'][:80]!r}") from None
         sequences.append(encoded.input_ids[: len(encoded.input_ids) - newline])
     records = [candidate.get("record", {}) for candidate in candidates]
     device = default_device()
@@ -116,10 +123,10 @@ def scored(recipe: MakePairs, candidates: Sequence[Candidate], folder: RunFolder
     return score_sequences(scoring, "pairs.score", sequences, records, model_of, tokenizer, folder.path, device)
 
 
-def compared(
+def prompt_comparisons(
     group: Sequence[Candidate], prompt: str, pairing: Pairing, seed: int, counts: Counter[str]
 ) -> list[dict[str, Any]]:
-    """The comparisons of one prompt's candidates."""
+    """Return at most `per_prompt` comparisons of one prompt's candidates; dropped pairs are counted in `counts`."""
     apart = []
     for one, other in combinations(group, 2):
         better, worse = (one, other) if one["score"] > other["score"] else (other, one)
@@ -136,7 +143,7 @@ def compared(
 
 
 def comparison(better: Candidate, worse: Candidate, margin: float) -> dict[str, Any]:
-    """A line of train.jsonl or test.jsonl; what the prompt's record said besides goes along."""
+    """Return a line of train.jsonl or test.jsonl, with tools, tags, task and gold of the prompt's record, if any."""
     record = better.get("record", {})
     kept = {name: record[name] for name in ("tools", "tags", "task", "gold") if name in record}
     origin = ("model", "setting", "number", "score")
@@ -151,5 +158,5 @@ def comparison(better: Candidate, worse: Candidate, margin: float) -> dict[str, 
 
 
 def is_test(prompt: str, share: float) -> bool:
-    """Whether a prompt's comparisons are for testing: always the same ones, wherever the prompt stands."""
+    """Return whether a prompt's comparisons go to test.jsonl; this depends on its text only, not on its position."""
     return xxhash.xxh3_64_intdigest(prompt.encode()) < share * 2**64

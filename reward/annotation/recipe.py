@@ -1,4 +1,4 @@
-"""The recipes of the three steps that make comparisons: choose prompts, write candidates, pair them."""
+"""The recipes of the three steps that make comparisons: select prompts, generate candidates, pair them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,34 +22,34 @@ done, as short tags. Reply with nothing but the tags, separated by commas.
 @dataclass(frozen=True)
 class Prompts(Data):
     prompts: Any = named_sources(MISSING)
-    """the prompts to choose from or to answer: a source or a list of them, in any record shape"""
+    """the prompts to select from or to respond to: a source or a list of them, in any record shape"""
     max_prompt_tokens: int = number(1024, least=16)
-    """tokens in a prompt, the header of the response included"""
+    """maximum tokens in a prompt, including the header of the response"""
 
 
 @dataclass(frozen=True)
 class Selection(Section):
     count: int = number(least=1)
-    """prompts to choose"""
+    """prompts to select"""
     tag_fields: list[str] = field(default_factory=list)
-    """fields of a record that hold its tags, each a text or a list of texts (gold.task is the field task of the field
-    gold); records without any are tagged by the tagger"""
+    """fields of a record that contain its tags, each a text or a list of texts; nested fields are dotted (gold.task);
+    records without tags are tagged by the tagger"""
     tagger: str | None = None
-    """a model that names the tags of a prompt: a folder or hub id"""
+    """model that generates the tags of a prompt: a folder or hub id"""
     question: str = TAG_QUESTION
-    """the tagger's prompt; {conversation} is replaced"""
+    """the tagger's prompt; {conversation} is replaced by the conversation"""
 
     def check(self, key: str) -> None:
         if not self.tag_fields and self.tagger is None:
             raise RecipeError(
-                f"{key} knows no tags; give {key}.tag_fields=[FIELD], or {key}.tagger=MODEL", key=f"{key}.tag_fields"
+                f"{key} names no tags; give {key}.tag_fields=[FIELD], or {key}.tagger=MODEL", key=f"{key}.tag_fields"
             )
         check_placeholders(self.question, f"{key}.question", CONVERSATION)
 
 
 @dataclass(frozen=True)
 class SelectPrompts(Recipe):
-    """make prompts"""
+    """The recipe of `make prompts`."""
 
     STAGE: ClassVar[str] = "prompts"
 
@@ -57,7 +57,7 @@ class SelectPrompts(Recipe):
     model: Compute = field(default_factory=Compute)
     data: Prompts = field(default_factory=Prompts)
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.1, max_new_tokens=64))
-    """of the tagger"""
+    """sampling of the tagger"""
     run: Run = field(default_factory=Run)
 
     def inputs(self) -> Iterator[tuple[str, str]]:
@@ -67,18 +67,20 @@ class SelectPrompts(Recipe):
 
 
 @dataclass(frozen=True)
-class Writers(Section):
+class CandidateModels(Section):
     models: dict[str, Any] = field(default_factory=dict)
-    """the models that respond: {name: a folder or hub id}; all use the first one's tokenizer"""
+    """the models that generate responses: {name: a folder or hub id}; all use the first one's tokenizer"""
     settings: Any = field(default_factory=lambda: [{"temperature": 1.0, "top_p": 0.9}])
-    """sampling settings: a list of mappings with temperature and top_p; the section sampling gives what they omit"""
+    """sampling settings: a list of mappings with keys of the section sampling, whose values apply where a key is left
+    out"""
     responses: int = number(1, least=1)
-    """responses of each model, under each setting, to each prompt"""
+    """responses per model, setting and prompt"""
 
     def check(self, key: str) -> None:
         if not self.models:
             raise RecipeError(
-                f"{key}.models is empty; name who answers: {key}.models={{name: PATH}}", key=f"{key}.models"
+                f"{key}.models is empty; name the models that respond: {key}.models={{name: PATH}}",
+                key=f"{key}.models",
             )
         for name, path in self.models.items():
             if len(model_paths(path, f"{key}.models.{name}")) != 1 or not isinstance(path, str):
@@ -86,12 +88,12 @@ class Writers(Section):
 
 
 @dataclass(frozen=True)
-class WriteCandidates(Recipe):
-    """make candidates"""
+class GenerateCandidates(Recipe):
+    """The recipe of `make candidates`."""
 
     STAGE: ClassVar[str] = "candidates"
 
-    candidates: Writers = field(default_factory=Writers)
+    candidates: CandidateModels = field(default_factory=CandidateModels)
     model: Compute = field(default_factory=Compute)
     chatml: ChatML = field(default_factory=ChatML)
     data: Prompts = field(default_factory=Prompts)
@@ -100,7 +102,7 @@ class WriteCandidates(Recipe):
 
     @property
     def settings(self) -> list[Sampling]:
-        """The section sampling with each of the settings laid over it."""
+        """The section `sampling`, updated with each of `candidates.settings`. Raises RecipeError for a bad setting."""
         key, given = "candidates.settings", self.candidates.settings
         if not isinstance(given, list) or not given or not all(isinstance(item, Mapping) for item in given):
             raise RecipeError(
@@ -124,21 +126,21 @@ class WriteCandidates(Recipe):
         yield from self.data.inputs()
 
     def memory_advice(self) -> str:
-        return "lower sampling.batch_size (no answer changes by it)"
+        return "lower sampling.batch_size (the responses stay the same)"
 
 
 @dataclass(frozen=True)
 class Pairing(Section):
     score_field: str | None = None
-    """the field of a candidate that holds its score, for example a rating by people; or else give `score`"""
+    """field of a candidate that contains its score, for example a human rating; alternative to `score`"""
     score: Any = None
-    """what scores them: a reward model, or a mapping with the keys of PPO's section `reward` (a rule, a judge)"""
+    """scorer of candidates: a reward model, or a mapping with the keys of PPO's section `reward` (a rule, a judge)"""
     min_margin: float = number(0.0, least=0)
-    """how much better the chosen answer has to be; ties are never compared"""
+    """minimum difference in score between the chosen and the rejected response; ties are never compared"""
     per_prompt: int = number(4, least=1)
-    """comparisons of one prompt at most"""
+    """maximum comparisons per prompt"""
     test_share: float = number(0.1, least=0, below=1)
-    """share of the prompts whose comparisons are kept for testing, chosen by a hash of the prompt"""
+    """share of the prompts whose comparisons go to test.jsonl, selected by a hash of the prompt"""
 
     def scoring(self, key: str) -> Scoring | None:
         return None if self.score is None else scoring(self.score, f"{key}.score")
@@ -151,19 +153,19 @@ class Pairing(Section):
 @dataclass(frozen=True)
 class Candidates(Data):
     candidates: Any = named_sources(MISSING)
-    """what make candidates wrote, or records like it: messages, answer, and a score if there is one"""
+    """candidates.jsonl from make candidates, or records with its fields: messages, answer, and optionally a score"""
 
 
 @dataclass(frozen=True)
 class MakePairs(Recipe):
-    """make pairs"""
+    """The recipe of `make pairs`."""
 
     STAGE: ClassVar[str] = "pairs"
 
     pairs: Pairing = field(default_factory=Pairing)
     model: Compute = field(default_factory=Compute)
     tokenizer: str | None = None
-    """the tokenizer for what scores: a folder or hub id; the reward model's by default"""
+    """tokenizer for the scorer: a folder or hub id; the reward model's by default"""
     chatml: ChatML = field(default_factory=ChatML)
     data: Candidates = field(default_factory=Candidates)
     run: Run = field(default_factory=Run)
@@ -172,7 +174,7 @@ class MakePairs(Recipe):
         named = self.pairs.scoring("pairs")
         if named is not None and not named.paths and self.tokenizer is None:
             raise RecipeError(
-                "pairs.score has no tokenizer of its own; name a model that has one: tokenizer=FOLDER", key="tokenizer"
+                "pairs.score has no tokenizer of its own; give a model that has one: tokenizer=FOLDER", key="tokenizer"
             )
 
     def inputs(self) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,9 @@
-"""Which prompts to annotate: balanced over complexity and diversity of their tags (report, 3.2.1; Lu et al. 2023).
+"""Select prompts to annotate, balanced over complexity and diversity of their tags (report, 3.2.1; Lu et al. 2023).
 
-Lu et al. (#InsTag) measure a prompt's complexity by how many tags it has and a set's diversity by how many it covers,
-and take the most complex prompts first as long as each adds a tag. Ours goes through the numbers of tags in turn, so
-that simple prompts are there as well: in a round every prompt that is taken adds a tag to those of the round; where
-none does any more, the next round begins.
+Lu et al. (#InsTag) measure the complexity of a prompt by its number of tags and the diversity of a set by the number of
+distinct tags in it. They take the most complex prompts first, as long as each adds a new tag. Ours takes one prompt of
+each number of tags in turn, so that simple prompts are included too. Within a round, each prompt must add a tag that is
+new in this round; when no prompt does, the next round starts.
 """
 
 from collections import Counter, defaultdict
@@ -16,41 +16,44 @@ Tags = frozenset[str]
 
 
 def select(tags: Sequence[Tags], count: int, seed: int) -> list[int]:
-    """Positions of `count` prompts (all, if there are no more), in the order in which they are taken.
+    """Return the positions in `tags` of `count` prompts, or of all if there are fewer, in the order of selection.
 
-    A function of tags and seed alone. Prompts without tags come last.
+    The result depends on tags and seed only. Prompts without tags come last.
     """
     shuffled = stream(seed, len(tags), 0, len(tags)) if tags else []
     left = [at for at in shuffled if tags[at]]
     taken: list[int] = []
     while left and len(taken) < count:
-        taken += list(_round(left, tags))
+        taken += list(_one_round(left, tags))
         seen = set(taken)
         left = [at for at in left if at not in seen]
     return [*taken, *(at for at in shuffled if not tags[at])][:count]
 
 
-def _round(left: Sequence[int], tags: Sequence[Tags]) -> Iterator[int]:
-    """One prompt of every number of tags in turn, the largest first; each adds a tag to those of this round."""
+def _one_round(left: Sequence[int], tags: Sequence[Tags]) -> Iterator[int]:
+    """Yield a prompt of each number of tags in turn, the largest first; each adds a tag that is new in this round."""
     levels: dict[int, list[int]] = defaultdict(list)
     for at in left:
         levels[len(tags[at])].append(at)
     queues = [iter(levels[level]) for level in sorted(levels, reverse=True)]
     covered: set[str] = set()
     while queues:
-        going = []
+        remaining = []
         for queue in queues:
-            # What adds nothing now adds nothing later in the round, so a queue is gone through once.
+            # A prompt that adds no tag now cannot add one later in the round, so each queue is read once.
             at = next((at for at in queue if not tags[at] <= covered), None)
             if at is not None:
                 covered |= tags[at]
-                going.append(queue)
+                remaining.append(queue)
                 yield at
-        queues = going
+        queues = remaining
 
 
 def coverage(tags: Sequence[Tags], chosen: Sequence[int]) -> dict[str, Any]:
-    """What a choice covers of what there was: prompts, tags, numbers of tags, and how often the tags are met."""
+    """Return the report written to coverage.json: how much of all prompts and tags the `chosen` positions cover.
+
+    The lists in "by_complexity" (number of tags → prompts) and "commonest" (tag → prompts) are [all, chosen].
+    """
     before, after = (Counter(tag for at in places for tag in tags[at]) for places in (range(len(tags)), chosen))
     return {
         "prompts": len(tags),

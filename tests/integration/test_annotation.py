@@ -11,10 +11,10 @@ from engine.errors import AlreadyFinishedError, RunError
 from engine.files.jsonl import read
 from engine.models.saving import save_model
 from reward.annotation import candidates, prompts
-from reward.annotation.candidates import write_candidates
-from reward.annotation.prompts import choose_prompts
-from reward.annotation.recipe import SelectPrompts, WriteCandidates
-from reward.annotation.tagging import of_tagger
+from reward.annotation.candidates import generate_candidates
+from reward.annotation.prompts import select_prompts
+from reward.annotation.recipe import GenerateCandidates, SelectPrompts
+from reward.annotation.tagging import tags_from_tagger
 from tests.support.small_models import small_model
 from tests.support.stage_runs import write_base, write_jsonl
 from tests.support.tokenizers import qwen
@@ -54,7 +54,7 @@ run: {{dir: {out}/prompts}}
 
 
 def candidates_recipe(folder, out, name="candidates"):
-    return recipe_of(WriteCandidates, out / "candidates.yaml", f"""
+    return recipe_of(GenerateCandidates, out / "candidates.yaml", f"""
 stage: candidates
 candidates:
   models: {{large: {folder}/large, small: {folder}/small}}
@@ -70,7 +70,7 @@ run: {{dir: {out}/{name}}}
 
 
 def test_prompts_are_chosen_and_come_out_as_they_were(folder, tmp_path):
-    choose_prompts(select_recipe(folder, tmp_path, "tag_fields: [topic]"))
+    select_prompts(select_recipe(folder, tmp_path, "tag_fields: [topic]"))
     rows, asked = read(tmp_path / "prompts" / "prompts.jsonl"), read(folder / "asked.jsonl")
     assert len(rows) == 5
     for row in rows:
@@ -85,17 +85,17 @@ def test_a_tagger_is_asked_where_no_field_holds_tags(folder, tmp_path, monkeypat
     asked = []
 
     def tagger(recipe, conversations):
-        found = of_tagger(recipe, conversations)
+        found = tags_from_tagger(recipe, conversations)
         asked.extend(conversations)
         return found
 
-    monkeypatch.setattr(prompts, "of_tagger", tagger)
+    monkeypatch.setattr(prompts, "tags_from_tagger", tagger)
     recipe = select_recipe(folder, tmp_path, f"tagger: {folder}/large, tag_fields: [nowhere]")
-    choose_prompts(recipe)
+    select_prompts(recipe)
     rows = read(tmp_path / "prompts" / "prompts.jsonl")
     assert [each[0]["content"] for each in asked] == [row["prompt"] for row in read(folder / "asked.jsonl")[:8]]
     assert any(row["tags"] for row in rows)
-    again = of_tagger(
+    again = tags_from_tagger(
         recipe, [[{"role": "user", "content": row["prompt"]}] for row in read(folder / "asked.jsonl")[:8]]
     )
     assert {tag for row in rows for tag in row["tags"]} <= {tag for tags in again for tag in tags}
@@ -103,9 +103,9 @@ def test_a_tagger_is_asked_where_no_field_holds_tags(folder, tmp_path, monkeypat
 
 def test_no_tags_anywhere(folder, tmp_path):
     with pytest.raises(RunError) as error:
-        choose_prompts(select_recipe(folder, tmp_path, "tag_fields: [nowhere]"))
-    assert str(error.value) == "no prompt has a tag in nowhere; name select.tagger or the field"
-    with pytest.raises(RecipeError, match="select knows no tags; give"):
+        select_prompts(select_recipe(folder, tmp_path, "tag_fields: [nowhere]"))
+    assert str(error.value) == "no prompt has a tag in nowhere; change it, or set select.tagger"
+    with pytest.raises(RecipeError, match="select names no tags; give"):
         select_recipe(folder, tmp_path, "")
 
 
@@ -115,7 +115,7 @@ def test_no_tags_anywhere(folder, tmp_path):
 @pytest.fixture(scope="module")
 def written(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("candidates")
-    write_candidates(candidates_recipe(folder, out))
+    generate_candidates(candidates_recipe(folder, out))
     return read(out / "candidates" / "candidates.jsonl")
 
 
@@ -149,29 +149,29 @@ def test_killed_it_goes_on_where_the_file_ends(folder, written, tmp_path, monkey
     monkeypatch.setattr(candidates, "sample", failing)
     recipe = candidates_recipe(folder, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        write_candidates(recipe)
+        generate_candidates(recipe)
     monkeypatch.setattr(candidates, "sample", real)
     path = tmp_path / "candidates" / "candidates.jsonl"
     path.write_text(path.read_text()[:-9])
-    write_candidates(recipe)
+    generate_candidates(recipe)
 
     def order(line):
         return line["model"], line["setting"], line["prompt"], line["number"]
 
     assert sorted(read(path), key=order) == sorted(written, key=order)
     with pytest.raises(AlreadyFinishedError):
-        write_candidates(recipe)
+        generate_candidates(recipe)
 
 
 def test_a_model_that_reads_other_tokens(folder, tmp_path):
     write_base(tmp_path / "llama", "llama")
     candidates_recipe(folder, tmp_path)
-    recipe = load(WriteCandidates, tmp_path / "candidates.yaml", [f"candidates.models.small={tmp_path}/llama"])
+    recipe = load(GenerateCandidates, tmp_path / "candidates.yaml", [f"candidates.models.small={tmp_path}/llama"])
     with pytest.raises(RunError) as error:
-        write_candidates(recipe)
+        generate_candidates(recipe)
     assert str(error.value) == (
-        f"candidates.models.small={tmp_path}/llama reads other tokens than candidates.models.large; "
-        "let it write candidates in a run of its own, and name both files in data.candidates"
+        f"candidates.models.small={tmp_path}/llama has a different vocabulary than candidates.models.large; "
+        "generate its candidates in a separate run, and list both files in data.candidates"
     )
 
 
@@ -186,5 +186,5 @@ def test_a_model_that_reads_other_tokens(folder, tmp_path):
 def test_settings_are_checked(folder, tmp_path, settings, message):
     candidates_recipe(folder, tmp_path)
     with pytest.raises(RecipeError) as error:
-        load(WriteCandidates, tmp_path / "candidates.yaml", [f"candidates.settings={settings}"])
+        load(GenerateCandidates, tmp_path / "candidates.yaml", [f"candidates.settings={settings}"])
     assert str(error.value).endswith(message)

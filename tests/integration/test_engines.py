@@ -119,7 +119,7 @@ def test_truncated_without_a_cut_is_refused(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "sampling.logprobs=truncated", "sampling.top_p=1.0")
     assert str(error.value) == (
-        "sampling.logprobs=truncated records the set that sampling.top_p leaves, but that is 1 and leaves all; "
+        "sampling.logprobs=truncated records the tokens within sampling.top_p, which is 1 and truncates nothing; "
         "use sampling.logprobs=full"
     )
 
@@ -139,8 +139,8 @@ def test_the_importance_cap_needs_comparable_log_probabilities(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "ppo.importance_cap=2", "sampling.engine=transformers")
     assert str(error.value) == (
-        "ppo.importance_cap needs the engine's log-probabilities, and sampling.engine=transformers tells those of the "
-        "whole distribution at top_p 1 only; set sampling.top_p=1"
+        "ppo.importance_cap needs the engine's log-probabilities, and sampling.engine=transformers returns those of "
+        "the full distribution at top_p 1 only; set sampling.top_p=1"
     )
 
 

@@ -117,7 +117,7 @@ def test_a_run_of_which_no_answer_ends(setting, tmp_path, capsys, monkeypatch):
                     "ppo.steps=2"))  # fmt: skip
     rows = read(tmp_path / "run" / "metrics.jsonl")
     assert [(row["score"], row["without_end"], row["normalised_score"]) for row in rows] == [(None, 1.0, -1.0)] * 2
-    text = "no answer has ended, so none has a score: the policy learns from penalties alone; see docs/ppo.md"
+    text = "no response has ended, so none has a score: the policy is trained on penalties only; see docs/ppo.md"
     warnings = [row for row in read(tmp_path / "run" / "warnings.jsonl") if row["warning"] == "none_ended"]
     assert warnings == [{"step": 1, "warning": "none_ended", "text": text}]
     out = capsys.readouterr().out

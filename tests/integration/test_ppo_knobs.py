@@ -160,7 +160,7 @@ def test_the_policy_stops_for_the_step_once_it_has_gone_far_enough(setting, tmp_
     [
         (
             ["ppo.advantage=rloo", "ppo.responses_per_query=1", "ppo.value_warmup_steps=0"],
-            "ppo.advantage=rloo compares the responses to a query, of which there is one; "
+            "ppo.advantage=rloo compares the responses to a query, but there is only one; "
             "raise ppo.responses_per_query",
         ),
         (

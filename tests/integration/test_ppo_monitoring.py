@@ -37,8 +37,8 @@ def test_a_run_is_watched_and_not_changed_by_it(setting, tmp_path, capsys):
     assert metrics[1]["heldout_gold"] != metrics[3]["heldout_gold"]
     assert {"heldout_score", "heldout_gold_error", "heldout_seconds"} <= metrics[3].keys()
     assert {rollout.step for rollout in read_rollouts(tmp_path / "run")} == {2, 4}
-    assert out.count("two answers of step 3:\n  score ") == 1
-    assert "two answers of step 2" not in out
+    assert out.count("two responses of step 3:\n  score ") == 1
+    assert "two responses of step 2" not in out
 
     found = read(tmp_path / "run" / "warnings.jsonl")
     assert [(row["step"], row["warning"]) for row in found if row["warning"] == "kl_high"] == [(3, "kl_high")]
@@ -55,7 +55,7 @@ def test_a_run_is_watched_and_not_changed_by_it(setting, tmp_path, capsys):
 def test_gold_needs_something_to_measure_on(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "watch.gold=a:b")
-    assert str(error.value) == "watch.gold is a:b, but there is nothing to measure on; give data.heldout"
+    assert str(error.value) == "watch.gold is a:b, but there are no held-out prompts; give data.heldout"
 
 
 def test_the_table_of_a_log(capsys, monkeypatch):

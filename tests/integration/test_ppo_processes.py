@@ -133,6 +133,6 @@ def test_an_early_stop_is_not_for_deepspeed(setting, tmp_path):
     with pytest.raises(RunError) as error:
         run_stage("ppo", setting, f"run.dir={tmp_path}", "ppo.target_approx_kl=0.1", hardware="zero2")
     assert str(error.value) == (
-        "ppo.target_approx_kl drops gradients, which DeepSpeed cannot do; use HARDWARE=fsdp2, or leave "
-        "ppo.target_approx_kl empty"
+        "ppo.target_approx_kl discards gradients, which DeepSpeed cannot do; use HARDWARE=fsdp2, or set "
+        "ppo.target_approx_kl=null"
     )

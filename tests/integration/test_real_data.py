@@ -46,7 +46,7 @@ def test_sft(source, overrides, tmp_path):
 
 
 def test_reward(tmp_path, monkeypatch):
-    monkeypatch.setattr("reward.train.OFFSET_PAIRS", 64)
+    monkeypatch.setattr("reward.train.MAX_OFFSET_PAIRS", 64)
     train_reward(load(Reward, "recipes/tiny/rm.yaml", [
         f"run.dir={tmp_path}", f"data.train={DATA / 'hh_helpful_rejection_sampled.jsonl.gz'}",
         f"data.eval={{path: {DATA / 'hh_helpful_online.jsonl.gz'}, take: 50}}", "trainer.max_steps=1",

@@ -86,13 +86,13 @@ def test_a_checkpoint_of_finetuning(tmp_path, lora):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN"], 'a run folder, a new folder and perhaps a step are needed: make release ARGS="RUN OUT step=40"'),
+        (["RUN"], 'a run folder, a new folder and optionally a step are needed: make release ARGS="RUN OUT step=40"'),
         (["RUN", "OUT", "step=x"],
-         'a run folder, a new folder and perhaps a step are needed: make release ARGS="RUN OUT step=40"'),
-        (["OUT", "OUT"], "OUT is no run folder; it has no recipe.yaml"),
-        (["RUN", "RUN"], "RUN exists already; name a folder that does not"),
+         'a run folder, a new folder and optionally a step are needed: make release ARGS="RUN OUT step=40"'),
+        (["OUT", "OUT"], "OUT is not a run folder; it has no recipe.yaml"),
+        (["RUN", "RUN"], "RUN already exists; name a new folder"),
         (["RUN", "OUT", "step=7"],
-         "RUN holds no checkpoint of step 7; it holds those of 1, 2, 3 (run.keep_checkpoints and run.save_steps say "
+         "RUN has no checkpoint of step 7; it has those of 1, 2, 3 (run.keep_checkpoints and run.save_steps decide "
          "which are kept)"),
     ],
 )  # fmt: skip

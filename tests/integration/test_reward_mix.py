@@ -201,7 +201,7 @@ def test_frozen_models_are_offloaded_without_a_difference(setting, tmp_path):
     ("bad", "message"),
     [
         ({"rule": f"{HERE}:not_a_number"},
-         f"reward.mix.bad of an answer is not finite; look at {HERE}:not_a_number (the last checkpoint is intact)"),
+         f"reward.mix.bad of a response is not finite; look at {HERE}:not_a_number (the last checkpoint is intact)"),
         ({"rule": f"{HERE}:nothing"},
          f"reward.mix.bad.rule={HERE}:nothing: {HERE} has no function nothing; write module:function"),
         ({"path": "FOLDER/foreign"}, "reward.mix.bad.path=FOLDER/foreign reads other tokens than FOLDER/policy: of "),

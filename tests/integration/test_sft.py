@@ -158,7 +158,7 @@ def test_an_adapter_kept_apart_is_merged_by_its_command(setting, tmp_path):
         one, two = (AutoModelForCausalLM.from_pretrained(path).eval()(ids).logits for path in (adapter, out))
     assert_close(one, two, atol=1e-5, rtol=1e-5)
     refused = subprocess.run(merge, capture_output=True, text=True)
-    assert (refused.returncode, refused.stderr) == (2, f"error: {out} exists already; name a folder that does not\n")
+    assert (refused.returncode, refused.stderr) == (2, f"error: {out} already exists; name a new folder\n")
     with pytest.raises(RunError) as error:
         run(setting, tmp_path / "second", f"model.path={adapter}", "lora.r=4", "lora.merge=false")
     assert str(error.value) == (

@@ -154,13 +154,13 @@ def test_engines_that_want_a_whole_model_are_refused(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "models=shared", "sampling.engine=transformers")
     assert str(error.value) == (
-        "sampling.engine=transformers writes with a whole model, and under models=shared the policy is an adapter; "
+        "sampling.engine=transformers needs a full model, but under models=shared the policy is an adapter; "
         "use sampling.engine=own or compiled"
     )
 
 
 def test_offloading_whole_models_is_for_whole_models(setting, tmp_path):
-    with pytest.raises(RecipeError, match=r"^ppo.offload_frozen moves whole models away, but under models=shared"):
+    with pytest.raises(RecipeError, match=r"^ppo.offload_frozen offloads full models, but models=shared has none"):
         recipe_of(setting, "models=shared", "ppo.offload_frozen=true")
     moved = []
     plain = torch.nn.Module.to

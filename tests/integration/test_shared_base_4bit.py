@@ -52,7 +52,7 @@ def test_whole_models_are_not_held_in_4_bits(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "ppo.load_in_4bit=true")
     assert str(error.value) == (
-        "ppo.load_in_4bit=true holds weights that cannot be trained, and models=full trains them all; set "
+        "ppo.load_in_4bit=true stores weights that cannot be trained, but models=full trains all weights; set "
         "models=shared, or ppo.load_in_4bit=false"
     )
 

@@ -206,7 +206,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(setting, tmp_path, monkeypatc
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}", "run.save_steps=1"))
     assert str(error.value) == (
-        f"the reward of an answer is not finite; look at {setting.parent}/reward (the last checkpoint is intact)"
+        f"the reward of a response is not finite; look at {setting.parent}/reward (the last checkpoint is intact)"
     )
     assert [path.name for path in checkpoints.complete_checkpoints(tmp_path)] == ["checkpoint-1"]
     assert len(read(tmp_path / "metrics.jsonl")) == 1
@@ -226,8 +226,8 @@ def test_out_of_memory_says_which_keys_to_change(setting, tmp_path, capsys, stag
         run(stage, recipe_of(setting, f"run.dir={tmp_path}", "ppo.micro_batch_tokens=4096"))
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "error: out of memory; while answers are written, lower sampling.batch_size (it is 256), else "
-        "ppo.micro_batch_tokens (it is 4096); neither changes the result. Beyond that: a lower "
+        "error: out of memory; during generation lower sampling.batch_size (it is 256), otherwise "
+        "ppo.micro_batch_tokens (it is 4096); neither changes the result. If that is not enough, lower "
         "sampling.max_new_tokens or data.pretrain_length. The last checkpoint is intact\n"
     )
 

@@ -112,8 +112,8 @@ def test_what_cannot_be_sharded(setting, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sampling.engine=vllm", "sampling.split=2 needs sampling.engine=own; vllm holds the policy its own way"),
-        ("models=shared", "sampling.split=2: under models=shared every process holds the base whole; set 1"),
+        ("sampling.engine=vllm", "sampling.split=2 needs sampling.engine=own; vllm does not support it"),
+        ("models=shared", "sampling.split=2: models=shared stores the full base on every rank; set it to 1"),
     ],
 )
 def test_recipes_that_make_no_sense(setting, override, message):

@@ -10,12 +10,12 @@ from config.schema import STAGES, Recipe
 from config.stage import stage_of
 from eval.recipe import Eval
 from ppo.recipe import PPO
-from reward.annotation.recipe import MakePairs, SelectPrompts, WriteCandidates
+from reward.annotation.recipe import GenerateCandidates, MakePairs, SelectPrompts
 from reward.recipe import Reward
 from sft.recipe import SFT
 from tests.support.paths import ROOT
 
-SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO, Eval, SelectPrompts, WriteCandidates, MakePairs)}
+SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO, Eval, SelectPrompts, GenerateCandidates, MakePairs)}
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
 
 

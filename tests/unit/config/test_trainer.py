@@ -130,7 +130,8 @@ def test_the_reward_stage_chooses_its_best_by_its_own_key(recipe):
     with_eval = ("data.eval=e.jsonl", "reward.keep_best=true")
     assert load(Reward, recipe, ["stage=reward", *with_eval]).reward.keep_best
     assert message(Reward, recipe, "reward.keep_best=true") == (
-        "reward.keep_best is true, but there is nothing to choose by; give data.eval, or set reward.keep_best=false"
+        "reward.keep_best is true, but there are no comparisons to evaluate on; give data.eval, or set "
+        "reward.keep_best=false"
     )
     assert message(Reward, recipe, "trainer.load_best_model_at_end=true") == (
         "trainer.load_best_model_at_end is decided by another section; set reward.keep_best instead"

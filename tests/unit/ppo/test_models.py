@@ -9,7 +9,7 @@ from engine.forward.responses import response_logprobs
 from engine.models.loading import load_causal
 from engine.models.tokenizer import load_tokenizer
 from ppo.models import load_models, refuse_not_finite_weights
-from ppo.shared_base import one_base
+from ppo.shared_base import common_base
 from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.small_models import small_model
 
@@ -78,11 +78,11 @@ def test_one_folder_under_several_names_is_one_base(setting, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     recipe = recipe_of(setting)
     for name in ("base/", f"{tmp_path}/base", "./base", "link", "../" + tmp_path.name + "/base"):
-        assert one_base(NamesABase("base", False), [NamesABase(name, True)], recipe) == "base"
-    assert one_base(NamesABase("owner/name", False), [NamesABase("owner/name", True)], recipe) == "owner/name"
+        assert common_base(NamesABase("base", False), [NamesABase(name, True)], recipe) == "base"
+    assert common_base(NamesABase("owner/name", False), [NamesABase("owner/name", True)], recipe) == "owner/name"
     with pytest.raises(RunError) as error:
-        one_base(NamesABase("base/", False), [NamesABase("owner/name", True)], recipe)
+        common_base(NamesABase("base/", False), [NamesABase("owner/name", True)], recipe)
     assert str(error.value) == (
         "models=shared: the adapters of model.path and reward.path name different bases, "
-        f"{tmp_path}/base, owner/name; train them from one, or set models=full"
+        f"{tmp_path}/base, owner/name; train them from the same base, or set models=full"
     )

@@ -9,7 +9,7 @@ from config.loader import resolved_yaml
 from config.scoring import scoring
 from engine.run.metrics import TIMING
 from ppo.recipe import PPO
-from ppo.reward_section import RESERVED
+from ppo.reward_section import RESERVED_WORDS
 
 YAML = (
     "stage: ppo\nmodel: {path: a}\nreward: {path: b}\ndata: {prompts: c, pretrain: d}\nppo: {steps: 100}\n"
@@ -30,17 +30,17 @@ def recipe(tmp_path):
     ("overrides", "message"),
     [
         ([SCORE_BEST],
-         "watch.keep_best is heldout_score, but there is nothing to choose by; give data.heldout, or set "
+         "watch.keep_best is heldout_score, but there are no held-out prompts; give data.heldout, or set "
          "watch.keep_best=null"),
         ([HELDOUT, GOLD_BEST],
-         "watch.keep_best is heldout_gold, but nothing measures it; give watch.gold, or set "
+         "watch.keep_best is heldout_gold, but there is no gold scorer; give watch.gold, or set "
          "watch.keep_best=heldout_score"),
         ([HELDOUT, SCORE_BEST, "run.save_steps=25"],
-         "watch.keep_best chooses among the checkpoints, of which there is one every run.save_steps=25 steps, but "
-         "data.heldout is measured every watch.every=10; set watch.every=25, or run.save_steps=30"),
+         "watch.keep_best chooses among the checkpoints, saved every run.save_steps=25 steps, but "
+         "data.heldout is evaluated every watch.every=10 steps; set watch.every=25, or run.save_steps=30"),
         ([HELDOUT, SCORE_BEST, "run.save_steps=5"],
-         "watch.keep_best chooses among the checkpoints, of which there is one every run.save_steps=5 steps, but "
-         "data.heldout is measured every watch.every=10; set watch.every=5, or run.save_steps=10"),
+         "watch.keep_best chooses among the checkpoints, saved every run.save_steps=5 steps, but "
+         "data.heldout is evaluated every watch.every=10 steps; set watch.every=5, or run.save_steps=10"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_chosen_by_is_refused(recipe, overrides, message):
@@ -99,9 +99,9 @@ ONE_OF = "give one of reward.path, reward.rule, reward.judge.url, reward.mix"
     [
         (["reward.path=null"], f"reward has nothing that scores; {ONE_OF}"),
         (["reward.path=b", "reward.mix={a: x/a, b: x/b}"],
-         "reward has reward.path beside reward.mix; set reward.mix={} for a single reward, or reward.path=null"),
+         "reward has reward.path and reward.mix; set reward.mix={} for a single reward, or reward.path=null"),
         (["reward.path=null", "reward.mix={a: x/a}"],
-         "reward.mix has one part, a; add another, or give what scores as reward.path, reward.rule or "
+         "reward.mix has only one part, a; add another, or give the reward as reward.path, reward.rule or "
          "reward.judge.url"),
         (["reward.path=null", "reward.mix={a: x/a, b: {path: x/b, weight: 0}}"],
          "reward.mix.b.weight is 0.0; it must be above 0"),
@@ -120,7 +120,7 @@ ONE_OF = "give one of reward.path, reward.rule, reward.judge.url, reward.mix"
         (["reward.path=null", "reward.mix={a: x/a, 'b c': x/b}"],
          "reward.mix has the name b c; use letters, digits, _ and - alone, because names are parts of keys"),
         (["reward.path=null", "reward.mix={a: x/a, seconds: x/b}"],
-         "reward.mix has the name seconds, but metrics with seconds in their names are no scores; rename it"),
+         "reward.mix has the name seconds, but metrics with seconds in their names are not scores; rename it"),
         (["reward.path=null", "reward.mix={a: x/a, b: x/b}", "reward.std_coef=1"],
          "reward.std_coef is 1.0, which needs several models in reward.path; list them, or set reward.std_coef=0"),
         (["reward.path=null", "reward.mix=[x/a, x/b]"], "reward.mix is [x/a, x/b]; it must be a mapping"),
@@ -140,4 +140,5 @@ def test_only_ppo_takes_a_mix():
 
 
 def test_names_that_a_mix_refuses_are_those_of_timings():
-    assert set(RESERVED.pattern.split("|")) == set(TIMING.pattern.split("|")) - {"per_second"}  # it ends in an s more
+    # A name with per_seconds contains seconds.
+    assert set(RESERVED_WORDS.pattern.split("|")) == set(TIMING.pattern.split("|")) - {"per_second"}

@@ -103,7 +103,7 @@ def test_a_prompt_on_both_sides_of_an_epochs_border_is_answered_anew():
 def test_control_tokens_count_before_a_responses_last_token_only():
     answers = [[5, 1, 2], [5, 6, 2], [1], [1, 7]]  # 1 and 2 are control tokens, and 2 ends
     rollout = Rollout(PROMPTS[:4], [Response(tokens, tokens[-1] == 2) for tokens in answers])
-    assert rollout.contain(frozenset((1, 2))).tolist() == [True, False, False, True]
+    assert rollout.contains_any(frozenset((1, 2))).tolist() == [True, False, False, True]
 
 
 def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_they_end():

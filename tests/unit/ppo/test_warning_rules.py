@@ -28,17 +28,18 @@ def rows(steps, **changes):
 @pytest.mark.parametrize(
     ("name", "changes", "text"),
     [
-        ("ratio", {"first_ratio_error": 0.5}, "before any update the policy's ratio is off 1 by 0.5"),
+        ("ratio", {"first_ratio_error": 0.5}, "before the first update the probability ratio differs from 1 by 0.5"),
         ("engine_mismatch", {"engine_mismatch": 0.38},
-         "the engine's log-probabilities differ from the trainer's by 0.38 nats a token on average"),
-        ("control_tokens", {"control_tokens": 0.25}, "25% of the answers have control tokens before their end"),
-        ("kl_negative", {"kl": -0.5}, "kl is -0.5 nats a response over the last steps"),
-        ("kl_high", {"kl": 31.0}, "kl is 31 nats a response, above watch.kl=30"),
-        ("entropy_collapse", {"entropy": 0.2}, "entropy is 0.2 nats a token, 20% of what it was at first"),
-        ("length_growth", {"response_tokens": 25.0}, "answers have 25 tokens, 2.5 times what they had at first"),
-        ("without_end", {"without_end": 0.5}, "50% of the answers have no end"),
+         "the engine's log-probabilities differ from the trainer's by 0.38 nats per token on average"),
+        ("control_tokens", {"control_tokens": 0.25}, "25% of the responses have control tokens before their end"),
+        ("kl_negative", {"kl": -0.5}, "kl is -0.5 nats per response over the last steps"),
+        ("kl_high", {"kl": 31.0}, "kl is 31 nats per response, above watch.kl=30"),
+        ("entropy_collapse", {"entropy": 0.2}, "entropy is 0.2 nats per token, 20% of its mean over the first steps"),
+        ("length_growth", {"response_tokens": 25.0},
+         "responses have 25 tokens, 2.5 times their mean over the first steps"),
+        ("without_end", {"without_end": 0.5}, "50% of the responses have no end token"),
         ("value_useless", {"explained_variance": -0.25},
-         "values explain nothing of the returns (explained_variance -0.25)"),
+         "values explain none of the variance of the returns (explained_variance -0.25)"),
     ],
 )  # fmt: skip
 def test_each_warning(setting, name, changes, text):
@@ -49,7 +50,7 @@ def test_each_warning(setting, name, changes, text):
 
 
 def test_a_step_of_which_no_answer_ends_is_said_at_once(setting):
-    text = "no answer has ended, so none has a score: the policy learns from penalties alone; see docs/ppo.md"
+    text = "no response has ended, so none has a score: the policy is trained on penalties only; see docs/ppo.md"
     assert warnings_of([{"step": 1, **FINE, "without_end": 1.0}], recipe_of(setting)) == {"none_ended": text}
     assert warnings_of([{"step": 1, **FINE, "without_end": 0.9}], recipe_of(setting)) == {}
 

@@ -95,7 +95,7 @@ def test_candidates_are_scored_as_the_recipe_reads_reasoning(tmp_path):
     with pytest.raises(RunError) as error:
         make_pairs(pairs_recipe(tmp_path, lines, RULE, more))
     assert str(error.value) == (
-        "message 2: <think> without </think>; close it, or set chatml.parse_text=false, in the answer '<think>a'"
+        "message 2: <think> without </think>; close it, or set chatml.parse_text=false, in the response '<think>a'"
     )
 
 
@@ -106,11 +106,11 @@ def test_candidates_are_scored_as_the_recipe_reads_reasoning(tmp_path):
         ([line("Hi", "a", "good")], "lines.jsonl:1: 'score' is 'good'; a score is a number"),
         (
             [line("Hi", "a", 1, ended=False)],
-            "data.candidates: no finished answers in it; see what make candidates wrote",
+            "data.candidates has no finished responses; check the file that make candidates wrote",
         ),
         (
             [line("Hi", "a", 1), line("Hi", "b", 1)],
-            "no comparisons: all candidates score alike within pairs.min_margin=0.0",
+            "no comparisons: each prompt's scores are within pairs.min_margin=0.0",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from chatml import RecordError
 from reward.annotation.selection import coverage, select
-from reward.annotation.tagging import of_fields, of_reply
+from reward.annotation.tagging import tags_from_fields, tags_from_reply
 
 TAGS = [frozenset(each.split()) for each in ("a b c", "a b", "a", "b", "c d", "a c", "", "d")]
 
@@ -57,9 +57,9 @@ def test_what_is_covered():
 def test_tags_of_fields():
     record = {"task": "sum", "gold": {"subject": ["one", "two"], "instruction": None}}
     fields = ["task", "gold.subject", "gold.instruction", "nowhere", "task.deeper"]
-    assert of_fields(record, fields) == {"sum", "one", "two"}
-    with pytest.raises(RecordError, match="tags are a text or a list of texts"):
-        of_fields({"task": 3}, ["task"])
+    assert tags_from_fields(record, fields) == {"sum", "one", "two"}
+    with pytest.raises(RecordError, match="tags must be a text or a list of texts"):
+        tags_from_fields({"task": 3}, ["task"])
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_tags_of_fields():
     ],
 )
 def test_tags_of_a_reply(reply, tags):
-    assert of_reply(reply) == tags
+    assert tags_from_reply(reply) == tags
