@@ -26,7 +26,7 @@ STAGES = {"base": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "harmles
 # Arm -> what it changes in recipes/tiny/ppo.yaml.
 ARMS: dict[str, list[str]] = {
     "as the recipe": [],
-    "no value warm-up": ["ppo.value_warmup_steps=0", "ppo.steps=30"],
+    "no value warm-up": ["ppo.value_warmup_steps=0", "ppo.steps=40"],
     "one response a query": ["ppo.responses_per_query=1", "ppo.queries_per_step=128"],
     "top-p 1.0": ["sampling.top_p=1.0"],
     "pretrained gradient 0.003": ["ppo.pretrain_coef=0.003"],

@@ -48,9 +48,11 @@ def drill(facts: Facts, rng: Random) -> str:
 
 
 def observation(facts: Facts, rng: Random) -> str:
-    """What the weather station writes, and what it means."""
+    """A question, what the weather station writes, and the answer, laid out as a tool's result will be in ChatML."""
     (problem,) = _problems(facts, rng, 1, {"tool": 1})
-    return f"{problem.before[-1]['content']} {_said(problem, rng)}"
+    asked, result = problem.before[0]["content"], problem.before[-1]["content"]
+    shown = f"user\n<tool_response>\n{result}\n</tool_response>"
+    return f"user\n{asked}\n{shown}\nassistant\n{_said(problem, rng)}"
 
 
 def prose(facts: Facts, rng: Random) -> str:

@@ -80,7 +80,7 @@ def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
     assert calls[8] == [
         "ppo", "recipes/tiny/ppo.yaml", "run.seed=11", "run.dir=claims/11/ppo-1",
         "data.heldout={path: claims/11/world/prompts_watched.jsonl}", "watch.gold=tiny.gold:score",
-        "ppo.value_warmup_steps=0", "ppo.steps=30",
+        "ppo.value_warmup_steps=0", "ppo.steps=40",
     ]  # fmt: skip
     assert calls[9][:4] == ["eval", "recipes/tiny/eval.yaml", "run.seed=11", "run.dir=claims/11/ppo-1/eval"]
     assert (tmp_path / "claims.md").read_text().startswith("# The report's claims about PPO, in the tiny world\n")
