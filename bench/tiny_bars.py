@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.files import jsonl
 from engine.run.folder import FINISHED
-from eval.gate import Requirement, Verdict, judge
+from eval.gate import Requirement, Verdict, check_figures
 from eval.statistics import mean, wins
 
 
@@ -127,7 +127,7 @@ def ranked_right(pairs: Iterable[jsonl.Row]) -> Right:
 def run_bars(found: Found) -> dict[Bar, Verdict]:
     """Judge one run. A figure that is null or missing fails."""
     bars = [bar for bar in BARS if bar.reward is None or bar.reward in found.figures["rewards"]]
-    return dict(zip(bars, judge([bar.requirement for bar in bars], found.figures), strict=True))
+    return dict(zip(bars, check_figures([bar.requirement for bar in bars], found.figures), strict=True))
 
 
 def _json(path: Path) -> dict[str, Any]:

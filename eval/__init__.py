@@ -1,1 +1,1 @@
-"""What the stages made, measured, and the report on it."""
+"""Evaluation: measures of any number of models side by side, and a report on the results."""

@@ -1,7 +1,8 @@
-"""Answers of subjects to the items: generated or asked for, how likely they are, and the lines of answers.jsonl.
+"""Answers of subjects: generate them, request them from an endpoint, compute their log-probabilities, read them back.
 
-An item's answers are kept in the item store as {"answers": [{"text", "tokens", "ended", "ids"}, ...]}: one of most
-subjects, n of best of n. `ids` are the tokens generated, `tokens` is how many; both are null of an endpoint's answers.
+The item store has one row per item, {"answers": [{"text", "tokens", "ended", "ids"}, ...]}: n answers for best of n,
+one for other subjects. `ids` are the generated tokens and `tokens` their number; both are null for an endpoint's
+answers. `ended` is false for an answer that was cut off.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from eval.models import Load
 from eval.subjects import Endpoint
 
 CANDIDATES = "candidates.jsonl"
-# Answers whose log-probabilities are computed and kept together.
+# Number of answers whose log-probabilities are computed, and then stored, together.
 LOGPROBS_AT_ONCE = 256
 
 
@@ -39,7 +40,10 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     sampling: Sampling,
 ) -> list[Row]:
-    """The responses that `request` asks for, a row for each prompt; `keys` name the prompts in the store."""
+    """Generate the responses of `request` that are not in the store yet; return one row per prompt.
+
+    `keys` are the prompts' keys in the store. `load` is called only if something is missing.
+    """
     ids = control(tokenizer)
     end, stops = ids.im_end, [ids.im_end, ids.endoftext]
     at_once = max(1, sampling.batch_size // request.responses)
@@ -53,13 +57,13 @@ def generate(
 
 
 def as_answer(response: Response, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> Row:
-    """A response as text, without the token that ended it."""
+    """Return a response as a stored answer. Its text leaves out the stop token; `tokens` and `ids` include it."""
     ids = list(response.tokens)
     text = tokenizer.decode(ids[:-1] if ids[-1] in stops else ids, skip_special_tokens=False)
     return {"text": text, "tokens": len(ids), "ended": response.ended, "ids": ids}
 
 
-def ask(
+def ask_endpoint(
     store: ItemStore,
     keys: Sequence[str],
     chats: Sequence[Sequence[Mapping[str, str]]],
@@ -68,9 +72,10 @@ def ask(
     sampling: Sampling,
     seed: int,
 ) -> list[Row]:
-    """An endpoint's answer to every chat, each kept as it comes. Raises RunError where the endpoint gives none.
+    """Return an endpoint's answer to every chat, one row per chat, each stored as soon as it arrives.
 
-    `keys` name the chats in the store, `name` is the subject's.
+    `keys` are the chats' keys in the store, `name` is the subject's name. Raise RunError if a request still fails after
+    its retries; answers received so far are kept.
     """
     key = f"eval.subjects.{name}"
     chat = ChatEndpoint(
@@ -96,8 +101,8 @@ def ask(
                 list(pool.map(answer, missing))
             except EndpointError as error:
                 raise RunError(
-                    f"{key}.url={endpoint.url}: {error}; see to the endpoint and run the same command again: what was "
-                    "answered is kept"
+                    f"{key}.url={endpoint.url}: {error}; check the endpoint and run the same command again: answers "
+                    "received so far are kept"
                 ) from None
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -116,7 +121,10 @@ def logprobs(
     tokenizer: PreTrainedTokenizerBase,
     temperature: float,
 ) -> list[float]:
-    """log π(y | x) in nats of each item's first answer, at the sampling temperature, top-p not applied."""
+    """Return log π(y | x) in nats of each item's first answer, at `temperature`, without top-p.
+
+    x are the prompt tokens and y the generated tokens, both by `tokenizer`, which must have generated the answers.
+    """
     prompts, ids = items.prompts(tokenizer), [row["answers"][0]["ids"] for row in answers]
 
     def compute(part: slice) -> list[Row]:
@@ -131,14 +139,14 @@ def logprobs(
 
 
 def best_of_candidates(run_dir: str | Path, name: str) -> list[list[Row]]:
-    """For each item the n candidates of a best-of-n subject, as the evaluation in `run_dir` left them.
+    """Read the n candidates per item of a best-of-n subject from the candidates.jsonl in `run_dir`.
 
     A candidate is {"text", "tokens", "ended", "scores": {REWARD: score or null}, "chosen": true for one of them, and
-    with a gold scorer "gold": its parts}. The reward that chooses is in summary.json's recipe.
+    with a gold scorer "gold": its parts}. The reward that picked them is in the recipe.
     """
     return [row["candidates"] for row in jsonl.read(Path(run_dir) / CANDIDATES) if row["subject"] == name]
 
 
-def answers_alone(sampling: Sampling) -> Any:
-    """All of the section `sampling` that decides answers."""
+def answer_settings(sampling: Sampling) -> Any:
+    """Return the settings that determine answers: the section `sampling`, with its batch size set to 1."""
     return vars(replace(sampling, batch_size=1))

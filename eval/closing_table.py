@@ -1,4 +1,4 @@
-"""The tables that close an evaluation's run: all subjects side by side, at the width of the terminal."""
+"""The tables printed at the end of an evaluation: all subjects side by side, fitted to the terminal's width."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,32 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.comparisons import warnings
-from eval.figures import MISSING, Figure, Summary, figures, lookup, main_figure, others, percent, turns, win_rate
+from eval.figures import (
+    MISSING,
+    Figure,
+    Summary,
+    compared_subjects,
+    figures,
+    lookup,
+    main_figure,
+    obeyed_by_turn,
+    percent,
+    win_rate,
+)
 
 Row = Sequence[str]
-# Characters after which a name is broken into a further line.
+# Maximum width of a column in characters; longer names are wrapped.
 NAME_WIDTH = 24
 
 
 def closing_table(summary: Summary) -> RenderableType:
-    """What is printed at the end: figures, differences from the reference, tasks, and the rewards' accuracy."""
+    """Return all tables as one printable object: figures, differences, tasks, turns, accuracy of rewards."""
     return ClosingTable(summary)
 
 
 @dataclass(frozen=True)
 class ClosingTable:
-    """Laid out when it is printed, since the layout depends on the console's width."""
+    """A summary's tables. The layout is computed when it is printed, because it depends on the console's width."""
 
     summary: Summary
 
@@ -37,16 +48,16 @@ class ClosingTable:
 
 @dataclass(frozen=True)
 class Grid:
-    """Text cells with headings: one table where that fits, else with rows and columns exchanged, else in parts."""
+    """Text cells with headings. What is too wide for one table is transposed, or split into several tables."""
 
     title: str
     headings: Row
     rows: Sequence[Row]
     may_turn: bool = False
-    """whether rows and columns may be exchanged"""
+    """whether the table may be transposed"""
 
     def tables(self, width: int) -> Iterator[RenderableType]:
-        """The title, then tables of at most `width` characters; in each of several the first column is repeated."""
+        """Yield the title, then one or more tables of at most `width` characters; each repeats the first column."""
         columns = range(1, len(self.headings))
         if self.may_turn and self._width(columns) > width:
             turned = [list(column) for column in zip(self.headings, *self.rows, strict=True)]
@@ -62,11 +73,11 @@ class Grid:
         yield self._table(part)
 
     def _width(self, columns: Sequence[int]) -> int:
-        """Characters of the table of these columns: two of padding and a line to each, and a line at the end."""
+        """Return a table's width in characters, with 2 of padding and 1 of border per column and 1 final border."""
         return 1 + sum(3 + self._column_width(column) for column in (0, *columns))
 
     def _column_width(self, column: int) -> int:
-        """Cells are never broken, but the names in the first column; headings are broken between words."""
+        """Return the width that fits all cells and the longest word of the heading; only long names are wrapped."""
         lines = [line for row in self.rows for line in row[column].splitlines()]
         needed = max((cell_len(text) for text in (*lines, *self.headings[column].split())), default=0)
         return min(needed, NAME_WIDTH)
@@ -86,7 +97,7 @@ class Grid:
 
 
 def grids(summary: Summary) -> Iterator[Grid]:
-    """Everything that is printed, in order; what the summary does not hold is left out."""
+    """Yield all tables to print, in order. Those that the summary has no data for are left out."""
     subjects, shown = list(summary.get("subjects", {})), figures(summary)
     if shown:
         yield Grid(
@@ -102,10 +113,10 @@ def grids(summary: Summary) -> Iterator[Grid]:
 
 
 def _title(summary: Summary) -> str:
-    counts = [lookup(of, ("answers", "items")) for of in summary["subjects"].values()]
+    counts = [lookup(measures, ("answers", "items")) for measures in summary["subjects"].values()]
     if items := max((count for count in counts if count), default=None):
         return f"{items:,} held-out items"
-    counts = [lookup(of, ("system_prompt", "conversations")) for of in summary["subjects"].values()]
+    counts = [lookup(measures, ("system_prompt", "conversations")) for measures in summary["subjects"].values()]
     conversations = max((count for count in counts if count), default=None)
     return f"{conversations:,} held-out conversations" if conversations else "text"
 
@@ -118,7 +129,7 @@ def _value(figure: Figure, summary: Summary, subject: str) -> str:
 
 
 def reasons(summary: Summary) -> Iterator[str]:
-    """Why a subject lacks figures that another one has, a line for each subject and reason."""
+    """Yield a line per subject and reason: why the subject lacks figures that another subject has."""
     found: dict[tuple[str, str], list[str]] = {}
     for figure in figures(summary):
         for name in summary["subjects"]:
@@ -130,8 +141,8 @@ def reasons(summary: Summary) -> Iterator[str]:
 
 
 def _differences(summary: Summary, shown: Sequence[Figure]) -> Iterator[Grid]:
-    """A row a subject: its differences from the reference in the figures that are better one way, and its win rate."""
-    names = others(summary)
+    """Yield a table with a row per subject: its win rate, and its differences in figures with a better direction."""
+    names = compared_subjects(summary)
     judged = [f for f in shown if f.better and any(f.difference(summary, name) for name in names)]
     wins = {name: win_rate(summary, name) for name in names}
     columns = {f.label: [_difference(f, f.difference(summary, name)) for name in names] for f in judged}
@@ -139,7 +150,7 @@ def _differences(summary: Summary, shown: Sequence[Figure]) -> Iterator[Grid]:
         by = next(f" by {win['by']}" if "by" in win else "" for win in wins.values() if win)
         columns = {f"wins{by}": [_win_rate(wins[name]) for name in names], **columns}
     if columns:
-        title = f"against {summary['reference']}, 95% intervals; shares in points"
+        title = f"against {summary['reference']}, 95% intervals; shares in percentage points"
         rows = [[name, *(cells[at] for cells in columns.values())] for at, name in enumerate(names)]
         yield Grid(title, ["", *columns], rows)
 
@@ -159,10 +170,10 @@ def _win_rate(win: dict[str, Any] | None) -> str:
 
 
 def _tasks(summary: Summary) -> Iterator[Grid]:
-    """The main figure of every task, a column a subject."""
+    """Yield a table with the main figure: a row per task and a column per subject."""
     figure, subjects = main_figure(summary), summary.get("subjects", {})
-    tasks = {name: lookup(of, ("answers", "tasks")) or {} for name, of in subjects.items()}
-    names = list(dict.fromkeys(task for of in tasks.values() for task in of))
+    tasks = {name: lookup(measures, ("answers", "tasks")) or {} for name, measures in subjects.items()}
+    names = list(dict.fromkeys(task for by_task in tasks.values() for task in by_task))
     if figure is None or not names:
         return
     rows = []
@@ -174,11 +185,11 @@ def _tasks(summary: Summary) -> Iterator[Grid]:
 
 
 def _turns(summary: Summary) -> Iterator[Grid]:
-    """How often the instruction is obeyed at each turn, a column a subject."""
-    shares = turns(summary)
+    """Yield a table with the share of obeying answers: a row per turn and a column per subject."""
+    shares = obeyed_by_turn(summary)
     if shares:
         rows = [[str(number), *map(_share, each.values())] for number, each in enumerate(shares, start=1)]
-        yield Grid("instruction obeyed, turn by turn", ["turn", *summary["subjects"]], rows)
+        yield Grid("instruction obeyed by turn", ["turn", *summary["subjects"]], rows)
 
 
 def _share(value: float | None) -> str:
@@ -186,24 +197,24 @@ def _share(value: float | None) -> str:
 
 
 def _rewards(rewards: dict[str, Any]) -> Iterator[Grid]:
-    """How often each reward is right, a row a reward and a column a set of comparisons; then by subset."""
-    sets = {name: of for reward in rewards.values() for name, of in (reward.get("comparisons") or {}).items()}
+    """Yield a table with the accuracy of each reward on each set of comparisons, then one per set with subsets."""
+    sets = {name: results for reward in rewards.values() for name, results in (reward.get("comparisons") or {}).items()}
     if not sets:
         return
-    headings = ["", *(f"{name} ({of['pairs']:,})" for name, of in sets.items())]
+    headings = ["", *(f"{name} ({results['pairs']:,})" for name, results in sets.items())]
     rows = [
-        [reward, *(_accuracy(lookup(of, ("comparisons", name)), ece=True) for name in sets)]
-        for reward, of in rewards.items()
+        [reward, *(_accuracy(lookup(measures, ("comparisons", name)), ece=True) for name in sets)]
+        for reward, measures in rewards.items()
     ]
-    yield Grid("right on comparisons, half the width of 95%, ECE", headings, rows)
-    for name, of in sets.items():
-        if subsets := of.get("subsets"):
+    yield Grid("accuracy on comparisons ± half the 95% interval, ECE", headings, rows)
+    for name, results in sets.items():
+        if subsets := results.get("subsets"):
             paths = [("comparisons", name, "subsets", subset) for subset in subsets]
             rows = [
                 [path[-1], f"{subsets[path[-1]]['pairs']:,}", *(_accuracy(lookup(r, path)) for r in rewards.values())]
                 for path in paths
             ]
-            yield Grid(f"right on {name}, by subset", ["", "pairs", *rewards], rows)
+            yield Grid(f"accuracy on {name} by subset", ["", "pairs", *rewards], rows)
 
 
 def _accuracy(figures: dict[str, Any] | None, *, ece: bool = False) -> str:

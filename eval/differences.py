@@ -6,9 +6,9 @@
 
     DIFFERENCE  {"mean", "ci95": [low, high], "n"}, or null with a reason in the `why` beside it
 
-METRIC of answers is gold, gold's parts, score, tokens, without_end; perplexity is compared in bits per byte of the same
-documents, which subjects with different tokenizers share; those of system_prompt are in eval/obedience.py. Pure, over
-the lines of answers.jsonl, texts.jsonl and system_prompt.jsonl.
+The METRICs of answers are gold, gold's parts, score, tokens and without_end; those of system_prompt are in
+eval/obedience.py. Perplexity is compared in bits per byte of the same documents, which works across tokenizers. All
+functions are pure and take the lines of answers.jsonl, texts.jsonl and system_prompt.jsonl.
 """
 
 import math
@@ -21,13 +21,13 @@ from eval.statistics import mean, paired_bootstraps, wins
 
 Row = Mapping[str, Any]
 Series = Sequence[float] | str
-"""one number an item, or why there are none"""
-# Parts of gold that the summary calls by another name.
+"""one difference per item, or the reason why there are none"""
+# Parts of gold that have another name in the summary.
 PART_NAMES = {"total": "gold", "correct": "accuracy"}
 
 
 def gold_parts(answers: Sequence[Row]) -> dict[str, str]:
-    """Gold's parts -> what the summary calls them; empty without a gold scorer."""
+    """Return {part of gold: its name in the summary}; empty without a gold scorer."""
     return {part: PART_NAMES.get(part, part) for part in answers[0].get("gold", {})}
 
 
@@ -39,7 +39,12 @@ def all_differences(
     reward: str | None,
     seed: int,
 ) -> dict[str, Any]:
-    """`differences` of every subject against the reference, and `pairs` of all others, the earlier one subtracted."""
+    """Return summary.json's `differences` and `pairs`.
+
+    `differences` has each subject minus the reference, `pairs` the other pairs, as the later minus the earlier subject.
+    `answers`, `texts` and `conversations` have each subject's lines, in the table's order. `reward` gives the figure
+    `score`. `seed` is that of the bootstrap.
+    """
     series: dict[tuple[str, ...], Series] = {}
     for one, other in combinations(answers, 2):
         against = reference in (one, other)
@@ -55,11 +60,14 @@ def all_differences(
         if any(conversations.values()):
             obeyed = obedience_series(conversations[before], conversations[after])
             series |= {(*path, "system_prompt", metric): values for metric, values in obeyed.items()}
-    return {"differences": {}, "pairs": {}} | nested(series, seed, "gold" if any_gold(answers) else "score")
+    return {"differences": {}, "pairs": {}} | difference_tree(series, seed, "gold" if any_gold(answers) else "score")
 
 
 def answer_series(before: Sequence[Row], after: Sequence[Row], reward: str | None) -> dict[tuple[str, ...], Series]:
-    """metric -> after minus before of every item where both have the figure."""
+    """Return {path of the metric: differences (after minus before) of the items where both subjects have the figure}.
+
+    `before` and `after` are lines of the same items in the same order.
+    """
     parts = gold_parts(before)
     found: dict[tuple[str, ...], Series] = {
         (name,): [b["gold"][part] - a["gold"][part] for a, b in zip(before, after, strict=True)]
@@ -68,37 +76,37 @@ def answer_series(before: Sequence[Row], after: Sequence[Row], reward: str | Non
     if reward is not None:
         for name in before[0]["scores"]:
             a, b = ([row["scores"][name] for row in rows] for rows in (before, after))
-            found["scores", name] = both_known(a, b, "no item has a score for both answers")
+            found["scores", name] = known_differences(a, b, "no item has a score for both answers")
         found["score",] = found["scores", reward]
     a, b = ([row["tokens"] for row in rows] for rows in (before, after))
-    found["tokens",] = both_known(a, b, "tokens are not known of both subjects")
+    found["tokens",] = known_differences(a, b, "token counts are not known for both subjects")
     found["without_end",] = [float(a["ended"]) - float(b["ended"]) for a, b in zip(before, after, strict=True)]
     if parts:
         found["win_rate",] = wins(*([row["gold"]["total"] for row in rows] for rows in (after, before)))
     elif reward is not None:
-        # An answer without a score, because it never ended, loses to every other.
+        # An answer without a score (it never ended) loses to every answer with one.
         scores = [[row["scores"][reward] for row in rows] for rows in (after, before)]
         found["win_rate",] = wins(*([-math.inf if s is None else s for s in each] for each in scores))
     else:
-        found["win_rate",] = "there is neither gold nor a reward to say which answer is better"
+        found["win_rate",] = "there is neither a gold scorer nor a reward to compare answers by"
     return found
 
 
 def text_series(before: Sequence[Row], after: Sequence[Row], name: str) -> Series:
-    """Bits per byte, after minus before, of each document of a set.
+    """Return the difference in bits per byte (after minus before) of each document of a set.
 
-    A document's bits are divided by the mean document's bytes, so that the mean of the series is the difference of the
-    two subjects' bits per byte over the whole set.
+    A document's difference in bits is divided by the mean size of a document, not by its own size, so that the mean of
+    the series is the difference of the two subjects' bits per byte over the whole set.
     """
     a, b = ([row for row in rows if row["set"] == name] for rows in (before, after))
     if not a or not b:
-        return "one of the two has no perplexity"
+        return "one of the two subjects has no perplexity"
     size = mean([row["bytes"] for row in a])
     return [(y["nll"] - x["nll"]) / math.log(2) / size for x, y in zip(a, b, strict=True)]
 
 
-def both_known(before: Sequence[float | None], after: Sequence[float | None], reason: str) -> Series:
-    """after - before where neither is None, or `reason` where that is nowhere."""
+def known_differences(before: Sequence[float | None], after: Sequence[float | None], reason: str) -> Series:
+    """Return after - before of the items where both are known; `reason` if there are none."""
     known = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
     return known or reason
 
@@ -107,8 +115,8 @@ def any_gold(answers: Mapping[str, Sequence[Row]]) -> bool:
     return any("gold" in row for rows in answers.values() for row in rows[:1])
 
 
-def nested(series: Mapping[tuple[str, ...], Series], seed: int, win_rate_by: str) -> dict[str, Any]:
-    """The series as a tree of DIFFERENCEs; where there is no series, null with the reason."""
+def difference_tree(series: Mapping[tuple[str, ...], Series], seed: int, win_rate_by: str) -> dict[str, Any]:
+    """Return the series as a tree of DIFFERENCEs by path; a reason in place of a series gives null with a `why`."""
     known = {path: values for path, values in series.items() if not isinstance(values, str)}
     intervals = dict(zip(known, paired_bootstraps(list(known.values()), seed), strict=True))
     tree: dict[str, Any] = {}

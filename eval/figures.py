@@ -1,4 +1,4 @@
-"""The figures of summary.json: which there are, what they are called, how a value is shown, and which way is better."""
+"""Figures of summary.json as tables show them: label, meaning, format, and whether higher or lower is better."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any, Literal
 Summary = dict[str, Any]
 Tone = Literal["better", "worse", ""]
 MISSING = "–"
-# Fewer items show nothing with 95 % confidence, even if all of them point one way (sign test: 2 / 2^6 < 5 %).
-LEAST_ITEMS = 6
+# With fewer items no difference is significant at 5 %, even if all have the same sign (sign test: 2 / 2^6 < 5 %).
+MIN_ITEMS = 6
 
 
 def decimals(count: int) -> Callable[[float], str]:
@@ -22,7 +22,7 @@ def percent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of the table: where its value stands in summary.json and how it reads."""
+    """A row of the table: the path of its value in summary.json, and how to show it."""
 
     path: tuple[str, ...]
     """keys below subjects[NAME]"""
@@ -30,9 +30,9 @@ class Figure:
     meaning: str
     show: Callable[[float], str] = decimals(2)
     better: int = 0
-    """1 where a higher value is better, -1 where a lower one is, 0 where neither is"""
+    """1 if higher is better, -1 if lower is better, 0 if neither"""
     compared: tuple[str, ...] | None = None
-    """keys below differences[NAME], if they are others than `path`"""
+    """keys below differences[NAME], if they differ from `path`"""
 
     @property
     def metric(self) -> str:
@@ -46,77 +46,76 @@ class Figure:
         return lookup(summary["subjects"][subject], self.path)
 
     def why(self, summary: Summary, subject: str) -> str:
-        """The reason why a subject has no value, where the summary gives one."""
+        """Return the reason why a subject has no value; "" if the summary has none."""
         return _why(summary["subjects"][subject], self.path)
 
     def difference_in(self, compared: dict[str, Any]) -> dict[str, Any] | None:
-        """{mean, ci95, n} in what `differences` or `pairs` say of two subjects; None where there is none."""
+        """Return {mean, ci95, n} from an entry of `differences` or `pairs`; None if it has none."""
         return lookup(compared, self.compared or self.path)
 
     def difference(self, summary: Summary, subject: str) -> dict[str, Any] | None:
-        """The same of a subject against the reference."""
+        """Return {mean, ci95, n} of a subject minus the reference; None if there is none."""
         return self.difference_in(_against(summary, subject))
 
     def why_no_difference(self, summary: Summary, subject: str) -> str:
         return _why(_against(summary, subject), self.compared or self.path)
 
     def show_difference(self, value: float) -> str:
-        """With its sign; of shares in percentage points."""
+        """Format a difference with its sign; shares are shown in percentage points."""
         if self.is_share:
             return f"{round(100 * value, 1) + 0.0:+.1f}"
         return f"{'-' if self.show(value).startswith('-') else '+'}{self.show(abs(value))}"
 
     def tone(self, difference: dict[str, Any]) -> Tone:
-        """Whether the whole interval lies on the better or on the worse side of 0."""
-        if difference["n"] < LEAST_ITEMS:
+        """Return "better" or "worse" if the whole interval is on that side of 0, else "" (also with too few items)."""
+        if difference["n"] < MIN_ITEMS:
             return ""
         low, high = (self.better * end for end in difference["ci95"])
         return "better" if min(low, high) > 0 else "worse" if max(low, high) < 0 else ""
 
 
 ANSWERS = (
-    Figure(("answers", "gold"), "gold score", "how good the answers are, by a scorer that training never sees",
+    Figure(("answers", "gold"), "gold score", "quality of the answers, by a scorer that training never sees",
            better=1),
-    Figure(("answers", "accuracy"), "right answers", "gold's part for being correct", percent, 1),
-    Figure(("answers", "manner"), "manner", "gold's part for saying it well", better=1),
+    Figure(("answers", "accuracy"), "right answers", "the gold score's part for correctness", percent, 1),
+    Figure(("answers", "manner"), "manner", "the gold score's part for manners", better=1),
 )  # fmt: skip
 AFTER_GOLD = (
-    Figure(("answers", "score_length"), "score and length", "correlation over finished answers; above 0, length pays"),
-    Figure(("answers", "score_length_given_correct"), "correctness aside",
-           "the same with correctness taken out of both"),
-    Figure(("answers", "tokens"), "tokens an answer", "its end token included", decimals(1)),
-    Figure(("answers", "without_end"), "cut off", "answers that ran into the length limit", percent, -1),
-    Figure(("answers", "distinct"), "different answers", "different texts among all answers", percent),
-    Figure(("answers", "commonest_opening"), "same opening", "answers that begin with the commonest three words",
+    Figure(("answers", "score_length"), "score and length",
+           "correlation over finished answers; above 0, longer answers score higher"),
+    Figure(("answers", "score_length_given_correct"), "score and length given correctness",
+           "partial correlation, controlling for correctness"),
+    Figure(("answers", "tokens"), "tokens per answer", "including the end token", decimals(1)),
+    Figure(("answers", "without_end"), "cut off", "answers that reached the length limit", percent, -1),
+    Figure(("answers", "distinct"), "distinct answers", "distinct texts among all answers", percent),
+    Figure(("answers", "commonest_opening"), "same opening", "answers that start with the commonest three words",
            percent),
     Figure(("answers", "kl_to_reference"), "KL to the reference",
-           "nats an answer, over the subject's own answers: how far it has moved"),
+           "nats per answer, over the subject's own answers: distance from the reference"),
 )  # fmt: skip
 SYSTEM_PROMPT = (
+    Figure(("system_prompt", "obeyed"), "instruction obeyed", "answers that obey the system turn", percent, 1),
     Figure(
-        ("system_prompt", "obeyed"), "instruction obeyed", "answers that do what the system turn demands", percent, 1
+        ("system_prompt", "throughout"), "obeyed throughout", "conversations in which every answer obeys", percent, 1
     ),
-    Figure(
-        ("system_prompt", "throughout"), "obeyed throughout", "conversations in which every answer does", percent, 1
-    ),
-    Figure(("system_prompt", "first"), "obeyed at first", "answers to a conversation's first turn that do", percent, 1),
-    Figure(("system_prompt", "last"), "obeyed at last", "answers to a conversation's last turn that do", percent, 1),
+    Figure(("system_prompt", "first"), "obeyed at first turn", "answers to the first turn that obey", percent, 1),
+    Figure(("system_prompt", "last"), "obeyed at last turn", "answers to the last turn that obey", percent, 1),
 )
-# Keys of a subject's answers that are no parts of gold.
-NO_PARTS = {"items", "scores", "score", "tasks", "why", *(figure.metric for figure in (*ANSWERS, *AFTER_GOLD))}
-# Keys beside the perplexities of the text sets.
-BESIDE_PERPLEXITY = {"tokens", "bits_per_byte", "why"}
+# Keys of a subject's answers that are not parts of gold.
+NOT_GOLD_PARTS = {"items", "scores", "score", "tasks", "why", *(figure.metric for figure in (*ANSWERS, *AFTER_GOLD))}
+# Keys of a subject's perplexity that are not names of text sets.
+NOT_TEXT_SETS = {"tokens", "bits_per_byte", "why"}
 
 
 def lookup(tree: Any, path: tuple[str, ...]) -> Any:
-    """What stands at a path of keys; None where any of them is missing."""
+    """Return the value at a path of keys; None if a key is missing."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def figures(summary: Summary) -> list[Figure]:
-    """The rows of the table, in order: those with a value, or a reason for its absence, for any subject."""
+    """Return the rows of the table, in order: figures with a value, or a reason for its absence, for any subject."""
     subjects = summary.get("subjects", {})
     return [
         figure
@@ -126,32 +125,33 @@ def figures(summary: Summary) -> list[Figure]:
 
 
 def main_figure(summary: Summary) -> Figure | None:
-    """What subjects are compared by first: gold, else the reward's score; None where answers have neither."""
+    """Return the figure to compare subjects by: gold, else the reward's score, else None."""
     wanted = {"gold": 0, "score": 1}
     found = [figure for figure in figures(summary) if figure.path in {("answers", name) for name in wanted}]
     return min(found, key=lambda figure: wanted[figure.metric], default=None)
 
 
-def turns(summary: Summary) -> list[dict[str, float | None]]:
-    """For each turn the share of every subject's answers that obey the system turn; None where it was not asked."""
-    of = {name: lookup(of, ("system_prompt", "by_turn")) or [] for name, of in summary.get("subjects", {}).items()}
-    count = max(map(len, of.values()), default=0)
-    return [{name: each[at] if at < len(each) else None for name, each in of.items()} for at in range(count)]
+def obeyed_by_turn(summary: Summary) -> list[dict[str, float | None]]:
+    """Return, per turn, {subject: share of its answers that obey the system turn}; None if it answered none."""
+    subjects = summary.get("subjects", {})
+    shares = {name: lookup(measures, ("system_prompt", "by_turn")) or [] for name, measures in subjects.items()}
+    count = max(map(len, shares.values()), default=0)
+    return [{name: each[at] if at < len(each) else None for name, each in shares.items()} for at in range(count)]
 
 
-def others(summary: Summary) -> list[str]:
-    """All subjects but the reference, in the table's order."""
+def compared_subjects(summary: Summary) -> list[str]:
+    """Return all subjects except the reference, in the table's order."""
     return [name for name in summary.get("subjects", {}) if name != summary.get("reference")]
 
 
 def win_rate(summary: Summary, subject: str) -> dict[str, Any] | None:
-    """{mean, ci95, n, by} of a subject against the reference; None where answers are not compared."""
+    """Return {mean, ci95, n, by} of a subject's win rate against the reference; None if answers are not compared."""
     return lookup(_against(summary, subject), ("answers", "win_rate"))
 
 
 def win_tone(win: dict[str, Any]) -> Tone:
-    """As `Figure.tone`, where half of the items is no difference."""
-    if win["n"] < LEAST_ITEMS:
+    """Return the tone of a win rate as `Figure.tone` does; no difference is ½."""
+    if win["n"] < MIN_ITEMS:
         return ""
     low, high = win["ci95"]
     return "better" if low > 0.5 else "worse" if high < 0.5 else ""
@@ -162,35 +162,35 @@ def _against(summary: Summary, subject: str) -> dict[str, Any]:
 
 
 def _why(tree: dict[str, Any], path: tuple[str, ...]) -> str:
-    """The reason beside a null. Below a measure's own figures it stands one level up, as that of bits_per_byte does."""
+    """Return the reason in the `why` beside a figure, or in that of its measure (as for bits_per_byte); "" if none."""
     *above, metric = path
     return lookup(tree, (*above, "why", metric)) or lookup(tree, (*above[:1], "why", metric)) or ""
 
 
 def _answer_figures(summary: Summary) -> Iterator[Figure]:
-    """Gold with its parts, the scores by every reward, then the rest."""
-    answers = [of.get("answers") or {} for of in summary.get("subjects", {}).values()]
+    """Yield the figures of answers: gold and its parts, the score by each reward, then the rest."""
+    answers = [measures.get("answers") or {} for measures in summary.get("subjects", {}).values()]
     yield from ANSWERS
-    for part in dict.fromkeys(name for of in answers for name in of if name not in NO_PARTS):
+    for part in dict.fromkeys(name for each in answers for name in each if name not in NOT_GOLD_PARTS):
         yield Figure(("answers", part), f"gold: {part}", "a part of the gold score", better=1)
     main = summary.get("reward")
     yield Figure(("answers", "score"), f"score by {main}", "mean over finished answers", better=1)
-    for reward in dict.fromkeys(name for of in answers for name in of.get("scores") or {}):
+    for reward in dict.fromkeys(name for each in answers for name in each.get("scores") or {}):
         if reward != main:
             yield Figure(("answers", "scores", reward), f"score by {reward}", "mean over finished answers")
     yield from AFTER_GOLD
 
 
 def _text_figures(summary: Summary) -> Iterator[Figure]:
-    """Perplexity of every set of texts, and the bits of each byte, in which subjects are compared."""
-    texts = [of.get("perplexity") or {} for of in summary.get("subjects", {}).values()]
-    for name in dict.fromkeys(name for of in texts for name in of if name not in BESIDE_PERPLEXITY):
+    """Yield perplexity and bits per byte of each set of texts. Subjects are compared in bits per byte."""
+    texts = [measures.get("perplexity") or {} for measures in summary.get("subjects", {}).values()]
+    for name in dict.fromkeys(name for each in texts for name in each if name not in NOT_TEXT_SETS):
         nowhere = ("perplexity", "bits_per_byte", "perplexity")
-        yield Figure(("perplexity", name), f"perplexity of {name}", "of a token of held-out text", compared=nowhere)
+        yield Figure(("perplexity", name), f"perplexity of {name}", "per token of held-out text", compared=nowhere)
         yield Figure(
             ("perplexity", "bits_per_byte", name),
-            f"bits a byte of {name}",
-            "log2 perplexity for each byte of text, which any tokenizer can be compared in; higher is forgetting",
+            f"bits per byte of {name}",
+            "negative log-likelihood per byte of text, comparable across tokenizers; an increase is forgetting",
             decimals(3),
             better=-1,
             compared=("perplexity", name),

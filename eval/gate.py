@@ -1,8 +1,8 @@
-"""A gate: figures of summary.json that an evaluation must reach, as `eval.require` lists them.
+"""Check figures of summary.json against the conditions in `eval.require`.
 
     {"differences.ppo.answers.accuracy.mean": ">= -0.01", "subjects.ppo.answers.without_end": "< 0.05"}
 
-Pure. The keys are dotted paths into summary.json; a number in a path is a place in a list (`...gold.ci95.0`).
+Keys are dotted paths into summary.json. A number in a path is an index into a list (`...gold.ci95.0`).
 """
 
 import operator
@@ -30,14 +30,14 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A requirement beside what was measured."""
+    """A requirement with the measured value and whether it is met."""
 
     requirement: Requirement
     value: Any
-    """the figure; None where it is null or missing"""
+    """the figure; None if it is null, missing or not a number"""
     ok: bool
     why: str | None = None
-    """why there is no number to compare"""
+    """reason why there is no number to compare"""
 
     def __str__(self) -> str:
         value = show(self.value) if self.why is None else f"null ({self.why})"
@@ -50,9 +50,10 @@ class Verdict:
 
 
 def read_requirements(value: Any, key: str, subjects: Sequence[str], rewards: Sequence[str]) -> list[Requirement]:
-    """What `eval.require` says. Raises RecipeError for a path or a condition that can never be met.
+    """Parse `eval.require`. Raise RecipeError, naming `key`, for an unknown path or a malformed condition.
 
-    `value` is a mapping, or its text without quotes: those a shell has taken away, and without them it is no YAML.
+    `value` is a mapping, or the text of one without quotes: a shell removes the quotes of a command-line override, and
+    the rest is not valid YAML.
     """
     if isinstance(value, str):
         pairs = [pair.partition(":") for pair in value.strip(" {}").split(",")]
@@ -65,8 +66,8 @@ def read_requirements(value: Any, key: str, subjects: Sequence[str], rewards: Se
     return [_read(path, condition, key, subjects, rewards) for path, condition in value.items()]
 
 
-def judge(requirements: Sequence[Requirement], summary: Mapping[str, Any]) -> list[Verdict]:
-    """A verdict for each requirement. A figure that is null, missing or no number fails."""
+def check_figures(requirements: Sequence[Requirement], summary: Mapping[str, Any]) -> list[Verdict]:
+    """Compare a summary with each requirement. A figure that is null, missing or not a number fails."""
     return [_verdict(requirement, summary) for requirement in requirements]
 
 
@@ -74,7 +75,7 @@ def _read(path: str, condition: Any, key: str, subjects: Sequence[str], rewards:
     root, *rest = path.split(".")
     if root not in ROOTS or not rest or not all(rest):
         raise RecipeError(
-            f"{key}: {show(path)} is no path into summary.json; begin with {', '.join(ROOTS)}, for example "
+            f"{key}: {show(path)} is not a path into summary.json; start with {', '.join(ROOTS)}, for example "
             "differences.NAME.answers.accuracy.mean",
             key=key,
         )
@@ -104,5 +105,5 @@ def _verdict(requirement: Requirement, summary: Mapping[str, Any]) -> Verdict:
         reasons = parents[-1].get("why", {}) if isinstance(parents[-1], Mapping) else {}
         return Verdict(requirement, None, False, reasons.get(part, "not measured"))
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return Verdict(requirement, None, False, f"{requirement.path} is no number; name one of its parts")
+        return Verdict(requirement, None, False, f"{requirement.path} is not a number; name one of its parts")
     return Verdict(requirement, value, OPERATORS[requirement.operator](value, requirement.bound))

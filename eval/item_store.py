@@ -1,10 +1,10 @@
-"""Finished work, item by item, so that an evaluation that was killed or extended does only what is missing.
+"""A cache of finished items on disk, so that an evaluation that was killed or extended computes only what is missing.
 
-    RUN/items/<name>-<fingerprint>.jsonl      {"of": what the row was computed from, ...}, a line an item
+    RUN/items/<name>-<fingerprint>.jsonl      one line per item: {"of": key of the item, ...}
 
-The fingerprint covers all that decides every row of a file (the model and when it was made, sampling, seed); `of` is a
-hash of the item itself (the prompt, the answer that is scored). Files are append-only: of rows with the same `of` the
-first counts. They may be deleted at any time.
+The fingerprint in the file name covers everything that determines all its rows (model files, sampling, seed). `of` is a
+hash of the item itself (the prompt, the answer to score). Files are append-only: of rows with the same `of`, the first
+one counts. The files may be deleted at any time.
 """
 
 import hashlib
@@ -23,12 +23,15 @@ Row = dict[str, Any]
 
 
 def fingerprint(*decisive: Any) -> str:
-    """16 hexadecimal digits that differ where any of the values does."""
+    """Return a hash of JSON-serialisable values (others by their `str`), 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class ItemStore:
-    """The rows of one measure of one subject or reward; `decisive` is all that decides them, besides the items."""
+    """The rows of one measure of one subject or reward.
+
+    `decisive` is everything that determines the rows besides the items: another value starts another file.
+    """
 
     def __init__(self, run_dir: Path, name: str, *decisive: Any) -> None:
         self.name = name
@@ -37,24 +40,24 @@ class ItemStore:
         self._add(jsonl.read_and_repair(self.path))
 
     def missing(self, items: Sequence[str]) -> list[int]:
-        """The places of the items that have no row yet."""
+        """Return the indices of the items that have no row yet."""
         return [place for place, item in enumerate(items) if item not in self._rows]
 
     def rows(self, items: Sequence[str]) -> list[Row]:
-        """The rows of these items, in order. All must be there."""
+        """Return the rows of these items, in order. Raise KeyError if one is missing."""
         return [self._rows[item] for item in items]
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Keep rows, each with its `of`, on disk at once."""
+        """Write rows to disk immediately; each has its `of`."""
         jsonl.append(self.path, rows)
         self._add(rows)
 
     def complete(self, items: Sequence[str], compute: Callable[[slice], Sequence[Row]], at_once: int) -> list[Row]:
-        """The rows of all items in order; `compute` is called for those that are missing, `at_once` items at a time.
+        """Return the rows of all items in order, computing those that are missing, `at_once` items at a time.
 
-        It is given a slice of the items and returns their rows without `of`. The slices depend on the items alone, not
-        on what is missing, so that a resumed evaluation rounds as one that was never interrupted: rows of a slice that
-        are known already are computed again, and dropped.
+        `compute` takes a slice of the items and returns their rows without `of`. Slice boundaries depend on the items
+        alone, not on what is missing, so a resumed evaluation forms the same batches, and rounds the same way, as an
+        uninterrupted one. Rows of a slice that are already stored are computed again and dropped.
         """
         waiting = self.missing(items)
         if waiting:
@@ -75,14 +78,14 @@ class ItemStore:
 
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A live line with the time left; call what it yields with the number of items that were just finished."""
+    """Show a progress line with the time left. Call the yielded function with the number of items just finished."""
     steps, began, done = Steps(name, total), time.perf_counter(), 0
 
     def advance(items: int) -> None:
         nonlocal done
         done += items
         seconds = time.perf_counter() - began
-        # What is done at once is not worth a line in a log.
+        # Work of less than a second is not worth a line in a log.
         steps.show(done, {"per_second": done / seconds} if seconds > 1 else None)
 
     steps.start()

@@ -1,7 +1,8 @@
 """The items of an evaluation: the same conversations for every subject, encoded by each subject's own tokenizer.
 
-Prompts are read once, by the main tokenizer and its length policy. A subject with the same vocabulary is given those
-tokens; another one the same messages, encoded by its own tokenizer; an endpoint the messages.
+Prompts are read and limited in length once, with the main tokenizer. A subject with the same vocabulary gets those
+tokens. A subject with another vocabulary gets the same messages, encoded by its own tokenizer. An endpoint gets the
+messages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,17 +26,17 @@ from eval.subjects import LocalModel, Subject
 @dataclass(frozen=True)
 class Item:
     number: int
-    """from 0, in the data's order; the query's number in the random stream"""
+    """index from 0 in the data's order; also the query id in the random stream"""
     input_ids: list[int]
-    """the prompt by the main tokenizer, up to where the answer begins"""
+    """prompt tokens by the main tokenizer, including the opening of the answer"""
     messages: list[dict[str, Any]]
-    """the conversation so far, as it is left after cutting to length"""
+    """the prompt's messages, after truncation"""
     record: dict[str, Any]
-    """the record that the prompt was read from"""
+    """record that the prompt was read from"""
 
 
 class Items:
-    """All items, and their prompts in every form that a subject needs."""
+    """All items, with their prompts as tokens of any tokenizer or as messages."""
 
     def __init__(
         self,
@@ -52,17 +53,23 @@ class Items:
         return len(self.items)
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Token ids of every prompt by one of `Models`' tokenizers."""
+        """Return the token ids of every prompt. `tokenizer` must come from `Models`. Results are cached.
+
+        Raise RunError, naming the item, if the tokenizer cannot encode it.
+        """
         if id(tokenizer) not in self._prompts:
             self._prompts[id(tokenizer)] = [self._encoded(item, tokenizer) for item in self.items]
         return self._prompts[id(tokenizer)]
 
     def chats(self) -> list[list[dict[str, str]]]:
-        """The messages for an endpoint, role and content; where there are tools, as the text that models read."""
+        """Return every prompt as messages with role and content, for an endpoint.
+
+        Where a conversation has tools, tool calls or reasoning, they are written out as the text that models read.
+        """
         return [self._chat(item) for item in self.items]
 
     def keys(self, prompts: Sequence[Any]) -> list[str]:
-        """What names each item in an item store: its number, and its prompt in the form that the subject reads."""
+        """Return the item store's key of each item: a hash of its number and its prompt in `prompts`."""
         return [fingerprint(item.number, prompt) for item, prompt in zip(self.items, prompts, strict=True)]
 
     def _tools(self, item: Item) -> tuple[dict[str, Any], ...] | None:
@@ -88,13 +95,13 @@ class Items:
             for message in item.messages
         ):
             *messages, answer = read_back(item.input_ids, self.main)
-            # A ReAct answer that waits for an observation is unfinished: it stays as the last message.
+            # A ReAct answer that ends in an action awaits its observation, so it stays as the last message.
             return [*messages, answer] if answer["content"] else messages
         return [{"role": message["role"], "content": message["content"]} for message in item.messages]
 
 
 def read_items(recipe: Eval, models: Models, folder: RunFolder) -> Items:
-    """The items that data.prompts names; what was kept of them is printed and noted in the run folder."""
+    """Load the items of data.prompts. What was kept and dropped is printed and saved in the run folder."""
     data = recipe.data
     found = load_prompts(
         data.sources("prompts"),
@@ -111,7 +118,7 @@ def read_items(recipe: Eval, models: Models, folder: RunFolder) -> Items:
 
 
 def check_context(items: Items, subjects: Mapping[str, Subject], models: Models, sampling: Sampling) -> None:
-    """Raise RunError, naming the subject, where a prompt and its answer would not fit into a model's context."""
+    """Raise RunError, naming the subject, if a prompt and its answer may not fit into a model's context."""
     for name, subject in subjects.items():
         if not isinstance(subject, LocalModel):
             continue
@@ -120,7 +127,8 @@ def check_context(items: Items, subjects: Mapping[str, Subject], models: Models,
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         if context is not None and lengths[longest] + sampling.max_new_tokens > context:
             raise RunError(
-                f"eval.subjects.{name}={subject.path} reads {context:,} tokens, and item {longest} of data.prompts has "
-                f"{lengths[longest]:,} before an answer of up to sampling.max_new_tokens={sampling.max_new_tokens:,}; "
+                f"eval.subjects.{name}={subject.path} has a context of {context:,} tokens, and item {longest} of "
+                f"data.prompts has {lengths[longest]:,}, before an answer of up to "
+                f"sampling.max_new_tokens={sampling.max_new_tokens:,}; "
                 "lower data.max_prompt_tokens or sampling.max_new_tokens, or leave the subject out"
             )

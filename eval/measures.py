@@ -1,4 +1,4 @@
-"""All measures of all subjects and rewards: one model in memory at a time, loaded once, and only if it is needed."""
+"""Run all measures of all subjects and rewards. One model is in memory at a time, loaded once and only if needed."""
 
 from functools import cache
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from engine.generation.request import GenerationRequest
 from engine.generation.streams import RandomStream
 from engine.run.folder import RunFolder
-from eval.answers import answers_alone, ask, generate, logprobs
+from eval.answers import answer_settings, ask_endpoint, generate, logprobs
 from eval.item_store import ItemStore
 from eval.items import check_context, read_items
 from eval.models import Models
@@ -15,12 +15,12 @@ from eval.recipe import Eval
 from eval.records import Findings
 from eval.scores import answer_batch, pair_batch, read_pairs, reward_context, reward_tokenizer, score
 from eval.subjects import BestOf, Endpoint, LocalModel, Subject
-from eval.summary import Cast
-from eval.system_prompt import of_endpoint, of_model, read_scripts
+from eval.summary import EvaluatedSubjects
+from eval.system_prompt import converse_with_endpoint, converse_with_model, read_scripts
 
 
 class Evaluation:
-    """An evaluation under way: what it reads, and what was found so far."""
+    """A running evaluation: its recipe, its data, and its results so far."""
 
     def __init__(self, recipe: Eval, folder: RunFolder) -> None:
         self.recipe, self.folder = recipe, folder
@@ -38,7 +38,10 @@ class Evaluation:
             check_context(self.items, self.subjects, self.models, recipe.sampling)
 
     def measure(self) -> None:
-        """All measures of all subjects and rewards; the reference last, when all answers that it reads are there."""
+        """Run all measures of all subjects and rewards.
+
+        The reference comes last, because it also computes log-probabilities of the others' answers.
+        """
         reference = self.recipe.eval.main_reference
         for name in sorted(self.subjects, key=lambda name: name == reference):
             subject = self.subjects[name]
@@ -50,7 +53,7 @@ class Evaluation:
             self.measure_reward(name)
 
     def measure_endpoint(self, name: str, subject: Endpoint) -> None:
-        """An endpoint's answers, and its conversations."""
+        """Collect an endpoint's answers and conversations."""
         identity, sampling, seed = (
             (subject.url, subject.model, self.sampling),
             self.recipe.sampling,
@@ -59,17 +62,17 @@ class Evaluation:
         if self.items:
             chats = self.items.chats()
             store, keys = self.store(f"{name} answers", *identity), self.items.keys(chats)
-            self.found.answers[name] = ask(store, keys, chats, name, subject, sampling, seed)
+            self.found.answers[name] = ask_endpoint(store, keys, chats, name, subject, sampling, seed)
         if self.scripts:
             store, tokenizer = self.store(f"{name} system_prompt", *identity), self.models.main_tokenizer
             room = self.recipe.data.max_prompt_tokens
-            self.found.conversations[name] = of_endpoint(
+            self.found.conversations[name] = converse_with_endpoint(
                 store, self.scripts, name, subject, tokenizer, sampling, seed, room
             )
 
     def measure_model(self, name: str, subject: LocalModel) -> None:
-        """A model's answers, those that best of n chooses from, log-probabilities of answers, conversations, and loss
-        on text."""
+        """Collect a model's answers, its best-of-n candidates, log-probabilities of answers, conversations and loss on
+        text."""
         recipe, models, found, items = self.recipe, self.models, self.found, self.items
         tokenizer, identity = models.tokenizer_of(subject), models.identity(subject.path, subject.revision)
         load = cache(lambda: models.causal(subject))
@@ -104,7 +107,7 @@ class Evaluation:
             store, room = self.store(f"{name} system_prompt", identity, self.sampling), recipe.data.max_prompt_tokens
             if context is not None:
                 room = min(room, context - recipe.sampling.max_new_tokens)
-            found.conversations[name] = of_model(
+            found.conversations[name] = converse_with_model(
                 store, self.scripts, load, tokenizer, recipe.sampling, recipe.run.seed, room
             )
         length = min(recipe.data.max_length, context or recipe.data.max_length)
@@ -114,7 +117,7 @@ class Evaluation:
             by_subject[name] = text_losses(store, documents, load, tokenizer, length)
 
     def measure_reward(self, name: str) -> None:
-        """A reward's scores of all answers and of both sides of all comparisons."""
+        """Score all answers and both sides of all comparisons with one reward."""
         scoring, models = self.recipe.eval.reward_models()[name], self.models
         tokenizer, context = reward_tokenizer(scoring, models), reward_context(scoring, models)
         answers = {}
@@ -138,32 +141,32 @@ class Evaluation:
             sides = iter(next(scores))
             self.found.pairs.setdefault(each, {})[name] = list(zip(sides, sides, strict=True))
 
-    def cast(self) -> Cast:
-        """Who was evaluated, and why which figure of whom is null."""
+    def evaluated_subjects(self) -> EvaluatedSubjects:
+        """Return what the summary needs to know of the subjects, with reasons for figures that are null."""
         reference = self.recipe.eval.main_reference
         why = {name: self.reasons(name, subject, reference) for name, subject in self.subjects.items()}
-        return Cast(list(self.subjects), reference, self.recipe.eval.main_reward, why)
+        return EvaluatedSubjects(list(self.subjects), reference, self.recipe.eval.main_reward, why)
 
     def reasons(self, name: str, subject: Subject, reference: str) -> dict[str, str]:
-        """Figure -> why this subject has none."""
+        """Return {figure: reason} of the figures that this subject cannot have."""
         kind = self.subjects[reference]
         if isinstance(subject, Endpoint):
-            silent = "an endpoint gives no log-probabilities of given tokens"
+            silent = "an endpoint returns no log-probabilities of given tokens"
             return {
-                "tokens": "an endpoint's tokens are those of another tokenizer",
+                "tokens": "an endpoint counts tokens with another tokenizer",
                 "kl_to_reference": silent,
                 "perplexity": silent,
             }
         if isinstance(subject, BestOf):
-            none = f"best of n gives no log-probabilities; see {subject.best_of}"
+            none = f"best of n has no log-probabilities; see {subject.best_of}"
             return {
-                "kl_to_reference": "best of n gives no log-probabilities",
+                "kl_to_reference": "best of n has no log-probabilities",
                 "perplexity": none,
-                "system_prompt": f"best of n chooses among answers to one prompt; see {subject.best_of}",
+                "system_prompt": f"best of n picks answers to single prompts only; see {subject.best_of}",
             }
         if not isinstance(kind, LocalModel):
             what = "an endpoint" if isinstance(kind, Endpoint) else "best of n"
-            return {"kl_to_reference": f"the reference {reference} is {what}, which gives no log-probabilities"}
+            return {"kl_to_reference": f"the reference {reference} is {what}, which has no log-probabilities"}
         if self.models.tokenizer_of(subject) is not self.models.tokenizer_of(kind):
             return {"kl_to_reference": f"{name} and the reference {reference} have different tokenizers"}
         return {}
@@ -173,5 +176,5 @@ class Evaluation:
 
     @property
     def sampling(self) -> Any:
-        """What decides answers, besides model and prompt."""
-        return [answers_alone(self.recipe.sampling), self.recipe.run.seed]
+        """The settings that determine answers, besides model and prompt."""
+        return [answer_settings(self.recipe.sampling), self.recipe.run.seed]

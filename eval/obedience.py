@@ -1,8 +1,8 @@
-"""How far the instruction of a system turn is obeyed, and whether that lasts: pure, over lines of system_prompt.jsonl.
+"""Figures of how often the system turn is obeyed, and whether that lasts over several turns.
 
     {"obeyed", "throughout", "first", "last", "by_turn": [share], "conversations", "turns", "too_long", "unreadable"}
 
-docs/metrics.md has every formula.
+All functions are pure and take the lines of system_prompt.jsonl. docs/metrics.md has the formula of every figure.
 """
 
 import math
@@ -12,15 +12,15 @@ from typing import Any
 from eval.statistics import mean
 
 Line = Mapping[str, Any]
-"""of one conversation and subject: obeyed, a number from 0 to 1 for each answer, and stopped: null, or why it was not
-asked to its end"""
+"""one conversation of one subject: `obeyed` has a number from 0 to 1 per answer; `stopped` is null, or the reason why
+the conversation stopped early"""
 TOO_LONG, UNREADABLE = "too_long", "unreadable"
 COMPARED = ("obeyed", "throughout", "first", "last")
 FIGURES = (*COMPARED, "by_turn", "conversations", "turns", TOO_LONG, UNREADABLE)
 
 
 def obedience_figures(lines: Sequence[Line], why: Mapping[str, str]) -> dict[str, Any]:
-    """One subject's figures; without lines all are null, for the reason that `why` has under `system_prompt`."""
+    """Return one subject's figures. Without lines all are null, with the reason in `why["system_prompt"]`."""
     if not lines:
         return dict.fromkeys(FIGURES) | {"why": dict.fromkeys(FIGURES, why["system_prompt"])}
     begun = [line["obeyed"] for line in lines if line["obeyed"]]
@@ -41,19 +41,20 @@ def obedience_figures(lines: Sequence[Line], why: Mapping[str, str]) -> dict[str
         UNREADABLE: sum(line["stopped"] == UNREADABLE for line in lines),
     }
     missing = [name for name in COMPARED if figures[name] is None]
-    reason = "no conversation could be asked to its end" if begun else "no conversation could be asked its first turn"
+    reason = "no conversation was completed" if begun else "no conversation got an answer to its first turn"
     return figures | ({"why": dict.fromkeys(missing, reason)} if missing else {})
 
 
 def obedience_series(before: Sequence[Line], after: Sequence[Line]) -> dict[str, Sequence[float] | str]:
-    """metric -> after minus before, one number a conversation, or why there is none.
+    """Return {metric: differences, one per conversation (after minus before), or the reason why there are none}.
 
-    `first` and `obeyed` are of the turns that both have answered: in `obeyed` a conversation's difference, summed over
-    these, is divided by their mean number, so that the mean of the series is that of all turns. `last` and `throughout`
-    are of the conversations that both were asked to the end.
+    `before` and `after` are lines of the same conversations in the same order. `first` and `obeyed` use the turns that
+    both subjects answered. For `obeyed`, the sum of a conversation's differences over these turns is divided by the
+    mean number of turns per conversation, so that the mean of the series is the mean over all turns. `last` and
+    `throughout` use the conversations that both subjects completed.
     """
     if not before or not after:
-        return dict.fromkeys(COMPARED, "one of the two has no conversations")
+        return dict.fromkeys(COMPARED, "one of the two subjects has no conversations")
     paired = list(zip(before, after, strict=True))
     begun = [_answered_by_both(a["obeyed"], b["obeyed"]) for a, b in paired if a["obeyed"] and b["obeyed"]]
     whole = [(a["obeyed"], b["obeyed"]) for a, b in paired if a["stopped"] is b["stopped"] is None]
@@ -64,7 +65,7 @@ def obedience_series(before: Sequence[Line], after: Sequence[Line]) -> dict[str,
         "first": [b[0] - a[0] for a, b in begun],
         "last": [b[-1] - a[-1] for a, b in whole],
     }
-    return {name: values or "no conversation that both could be asked" for name, values in found.items()}
+    return {name: values or "no conversation has this figure for both subjects" for name, values in found.items()}
 
 
 def _throughout(values: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
-"""Perplexity of held-out text: negative log-likelihood of every document, so that subjects are compared pairwise.
+"""Perplexity of held-out text: the negative log-likelihood of every document, so that differences can be paired.
 
-Documents are read once and encoded by each subject's tokenizer; bits per byte make different tokenizers comparable.
+Documents are read once and encoded by each subject's tokenizer. Bits per byte compare subjects with different
+tokenizers.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ from eval.item_store import ItemStore, Row, fingerprint
 from eval.models import Load, Models
 from eval.recipe import Eval
 
-# Documents whose losses are computed and kept together.
-AT_ONCE = 64
+# Number of documents whose losses are computed, and then stored, together.
+DOCUMENTS_AT_ONCE = 64
 
 
 def read_texts(recipe: Eval, models: Models, folder: RunFolder) -> dict[str, list[str]]:
-    """SET -> the documents that data.texts names."""
+    """Load the documents of data.texts: {set name: documents}."""
     data, found = recipe.data, {}
     for name, named in data.sets("texts").items():
         rows = load_rows(
@@ -46,34 +47,36 @@ def text_losses(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> list[Row]:
-    """{"nll": nats, "tokens": predicted, "bytes": of the text} of every document under one model.
+    """Return {"nll": in nats, "tokens": number predicted, "bytes": size in UTF-8} of every document under one model.
 
-    A document is read in pieces of at most `max_length` tokens; the first token of a piece is not predicted.
+    A document is read in chunks of at most `max_length` tokens. The first token of a chunk is not predicted.
     """
 
     def compute(part: slice) -> list[Row]:
-        pieces = [pieces_of(text, tokenizer, max_length) for text in documents[part]]
-        flat = [piece for each in pieces for piece in each]
+        chunks = [split_into_chunks(text, tokenizer, max_length) for text in documents[part]]
+        flat = [chunk for each in chunks for chunk in each]
         found = response_logprobs(
             load(),
-            [piece[:1] for piece in flat],
-            [piece[1:] for piece in flat],
+            [chunk[:1] for chunk in flat],
+            [chunk[1:] for chunk in flat],
             1.0,
             TOKENS_A_FORWARD,
             with_entropy=False,
         )
-        counts = [sum(len(piece) - 1 for piece in each) for each in pieces]
+        counts = [sum(len(chunk) - 1 for chunk in each) for each in chunks]
         losses = [-float(logprobs.sum()) for logprobs in found.logprobs.double().cpu().split(counts)]
         return [
             {"nll": loss, "tokens": count, "bytes": len(text.encode())}
             for loss, count, text in zip(losses, counts, documents[part], strict=True)
         ]
 
-    return store.complete([fingerprint(number, text) for number, text in enumerate(documents)], compute, AT_ONCE)
+    return store.complete(
+        [fingerprint(number, text) for number, text in enumerate(documents)], compute, DOCUMENTS_AT_ONCE
+    )
 
 
-def pieces_of(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
-    """A document with its <|endoftext|> as token ids, in pieces of equal length (up to one), as pretraining has it."""
+def split_into_chunks(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    """Encode a document as in pretraining, ending with <|endoftext|>; return chunks of equal length (within one)."""
     ids = control(tokenizer)
     document = [*([] if ids.bos is None else [ids.bos]), *plain_encoder(tokenizer)(text), ids.endoftext]
     count = -(-len(document) // max_length)

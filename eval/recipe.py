@@ -1,4 +1,4 @@
-"""An evaluation's recipe: subjects by name, what scores their answers, and what they are measured on."""
+"""Recipe of an evaluation: named subjects, the rewards that score their answers, measures and data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,30 +19,31 @@ MEASURES = ("answers", "perplexity", "comparisons", "system_prompt")
 @dataclass(frozen=True)
 class Subjects(Section):
     subjects: dict[str, Any] = whole_mapping("reference")
-    """what is evaluated, by name, in the table's order: {NAME: a path, a hub id, {url: URL, model: NAME}, or
-    {best_of: NAME, n: 8, reward: NAME}}. Given as a whole on the command line, it replaces the file's"""
+    """models to evaluate, by name, in the table's order: {NAME: a path, a hub id, {url: URL, model: NAME}, or
+    {best_of: NAME, n: 8, reward: NAME}}. A mapping given on the command line replaces the file's"""
     reference: str | None = None
-    """the subject that differences, win rates and KL are against; the first one by default"""
+    """subject that all others are compared with (differences, win rates, KL); the first one by default"""
     rewards: dict[str, Any] = whole_mapping("reward")
-    """what scores answers and is measured on comparisons, by name: {NAME: a path, a list of paths, or a mapping with
-    the keys of PPO's section `reward`}. Given as a whole on the command line, it replaces the file's"""
+    """reward models, rules and judges, by name, that score answers and are measured on comparisons: {NAME: a path, a
+    list of paths, or a mapping with the keys of PPO's section `reward`}. A mapping given on the command line replaces
+    the file's"""
     reward: str | None = None
-    """which of `rewards` gives the figure `score` and chooses best of n; the last one by default"""
+    """name in `rewards` that gives the figure `score` and picks best-of-n answers; the last one by default"""
     gold: str | None = None
-    """function that knows how good an answer is, "module:function"; takes a record and an answer, returns its parts"""
+    """gold scorer, "module:function": takes a record and an answer, returns the parts of the answer's gold score"""
     obeys: str | None = None
-    """function that knows whether an answer obeys the system turn, "module:function"; takes a record of
-    data.system_prompts and an answer, returns a truth value or a number from 0 to 1"""
+    """function that checks whether an answer obeys the system turn, "module:function": takes a record of
+    data.system_prompts and an answer, returns a bool or a number from 0 to 1"""
     measures: list[str] = field(default_factory=list)
-    """any of answers, perplexity, comparisons, system_prompt; empty: those for which there is data"""
+    """any of answers, perplexity, comparisons, system_prompt; by default all that the recipe has data for"""
     require: Any = field(default_factory=dict)
-    """a gate, {path in summary.json: condition}: {"differences.ppo.answers.accuracy.mean": ">= -0.01"}; exit code 1
-    unless all hold"""
+    """conditions on summary.json, {path: condition}: {"differences.ppo.answers.accuracy.mean": ">= -0.01"}; the exit
+    code is 1 unless all hold"""
     prompts_limit: int | None = number(None, least=1)
-    """only this many prompts from the front"""
+    """number of prompts to use, from the front; all by default"""
     tokenizer: str | None = None
-    """the model whose tokenizer measures prompts and comparisons; by default that of the first subject that is a model,
-    else of the first reward model"""
+    """model whose tokenizer measures the length of prompts and comparisons; by default the first subject that is a
+    model, else the first reward model"""
 
     def check(self, key: str) -> None:
         subjects, rewards = self.subject_kinds(), self.reward_models()
@@ -68,13 +69,13 @@ class Subjects(Section):
         self.requirements()
 
     def subject_kinds(self) -> dict[str, Subject]:
-        """NAME -> what it is, in the recipe's order."""
+        """Return {name: parsed subject} in the recipe's order. Raise RecipeError for a bad name or value."""
         for name in self.subjects:
             check_name(str(name), "eval.subjects")
         return {name: read_subject(value, f"eval.subjects.{name}") for name, value in self.subjects.items()}
 
     def reward_models(self) -> dict[str, Scoring]:
-        """NAME -> what scores, in the recipe's order."""
+        """Return {name: parsed reward} in the recipe's order. Raise RecipeError for a bad name or value."""
         for name in self.rewards:
             check_name(str(name), "eval.rewards")
         return {name: scoring(value, f"eval.rewards.{name}") for name, value in self.rewards.items()}
@@ -84,32 +85,32 @@ class Subjects(Section):
 
     @property
     def main_reward(self) -> str | None:
-        """The reward whose score of an answer is called `score`; None without rewards."""
+        """Name of the reward that gives the figure `score`; None without rewards."""
         return self.reward or next(reversed(self.rewards), None)
 
     @property
     def main_reference(self) -> str | None:
-        """The subject that the others are compared with; None without subjects."""
+        """Name of the subject that the others are compared with; None without subjects."""
         return self.reference or next(iter(self.subjects), None)
 
 
 @dataclass(frozen=True)
 class EvalData(Data):
     prompts: Any = named_sources()
-    """what is asked: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
+    """prompts: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
     comparisons: dict[str, Any] = whole_mapping()
-    """held-out comparisons that rewards are measured on, by name: {NAME: source, or a list of them}; a record's
-    `subset` is reported by itself as well"""
+    """held-out comparisons that rewards are measured on, by name: {NAME: source, or a list of them}; records with a
+    `subset` are also reported by subset"""
     texts: dict[str, Any] = whole_mapping()
     """held-out plain text for perplexity, by name: {NAME: source, or a list of them}"""
     system_prompts: Any = named_sources()
-    """conversations that begin with a system turn whose instruction is to be obeyed: a source or a list of them, in any
-    record shape; what users say in them is asked turn by turn, each subject's own answers in between"""
+    """conversations that start with a system turn to obey: a source or a list of them, in any record shape; each
+    subject answers the user turns in order, with its own earlier answers in the prompt"""
     max_prompt_tokens: int = number(1024, least=16)
-    """tokens in a prompt, the opening of the answer included; a conversation of system_prompts is not asked the turn
-    whose prompt would be longer"""
+    """maximum tokens of a prompt, including the opening of the answer; a conversation of system_prompts stops before
+    the first turn whose prompt would be longer"""
     max_length: int = number(2048, least=16)
-    """tokens in one side of a comparison, and in a piece of text"""
+    """maximum tokens of one side of a comparison, and of a chunk of text"""
 
     def check(self, key: str) -> None:
         super().check(key)
@@ -119,12 +120,12 @@ class EvalData(Data):
             self.sets(what)
         if "bits_per_byte" in self.texts or "tokens" in self.texts or "why" in self.texts:
             raise RecipeError(
-                f"{key}.texts has a set called bits_per_byte, tokens or why, which are figures' names; rename it",
+                f"{key}.texts has a set called bits_per_byte, tokens or why, which are names of figures; rename it",
                 key=f"{key}.texts",
             )
 
     def sets(self, what: str) -> dict[str, list[Source]]:
-        """NAME -> sources of `comparisons` or of `texts`."""
+        """Return {set name: sources} of the field `what`, comparisons or texts."""
         return {name: sources(value, f"data.{what}.{name}") for name, value in getattr(self, what).items()}
 
     def inputs(self) -> Iterator[tuple[str, str]]:
@@ -147,7 +148,7 @@ class Eval(Recipe):
 
     @cached_property
     def measures(self) -> tuple[str, ...]:
-        """What is measured: what `eval.measures` lists, else everything that there is data for."""
+        """The measures to run: those in `eval.measures`, by default all that the recipe has data for."""
         subjects, rewards, data = self.eval.subjects, self.eval.rewards, self.data
         possible = {
             "answers": subjects and data.prompts is not None,
@@ -187,12 +188,10 @@ class Eval(Recipe):
             )
         for name in ("prompts", "system_prompts"):
             if getattr(self.data, name) is not None and not self.eval.subjects:
-                raise RecipeError(
-                    f"data.{name} needs eval.subjects beside it; give both or neither", key=f"data.{name}"
-                )
+                raise RecipeError(f"data.{name} needs eval.subjects; give both or neither", key=f"data.{name}")
         if self.data.system_prompts is not None and self.eval.obeys is None:
             raise RecipeError(
-                "data.system_prompts needs eval.obeys, the function that knows whether an answer obeys; give both or "
+                "data.system_prompts needs eval.obeys, the function that checks whether an answer obeys; give both or "
                 "neither",
                 key="data.system_prompts",
             )
@@ -206,7 +205,7 @@ class Eval(Recipe):
             )
         if next(self._tokenizers(), None) is None:
             raise RecipeError(
-                "no model among eval.subjects and eval.rewards has a tokenizer to measure prompts with; set "
+                "no subject or reward is a model whose tokenizer could measure prompts; set "
                 "eval.tokenizer to a model folder or a hub id",
                 key="eval.tokenizer",
             )
@@ -222,7 +221,7 @@ class Eval(Recipe):
         yield from self.data.inputs()
 
     def memory_advice(self) -> str:
-        return "lower sampling.batch_size (no answer changes by it), or data.max_length"
+        return "lower sampling.batch_size (this does not change any answer), or data.max_length"
 
     def _tokenizers(self) -> Iterator[LocalModel]:
         if self.eval.tokenizer is not None:

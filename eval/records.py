@@ -1,4 +1,4 @@
-"""From what was found to the lines of an evaluation's files: answers, candidates, pairs, texts, conversations."""
+"""Turn results into the lines of an evaluation's files: answers, candidates, pairs, texts, conversations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,30 +17,31 @@ from eval.system_prompt import Script
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured so far, by subject, reward and set."""
+    """Results so far, by subject, reward and set."""
 
     answers: dict[str, list[Row]] = field(default_factory=dict)
-    """subject -> for each item {"answers": [...]}, see eval/answers.py"""
+    """subject -> one {"answers": [...]} per item, see eval/answers.py"""
     logprobs: dict[str, list[float]] = field(default_factory=dict)
-    """subject -> log π(y | x) in nats of its answer to each item, under itself"""
+    """subject -> log π(y | x) in nats of its answer to each item, under the subject itself"""
     reference_logprobs: dict[str, list[float]] = field(default_factory=dict)
     """the same under the reference"""
     scores: dict[str, dict[str, list[list[float | None]]]] = field(default_factory=dict)
-    """subject -> reward -> for each item a score of each answer; None where it has not ended or is too long"""
+    """subject -> reward -> scores (items, answers); None for an answer that has not ended or is too long"""
     pairs: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
-    """set -> reward -> (chosen, rejected) of each comparison"""
+    """set -> reward -> (chosen, rejected) scores of each comparison"""
     texts: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
-    """set -> subject -> {"nll", "tokens", "bytes"} of each document"""
+    """set -> subject -> one {"nll", "tokens", "bytes"} per document, see eval/perplexity.py"""
     conversations: dict[str, list[Row]] = field(default_factory=dict)
-    """subject -> {"answers", "stopped"} of each conversation of data.system_prompts, see eval/system_prompt.py"""
+    """subject -> one {"answers", "stopped"} per conversation of data.system_prompts, see eval/system_prompt.py"""
 
 
 def candidates(
     found: Findings, subject: str, kind: Subject, reward: str | None, gold: Gold | None, items: Sequence[Item]
 ) -> list[list[Row]]:
-    """For each item a subject's answers with scores, gold and which one counts: the one that `reward` scores highest.
+    """Return each item's answers by one subject, with scores, gold parts and a flag `chosen`.
 
-    An answer without a score, because it never ended, is the last choice.
+    Exactly one answer per item is chosen. For a best-of-n subject it is the one with the highest score by its own
+    reward, or by `reward` if it names none; an answer without a score (it never ended) ranks last.
     """
     rows = []
     for item, row in zip(items, found.answers[subject], strict=True):
@@ -62,7 +63,10 @@ def answer_records(
     items: Sequence[Item],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[Row]:
-    """The lines of answers.jsonl: items in order, subjects in the table's order. `chosen_from` is by `candidates`."""
+    """Yield the lines of answers.jsonl: items in order, and for each the subjects in the table's order.
+
+    `chosen_from` has the result of `candidates` for each subject. `tokenizer` decodes the prompts.
+    """
     for item in items:
         prompt = tokenizer.decode(item.input_ids, skip_special_tokens=False)
         for subject, by_item in chosen_from.items():
@@ -82,7 +86,7 @@ def answer_records(
 def candidate_records(
     chosen_from: Mapping[str, Sequence[Sequence[Row]]], subjects: Mapping[str, Subject]
 ) -> Iterator[Row]:
-    """The lines of candidates.jsonl: all answers of each best-of-n subject."""
+    """Yield the lines of candidates.jsonl: all answers of each best-of-n subject."""
     for subject, by_item in chosen_from.items():
         if isinstance(subjects[subject], BestOf):
             for number, known in enumerate(by_item):
@@ -90,7 +94,7 @@ def candidate_records(
 
 
 def pair_records(found: Findings, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Row]:
-    """The lines of pairs.jsonl, a comparison each; `rows` are the main tokenizer's."""
+    """Yield the lines of pairs.jsonl, one per comparison. `rows` has each set's rows by the main tokenizer."""
     for name, by_reward in found.pairs.items():
         for row, scores in zip(rows[name], zip(*by_reward.values(), strict=True), strict=True):
             yield {
@@ -102,7 +106,7 @@ def pair_records(found: Findings, rows: Mapping[str, Sequence[Mapping[str, Any]]
 
 
 def text_records(found: Findings, subjects: Sequence[str]) -> Iterator[Row]:
-    """The lines of texts.jsonl, a document and subject each."""
+    """Yield the lines of texts.jsonl, one per document and subject."""
     for name, by_subject in found.texts.items():
         for subject in subjects:
             for number, row in enumerate(by_subject.get(subject, [])):
@@ -114,7 +118,7 @@ def text_records(found: Findings, subjects: Sequence[str]) -> Iterator[Row]:
 def conversation_records(
     found: Findings, subjects: Sequence[str], scripts: Sequence[Script], obeys: Obeys | None
 ) -> Iterator[Row]:
-    """The lines of system_prompt.jsonl, a conversation and subject each; `obeys` may be None where there are none."""
+    """Yield the lines of system_prompt.jsonl, one per conversation and subject; `obeys` may be None without scripts."""
     for script in scripts:
         for subject in subjects:
             if subject not in found.conversations:

@@ -1,10 +1,9 @@
-"""The run folders that an evaluation's models came from: found by the models' paths, read as files.
+"""Find and read the run folders that trained an evaluation's models.
 
     run_folders(recipe)       {NAME: Stage} of the subjects and rewards whose path is RUN/model, beside RUN/recipe.yaml
-    seconds_by_stage(recipe)  {NAME: seconds} of those that have finished, and of the world that prompts were made in
+    seconds_by_stage(recipe)  {NAME: seconds} of the finished runs, and of the tiny world if its prompts are used
 
-A Stage reads its folder when it is asked: `.name .path .kind .recipe .recipe_text .metrics .rollouts .seconds`.
-Models that are in no run folder (hub ids, endpoints, other folders) have none.
+A Stage reads its files lazily. Models outside a run folder (hub ids, endpoints, other folders) have no Stage.
 """
 
 import json
@@ -22,15 +21,15 @@ from eval.subjects import LocalModel
 
 @dataclass(frozen=True)
 class Stage:
-    """A run folder: runs/<name>/, with its model in runs/<name>/model."""
+    """The run folder of one training stage, with its model in the subfolder model/."""
 
     name: str
-    """the subject's or reward's name in the evaluation; the second model of a reward called rm is `rm 2`"""
+    """name of the subject or reward in the evaluation; the second model of a reward called rm is `rm 2`"""
     path: Path
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe as plain values."""
+        """The run's resolved recipe as plain values."""
         return yaml.safe_load(self.recipe_text)
 
     @cached_property
@@ -39,12 +38,12 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """The recipe's `stage:`, sft, reward or ppo; "" where a run of an older version has none."""
+        """The recipe's `stage`: sft, reward or ppo; "" for a run of an older version without one."""
         return self.recipe.get("stage", "")
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one for each step that was logged."""
+        """The lines of metrics.jsonl, one per logged step."""
         return jsonl.read(self.path / "metrics.jsonl")
 
     @cached_property
@@ -54,12 +53,12 @@ class Stage:
 
     @property
     def seconds(self) -> float | None:
-        """How long the finished run took; None for one that has not finished."""
+        """Duration of the run in seconds; None if it has not finished."""
         return self._finished.get("seconds")
 
     @property
     def finished_at(self) -> str:
-        """When the run finished, as an ISO time; "" for one that has not finished."""
+        """When the run finished, as an ISO 8601 time; "" if it has not finished."""
         return self._finished.get("at", "")
 
     @cached_property
@@ -69,7 +68,7 @@ class Stage:
 
 
 def run_folders(recipe: Eval) -> dict[str, Stage]:
-    """Stages by name: the subjects' in the recipe's order, then the rewards'. A folder is listed once."""
+    """Return stages by name: the subjects' in the recipe's order, then the rewards'. A folder is listed once."""
     models = [(name, kind.path) for name, kind in recipe.eval.subject_kinds().items() if isinstance(kind, LocalModel)]
     for name, scoring in recipe.eval.reward_models().items():
         models += [(name if number == 1 else f"{name} {number}", path) for number, path in enumerate(scoring.paths, 1)]
@@ -83,7 +82,7 @@ def run_folders(recipe: Eval) -> dict[str, Stage]:
 
 
 def seconds_by_stage(recipe: Eval) -> dict[str, float]:
-    """Seconds of every finished stage in the order in which they finished, the tiny world's first."""
+    """Return the seconds of each finished stage, ordered by the time it finished; the tiny world comes first."""
     seconds: dict[str, float] = {}
     prompts = recipe.data.sources("prompts")
     world = Path(prompts[0].path).parent / "world.json" if prompts else None

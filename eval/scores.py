@@ -1,7 +1,7 @@
-"""Scores by reward models, rules and judges: of answers, and of both sides of comparisons.
+"""Score answers and both sides of comparisons with reward models, rules and judges.
 
-A reward of several models is scored model by model, one in memory at a time, and combined at the end, so what one model
-has scored is kept whatever happens to the next.
+A reward of several models is scored model by model, with one in memory at a time, and combined at the end. The scores
+of each model are stored separately, so a failure of a later model does not lose them.
 """
 
 import importlib
@@ -29,8 +29,8 @@ from eval.items import Items
 from eval.models import Models, files_of
 from eval.recipe import Eval
 
-# Sequences that are scored and kept together.
-AT_ONCE = 256
+# Number of sequences that are scored, and then stored, together.
+SEQUENCES_AT_ONCE = 256
 ScoreSequences = Callable[[Sequence[Sequence[int]], Sequence[int], Sequence[Mapping[str, Any]]], list[float]]
 
 
@@ -40,15 +40,18 @@ class Batch:
 
     name: str
     sequences: Sequence[Sequence[int]]
-    """whole conversations, each ended by <|im_end|>"""
+    """token ids of whole conversations, each ending with <|im_end|>"""
     starts: Sequence[int]
-    """where the answer to be scored begins in each"""
+    """index of the first token of the answer to score, per sequence"""
     records: Sequence[Mapping[str, Any]]
-    """what their prompts were read from; {} where that is not known"""
+    """records that the prompts were read from; {} where unknown"""
 
 
 def score(name: str, scoring: Scoring, batches: Sequence[Batch], models: Models, run_dir: Path) -> list[list[float]]:
-    """For each batch the scores by the reward called `name`; its models are loaded only where something is missing."""
+    """Return the scores of each batch by the reward called `name`, in the order of its sequences.
+
+    Models are loaded only if scores are missing from the item store in `run_dir`.
+    """
     tokenizer = reward_tokenizer(scoring, models)
     if not scoring.paths:
         identity = _identity_without_model(scoring)
@@ -70,19 +73,19 @@ def score(name: str, scoring: Scoring, batches: Sequence[Batch], models: Models,
 
 
 def reward_tokenizer(scoring: Scoring, models: Models) -> PreTrainedTokenizerBase:
-    """The tokenizer that a reward reads conversations with: its first model's; of rules and judges the main one."""
+    """Return the tokenizer of a reward's first model; the main tokenizer for rules and judges."""
     return models.tokenizer_at(scoring.paths[0]) if scoring.paths else models.main_tokenizer
 
 
 def reward_context(scoring: Scoring, models: Models) -> int | None:
-    """Tokens that all models of a reward can read; None where they do not say, and for rules and judges."""
+    """Return the smallest context of a reward's models in tokens; None if unknown, and for rules and judges."""
     return min((limit for path in scoring.paths if (limit := models.context(path))), default=None)
 
 
 def _complete(
     name: str, identity: Any, batches: Sequence[Batch], run_dir: Path, load: Callable[[], ScoreSequences]
 ) -> list[list[float]]:
-    """The scores of all batches by one model, rule or judge, which `load` returns once it is needed."""
+    """Return the scores of all batches by one model, rule or judge; `load` is called only if scores are missing."""
     loaded: list[ScoreSequences] = []
 
     def compute(batch: Batch, part: slice) -> list[Row]:
@@ -94,26 +97,26 @@ def _complete(
     for batch in batches:
         store = ItemStore(run_dir, f"{batch.name} scores {name}", identity)
         keys = [fingerprint(*each) for each in zip(batch.sequences, batch.records, strict=True)]
-        rows = store.complete(keys, lambda part, batch=batch: compute(batch, part), AT_ONCE)
+        rows = store.complete(keys, lambda part, batch=batch: compute(batch, part), SEQUENCES_AT_ONCE)
         found.append([row["score"] for row in rows])
     return found
 
 
 def _rule_or_judge(name: str, scoring: Scoring, models: Models, run_dir: Path) -> ScoreSequences:
-    """A rule or a judge as a function of sequences and records."""
+    """Load a rule or a judge as a function of (sequences, starts, records)."""
     scorer = rule_or_judge(scoring, f"eval.rewards.{name}", models.main_tokenizer, run_dir, torch.device("cpu"))
     return lambda *batch: scorer(*batch, TOKENS_A_FORWARD).tolist()
 
 
 def _identity_without_model(scoring: Scoring) -> Any:
-    """What decides the scores of a rule (the file that its function is in, too) or of a judge."""
+    """Return what determines the scores of a rule (its name and its source file) or of a judge."""
     if scoring.rule is None:
         judge = asdict(scoring.judge)
         return [judge[name] for name in ("url", "model", "question", "score_pattern")]
     try:
         module = importlib.import_module(scoring.rule.partition(":")[0])
     except ImportError:
-        return scoring.rule  # loading it says what is wrong
+        return scoring.rule  # loading the rule later reports the error
     return [scoring.rule, files_of(getattr(module, "__file__", None) or "")]
 
 
@@ -128,10 +131,11 @@ def answer_batch(
     tokenizer: PreTrainedTokenizerBase,
     context: int | None,
 ) -> tuple[Batch, list[tuple[int, int]]]:
-    """The conversations of a subject's answers for a reward with `tokenizer`, and (item, answer) of each.
+    """Return a subject's answers as conversations for a reward with `tokenizer`, and (item, answer) indices of each.
 
-    Answers that have not ended, or do not fit into the reward's context, are left out: they have no score. `own` is the
-    tokenizer that the answers were generated with; where it is another one, or None, their text is encoded.
+    Answers that have not ended, or do not fit into the reward's `context` (in tokens), are left out: they have no
+    score. `own` is the tokenizer that generated the answers, or None for an endpoint. If it is not `tokenizer`, the
+    answers' text is encoded instead of reusing their tokens.
     """
     end, plain = control(tokenizer).im_end, plain_encoder(tokenizer)
     places, sequences, starts = [], [], []
@@ -153,7 +157,11 @@ def answer_batch(
 def read_pairs(
     recipe: Eval, tokenizer: PreTrainedTokenizerBase, models: Models, folder: RunFolder
 ) -> dict[str, Dataset]:
-    """SET -> rows of the comparisons that data.comparisons names, by one tokenizer."""
+    """Load the comparisons of data.comparisons, encoded by `tokenizer`: {set name: rows}.
+
+    Raise RunError if length limits drop other comparisons than with the main tokenizer, since rewards must be measured
+    on the same ones.
+    """
     data, found = recipe.data, {}
     for name, named in data.sets("comparisons").items():
         settings = {
@@ -171,8 +179,8 @@ def read_pairs(
             or load_rows(encoding.pairs, named, tokenizer=models.main_tokenizer, **settings)[1].dropped[TOO_LONG]
         ):
             raise RunError(
-                f"data.comparisons.{name}: some are longer than data.max_length={data.max_length:,}, and not the same "
-                f"ones by the tokenizers of {models.main_tokenizer.name_or_path} and {tokenizer.name_or_path}; raise "
+                f"data.comparisons.{name}: some are longer than data.max_length={data.max_length:,}, but not the same "
+                f"ones with the tokenizers of {models.main_tokenizer.name_or_path} and {tokenizer.name_or_path}; raise "
                 "data.max_length"
             )
         found[name] = rows
@@ -180,6 +188,6 @@ def read_pairs(
 
 
 def pair_batch(name: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Both sides of every comparison of a set, chosen first; `tokenizer` encoded them."""
+    """Return both sides of every comparison of a set, chosen first. `tokenizer` must have encoded `rows`."""
     sides = [side for row in rows for side in (row["chosen_ids"], row["rejected_ids"])]
     return Batch(name, sides, [last_turn(side, tokenizer) for side in sides], [{}] * len(sides))

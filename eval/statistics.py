@@ -1,4 +1,4 @@
-"""The statistics of an evaluation: pure functions over plain numbers, each with its source."""
+"""Statistics of an evaluation: pure functions of plain numbers, with their sources."""
 
 import math
 from collections import Counter
@@ -7,26 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 
 RESAMPLES = 10_000
-# Items drawn at once by the bootstrap: 32 MiB.
+# Item indices that the bootstrap draws at once; as int64 they take 32 MiB.
 DRAWS_AT_ONCE = 2**22
-# The normal distribution's 97.5 % point, for intervals that hold 95 %.
+# The 97.5 % quantile of the standard normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959964
 CALIBRATION_BINS = 10
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean, summed without rounding on the way; ValueError of nothing."""
+    """Return the arithmetic mean, with the sum rounded only once (math.fsum). Raise ValueError if `values` is empty."""
     if not values:
         raise ValueError("the mean of no values")
     return math.fsum(values) / len(values)
 
 
 def paired_bootstrap(differences: Sequence[float], seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences, one for each item: (low, high).
+    """Return the 95 % percentile bootstrap interval (low, high) of the mean of paired differences.
 
-    Items are drawn with replacement, both subjects' figures of an item staying together, and the interval lies
-    between the 2.5 and 97.5 % points of the resampled means (Efron & Tibshirani 1993, ch. 13; for paired systems
-    Koehn 2004). The same seed gives the same interval.
+    `differences` has one number per item, in the units of the metric: the value of one subject minus that of another.
+    Items are resampled with replacement, and an item's two values stay together. `low` and `high` are the 2.5 % and
+    97.5 % quantiles of the resampled means. The same seed gives the same interval.
+
+    Sources: Efron & Tibshirani 1993, ch. 13 (percentile interval); Koehn 2004 (paired systems).
     """
     (interval,) = paired_bootstraps([differences], seed, resamples)
     return interval
@@ -35,13 +37,13 @@ def paired_bootstrap(differences: Sequence[float], seed: int, resamples: int = R
 def paired_bootstraps(
     series: Sequence[Sequence[float]], seed: int, resamples: int = RESAMPLES
 ) -> list[tuple[float, float]]:
-    """`paired_bootstrap` of every series; those of one length share their draws, which makes many of them cheap."""
+    """Return `paired_bootstrap` of each series. Series of equal length share their draws, which saves time."""
     lengths = np.array([len(values) for values in series])
     intervals: list[tuple[float, float]] = [(math.nan, math.nan)] * len(series)
     for length in dict.fromkeys(lengths.tolist()):
         places = np.flatnonzero(lengths == length)
         columns = np.array([series[place] for place in places], dtype=np.float64).T
-        # A constant series has an interval without width; resampling would leave rounding in it.
+        # The interval of a constant series has no width, but the resampled means differ by rounding.
         constant = (columns == columns[0]).all(0)
         low, high = np.percentile(_resampled_means(columns, seed, resamples), [2.5, 97.5], axis=0)
         low, high = np.where(constant, columns[0], low), np.where(constant, columns[0], high)
@@ -51,7 +53,7 @@ def paired_bootstraps(
 
 
 def _resampled_means(columns: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """(resamples, series) means of (items, series), every series resampled by the same draws of items."""
+    """Return (resamples, series) means of `columns` (items, series). All series use the same draws of items."""
     items, generator = len(columns), np.random.default_rng(seed)
     at_once = max(1, DRAWS_AT_ONCE // items)
     means = []
@@ -64,22 +66,22 @@ def _resampled_means(columns: np.ndarray, seed: int, resamples: int) -> np.ndarr
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """For each item 1 where our value is the higher one, ½ for a tie, 0 where theirs is."""
+    """Return, per item, 1 if our value is higher, ½ for a tie, 0 if theirs is higher."""
     return [float(a > b) + 0.5 * float(a == b) for a, b in zip(ours, theirs, strict=True)]
 
 
 def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of items where our value is the higher one; a tie counts half."""
+    """Return the share of items where our value is higher; a tie counts ½. Raise ValueError without items."""
     return mean(wins(ours, theirs))
 
 
 def pair_accuracy(margins: Sequence[float]) -> float:
-    """Share of comparisons whose chosen side scores higher, of r(chosen) - r(rejected); a tie counts half."""
+    """Return the share of comparisons with a positive margin r(chosen) - r(rejected); a tie counts ½."""
     return win_rate(margins, [0.0] * len(margins))
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share seen in `count` independent trials (Wilson 1927)."""
+    """Return the 95 % score interval (low, high) of a share observed in `count` independent trials (Wilson 1927)."""
     z2 = Z95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
@@ -87,7 +89,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's r; None where either does not vary or there are fewer than three."""
+    """Return Pearson's r; None if either does not vary or there are fewer than three values."""
     if len(x) < 3:
         return None
     a, b = (np.asarray(values, dtype=np.float64) - np.mean(values) for values in (x, y))
@@ -96,9 +98,9 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def partial_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float | None:
-    """r of x and y with what `given` says of both taken out (Yule 1907); None where that leaves nothing that varies.
+    """Return the partial correlation of x and y given `given` (Yule 1907).
 
-    Where `given` is constant it takes nothing out.
+    If x, y or `given` is constant, return `correlation(x, y)`. Return None if `given` explains x or y completely.
     """
     xy, xz, yz = correlation(x, y), correlation(x, given), correlation(y, given)
     if xy is None or xz is None or yz is None:
@@ -108,36 +110,41 @@ def partial_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[
 
 
 def calibration(
-    sure: Sequence[float], right: Sequence[float], bins: int = CALIBRATION_BINS
+    confidences: Sequence[float], correct: Sequence[float], bins: int = CALIBRATION_BINS
 ) -> list[tuple[float, float, int]]:
-    """(mean sureness, share that is right, how many) in equally wide stretches of sureness from ½ to 1; empty ones
-    are left out."""
-    place = np.clip(((np.asarray(sure) - 0.5) * 2 * bins).astype(int), 0, bins - 1)
-    held = [np.flatnonzero(place == at) for at in range(bins)]
+    """Return (mean confidence, accuracy, count) of each bin of confidence that is not empty, in order.
+
+    `confidences` are from ½ to 1, a range divided into `bins` bins of equal width; `correct` has 1, ½ or 0 per value.
+    """
+    bin_of = np.clip(((np.asarray(confidences) - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+    members = [np.flatnonzero(bin_of == at) for at in range(bins)]
     return [
-        (float(np.asarray(sure)[inside].mean()), float(np.asarray(right)[inside].mean()), len(inside))
-        for inside in held
+        (float(np.asarray(confidences)[inside].mean()), float(np.asarray(correct)[inside].mean()), len(inside))
+        for inside in members
         if len(inside)
     ]
 
 
-def calibration_error(sure: Sequence[float], right: Sequence[float]) -> float:
-    """Expected calibration error: |sureness - share right| of `calibration`'s stretches, weighted by how many are in
-    each (Naeini et al. 2015)."""
-    parts = calibration(sure, right)
-    return sum(count * abs(s - share) for s, share, count in parts) / sum(count for _, _, count in parts)
+def calibration_error(confidences: Sequence[float], correct: Sequence[float]) -> float:
+    """Return the expected calibration error (Naeini et al. 2015): the mean of |confidence - accuracy| over the bins of
+    `calibration`, weighted by count."""
+    parts = calibration(confidences, correct)
+    return sum(count * abs(confidence - accuracy) for confidence, accuracy, count in parts) / sum(
+        count for _, _, count in parts
+    )
 
 
 def best_index(scores: Sequence[float | None]) -> int:
-    """Which answer has the highest score; one without a score (it never ended) is the lowest, of equals the first."""
+    """Return the index of the highest score; of equals, the first. None (an answer without a score) is lowest."""
     return max(range(len(scores)), key=lambda i: (_rank(scores[i]), -i))
 
 
 def expected_best_of(scores: Sequence[float | None], values: Sequence[float], k: int) -> float:
-    """Expected value of the best-scored of k answers, drawn without replacement from those given.
+    """Return the expected value of the highest-scoring answer among k drawn without replacement from the n given.
 
-    The unbiased estimator of Nakano et al. 2021 (appendix I): with answers sorted by score, the one of rank i (from 1,
-    best first) is the best of C(n - i, k - 1) of the C(n, k) subsets. For k = n it is the value at `best_index`.
+    `scores` rank the answers and `values` are averaged; both have one number per answer. This is the unbiased estimator
+    of Nakano et al. 2021 (appendix I): with answers sorted by score, the answer of rank i (from 1, best first) is the
+    best one in C(n - i, k - 1) of the C(n, k) subsets. For k = n the result is the value at `best_index`.
     """
     n = len(scores)
     order = sorted(range(n), key=lambda i: (-_rank(scores[i]), i))
@@ -146,30 +153,30 @@ def expected_best_of(scores: Sequence[float | None], values: Sequence[float], k:
 
 
 def best_of_kl(n: int) -> float:
-    """KL in nats of best-of-n sampling against the policy it samples from: log n - (n - 1) / n (Stiennon et al. 2020).
+    """Return log n - (n - 1) / n, the KL in nats of best-of-n sampling to the sampled policy (Stiennon et al. 2020).
 
-    An upper bound, close to the truth as long as no answer is likely by itself (Beirami et al. 2024).
+    This is an upper bound. It is tight as long as no single answer is likely (Beirami et al. 2024).
     """
     return math.log(n) - (n - 1) / n
 
 
 def perplexity(nll: float, tokens: int) -> float:
-    """exp of the mean negative log-likelihood, in nats, of a token."""
+    """Return the perplexity of a text: exp of its total negative log-likelihood `nll` in nats per token."""
     return math.exp(nll / tokens)
 
 
 def bits_per_byte(nll: float, size: int) -> float:
-    """Negative log-likelihood of a text in bits, `nll` being in nats, for each of its `size` bytes in UTF-8."""
+    """Return a text's negative log-likelihood in bits per byte: `nll` is in nats, `size` in bytes of UTF-8."""
     return nll / math.log(2) / size
 
 
 def distinct_share(texts: Sequence[str]) -> float:
-    """Different texts among all; near 0 where a policy says the same to everyone."""
+    """Return the number of distinct texts divided by the number of texts; near 0 if a policy repeats one answer."""
     return len(set(texts)) / len(texts)
 
 
 def commonest_opening_share(texts: Sequence[str], words: int = 3) -> float:
-    """Share of texts that begin with the commonest first words; near 1 where a policy has one template."""
+    """Return the share of texts with the most common first `words` words; near 1 if a policy uses a template."""
     openings = Counter(tuple(text.split()[:words]) for text in texts)
     return openings.most_common(1)[0][1] / len(texts)
 

@@ -1,11 +1,11 @@
-"""What a subject of an evaluation is: a model on this machine or the hub, an endpoint, or best of n of another subject.
+"""Subjects of an evaluation: a local model, a hub model, an endpoint, or best of n answers of another subject.
 
-    base: runs/base/model                                   a folder, an adapter folder, or a hub id
-    base: {path: owner/name, revision: main}                the same with a revision of the hub's
+    base: runs/base/model                                   a model folder, an adapter folder, or a hub id
+    base: {path: owner/name, revision: main}                a hub id at a given revision
     other: {url: http://localhost:8000/v1, model: name}     a chat model behind an OpenAI-compatible endpoint
-    best: {best_of: base, n: 8, reward: rm}                 of n answers of `base`, the one that a reward model prefers
+    best: {best_of: base, n: 8, reward: rm}                 the one of n answers of `base` that scores highest
 
-Read with the recipe, so this imports no torch.
+This file is imported to read a recipe, so it must not import torch.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from config.typed import Builder
 @dataclass(frozen=True)
 class LocalModel(Section):
     path: str = MISSING
-    """a folder that `from_pretrained` loads, an adapter folder, or a hub id"""
+    """model folder that `from_pretrained` loads, adapter folder, or hub id"""
     revision: str | None = None
     """branch, tag or commit of a hub id"""
 
@@ -30,40 +30,40 @@ class LocalModel(Section):
 @dataclass(frozen=True)
 class Endpoint(Section):
     url: str = MISSING
-    """up to and with the version, http://localhost:8000/v1"""
+    """base URL including the version, for example http://localhost:8000/v1"""
     model: str = MISSING
-    """which of the endpoint's models is asked"""
+    """name of the model to request"""
     key_from: str | None = None
-    """the environment variable that holds the endpoint's key"""
+    """environment variable that holds the API key"""
     timeout: float = number(300.0, above=0)
-    """seconds an answer may take"""
+    """seconds to wait for an answer"""
     retries: int = number(6, least=0)
-    """how often a request that failed is sent again, after ½, 1, 2, ... seconds"""
+    """how often a failed request is sent again, after ½, 1, 2, ... seconds"""
     parallel: int = number(8, least=1)
-    """requests at a time"""
+    """number of concurrent requests"""
 
     def check(self, key: str) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise RecipeError(f"{key}.url is {show(self.url)}; it must begin with http:// or https://", key=key)
         if not self.model.strip():
-            raise RecipeError(f"{key}.model is empty; name the model that {self.url} is asked for", key=key)
+            raise RecipeError(f"{key}.model is empty; name the model to request from {self.url}", key=key)
 
 
 @dataclass(frozen=True)
 class BestOf(Section):
     best_of: str = MISSING
-    """the subject that the answers are sampled from"""
+    """subject that generates the answers"""
     n: int = number(8, least=1)
-    """answers sampled for each prompt"""
+    """number of answers sampled per prompt"""
     reward: str | None = None
-    """which of eval.rewards chooses; eval.reward by default"""
+    """name in eval.rewards whose score picks the answer; eval.reward by default"""
 
 
 Subject = LocalModel | Endpoint | BestOf
 
 
 def read_subject(value: Any, key: str) -> Subject:
-    """The subject that `value`, given at `key` of a recipe, describes. Raises RecipeError, naming `key`."""
+    """Parse the recipe's value at `key` into a subject. Raise RecipeError, naming `key`, if it is not one."""
     if not isinstance(value, Mapping):
         if isinstance(value, list):
             raise RecipeError(f"{key} is {show(value)}; a subject is one model: give a path or a hub id", key=key)
@@ -87,17 +87,17 @@ def read_subject(value: Any, key: str) -> Subject:
 
 
 def check_best_of(name: str, subject: BestOf, subjects: Mapping[str, Subject], rewards: Mapping[str, Any]) -> None:
-    """Raises RecipeError unless a best-of-n subject names a model to sample from and a reward that chooses."""
+    """Raise RecipeError unless a best-of-n subject names a model in `subjects` and a reward in `rewards`."""
     key = f"eval.subjects.{name}"
     if not isinstance(subjects.get(subject.best_of), LocalModel):
         models = [other for other, kind in subjects.items() if isinstance(kind, LocalModel)]
         raise RecipeError(
-            f"{key}.best_of is {show(subject.best_of)}, which is no model among eval.subjects; "
+            f"{key}.best_of is {show(subject.best_of)}, which is not a model in eval.subjects; "
             + (f"use one of {', '.join(models)}" if models else "add the model to sample from"),
             key=key,
         )
     if not rewards:
-        raise RecipeError(f"{key} is chosen by a reward, and eval.rewards is empty; add one", key=key)
+        raise RecipeError(f"{key} needs a reward to pick answers, and eval.rewards is empty; add one", key=key)
     if subject.reward is not None and subject.reward not in rewards:
         raise RecipeError(
             f"{key}.reward is {show(subject.reward)}; it must be one of eval.rewards: {', '.join(rewards)}", key=key

@@ -1,4 +1,4 @@
-"""From the lines of an evaluation's files to summary.json; docs/metrics.md has every formula.
+"""Compute summary.json from the lines of an evaluation's files; docs/metrics.md has every formula.
 
     {"reference": NAME|null, "reward": REWARD|null,
      "subjects":    {NAME: {"answers": FIGURES,
@@ -11,8 +11,8 @@
     FIGURES  items, gold and its parts, score, scores: {REWARD: mean}, score_length, score_length_given_correct,
              tokens, without_end, distinct, commonest_opening, kl_to_reference, tasks: {TASK: FIGURES without tasks}
 
-Pure: whoever doubts a figure computes it again from the files. A measure that was not asked for has no key; a figure
-that a subject cannot have is null, and `why` beside it says why: {METRIC: reason}.
+All functions are pure, so any figure can be recomputed from the files. A measure that was not run has no key. A figure
+that a subject cannot have is null, with the reason in the `why` beside it: {METRIC: reason}.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,60 +32,63 @@ from eval.statistics import (
     perplexity,
 )
 
-# Figures of answers besides gold's parts, which must be called something else.
-TAKEN_NAMES = (
+# Names of figures of answers; a gold scorer must not use them for its parts.
+RESERVED_FIGURE_NAMES = (
     *("items", "score", "scores", "score_length", "score_length_given_correct", "tokens", "without_end", "distinct"),
     *("commonest_opening", "kl_to_reference", "accuracy", "tasks", "win_rate", "why"),
 )
 
 
 @dataclass(frozen=True)
-class Cast:
-    """Who was evaluated, and what each subject cannot have."""
+class EvaluatedSubjects:
+    """The subjects of a summary, and the reasons for figures that a subject cannot have."""
 
     subjects: Sequence[str]
-    """names in the table's order"""
+    """names, in the table's order"""
     reference: str | None = None
     reward: str | None = None
-    """the reward whose score is called `score`"""
+    """name of the reward that gives the figure `score`"""
     why: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """subject -> figure (tokens, kl_to_reference, perplexity, system_prompt) -> why the subject has none"""
+    """subject -> figure (tokens, kl_to_reference, perplexity or system_prompt) -> reason why it is null"""
 
 
 def summarise(
     answers: Sequence[Row],
     pairs: Sequence[Row],
     texts: Sequence[Row],
-    cast: Cast,
+    evaluated: EvaluatedSubjects,
     seed: int,
     conversations: Sequence[Row] = (),
 ) -> dict[str, Any]:
-    """All of summary.json but `seconds`, from the lines of answers.jsonl, pairs.jsonl, texts.jsonl and
-    system_prompt.jsonl; `seed` is that of the resampling."""
-    answers_of = {name: [row for row in answers if row["subject"] == name] for name in cast.subjects}
-    texts_of = {name: [row for row in texts if row["subject"] == name] for name in cast.subjects}
-    conversations_of = {name: [row for row in conversations if row["subject"] == name] for name in cast.subjects}
+    """Return summary.json without `seconds`.
+
+    `answers`, `pairs`, `texts` and `conversations` are the lines of answers.jsonl, pairs.jsonl, texts.jsonl and
+    system_prompt.jsonl. `seed` is that of the bootstrap.
+    """
+    answers_of = {name: [row for row in answers if row["subject"] == name] for name in evaluated.subjects}
+    texts_of = {name: [row for row in texts if row["subject"] == name] for name in evaluated.subjects}
+    conversations_of = {name: [row for row in conversations if row["subject"] == name] for name in evaluated.subjects}
     sets = list(dict.fromkeys(row["set"] for row in texts))
-    subjects: dict[str, dict[str, Any]] = {name: {} for name in cast.subjects}
+    subjects: dict[str, dict[str, Any]] = {name: {} for name in evaluated.subjects}
     for name, figures in subjects.items():
-        why = cast.why.get(name, {})
+        why = evaluated.why.get(name, {})
         if answers:
-            figures["answers"] = figures_and_tasks(answers_of[name], cast.reward, why)
+            figures["answers"] = figures_and_tasks(answers_of[name], evaluated.reward, why)
         if texts:
             figures["perplexity"] = perplexity_figures(texts_of[name], sets, why)
         if conversations:
             figures["system_prompt"] = obedience_figures(conversations_of[name], why)
     return {
-        "reference": cast.reference,
-        "reward": cast.reward,
+        "reference": evaluated.reference,
+        "reward": evaluated.reward,
         "subjects": subjects,
-        **all_differences(answers_of, texts_of, conversations_of, cast.reference, cast.reward, seed),
+        **all_differences(answers_of, texts_of, conversations_of, evaluated.reference, evaluated.reward, seed),
         "rewards": reward_figures(pairs),
     }
 
 
 def figures_and_tasks(answers: Sequence[Row], reward: str | None, why: Mapping[str, str]) -> dict[str, Any]:
-    """`answer_figures` of one subject, and of each task's answers alone where every record names its `task`."""
+    """Return `answer_figures` of one subject, and those of each task if every record has a `task`."""
     figures = answer_figures(answers, reward, why)
     names = [row["record"].get("task") for row in answers]
     if all(isinstance(name, str) for name in names):
@@ -98,7 +101,7 @@ def figures_and_tasks(answers: Sequence[Row], reward: str | None, why: Mapping[s
 
 
 def answer_figures(answers: Sequence[Row], reward: str | None, why: Mapping[str, str]) -> dict[str, Any]:
-    """Means over one subject's answers: gold's parts, scores, lengths, sameness, KL."""
+    """Return figures of one subject's answers: gold parts, scores, lengths, diversity, KL."""
     figures: dict[str, Any] = {"items": len(answers)}
     reasons: dict[str, str] = {}
 
@@ -131,7 +134,7 @@ def answer_figures(answers: Sequence[Row], reward: str | None, why: Mapping[str,
 
 
 def perplexity_figures(texts: Sequence[Row], sets: Sequence[str], why: Mapping[str, str]) -> dict[str, Any]:
-    """One subject's perplexity of each set, beside the tokens predicted and the bits each byte of text costs."""
+    """Return one subject's perplexity of each set, with the number of predicted tokens and bits per byte."""
     if not texts:
         nothing = dict.fromkeys(sets)
         return nothing | {"tokens": nothing, "bits_per_byte": nothing, "why": dict.fromkeys(sets, why["perplexity"])}
@@ -144,6 +147,6 @@ def perplexity_figures(texts: Sequence[Row], sets: Sequence[str], why: Mapping[s
 
 
 def mean_or_none(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are known; None where none is."""
+    """Return the mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return mean(known) if known else None

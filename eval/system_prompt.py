@@ -1,10 +1,10 @@
-"""Conversations under an instruction: what a subject answers, turn by turn, with its own earlier answers before it.
+"""Multi-turn conversations under a system turn: a subject answers turn by turn, with its earlier answers in the prompt.
 
     system, question 1                          -> answer 1
     system, question 1, answer 1, question 2    -> answer 2, and so on
 
-Answers enter the next prompt as text, so one that spells a control token cannot end its turn. A conversation that grows
-longer than may be read is not asked any further, and never cut.
+Answers enter the next prompt as text, so an answer that spells a control token cannot end its turn. A conversation that
+no longer fits is stopped, never truncated.
 """
 
 import json
@@ -21,7 +21,7 @@ from engine.data.rows import Limit, load_rows
 from engine.generation.request import GenerationRequest
 from engine.generation.streams import RandomStream
 from engine.run.folder import RunFolder
-from eval.answers import ask, generate
+from eval.answers import ask_endpoint, generate
 from eval.item_store import ItemStore, Row, fingerprint
 from eval.models import Load, Models
 from eval.obedience import TOO_LONG, UNREADABLE
@@ -29,26 +29,26 @@ from eval.recipe import Eval
 from eval.subjects import Endpoint
 
 Chat = list[dict[str, str]]
-"""messages, role and content"""
+"""messages with role and content"""
 
 
 @dataclass(frozen=True)
 class Script:
-    """A conversation before anybody has answered."""
+    """A conversation without answers: the system turn and the user turns."""
 
     number: int
-    """from 0, in the data's order; the query's number in the random stream"""
+    """index from 0 in the data's order; also the query id in the random stream"""
     messages: Chat
-    """the system turn, then what the user asks, turn by turn"""
+    """the system turn, then the user turns in order"""
     record: dict[str, Any]
-    """the record that it was read from"""
+    """record that the conversation was read from"""
 
     @property
     def turns(self) -> int:
         return len(self.messages) - 1
 
     def chat(self, answers: Sequence[str]) -> Chat:
-        """What is asked once there are these answers, which are fewer than the turns."""
+        """Return the prompt of the next turn, given the answers so far (fewer than there are turns)."""
         chat = self.messages[:1]
         for question, answer in zip(self.messages[1:], answers, strict=False):
             chat += [question, {"role": "assistant", "content": answer}]
@@ -57,20 +57,20 @@ class Script:
 
 @dataclass(frozen=True)
 class Asked:
-    """One turn of one conversation, about to be answered."""
+    """The prompt of one turn of one conversation."""
 
     number: int
     chat: Chat
     prompt: list[int]
-    """the chat as tokens, up to where the answer begins"""
+    """tokens of `chat`, including the opening of the answer"""
 
 
 Answer = Callable[[int, Sequence[Asked]], list[Row]]
-"""(turn from 0, what is asked in it) -> for each {"answers": [one]}, see eval/answers.py"""
+"""(turn from 0, its prompts) -> one {"answers": [one answer]} per prompt, see eval/answers.py"""
 
 
 def read_scripts(recipe: Eval, models: Models, folder: RunFolder) -> list[Script]:
-    """The conversations that data.system_prompts names."""
+    """Load the conversations of data.system_prompts. What was kept and dropped is saved in the run folder."""
     data = recipe.data
     found = load_rows(
         encoding.questions,
@@ -86,7 +86,7 @@ def read_scripts(recipe: Eval, models: Models, folder: RunFolder) -> list[Script
     return [Script(number, json.loads(row["messages"]), json.loads(row["record"])) for number, row in enumerate(rows)]
 
 
-def of_model(
+def converse_with_model(
     store: ItemStore,
     scripts: Sequence[Script],
     load: Load,
@@ -95,7 +95,7 @@ def of_model(
     seed: int,
     room: int,
 ) -> list[Row]:
-    """`converse` with a model; all subjects draw with the same random numbers."""
+    """Run `converse` with a model. All subjects sample with the same random numbers."""
 
     def answer(turn: int, asked: Sequence[Asked]) -> list[Row]:
         prompts, numbers = [each.prompt for each in asked], [each.number for each in asked]
@@ -106,7 +106,7 @@ def of_model(
     return converse(scripts, tokenizer, room, answer)
 
 
-def of_endpoint(
+def converse_with_endpoint(
     store: ItemStore,
     scripts: Sequence[Script],
     name: str,
@@ -116,20 +116,21 @@ def of_endpoint(
     seed: int,
     room: int,
 ) -> list[Row]:
-    """`converse` with an endpoint; `tokenizer` only measures."""
+    """Run `converse` with an endpoint. `tokenizer` only measures the length of prompts."""
 
     def answer(turn: int, asked: Sequence[Asked]) -> list[Row]:
         keys = [fingerprint(each.number, turn, each.chat) for each in asked]
-        return ask(store, keys, [each.chat for each in asked], name, endpoint, sampling, seed)
+        return ask_endpoint(store, keys, [each.chat for each in asked], name, endpoint, sampling, seed)
 
     return converse(scripts, tokenizer, room, answer)
 
 
 def converse(scripts: Sequence[Script], tokenizer: PreTrainedTokenizerBase, room: int, answer: Answer) -> list[Row]:
-    """For each conversation {"answers": [one a turn], "stopped": null, or why it was not asked to its end}.
+    """Return {"answers": [one per turn], "stopped": null or a reason} for each conversation.
 
-    All conversations are asked their first turn, then their second one, and so on. One whose prompt has more than
-    `room` tokens stops (`too_long`), and one with an answer that `tokenizer` has no tokens for (`unreadable`).
+    The first turn of all conversations is answered, then the second one, and so on. A conversation stops before a turn
+    whose prompt has more than `room` tokens (reason `too_long`), and after an answer that `tokenizer` cannot encode
+    (reason `unreadable`).
     """
     rows: list[Row] = [{"answers": [], "stopped": None} for _ in scripts]
     for turn in range(max((script.turns for script in scripts), default=0)):

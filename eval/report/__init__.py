@@ -1,1 +1,1 @@
-"""The report of an evaluation: report.html and plots/, made of its files."""
+"""The report of an evaluation: write report.html and plots/ from its files."""

@@ -1,6 +1,6 @@
-"""python -m eval.report RECIPE.yaml [key=value ...]: report.html of an evaluation's recipe.
+"""python -m eval.report RECIPE.yaml [key=value ...]: write the report.html of an evaluation.
 
-Unlike an evaluation, a report does not need the recipe's models to be there: it shows what there is.
+Unlike an evaluation, a report does not need the recipe's models and data: it shows whatever files exist.
 """
 
 from config.cli import main

@@ -1,4 +1,4 @@
-"""Plots of whether the reward means quality: gold beside the reward's score, and score against length."""
+"""Plots of whether a higher reward means better answers: gold beside the reward's score, and score against length."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,21 +6,21 @@ from typing import Any
 
 from chatml import END_OF_TEXT, IM_END
 from engine.scoring.gold import Gold
-from eval.report.drawing import INK, Plot, binned_mean, canvas, curve, label, legend
+from eval.report.drawing import INK, Plot, binned_mean, canvas, curve, legend, legend_label
 from eval.report.evaluation_files import EvaluationFiles
 from eval.report.stage_plots import series, shade_warmup
 from eval.run_folders import Stage
 from eval.statistics import best_of_kl, expected_best_of, mean
 from eval.subjects import BestOf
 
-# Stretches of length in which mean scores are taken.
+# Number of length bins for mean scores.
 LENGTH_BINS = 12
 Candidates = Sequence[Sequence[dict[str, Any]]]
-"""for each item the n answers, each with `score` (None if it never ended) and `gold` (its parts)"""
+"""n answers per item, each with `score` (None if it never ended) and `gold` (its parts)"""
 
 
 def gold_plots(evaluation: EvaluationFiles, gold: Gold | None) -> Iterator[Plot]:
-    """Where the quality is known: does it follow the reward?"""
+    """Yield the plots of gold beside the reward's score: best of n against KL, and PPO runs by step."""
     sources: dict[str, dict[str, Candidates]] = defaultdict(dict)
     for name, found in evaluation.candidates.items():
         kind = evaluation.recipe.eval.subject_kinds().get(name)
@@ -34,29 +34,34 @@ def gold_plots(evaluation: EvaluationFiles, gold: Gold | None) -> Iterator[Plot]
 
 
 def proxy_plot(evaluation: EvaluationFiles, source: str, candidates: Mapping[str, Candidates], name: str) -> Plot:
-    """Gold and score against KL: best of k answers of `source` for every k, and subjects whose KL is from it."""
+    """Plot gold and score against the KL to `source`: best of k of its answers for every k, and other subjects."""
     figure, panels = canvas(2)
     for axes, title, metric in ((panels[0], "gold", "gold"), (panels[1], "reward's score", "score")):
         for subject, groups in candidates.items():
             points = best_of_curve(groups, metric)
-            colour = evaluation.light(subject)
-            axes.plot(*points, "o-", markersize=3.5, color=colour, label=label(subject))
+            colour = evaluation.plot_colour(subject)
+            axes.plot(*points, "o-", markersize=3.5, color=colour, label=legend_label(subject))
         for subject, kl, value in others_at_their_kl(evaluation, source, candidates, metric):
-            axes.plot(kl, value, "D", markersize=6.5, color=evaluation.light(subject), label=label(subject))
+            axes.plot(
+                kl, value, "D", markersize=6.5, color=evaluation.plot_colour(subject), label=legend_label(subject)
+            )
         axes.set_ylabel(title)
-    panels[0].set_title("Gold beside the reward's score")
+    panels[0].set_title("Gold and the reward's score")
     legend(panels[0])
-    panels[1].set_xlabel(f"KL from {source}, nats an answer")
+    panels[1].set_xlabel(f"KL to {source}, nats per answer")
     return Plot(
         name,
-        f"Lines: of 1, 2, … answers of {source} the one that the reward prefers. Where the score rises and gold "
-        "falls, the reward is being fooled.",
+        f"Lines: the best of 1, 2, … answers of {source} by the reward. Where the score rises but gold falls, the "
+        "reward is being exploited (reward hacking).",
         figure,
     )
 
 
 def best_of_curve(groups: Candidates, metric: str) -> tuple[list[float], list[float]]:
-    """(KL, expected gold or score of the best-scored) for the best of 1 to n answers; unfinished ones score lowest."""
+    """Return (KL in nats, expected gold or score) of the best of 1 to n answers, averaged over items.
+
+    An answer without a score ranks lowest, and its score counts as the lowest known one.
+    """
     scores = [[answer["score"] for answer in group] for group in groups]
     lowest = min((score for group in scores for score in group if score is not None), default=0.0)
     if metric == "gold":
@@ -71,7 +76,7 @@ def best_of_curve(groups: Candidates, metric: str) -> tuple[list[float], list[fl
 def others_at_their_kl(
     evaluation: EvaluationFiles, source: str, candidates: Mapping[str, Candidates], metric: str
 ) -> Iterator[tuple[str, float, float]]:
-    """(subject, KL, value) of subjects that are not best of n, from summary.json; KL is known from the reference."""
+    """Yield (subject, KL, value) of the other subjects. They have a KL only if `source` is the reference."""
     for subject in evaluation.subjects if source == evaluation.reference else []:
         answers = evaluation.summary["subjects"][subject].get("answers") or {}
         kl, value = answers.get("kl_to_reference"), answers.get(metric)
@@ -80,7 +85,7 @@ def others_at_their_kl(
 
 
 def gold_over_steps(evaluation: EvaluationFiles, run: str, stage: Stage, gold: Gold, number: int) -> Plot:
-    """Gold of the answers that a PPO run logged, by step, over the reward's score of the same steps."""
+    """Plot the gold of the answers that a PPO run logged, by step, above the reward's score."""
     by_step: dict[int, list[float]] = defaultdict(list)
     for row in stage.rollouts:
         answer = row["response"].removesuffix(IM_END).removesuffix(END_OF_TEXT)
@@ -89,18 +94,18 @@ def gold_over_steps(evaluation: EvaluationFiles, run: str, stage: Stage, gold: G
     shade_warmup(above, {run: stage})
     shade_warmup(below, {run: stage})
     curve(above, list(by_step), [mean(values) for values in by_step.values()], INK)
-    curve(below, *series(stage, "score"), evaluation.light(run))
-    above.set(title=f"Gold while {run} was trained", ylabel="gold")
+    curve(below, *series(stage, "score"), evaluation.plot_colour(run))
+    above.set(title=f"Gold during the training of {run}", ylabel="gold")
     below.set(xlabel="PPO step", ylabel="reward's score")
     return Plot(
         "gold_over_steps" if number == 1 else f"gold_over_steps_{number}",
-        "Gold of the few answers that PPO logs at each step, measured only now: training never saw it.",
+        "Gold of the few answers that PPO logs at each step, computed for this report: training never saw it.",
         figure,
     )
 
 
 def length_plot(evaluation: EvaluationFiles) -> Iterator[Plot]:
-    """Score against length of the answers that ended."""
+    """Plot score against length, for answers that have a score."""
     figure, (axes,) = canvas()
     for subject in evaluation.subjects:
         scored = [
@@ -110,17 +115,17 @@ def length_plot(evaluation: EvaluationFiles) -> Iterator[Plot]:
         ]
         if scored:
             tokens, scores = zip(*scored, strict=True)
-            colour = evaluation.light(subject)
+            colour = evaluation.plot_colour(subject)
             axes.scatter(tokens, scores, s=11, color=colour, alpha=0.3, linewidth=0)
             means = binned_mean(tokens, scores, LENGTH_BINS)
-            axes.plot(*means, "o-", markersize=3.5, color=colour, label=label(subject))
+            axes.plot(*means, "o-", markersize=3.5, color=colour, label=legend_label(subject))
     if not axes.collections:
         return
-    axes.set(title="Length against score", xlabel="tokens of an answer", ylabel="reward's score")
+    axes.set(title="Score against length", xlabel="tokens per answer", ylabel="reward's score")
     legend(axes)
     yield Plot(
         "length_score",
-        "Each dot is an answer; the lines are means of answers of similar length. A line that climbs to the right "
-        "rewards length itself.",
+        "Each dot is an answer; the lines are means over answers of similar length. A line that rises to the right "
+        "means that longer answers score higher.",
         figure,
     )

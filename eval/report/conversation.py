@@ -1,4 +1,4 @@
-"""One training conversation of a finetuned model, token by token: what is trained on and what is only read."""
+"""A training conversation of each finetuned model, token by token: which tokens are trained on and which are masked."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,12 +17,12 @@ from engine.data.rows import Limit, load_rows
 from engine.models.tokenizer import load_tokenizer
 from eval.run_folders import Stage
 
-# Records that are read for one that is kept.
-RECORDS_READ = 8
+# Number of records to read: the first ones may be dropped by the length policy.
+MAX_RECORDS_READ = 8
 
 
 class Piece(NamedTuple):
-    """A token as it is shown; several where only together they make a character."""
+    """The text of a token, or of several tokens that together encode one character."""
 
     text: str
     trained: bool
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Conversation:
-    """A training conversation as tokens, or why it cannot be shown."""
+    """A training conversation as tokens, or the reason why it cannot be shown."""
 
     subject: str
     mask: str
@@ -40,7 +40,7 @@ class Conversation:
 
 
 def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
-    """The first conversation of every finetuned model; models trained on plain text are left out."""
+    """Yield the first training conversation of every finetuned model. Models trained on plain text are left out."""
     for name, stage in stages.items():
         mask, model = stage.recipe["chatml"]["mask"], stage.path / "model"
         if not model.is_dir():
@@ -48,7 +48,7 @@ def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
             continue
         try:
             shown = first_conversation(stage, load_tokenizer(str(model)))
-        except RecipeError as error:  # the data or the model may have been moved since
+        except RecipeError as error:  # the data or the model may have been moved
             yield Conversation(name, mask, [], str(error))
             continue
         if any(piece.text == IM_START for piece in shown):
@@ -56,13 +56,13 @@ def training_conversations(stages: dict[str, Stage]) -> Iterator[Conversation]:
 
 
 def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """The first conversation that the stage trained on, with its own mask and length policy."""
-    # A recipe from before a key existed has its default.
+    """Return the first conversation that the stage trained on, with its mask and length policy."""
+    # A recipe written before a key existed gets the key's default.
     recipe: Any = OmegaConf.merge({"data": asdict(Data()), "chatml": asdict(ChatML())}, stage.recipe)
     source, *_ = sources(stage.recipe["data"]["train"], "data.train")
     rows, _ = load_rows(
         conversations,
-        [replace(source, take=RECORDS_READ)],
+        [replace(source, take=MAX_RECORDS_READ)],
         data=recipe.data,
         chatml=recipe.chatml,
         seed=recipe.run.seed,
@@ -70,18 +70,18 @@ def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list
         key="data.train",
         limit=Limit("data.max_length", recipe.data.max_length),
     )
-    return pieces(rows[0], tokenizer)
+    return token_pieces(rows[0], tokenizer)
 
 
-def pieces(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """The tokens of a row with what each is to the loss."""
+def token_pieces(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """Return the tokens of a row, with whether each is trained on and whether it is a control token."""
     shown: list[Piece] = []
     for span in loss_spans(row, tokenizer):
         waiting: list[int] = []
         for token in span.ids:
             waiting.append(token)
             text = tokenizer.decode(waiting)
-            # A byte-level token can be a part of a character, which decodes to the replacement character.
+            # A byte-level token may be part of a character, which alone decodes to the replacement character.
             if not text.endswith("\ufffd"):
                 shown.append(Piece(text, span.trained, span.control))
                 waiting = []

@@ -1,7 +1,7 @@
-"""How plots look: one palette for the light and the dark page, plain axes, and a figure as PNG file and inline SVG.
+"""Style and output of plots: a palette for light and dark pages, plain axes, PNG files and inline SVG.
 
-A figure is drawn once, in the light palette. In its SVG every colour is then replaced by a CSS variable, so that it
-follows the page; the PNG file keeps the light colours.
+A figure is drawn once, in the light palette. In its SVG, colours are replaced by CSS variables, so that they follow the
+page. The PNG file keeps the light colours.
 """
 
 import io
@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# name -> (light, dark). The first six are the subjects' colours, by position; the reference comes first.
+# name -> (light, dark). The first six are the subjects' colours, in the order of `colours`.
 PALETTE = {
     "blue": ("#2f6db0", "#7db2ea"),
     "orange": ("#c9661b", "#f0a063"),
@@ -38,10 +38,10 @@ PALETTE = {
 SUBJECT_COLOURS = ("blue", "orange", "green", "purple", "pink", "olive")
 LIGHT = {name: light for name, (light, _) in PALETTE.items()}
 INK, MUTED, LINE, SHADE, PAPER = (LIGHT[name] for name in ("ink", "muted", "line", "shade", "paper"))
-# What belongs to no subject: the two sides of a comparison.
+# Colours of the two sides of a comparison, which belong to no subject.
 GOOD, BAD = LIGHT["good"], LIGHT["bad"]
 WIDTH, HEIGHT = 5.4, 3.1
-# A legend's row, in points, and the characters from which three labels do not fit beside one another.
+# Height of a legend's row in points; number of characters above which three labels do not fit into a row.
 ROW_POINTS, LONG_LABEL = 13, 18
 STYLE = {
     "font.size": 9,
@@ -76,17 +76,17 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure with the sentence that says how to read it."""
+    """A figure with the caption that explains how to read it."""
 
     name: str
-    """of its PNG file"""
+    """name of the PNG file, without suffix"""
     caption: str
     figure: Figure
 
     def save(self, folder: Path) -> None:
         """Write `folder`/name.png."""
         with style(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in names; the page's own fonts have them
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in names; the browser's fonts have them
             self.figure.savefig(folder / f"{self.name}.png", dpi=144)
 
     @property
@@ -100,31 +100,31 @@ class Plot:
         svg = svg[svg.index("<svg") :]
         for name, (light, _) in PALETTE.items():
             svg = svg.replace(light, f"var(--{name})")
-        # The page's own font, the size from its viewBox, and no ids that a second figure has as well.
+        # Use the page's font, size the figure by its viewBox, and remove ids that other figures also have.
         svg = re.sub(r"font: ((?:\w+ )*)([\d.]+)px [^;\"]*", r"font: \1\2px var(--font)", svg)
         svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
         return re.sub(r'<g id="[^"]*"', "<g", svg)
 
 
 def colours(names: Iterable[str], reference: str | None = None) -> dict[str, str]:
-    """name -> name of a colour, by position; the reference has the first one. After six they start again."""
+    """Return {name: colour name} by position, with the reference first. Colours repeat after six names."""
     ordered = sorted(names, key=lambda name: name != reference)
     return dict(zip(ordered, cycle(SUBJECT_COLOURS), strict=False))
 
 
 def style() -> AbstractContextManager[None]:
-    """The settings to make figures in: matplotlib reads them when a figure is made, not when it is shown."""
+    """Return a context with the plots' settings. Create figures in it, since matplotlib reads settings on creation."""
     return mpl.rc_context(STYLE)
 
 
 def canvas(rows: int = 1, *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of one or several panels, one above the other; by default they share their x axis."""
+    """Create a figure with `rows` panels, one above the other; `share` makes them share the x axis."""
     figure = Figure(figsize=(WIDTH, HEIGHT if rows == 1 else HEIGHT * 0.68 * rows))
     return figure, list(figure.subplots(rows, 1, sharex=share, squeeze=False)[:, 0])
 
 
 def curve(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str | None = None) -> None:
-    """A line; where points are many, a faint one with its running mean over it."""
+    """Draw a line. From 50 points on, draw it faintly with its running mean on top."""
     window = len(x) // 25
     if window < 2:
         axes.plot(x, y, color=colour, label=label)
@@ -133,18 +133,18 @@ def curve(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label
     axes.plot(x, running_mean(y, window), color=colour, label=label)
 
 
-def label(name: str) -> str:
-    """A name for the legend, where matplotlib leaves out those that begin with an underscore."""
+def legend_label(name: str) -> str:
+    """Return a name as a legend label: matplotlib omits labels that start with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 
-def held_out(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str) -> None:
-    """Circles."""
+def held_out_points(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str) -> None:
+    """Draw held-out values as circles."""
     axes.plot(x, y, "o", markersize=4.5, markerfacecolor="none", color=colour)
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
-    """Means over up to `window` values on either side of each; as long as `values`, shorter windows at the ends."""
+    """Return the mean of each value with up to `window` neighbours on either side; fewer at the ends."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     low, high = np.maximum(at - window, 0), np.minimum(at + window + 1, len(values))
@@ -152,7 +152,7 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def binned_mean(x: Sequence[float], y: Sequence[float], bins: int) -> tuple[list[float], list[float]]:
-    """Means of x and y within `bins` equally wide stretches of x; empty stretches are left out."""
+    """Return the means of x and of y in `bins` bins of x of equal width; empty bins are left out."""
     x_values, y_values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     edges = np.linspace(x_values.min(), x_values.max(), bins + 1)
     place = np.clip(np.searchsorted(edges, x_values, side="right") - 1, 0, bins - 1)
@@ -161,7 +161,7 @@ def binned_mean(x: Sequence[float], y: Sequence[float], bins: int) -> tuple[list
 
 
 def legend(axes: Axes) -> None:
-    """Between title and axes, where no line can run into it; more than three names take several rows."""
+    """Place the legend between the title and the axes, in rows of two or three labels."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
@@ -179,8 +179,8 @@ def legend(axes: Axes) -> None:
     )
 
 
-def level(axes: Axes, value: float, text: str) -> None:
-    """A dotted line at a value worth knowing, with its name."""
+def horizontal_line(axes: Axes, value: float, text: str) -> None:
+    """Draw a labelled dotted horizontal line at `value`."""
     axes.axhline(value, color=MUTED, linewidth=0.9, linestyle=(0, (2, 3)))
     axes.annotate(
         text,

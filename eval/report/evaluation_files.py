@@ -1,4 +1,4 @@
-"""What a report is made of: an evaluation's files, the run folders its models came from, and a colour for each name."""
+"""The input of a report: an evaluation's files, its models' run folders, and a colour for each name."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.files import jsonl
 from eval.answers import best_of_candidates
-from eval.figures import Summary, main_figure, others
+from eval.figures import Summary, compared_subjects, main_figure
 from eval.recipe import Eval
 from eval.report.drawing import LIGHT, colours
 from eval.run_folders import Stage, run_folders
@@ -20,7 +20,7 @@ Pair = dict[str, Any]
 
 @dataclass(frozen=True)
 class EvaluationFiles:
-    """An evaluation's run folder; whatever has not been made yet is empty."""
+    """The contents of an evaluation's run folder. Files that do not exist yet read as empty."""
 
     recipe: Eval
 
@@ -34,7 +34,7 @@ class EvaluationFiles:
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """The lines of answers.jsonl, with `score`: the one by the main reward."""
+        """The lines of answers.jsonl, with a key `score`: the score by the main reward."""
         lines = jsonl.read(self.folder / "answers.jsonl") if self.summary else []
         return [line | {"score": line["scores"].get(self.summary["reward"])} for line in lines]
 
@@ -45,7 +45,7 @@ class EvaluationFiles:
 
     @cached_property
     def candidates(self) -> dict[str, list[list[Answer]]]:
-        """Best-of-n subject -> for each item its n answers, with `score`: the one by the reward that chose."""
+        """Best-of-n subject -> its n answers per item, with a key `score`: the score by the reward that picked."""
         found = {}
         for name, kind in self.recipe.eval.subject_kinds().items():
             if isinstance(kind, BestOf) and name in self.summary.get("subjects", {}):
@@ -56,7 +56,7 @@ class EvaluationFiles:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """The run folders of subjects and rewards, by name."""
+        """The run folders of subjects and rewards, by name, see eval/run_folders.py."""
         return run_folders(self.recipe)
 
     def stages_of_kind(self, kind: str) -> dict[str, Stage]:
@@ -64,7 +64,7 @@ class EvaluationFiles:
 
     @cached_property
     def subjects(self) -> list[str]:
-        """Those of the summary, in the table's order; before there is one, those of the recipe."""
+        """Names of the summary's subjects, in the table's order; of the recipe's subjects without a summary."""
         return list(self.summary.get("subjects", {})) if self.summary else list(self.recipe.eval.subjects)
 
     @cached_property
@@ -73,35 +73,35 @@ class EvaluationFiles:
 
     @cached_property
     def colours(self) -> dict[str, str]:
-        """Subject -> name of its colour, one throughout the page."""
+        """Subject -> name of its colour, the same in the whole report."""
         return colours(self.subjects, self.reference)
 
     @cached_property
     def reward_colours(self) -> dict[str, str]:
-        """Reward -> name of its colour, from the palette's other end, so that it is seldom a subject's."""
+        """Reward -> name of its colour, from the end of the palette, so that it is rarely also a subject's."""
         names = list(dict.fromkeys([*self.summary.get("rewards", {}), *self.recipe.eval.rewards]))
         return {name: list(colours(range(6)).values())[5 - at % 6] for at, name in enumerate(names)}
 
     def colour(self, name: str) -> str:
-        """The name of the colour of a subject or a reward; that of text for other names."""
+        """Return the name of the colour of a subject or a reward; the text colour for other names."""
         return self.colours.get(name) or self.reward_colours.get(name, "ink")
 
-    def light(self, name: str) -> str:
-        """The colour in which plots are drawn. A run of a reward's second model is called "rm 2" (or "rm (reward)")."""
+    def plot_colour(self, name: str) -> str:
+        """Return the light colour (hex) for a name in plots. The stages of a reward ("rm", "rm 2") share its colour."""
         return LIGHT[self.colours.get(name) or self.reward_colours.get(name.split(" ")[0], "muted")]
 
     @property
     def compared_by(self) -> str | None:
-        """gold, else score; None where answers have neither."""
+        """The figure that answers are compared by: gold, else score; None if they have neither."""
         figure = main_figure(self.summary)
         return figure.metric if figure else None
 
     @property
-    def others(self) -> list[str]:
-        return others(self.summary)
+    def compared_subjects(self) -> list[str]:
+        return compared_subjects(self.summary)
 
     def optimised(self, subject: str) -> bool:
-        """Whether what a subject was trained or chosen by is the reward that gives the figure `score`."""
+        """Return whether a subject was trained with, or picked by, the reward that gives the figure `score`."""
         main = self.summary.get("reward")
         kind = self.recipe.eval.subject_kinds().get(subject)
         if isinstance(kind, BestOf):
@@ -117,8 +117,8 @@ class EvaluationFiles:
 
 
 def _sources(reward: Any) -> set[str]:
-    """Models (as absolute paths), functions and endpoints that a section `reward` names, those of a mix together."""
-    if not isinstance(reward, dict):  # a part of a mix that is a path, or a list of them
+    """Return all models (as absolute paths), rules and judge URLs in a section `reward`, including those of a mix."""
+    if not isinstance(reward, dict):  # part of a mix: a path or a list of paths
         reward = {"path": reward}
     if mix := reward.get("mix"):
         return set().union(*map(_sources, mix.values()))
@@ -129,5 +129,5 @@ def _sources(reward: Any) -> set[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The contents of a file; {} where there is none."""
+    """Return the contents of a JSON file; {} if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""Answers to look at, side by side: chosen by a fixed rule, so that the bad ones are among them."""
+"""Select items whose answers are shown side by side. A fixed rule covers both the worst and the best changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 
 from eval.report.evaluation_files import Answer
 
-# Characters of an answer or a message that are shown at once; the rest is one click away.
-SHOWN_AT_ONCE = 600
-# Below every score, and finite because differences are taken: for answers that never ended.
+# Characters of an answer or a message that are shown before the fold.
+CHARACTERS_BEFORE_FOLD = 600
+# Stands for the score of an answer that never ended: below every score, but finite, so that differences exist.
 NO_SCORE = -1e9
 
 
@@ -18,7 +18,7 @@ class Item:
     """One prompt with the subjects' answers to it, in the table's order."""
 
     number: int
-    """in answers.jsonl"""
+    """the item's number in answers.jsonl"""
     messages: list[dict[str, Any]]
     answers: list[Answer]
 
@@ -26,15 +26,15 @@ class Item:
 @dataclass(frozen=True)
 class Excerpts:
     rule: str
-    """how the items were chosen, for the reader"""
+    """how the items were selected, shown in the report"""
     items: list[Item]
 
 
 def excerpts(answers: Sequence[Answer], reference: str | None, compared_by: str | None, count: int) -> Excerpts:
-    """`count` items at even distances in the order from the last subject's greatest loss to its greatest gain.
+    """Select `count` items, evenly spaced from the last subject's greatest loss to its greatest gain.
 
-    The gain is against the reference, by gold, else by score (`compared_by`). With one subject the order is by its own
-    figure; without any figure it is that of the file.
+    The gain is the difference from the reference in gold or score (`compared_by`). With a single subject, items are
+    ordered by its own gold or score. If `compared_by` is None, the first `count` items are selected.
     """
     items = [Item(group[0]["item"], group[0]["messages"], group) for group in _by_item(answers)]
     if not items or compared_by is None:
@@ -46,23 +46,27 @@ def excerpts(answers: Sequence[Answer], reference: str | None, compared_by: str 
     last = len(ordered) - 1
     places = sorted({round(i * last / max(1, count - 1)) for i in range(count)})
     ends = (
-        f"where {subject} lost most {compared_by} against {reference} to where it gained most"
+        f"{subject}'s greatest loss to its greatest gain in {compared_by} against {reference}"
         if compared
-        else f"least to most {compared_by}"
+        else f"lowest to highest {compared_by}"
     )
     rule = f"{len(places)} of {len(items):,} items, evenly spaced from {ends}"
     return Excerpts(rule, [ordered[place] for place in places])
 
 
 def value(answer: Answer, compared_by: str) -> float:
-    """Its gold or score; an answer that never ended has no score and stands below every other one."""
+    """Return an answer's gold or score. An answer without a score (it never ended) ranks below all others."""
     if compared_by == "gold":
         return answer["gold"]["total"]
     return NO_SCORE if answer["score"] is None else answer["score"]
 
 
-def split(text: str, at_once: int = SHOWN_AT_ONCE) -> tuple[str, str]:
-    """What is shown of a text at once, and the rest; cut after a space where there is one in the last tenth."""
+def split_at_fold(text: str, at_once: int = CHARACTERS_BEFORE_FOLD) -> tuple[str, str]:
+    """Split a text into the part before the fold and the rest.
+
+    The cut is after `at_once` characters, or after the last whitespace in the last tenth before it. A text that is at
+    most 20 % longer than `at_once` is not split.
+    """
     if len(text) <= at_once * 1.2:
         return text, ""
     space = max(text.rfind(" ", at_once * 9 // 10, at_once), text.rfind("\n", at_once * 9 // 10, at_once)) + 1

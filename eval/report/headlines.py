@@ -1,27 +1,38 @@
-"""A summary in words: a sentence for each subject, and the few figures to look at first with what they mean."""
+"""The top of the report: a verdict in words for each subject, and tiles with the main figures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.figures import Figure, Summary, Tone, figures, lookup, main_figure, others, percent, win_rate, win_tone
+from eval.figures import (
+    Figure,
+    Summary,
+    Tone,
+    compared_subjects,
+    figures,
+    lookup,
+    main_figure,
+    percent,
+    win_rate,
+    win_tone,
+)
 
 Difference = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What changed from the reference to one subject."""
+    """Changes from the reference to one subject."""
 
     subject: str
     better: list[str] = field(default_factory=list)
     worse: list[str] = field(default_factory=list)
     unclear: list[str] = field(default_factory=list)
-    """changes that may be chance, by name alone"""
+    """names of figures without a significant change"""
     distance: str = ""
-    """how far it has moved, in nats"""
+    """KL to the reference, as text"""
     remark: str = ""
-    """what to keep in mind of it"""
+    """caution for the reader"""
 
 
 @dataclass(frozen=True)
@@ -41,15 +52,18 @@ class Tile:
 
 
 def verdicts(summary: Summary, optimised: Sequence[str] = ()) -> list[Verdict]:
-    """One for every subject but the reference; `optimised` are those trained or chosen by the reward that scores."""
-    return [_verdict(summary, name, name in optimised) for name in others(summary)]
+    """Return a verdict for every subject except the reference.
+
+    `optimised` names the subjects that were trained with, or picked by, the reward that gives the figure `score`.
+    """
+    return [_verdict(summary, name, name in optimised) for name in compared_subjects(summary)]
 
 
 def _verdict(summary: Summary, subject: str, optimised: bool) -> Verdict:
     main, judged = main_figure(summary), list(_judged(summary, subject))
     sides: dict[Tone, list[str]] = {"better": [], "worse": [], "": []}
     for figure, difference in judged:
-        # The reward's score is no evidence where gold is known.
+        # Where gold is known, the reward's score is not evidence of quality.
         if figure.metric == "score" and main is not None and main.metric == "gold":
             continue
         tone = figure.tone(difference)
@@ -64,13 +78,13 @@ def _verdict(summary: Summary, subject: str, optimised: bool) -> Verdict:
         better=sides["better"],
         worse=sides["worse"],
         unclear=sides[""],
-        distance="" if kl is None else f"KL {kl:.2f} nats an answer from {summary['reference']}",
+        distance="" if kl is None else f"KL to {summary['reference']}: {kl:.2f} nats per answer",
         remark=_remark(summary, judged, main, optimised),
     )
 
 
 def _judged(summary: Summary, subject: str) -> Iterator[tuple[Figure, Difference]]:
-    """The figures that are better one way, with the subject's difference in them."""
+    """Yield the figures with a better direction, with the subject's difference from the reference."""
     for figure in figures(summary):
         difference = figure.difference(summary, subject)
         if figure.better and difference:
@@ -80,7 +94,7 @@ def _judged(summary: Summary, subject: str) -> Iterator[tuple[Figure, Difference
 def _change(figure: Figure, difference: Difference) -> str:
     mean, low, high = (figure.show_difference(value) for value in (difference["mean"], *difference["ci95"]))
     unit = " points" if figure.is_share else ""
-    label = f"perplexity of {figure.metric}, in bits a byte," if figure.path[0] == "perplexity" else figure.label
+    label = f"perplexity of {figure.metric}, in bits per byte," if figure.path[0] == "perplexity" else figure.label
     return f"{label} {mean}{unit} (95% interval {low} to {high}, n {difference['n']:,})"
 
 
@@ -95,43 +109,43 @@ def _remark(summary: Summary, judged: Sequence[tuple[Figure, Difference]], main:
     tones = {figure.metric: figure.tone(difference) for figure, difference in judged}
     if main is not None and main.metric == "score" and tones.get("score"):
         if optimised:
-            return "The reward's score is what it was trained or chosen by, so a higher one proves little."
-        return "There is no gold scorer: this is as good as the reward that gives the score."
+            return "It was trained or picked by the reward that gives the score, so a higher score is weak evidence."
+        return "There is no gold scorer: this verdict is only as reliable as the reward that gives the score."
     if tones.get("score") == "better" and tones.get("gold") == "worse":
-        return "The reward's score rose while gold fell: the reward is being fooled."
+        return "The reward's score rose while gold fell: a sign of reward hacking."
     return ""
 
 
 def tiles(summary: Summary) -> Iterator[Tile]:
-    """The figures to look at first, of those that there are, for every subject."""
+    """Yield a tile for each main figure that the summary has, with the values of all subjects."""
     shown, reference = {figure.path: figure for figure in figures(summary)}, summary.get("reference")
     main = main_figure(summary)
     if main is not None:
         meaning = (
-            "How good the answers are, by a scorer that training never sees."
+            "Quality of the answers, by a scorer that training never sees."
             if main.metric == "gold"
-            else "By the reward alone: there is no gold scorer."
+            else "By the reward alone, since there is no gold scorer."
         )
         yield _tile(summary, main, meaning)
     if wins := list(_win_bars(summary)):
         yield Tile(
-            f"Preferred to {reference}", "Share of items with the better answer; ties count half. 50% is even.", wins
+            f"Preferred to {reference}", "Share of items with the better answer; ties count half. 50% is a draw.", wins
         )
     for path, meaning in (
-        (("answers", "accuracy"), "Manner must not be bought with mistakes: this should not fall."),
-        (("answers", "kl_to_reference"), f"Nats an answer: how far a subject has moved from {reference}."),
+        (("answers", "accuracy"), "Share of correct answers. Training for style should not lower it."),
+        (("answers", "kl_to_reference"), f"In nats per answer: how far a subject has moved from {reference}."),
     ):
         if path in shown:
             yield _tile(summary, shown[path], meaning)
     if figure := next((figure for path, figure in shown.items() if path[0] == "perplexity"), None):
         bits = shown.get(("perplexity", "bits_per_byte", figure.metric))
-        forgotten = f"; above {reference}'s, something was forgotten" if others(summary) else ""
+        forgotten = f". Higher than {reference}'s: a sign of forgetting" if compared_subjects(summary) else ""
         yield _tile(summary, figure, f"Of held-out text{forgotten}.", bits)
     yield from _reward_tiles(summary.get("rewards", {}))
 
 
 def _tile(summary: Summary, figure: Figure, meaning: str, compared: Figure | None = None) -> Tile:
-    """Values of one figure, coloured by the differences in it, or in the figure that it is `compared` by."""
+    """Return a tile with one figure's values, coloured by the differences in it, or in `compared` if given."""
     judge, bars = compared or figure, []
     for subject in summary["subjects"]:
         value, difference = figure.value(summary, subject), judge.difference(summary, subject)
@@ -141,17 +155,19 @@ def _tile(summary: Summary, figure: Figure, meaning: str, compared: Figure | Non
 
 
 def _win_bars(summary: Summary) -> Iterator[Bar]:
-    for subject in others(summary):
+    for subject in compared_subjects(summary):
         win = win_rate(summary, subject)
         if win:
             yield Bar(subject, percent(win["mean"]), win_tone(win))
 
 
 def _reward_tiles(rewards: dict[str, Any]) -> Iterator[Tile]:
-    """How often each reward ranks two answers right, on the first set of comparisons."""
-    sets = {name: of for reward in rewards.values() for name, of in (reward.get("comparisons") or {}).items()}
+    """Yield a tile with each reward's accuracy on the first set of comparisons."""
+    sets = {name: results for reward in rewards.values() for name, results in (reward.get("comparisons") or {}).items()}
     if sets:
-        name, of = next(iter(sets.items()))
+        name, results = next(iter(sets.items()))
         found = {reward: lookup(figures, ("comparisons", name, "accuracy")) for reward, figures in rewards.items()}
         bars = [Bar(reward, percent(value)) for reward, value in found.items() if value is not None]
-        yield Tile("Rewards right", f"Of {of['pairs']:,} held-out comparisons of “{name}”; a coin gets 50%.", bars)
+        yield Tile(
+            "Accuracy of rewards", f"On {results['pairs']:,} held-out comparisons of “{name}”; chance is 50%.", bars
+        )

@@ -1,11 +1,11 @@
-"""Plots of how the training stages went, made of their metrics.jsonl; one whose metrics are absent is left out."""
+"""Plots of training stages, from their metrics.jsonl. Plots whose metrics are missing are left out."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from eval.report.drawing import SHADE, Plot, canvas, curve, held_out, label, legend, level
+from eval.report.drawing import SHADE, Plot, canvas, curve, held_out_points, horizontal_line, legend, legend_label
 from eval.report.evaluation_files import EvaluationFiles
 from eval.run_folders import Stage
 
@@ -13,18 +13,18 @@ Stages = Mapping[str, Stage]
 
 
 def series(stage: Stage, name: str, against: str = "step") -> tuple[list[float], list[float]]:
-    """(x, y) of one metric over another, of the lines that have both."""
+    """Return (x, y) of the metric `name` over the metric `against`, from the lines that have both."""
     rows = [row for row in stage.metrics if row.get(name) is not None and row.get(against) is not None]
     return [row[against] for row in rows], [row[name] for row in rows]
 
 
 def with_metrics(stages: Stages, *names: str) -> dict[str, Stage]:
-    """Those that logged all of these metrics at least once."""
+    """Return the stages that logged all of these metrics at least once."""
     return {name: stage for name, stage in stages.items() if all(series(stage, metric)[0] for metric in names)}
 
 
 def training_plots(evaluation: EvaluationFiles) -> Iterator[Plot]:
-    """Losses of finetuned models and of reward models."""
+    """Yield the loss plots of finetuned models and of reward models."""
     if finetuned := with_metrics(evaluation.stages_of_kind("sft"), "loss"):
         yield loss_plot(evaluation, finetuned)
     if rewards := with_metrics(evaluation.stages_of_kind("reward"), "loss", "accuracy"):
@@ -32,66 +32,68 @@ def training_plots(evaluation: EvaluationFiles) -> Iterator[Plot]:
 
 
 def loss_plot(evaluation: EvaluationFiles, stages: Stages) -> Plot:
-    """Losses of next-token prediction, a panel for each model."""
+    """Plot the losses of next-token prediction, with a panel per model."""
     figure, panels = canvas(len(stages), share=False)
     for axes, (name, stage) in zip(panels, stages.items(), strict=True):
-        colour = evaluation.light(name)
+        colour = evaluation.plot_colour(name)
         curve(axes, *series(stage, "loss"), colour)
-        held_out(axes, *series(stage, "eval_loss"), colour)
-        axes.set(title=f"Training {name}", xlabel="step", ylabel="loss, nats a token")
-    return Plot("losses", "Loss of the next token, over the tokens that are trained on. Circles: held out.", figure)
+        held_out_points(axes, *series(stage, "eval_loss"), colour)
+        axes.set(title=f"Training {name}", xlabel="step", ylabel="loss, nats per token")
+    return Plot("losses", "Next-token loss over the tokens that are trained on. Circles: held-out data.", figure)
 
 
 def reward_plot(evaluation: EvaluationFiles, stages: Stages) -> Plot:
-    """Loss and accuracy of reward models in training."""
+    """Plot the loss and accuracy of reward models during training."""
     figure, (above, below) = canvas(2)
     for name, stage in stages.items():
-        colour = evaluation.light(name)
+        colour = evaluation.plot_colour(name)
         for axes, metric in ((above, "loss"), (below, "accuracy")):
-            curve(axes, *series(stage, metric), colour, label(name))
-            held_out(axes, *series(stage, f"eval_{metric}"), colour)
-    level(above, math.log(2), "a coin")
-    level(below, 0.5, "a coin")
-    above.set(title="Training the reward models", ylabel="loss, nats a pair")
-    below.set(xlabel="step of each run", ylabel="pairs ranked right")
+            curve(axes, *series(stage, metric), colour, legend_label(name))
+            held_out_points(axes, *series(stage, f"eval_{metric}"), colour)
+    horizontal_line(above, math.log(2), "chance")
+    horizontal_line(below, 0.5, "chance")
+    above.set(title="Training the reward models", ylabel="loss, nats per pair")
+    below.set(xlabel="step of each run", ylabel="accuracy")
     legend(above)
-    return Plot("reward_model", "Loss and accuracy on the comparisons of each step. Circles: held out.", figure)
+    return Plot("reward_model", "Loss and accuracy on the comparisons of each step. Circles: held-out data.", figure)
 
 
-# Name, title, (metric, axis label) of every panel, caption; each over PPO's steps.
+# File name, title, (metric, axis label) of every panel, caption. The x axis is PPO's step.
 PPO_CURVES = (
     ("ppo_score", "Reward", [("score", "reward's score")],
-     "Mean score of each step's finished answers: what PPO is to raise. Grey: only the value model is trained."),
-    ("ppo_kl", "Distance from the start", [("kl", "KL, nats an answer")],
-     "How much likelier the policy finds its answers than the model it started as does; every nat is charged to the "
-     "reward."),
-    ("ppo_entropy", "Entropy", [("entropy", "nats a token")],
-     "How undecided the policy is about its next token. Near 0 it gives the same answer every time."),
-    ("ppo_length", "Length of answers", [("response_tokens", "tokens an answer"), ("without_end", "share cut off")],
-     "Reward models tend to like length, so a steep rise is suspicious. Answers that are cut off are penalised."),
+     "Mean score of each step's finished answers, which PPO maximises. Grey: only the value model is trained."),
+    ("ppo_kl", "KL to the reference policy", [("kl", "KL, nats per answer")],
+     "Mean of log π(y | x) − log π_ref(y | x) over the policy's own answers. The reward is reduced in proportion to "
+     "this KL."),
+    ("ppo_entropy", "Entropy", [("entropy", "nats per token")],
+     "Entropy of the policy's next-token distribution. Near 0, the policy gives the same answer every time."),
+    ("ppo_length", "Length of answers", [("response_tokens", "tokens per answer"), ("without_end", "share cut off")],
+     "Reward models tend to prefer longer answers, so a steep rise is suspicious. Answers that are cut off are "
+     "penalised."),
     ("ppo_value", "Value model", [("value_loss", "value loss"), ("explained_variance", "explained variance")],
-     "How well the return is predicted: an explained variance of 1 is perfect, 0 no better than a constant."),
+     "How well the value model predicts returns: an explained variance of 1 is perfect, 0 is no better than a "
+     "constant."),
     ("ppo_update", "Size of the updates",
-     [("approx_kl", "KL, nats a token"), ("policy_clip_fraction", "share clipped")],
-     "How far a step moves the policy from the one that sampled the answers, and how often the clip limits it."),
-    ("ppo_pretrain", "Pretraining text beside PPO", [("pretrain_loss", "loss, nats a token")],
+     [("approx_kl", "KL, nats per token"), ("policy_clip_fraction", "share clipped")],
+     "How far a step moves the policy from the one that sampled the answers, and how often the ratio is clipped."),
+    ("ppo_pretrain", "Pretraining text mixed into PPO", [("pretrain_loss", "loss, nats per token")],
      "Loss on the plain text that is mixed in against forgetting."),
 )  # fmt: skip
 
 
 def without_scores(evaluation: EvaluationFiles) -> Iterator[str]:
-    """A sentence for each PPO run with steps in which no answer ended: their plots have no score to show."""
+    """Yield a sentence for each PPO run with steps in which no answer ended, since the plots have no score there."""
     for name, stage in evaluation.stages_of_kind("ppo").items():
         none = [row["step"] for row in stage.metrics if row.get("without_end") == 1]
         if none:
             yield (
-                f"{name}: none of the answers ended in {len(none):,} of {len(stage.metrics):,} steps, the last of them "
-                f"step {none[-1]:,}. Such a step has no score, and its policy learns from penalties alone."
+                f"{name}: no answer ended in {len(none):,} of {len(stage.metrics):,} steps, most recently in step "
+                f"{none[-1]:,}. Such a step has no score, so the policy learns from penalties alone."
             )
 
 
 def ppo_plots(evaluation: EvaluationFiles) -> Iterator[Plot]:
-    """What PPO runs report of their steps, the figures that matter most first; several runs share each plot."""
+    """Yield the plots of PPO metrics by step, the most important ones first. All runs share each plot."""
     runs = evaluation.stages_of_kind("ppo")
     for name, title, panels, caption in PPO_CURVES:
         shown = with_metrics(runs, *(metric for metric, _ in panels))
@@ -104,11 +106,11 @@ def ppo_plots(evaluation: EvaluationFiles) -> Iterator[Plot]:
 
 
 def mix_plots(evaluation: EvaluationFiles, runs: Stages) -> Iterator[Plot]:
-    """For each run with several rewards, the raw score of each by itself: one may rise at another's cost."""
+    """Yield a plot of raw scores by reward for each run with a mix, since one may rise while another falls."""
     for name, stage in runs.items():
         parts = [(f"score_{part}", f"score by {part}") for part in stage.recipe["reward"].get("mix") or {}]
         if parts and (shown := with_metrics({name: stage}, *(metric for metric, _ in parts))):
-            title, caption = f"Parts of the reward of {name}", "Mean raw score of each step's finished answers by each."
+            title, caption = f"Parts of the reward of {name}", "Mean raw score of each step's finished answers."
             yield over_steps(evaluation, shown, f"ppo_parts_{name}", title, parts, caption)
 
 
@@ -120,12 +122,12 @@ def over_steps(
     metrics: Sequence[tuple[str, str]],
     caption: str,
 ) -> Plot:
-    """Metrics over steps, one above the other; each is (name, axis label)."""
+    """Plot metrics over PPO's steps, with a panel for each (name, axis label) in `metrics`."""
     figure, panels = canvas(len(metrics))
     for axes, (metric, unit) in zip(panels, metrics, strict=True):
         shade_warmup(axes, runs)
         for run, stage in runs.items():
-            curve(axes, *series(stage, metric), evaluation.light(run), label(run))
+            curve(axes, *series(stage, metric), evaluation.plot_colour(run), legend_label(run))
         axes.set_ylabel(unit)
     panels[0].set_title(title)
     panels[-1].set_xlabel("PPO step")
@@ -134,27 +136,27 @@ def over_steps(
 
 
 def shade_warmup(axes: Axes, runs: Stages) -> None:
-    """Grey the steps in which every run shown trains its value model alone."""
+    """Shade the steps in which all runs train only their value model."""
     steps = min(stage.recipe["ppo"]["value_warmup_steps"] for stage in runs.values())
     if steps:
         axes.axvspan(0.5, steps + 0.5, color=SHADE, linewidth=0)
 
 
 def kl_plot(evaluation: EvaluationFiles, runs: Stages) -> Plot:
-    """Score against KL, a dot a step."""
+    """Plot score against KL, with a dot per step."""
     figure, (axes,) = canvas()
     for run, stage in runs.items():
         kl, score = series(stage, "score", against="kl")
-        colour = evaluation.light(run)
+        colour = evaluation.plot_colour(run)
         axes.plot(kl, score, color=colour, linewidth=0.8, alpha=0.3)
         fading = [0.25 + 0.75 * i / len(kl) for i in range(len(kl))]
         axes.scatter(kl, score, s=16, color=colour, alpha=fading, linewidth=0)
-        axes.plot(kl[-1:], score[-1:], "o", markersize=7, color=colour, label=label(run))
-    axes.set(title="What the reward costs", xlabel="KL from the start, nats an answer", ylabel="reward's score")
+        axes.plot(kl[-1:], score[-1:], "o", markersize=7, color=colour, label=legend_label(run))
+    axes.set(title="Score against KL", xlabel="KL to the reference policy, nats per answer", ylabel="reward's score")
     legend(axes)
     return Plot(
         "ppo_kl_score",
-        "Each dot is a step, later ones darker, the last one large. A curve that moves to the right without rising "
-        "pays distance for nothing.",
+        "Each dot is a step: later ones are darker, the last one is large. A curve that moves right without rising "
+        "gains KL but no score.",
         figure,
     )

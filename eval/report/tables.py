@@ -1,4 +1,4 @@
-"""The tables of the page: cells with a value, the difference from the reference, and the reason for an empty one."""
+"""Tables of the report: cells with a value and its difference from the reference, or the reason why it is missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from eval.figures import (
     Figure,
     Summary,
     Tone,
+    compared_subjects,
     figures,
     lookup,
     main_figure,
-    others,
+    obeyed_by_turn,
     percent,
-    turns,
     win_rate,
     win_tone,
 )
@@ -26,10 +26,10 @@ class Cell:
     difference: str = ""
     """from the reference, with its sign"""
     interval: str = ""
-    """95 %, and over how many items"""
+    """95 % interval and number of items"""
     tone: Tone = ""
     note: int = 0
-    """number of the footnote that says why there is no value; 0: none"""
+    """number of the footnote with the reason for a missing value; 0 for none"""
     why: str = ""
 
 
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table with a column for each subject (or reward) and footnotes."""
+    """A table with a column per subject (or reward), and its footnotes."""
 
     columns: list[str]
     lines: list[Line]
@@ -51,7 +51,7 @@ class Grid:
 
 
 def figure_grid(summary: Summary) -> Grid:
-    """Every figure of every subject; the win rate stands below what it is by."""
+    """Return a table of every figure of every subject. The win rate comes below the figure that it is based on."""
     notes: list[str] = []
     lines: list[Line] = []
     wins = win_line(summary)
@@ -67,7 +67,7 @@ def figure_grid(summary: Summary) -> Grid:
 
 
 def _cell(figure: Figure, summary: Summary, subject: str, notes: list[str]) -> Cell:
-    """A value with its difference from the reference; reasons for what is missing are added to `notes`."""
+    """Return a value with its difference from the reference. The reason for a missing one is added to `notes`."""
     value = figure.value(summary, subject)
     if value is None:
         why = figure.why(summary, subject)
@@ -80,26 +80,26 @@ def _cell(figure: Figure, summary: Summary, subject: str, notes: list[str]) -> C
 
 
 def _note(why: str, notes: list[str]) -> int:
-    """The footnote's number, from 1; each reason has one. 0 without a reason."""
+    """Return the number of a reason's footnote, from 1, adding it to `notes` if new; 0 without a reason."""
     if why and why not in notes:
         notes.append(why)
     return notes.index(why) + 1 if why else 0
 
 
-def _difference(figure: Figure, of: dict[str, Any]) -> tuple[str, str, Tone]:
-    """The mean, the interval with n, and the tone."""
-    mean, low, high = (figure.show_difference(number) for number in (of["mean"], *of["ci95"]))
-    return mean, f"{low} to {high}, n {of['n']:,}", figure.tone(of)
+def _difference(figure: Figure, difference: dict[str, Any]) -> tuple[str, str, Tone]:
+    """Return the mean, the interval with n, and the tone of a difference."""
+    mean, low, high = (figure.show_difference(number) for number in (difference["mean"], *difference["ci95"]))
+    return mean, f"{low} to {high}, n {difference['n']:,}", figure.tone(difference)
 
 
 def win_line(summary: Summary) -> Line | None:
-    """The share of items on which each subject's answer beats the reference's; None where nothing was compared."""
-    wins = {name: win_rate(summary, name) for name in others(summary)}
+    """Return the win rates against the reference as a line; None if answers were not compared."""
+    wins = {name: win_rate(summary, name) for name in compared_subjects(summary)}
     by = next((win.get("by") for win in wins.values() if win), None)
     if not any(wins.values()):
         return None
     cells = {name: _win_cell(wins.get(name)) for name in summary["subjects"]}
-    meaning = f"share of items where its answer is better{f' by {by}' if by else ''}; ties count half"
+    meaning = f"share of items with the better answer{f' by {by}' if by else ''}; ties count half"
     return Line(f"preferred to {summary['reference']}", meaning, cells)
 
 
@@ -111,10 +111,10 @@ def _win_cell(win: dict[str, Any] | None) -> Cell:
 
 
 def task_grids(summary: Summary) -> Iterator[tuple[Figure, Grid]]:
-    """For the main figure and right answers: a line a task, a column a subject."""
+    """Yield a table for the main figure and one for right answers, with a line per task and a column per subject."""
     subjects = summary.get("subjects", {})
-    tasks = {name: lookup(of, ("answers", "tasks")) or {} for name, of in subjects.items()}
-    names = list(dict.fromkeys(task for of in tasks.values() for task in of))
+    tasks = {name: lookup(measures, ("answers", "tasks")) or {} for name, measures in subjects.items()}
+    names = list(dict.fromkeys(task for by_task in tasks.values() for task in by_task))
     main = main_figure(summary)
     if main is None or not names:
         return
@@ -130,10 +130,10 @@ def task_grids(summary: Summary) -> Iterator[tuple[Figure, Grid]]:
 
 
 def turn_grid(summary: Summary) -> Grid:
-    """How often the system turn is obeyed: a line a turn, a column a subject."""
+    """Return a table of the share of obeying answers, with a line per turn and a column per subject."""
     lines = [
         Line(str(number), "", {name: Cell("" if share is None else percent(share)) for name, share in each.items()})
-        for number, each in enumerate(turns(summary), start=1)
+        for number, each in enumerate(obeyed_by_turn(summary), start=1)
     ]
     return Grid(list(summary.get("subjects", {})), lines, [])
 
@@ -148,18 +148,23 @@ class Accuracy:
 
 
 def accuracies(summary: Summary) -> Iterator[Accuracy]:
-    """What is known of each reward on each set of comparisons."""
-    for reward, of in summary.get("rewards", {}).items():
-        for name, found in (of.get("comparisons") or {}).items():
+    """Yield the figures of each reward on each set of comparisons."""
+    for reward, measures in summary.get("rewards", {}).items():
+        for name, found in (measures.get("comparisons") or {}).items():
             yield Accuracy(reward, name, found)
 
 
 def subset_grids(summary: Summary) -> Iterator[tuple[str, Grid]]:
-    """For each set of comparisons with subsets: a line a subset, a column a reward, with 95 % intervals."""
+    """Yield, for each set of comparisons with subsets, its name and a table of accuracies with 95 % intervals.
+
+    Tables have a line per subset and a column per reward.
+    """
     rewards = summary.get("rewards", {})
     for name in dict.fromkeys(row.comparisons for row in accuracies(summary)):
-        found = {reward: lookup(of, ("comparisons", name, "subsets")) or {} for reward, of in rewards.items()}
-        subsets = {subset: of["pairs"] for part in found.values() for subset, of in part.items()}
+        found = {
+            reward: lookup(measures, ("comparisons", name, "subsets")) or {} for reward, measures in rewards.items()
+        }
+        subsets = {subset: results["pairs"] for part in found.values() for subset, results in part.items()}
         lines = [
             Line(subset, f"{pairs:,} pairs", {reward: _share_cell(part.get(subset)) for reward, part in found.items()})
             for subset, pairs in subsets.items()
@@ -168,21 +173,24 @@ def subset_grids(summary: Summary) -> Iterator[tuple[str, Grid]]:
             yield name, Grid(list(rewards), lines, [])
 
 
-def _share_cell(of: dict[str, Any] | None) -> Cell:
-    if not of:
+def _share_cell(results: dict[str, Any] | None) -> Cell:
+    if not results:
         return Cell()
-    low, high = (f"{100 * end:.1f}" for end in of["accuracy_ci95"])
-    return Cell(f"{100 * of['accuracy']:.1f}%", interval=f"{low} to {high}%")
+    low, high = (f"{100 * end:.1f}" for end in results["accuracy_ci95"])
+    return Cell(f"{100 * results['accuracy']:.1f}%", interval=f"{low} to {high}%")
 
 
 def pair_grid(summary: Summary) -> Grid:
-    """Differences of every other pair of subjects, a line a pair; a column for each figure that is better one way."""
+    """Return a table of differences between subjects other than the reference.
+
+    It has a line per pair of subjects, and a column per figure with a better direction.
+    """
     pairs = summary.get("pairs", {})
-    judged = [f for f in figures(summary) if f.better and any(f.difference_in(of) for of in pairs.values())]
+    judged = [f for f in figures(summary) if f.better and any(f.difference_in(compared) for compared in pairs.values())]
     lines = []
-    for pair, of in pairs.items():
+    for pair, compared in pairs.items():
         first, _, second = pair.partition("|")
-        cells = {figure.label: _pair_cell(figure, figure.difference_in(of)) for figure in judged}
+        cells = {figure.label: _pair_cell(figure, figure.difference_in(compared)) for figure in judged}
         lines.append(Line(f"{second} − {first}", "", cells))
     return Grid([figure.label for figure in judged], lines, [])
 

@@ -21,7 +21,7 @@ from engine.run.entry import run
 from eval.answers import best_of_candidates
 from eval.evaluate import evaluate
 from eval.recipe import Eval
-from eval.summary import Cast, summarise
+from eval.summary import EvaluatedSubjects, summarise
 from tests.support.eval_setting import SUBSETS, WORDS, make_setting
 
 TEMPERATURE = 0.8
@@ -96,11 +96,11 @@ def test_every_figure_follows_from_the_files(folder, summary):
     files = (jsonl.read(folder / "eval" / f"{name}.jsonl") for name in ("answers", "pairs", "texts"))
     why = {
         "best_of_n": {
-            "kl_to_reference": "best of n gives no log-probabilities",
-            "perplexity": "best of n gives no log-probabilities; see sft",
+            "kl_to_reference": "best of n has no log-probabilities",
+            "perplexity": "best of n has no log-probabilities; see sft",
         }
     }
-    again = summarise(*files, Cast(SUBJECTS, "sft", "rm", why), seed=0)
+    again = summarise(*files, EvaluatedSubjects(SUBJECTS, "sft", "rm", why), seed=0)
     assert json.loads(json.dumps(again)) == {key: value for key, value in summary.items() if key != "seconds"}
     assert summary["seconds"].keys() == {"world", "eval"}
 
@@ -225,7 +225,7 @@ def test_a_reward_model_of_another_base_is_refused(folder, tmp_path, capsys):
         run(evaluate, load(Eval, folder / "eval.yaml", [f"eval.rewards.rm={other}", f"run.dir={tmp_path}/run"]))
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {other} reads its score at another token than the <|im_end|> of {folder}/base/model; "
+        f"error: {other} does not read its score at the <|im_end|> of {folder}/base/model; "
         "both must come from the same base"
     )
 
@@ -247,7 +247,7 @@ def test_a_prompt_that_does_not_fit_names_the_subject(folder, tmp_path, capsys):
     assert (
         capsys.readouterr()
         .err.splitlines()[-1]
-        .startswith(f"error: eval.subjects.short={short} reads 20 tokens, and item ")
+        .startswith(f"error: eval.subjects.short={short} has a context of 20 tokens, and item ")
     )
     assert longest + 12 > 20
     assert not (tmp_path / "run" / "items").exists()

@@ -88,9 +88,9 @@ def test_an_endpoint_beside_models(setting, tmp_path, monkeypatch):
         assert (row["scores"]["rm"] is None) == (not row["ended"] or len(row["text"]) == 100_000)
 
     figures, why = summary["subjects"]["far"]["answers"], summary["subjects"]["far"]["answers"]["why"]
-    silent = "an endpoint gives no log-probabilities of given tokens"
+    silent = "an endpoint returns no log-probabilities of given tokens"
     assert (figures["tokens"], figures["kl_to_reference"]) == (None, None)
-    assert (why["tokens"], why["kl_to_reference"]) == ("an endpoint's tokens are those of another tokenizer", silent)
+    assert (why["tokens"], why["kl_to_reference"]) == ("an endpoint counts tokens with another tokenizer", silent)
     assert summary["subjects"]["far"]["perplexity"]["pretrain"] is None
     assert summary["subjects"]["far"]["perplexity"]["why"] == {"pretrain": silent}
     assert summary["differences"]["far"]["answers"]["win_rate"]["n"] == 10
@@ -116,8 +116,8 @@ def test_an_endpoint_that_gives_up_keeps_what_it_answered(setting, tmp_path, cap
             run(evaluate, recipe)
         assert stopped.value.code == 2
         assert capsys.readouterr().err.splitlines()[-1] == (
-            f"error: eval.subjects.far.url={url}: no reply in 1 try (the last: HTTP 400 Bad Request); see to the "
-            "endpoint and run the same command again: what was answered is kept"
+            f"error: eval.subjects.far.url={url}: no reply in 1 try (the last: HTTP 400 Bad Request); check the "
+            "endpoint and run the same command again: answers received so far are kept"
         )
         assert len(requests) < 7
         evaluate(recipe)
@@ -129,7 +129,7 @@ def test_a_reference_without_log_probabilities(setting, tmp_path):
         summary, _ = evaluated(setting, tmp_path / "run", far(url), "eval.reference=far")
     assert summary["subjects"]["ppo"]["answers"]["kl_to_reference"] is None
     assert summary["subjects"]["ppo"]["answers"]["why"]["kl_to_reference"] == (
-        "the reference far is an endpoint, which gives no log-probabilities"
+        "the reference far is an endpoint, which has no log-probabilities"
     )
 
 

@@ -161,7 +161,7 @@ def test_evaluation(evaluation, tmp_path, attention, monkeypatch):
         store, asked = ItemStore(new_folder(), "x"), Items(items, tokenizer, recipe.chatml, {})
         return [torch.tensor(value) for value in logprobs(store, asked, answers, lambda: policy, tokenizer, 1.0)]
 
-    monkeypatch.setattr(perplexity, "pieces_of", lambda text, *_: [json.loads(text)])
+    monkeypatch.setattr(perplexity, "split_into_chunks", lambda text, *_: [json.loads(text)])
 
     def document_losses(neighbour):
         documents = [json.dumps(MINE), json.dumps(neighbour)]

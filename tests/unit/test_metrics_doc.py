@@ -5,7 +5,7 @@ import re
 import pytest
 
 from engine.files.jsonl import read
-from eval.summary import Cast, summarise
+from eval.summary import EvaluatedSubjects, summarise
 from ppo.train import train
 from tests.support.paths import ROOT
 from tests.support.ppo_setting import make_setting, recipe_of
@@ -73,7 +73,7 @@ def test_every_figure_is_defined():
     texts = [{"set": "pretrain", "item": 0, "subject": name, "nll": 1.0, "tokens": 1, "bytes": 1} for name in names[:2]]
     why = {"other": {"perplexity": "none"}}
     conversations = [{"item": 0, "subject": name, "obeyed": [], "stopped": "too_long"} for name in names]
-    summary = summarise(answers, pairs, texts, Cast(names, "sft", "rm", why), 0, conversations)
+    summary = summarise(answers, pairs, texts, EvaluatedSubjects(names, "sft", "rm", why), 0, conversations)
     assert summary.keys() | {"seconds"} == documented("Evaluation")
     assert summary["subjects"]["ppo"]["answers"].keys() == documented("Answers")
     assert summary["subjects"]["other"]["perplexity"].keys() == documented("Perplexity")

@@ -71,7 +71,7 @@ def test_tasks_subsets_and_rewards(printed):
     assert "gold score by task" in text
     assert row(text, "sum") == ["sum", "20", "1.00", "1.50"]
     assert row(text, "rm") == ["rm", "96.0% ± 2.5, 0.02", "97.8% ± 2.5, 0.02"]
-    assert "right on pairs, by subset" in text
+    assert "accuracy on pairs by subset" in text
     assert row(text, "code") == ["code", "10", "50.0% ± 30.0", "50.0% ± 30.0"]
 
 
@@ -79,7 +79,7 @@ def test_obedience_turn_by_turn(printed):
     text = printed(summary(("sft", "ppo")))
     assert row(text, "instruction obeyed") == ["instruction obeyed", "60%", "60%"]
     assert row(text, "obeyed throughout") == ["obeyed throughout", "25%", "25%"]
-    after = text[text.index("instruction obeyed, turn by turn") :]
+    after = text[text.index("instruction obeyed by turn") :]
     assert [row(after, turn) for turn in "13"] == [["1", "75%", "75%"], ["3", "50%", "40%"]]
 
 
@@ -96,19 +96,18 @@ def test_conversations_alone(printed):
 def test_what_a_subject_cannot_have_has_its_reason(printed):
     figures = summary(("sft", "api"))
     nothing = {"pretrain": None}
-    why = {"pretrain": "an endpoint gives no log-probabilities"}
+    why = {"pretrain": "an endpoint returns no log-probabilities"}
     figures["subjects"]["api"]["perplexity"] = nothing | {"tokens": nothing, "bits_per_byte": nothing, "why": why}
     text = printed(figures, width=120)
     assert row(text, "perplexity of pretrain") == ["perplexity of pretrain", "4.05", "–"]
-    assert (
-        "– api has no perplexity of pretrain, bits a byte of pretrain: an endpoint gives no log-probabilities" in text
-    )
+    labels = "perplexity of pretrain, bits per byte of pretrain"
+    assert f"– api has no {labels}: an endpoint returns no log-probabilities" in text
 
 
 def test_rewards_alone(printed):
     figures = {"reference": None, "reward": "rm", "subjects": {}, "differences": {}, "pairs": {}, "rewards": rewards()}
     text = printed(figures)
-    assert text.startswith("right on comparisons, half the width of 95%, ECE\n")
+    assert text.startswith("accuracy on comparisons ± half the 95% interval, ECE\n")
     assert row(text, "pmp")[1] == "67.0% ± 2.5, 0.02"
 
 

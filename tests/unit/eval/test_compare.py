@@ -41,7 +41,7 @@ def test_folders_that_cannot_be_compared(tmp_path):
         ([], "no folder given; usage: python -m eval.compare FOLDER [FOLDER ...]"),
         ([str(tmp_path / "nowhere")], f"{tmp_path}/nowhere: no comparisons in its pairs.jsonl; run make eval with "
          "data.comparisons"),
-        ([str(tmp_path), str(tmp_path / "other")], "the folders were evaluated on other sets or rewards; give "
+        ([str(tmp_path), str(tmp_path / "other")], "the folders have different sets or rewards; give "
          "evaluations of one recipe"),
     ):  # fmt: skip
         with pytest.raises(RunError) as error:

@@ -48,8 +48,8 @@ def test_a_warning_where_length_does_most_of_the_work():
     rewards = reward_figures(pairs)
     assert rewards["rm"]["comparisons"]["hh"]["length_explains"] == pytest.approx(0.3 / 0.4)
     assert list(warnings({"rm": rewards["rm"]})) == [
-        "rm on hh: length alone is right on 80.0%, the model on 90.0%: 75% of its gain over a coin could be a rule "
-        "about length; compare answers of equal length"
+        "rm on hh: length alone is right on 80.0%, the reward on 90.0%: length could explain 75% of its accuracy above "
+        "chance; compare answers of equal length"
     ]
 
 

@@ -1,6 +1,6 @@
 """Answers side by side: which items, and how much of them."""
 
-from eval.report.excerpts import excerpts, split, value
+from eval.report.excerpts import excerpts, split_at_fold, value
 
 
 def answers(*items, names=("sft", "ppo"), measure="gold"):
@@ -25,7 +25,7 @@ def test_from_the_greatest_loss_to_the_greatest_gain():
     assert numbers(chosen) == [1, 4, 3]
     assert [answer["subject"] for answer in chosen.items[0].answers] == ["sft", "ppo"]
     assert (
-        chosen.rule == "3 of 5 items, evenly spaced from where ppo lost most gold against sft to where it gained most"
+        chosen.rule == "3 of 5 items, evenly spaced from ppo's greatest loss to its greatest gain in gold against sft"
     )
     assert numbers(excerpts(rows[:4], "sft", "gold", 3)) == [1, 0]
     assert excerpts([], "sft", "gold", 3).items == []
@@ -35,14 +35,14 @@ def test_the_last_subject_that_is_not_the_reference_decides():
     rows = answers((0, 9, 3), (5, 0, 3), names=("a", "b", "last"))
     assert numbers(excerpts(rows, "last", "gold", 2)) == [1, 0]
     assert numbers(excerpts(rows, "a", "gold", 2)) == [1, 0]
-    assert "where last lost most gold against a" in excerpts(rows, "a", "gold", 2).rule
+    assert "from last's greatest loss to its greatest gain in gold against a" in excerpts(rows, "a", "gold", 2).rule
 
 
 def test_without_gold_by_score_where_one_that_never_ended_is_lowest():
     rows = answers((2.0,), (None,), (1.0,), names=("only",), measure="score")
     chosen = excerpts(rows, "only", "score", 2)
     assert numbers(chosen) == [1, 0]
-    assert chosen.rule == "2 of 3 items, evenly spaced from least to most score"
+    assert chosen.rule == "2 of 3 items, evenly spaced from lowest to highest score"
     assert value({"score": None}, "score") < -1e8
 
 
@@ -53,7 +53,7 @@ def test_without_any_figure_in_the_files_order():
 
 
 def test_a_long_text_is_split_at_a_space_and_nothing_is_lost():
-    assert split("short", 10) == ("short", "")
-    assert split("x" * 12, 10) == ("x" * 12, "")  # a rest of a word or two is not worth a click
-    assert split("123456789 123456789", 10) == ("123456789 ", "123456789")
-    assert split("x" * 30, 10) == ("x" * 10, "x" * 20)
+    assert split_at_fold("short", 10) == ("short", "")
+    assert split_at_fold("x" * 12, 10) == ("x" * 12, "")  # a rest of a word or two is not worth a click
+    assert split_at_fold("123456789 123456789", 10) == ("123456789 ", "123456789")
+    assert split_at_fold("x" * 30, 10) == ("x" * 10, "x" * 20)

@@ -3,7 +3,7 @@
 import pytest
 
 from config import RecipeError
-from eval.gate import judge, read_requirements
+from eval.gate import check_figures, read_requirements
 
 SUMMARY = {
     "subjects": {"far": {"answers": {"tokens": None, "why": {"tokens": "not counted"}, "distinct": 1.0}}},
@@ -28,11 +28,11 @@ OF_RM = "rewards.rm.comparisons.pairs.accuracy"
         ("subjects.far.answers.tokens", "> 0", "FAILED {} = null (not counted), required > 0"),
         ("subjects.far.answers.gold", "> 0", "FAILED {0} = null (summary.json has no {0}), required > 0"),
         (f"{ACCURACY}.ci95.2", "> 0", "FAILED {0} = null (summary.json has no {0}), required > 0"),
-        (ACCURACY, "> 0", "FAILED {0} = null ({0} is no number; name one of its parts), required > 0"),
+        (ACCURACY, "> 0", "FAILED {0} = null ({0} is not a number; name one of its parts), required > 0"),
     ],
 )
 def test_verdicts(path, condition, line):
-    (verdict,) = judge(read_requirements({path: condition}, "eval.require", ["far", "ppo"], ["rm"]), SUMMARY)
+    (verdict,) = check_figures(read_requirements({path: condition}, "eval.require", ["far", "ppo"], ["rm"]), SUMMARY)
     assert str(verdict) == line.format(path)
     assert verdict.ok == line.startswith("ok")
     assert verdict.as_dict()["ok"] == verdict.ok
@@ -44,13 +44,13 @@ def test_verdicts(path, condition, line):
         (
             "accuracy",
             "> 0",
-            "eval.require: accuracy is no path into summary.json; begin with subjects, differences, pairs, rewards, "
+            "eval.require: accuracy is not a path into summary.json; start with subjects, differences, pairs, rewards, "
             "seconds, for example differences.NAME.answers.accuracy.mean",
         ),
         (
             "differences..mean",
             "> 0",
-            "eval.require: differences..mean is no path into summary.json; begin with subjects, differences, pairs, "
+            "eval.require: differences..mean is not a path into summary.json; start with subjects, differences, pairs, "
             "rewards, seconds, for example differences.NAME.answers.accuracy.mean",
         ),
         (

@@ -18,10 +18,12 @@ def test_what_got_better_and_what_got_worse():
         "manner +0.12 (95% interval +0.08 to +0.17, n 40)",
     ]
     assert verdict.worse == [
-        "perplexity of pretrain, in bits a byte, +0.100 (95% interval +0.060 to +0.140, n 50)",
+        "perplexity of pretrain, in bits per byte, +0.100 (95% interval +0.060 to +0.140, n 50)",
     ]
-    assert verdict.distance == "KL 3.00 nats an answer from before"
-    assert verdict.unclear == ["instruction obeyed", "obeyed throughout", "obeyed at first", "obeyed at last"]
+    assert verdict.distance == "KL to before: 3.00 nats per answer"
+    assert verdict.unclear == [
+        "instruction obeyed", "obeyed throughout", "obeyed at first turn", "obeyed at last turn",
+    ]  # fmt: skip
     assert verdict.remark == ""
 
 
@@ -62,7 +64,7 @@ def test_a_reward_that_rises_while_gold_falls():
     figures = summary(("before", "after"))
     figures["differences"]["after"]["answers"] |= {"gold": interval(-0.5), "score": interval(2.0)}
     (verdict,) = verdicts(figures)
-    assert verdict.remark == "The reward's score rose while gold fell: the reward is being fooled."
+    assert verdict.remark == "The reward's score rose while gold fell: a sign of reward hacking."
 
 
 def test_by_the_score_alone():
@@ -70,10 +72,12 @@ def test_by_the_score_alone():
     (trained_by_it,) = verdicts(figures, ["after"])
     assert "score by rm +1.00 (95% interval +0.96 to +1.04, n 40)" in trained_by_it.better
     assert trained_by_it.remark == (
-        "The reward's score is what it was trained or chosen by, so a higher one proves little."
+        "It was trained or picked by the reward that gives the score, so a higher score is weak evidence."
     )
     (other,) = verdicts(figures)
-    assert other.remark == "There is no gold scorer: this is as good as the reward that gives the score."
+    assert other.remark == (
+        "There is no gold scorer: this verdict is only as reliable as the reward that gives the score."
+    )
 
 
 def test_one_subject_has_no_verdict():
@@ -87,7 +91,7 @@ def test_every_subject_is_in_every_tile():
     assert shown["Preferred to x"] == [Bar("y", "62%", "better"), Bar("z", "75%", "better")]
     assert shown["Perplexity of pretrain"] == [Bar("x", "4.05"), Bar("y", "4.55", "worse"), Bar("z", "5.05", "worse")]
     assert shown["KL to the reference"] == [Bar("y", "3.00"), Bar("z", "6.00")]
-    assert shown["Rewards right"] == [Bar("pmp", "67%"), Bar("rm", "96%")]
+    assert shown["Accuracy of rewards"] == [Bar("pmp", "67%"), Bar("rm", "96%")]
     assert list(tiles({})) == []
 
 

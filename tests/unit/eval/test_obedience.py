@@ -2,13 +2,13 @@
 
 import pytest
 
-from eval.figures import figures, turns
-from eval.gate import judge, read_requirements
+from eval.figures import figures, obeyed_by_turn
+from eval.gate import check_figures, read_requirements
 from eval.obedience import FIGURES, obedience_figures, obedience_series
-from eval.summary import Cast, summarise
+from eval.summary import EvaluatedSubjects, summarise
 
-WHY = "best of n chooses among answers to one prompt; see sft"
-CAST = Cast(["sft", "best", "ppo"], reference="sft", why={"best": {"system_prompt": WHY}})
+WHY = "best of n picks answers to single prompts only; see sft"
+CAST = EvaluatedSubjects(["sft", "best", "ppo"], reference="sft", why={"best": {"system_prompt": WHY}})
 
 
 def line(item, subject, *obeyed, stopped=None):
@@ -73,7 +73,9 @@ def test_where_all_turns_are_answered_the_difference_is_that_of_the_figures():
     """Also of conversations of unequal length."""
     one = [line(0, "a", 1.0, 0.0, 1.0), line(1, "a", 0.0), line(2, "a", 0.0, 1.0)]
     other = [line(0, "b", 1.0, 1.0, 1.0), line(1, "b", 1.0), line(2, "b", 0.0, 0.0)]
-    difference = summarise([], [], [], Cast(["a", "b"], "a"), 0, [*one, *other])["differences"]["b"]["system_prompt"]
+    difference = summarise([], [], [], EvaluatedSubjects(["a", "b"], "a"), 0, [*one, *other])["differences"]["b"][
+        "system_prompt"
+    ]
     before, after = obedience_figures(one, {}), obedience_figures(other, {})
     for name in ("obeyed", "throughout", "first", "last"):
         assert difference[name]["mean"] == pytest.approx(after[name] - before[name]), name
@@ -88,19 +90,19 @@ def test_a_summary_with_a_subject_that_has_none():
     assert summary["differences"]["ppo"]["system_prompt"]["first"]["mean"] == pytest.approx(1 / 3)
     for against in (summary["differences"]["best"], summary["pairs"]["best|ppo"]):
         assert against["system_prompt"]["obeyed"] is None
-        assert against["system_prompt"]["why"]["obeyed"] == "one of the two has no conversations"
+        assert against["system_prompt"]["why"]["obeyed"] == "one of the two subjects has no conversations"
 
 
 def test_conversations_that_cannot_be_asked():
     stopped = [line(0, "sft", stopped="too_long"), line(1, "sft", stopped="too_long")]
     begun = obedience_figures([*stopped, line(2, "sft", 1.0, stopped="too_long")], {})
-    reason = "no conversation could be asked to its end"
+    reason = "no conversation was completed"
     assert (begun["obeyed"], begun["first"], begun["turns"], begun["too_long"]) == (1.0, 1.0, 1, 3)
     assert (begun["throughout"], begun["last"], begun["why"]) == (None, None, {"throughout": reason, "last": reason})
     nothing = obedience_figures(stopped, {})
     assert (nothing["obeyed"], nothing["by_turn"], nothing["turns"], nothing["conversations"]) == (None, [], 0, 2)
-    assert nothing["why"]["obeyed"] == "no conversation could be asked its first turn"
-    assert obedience_series(stopped, stopped)["obeyed"] == "no conversation that both could be asked"
+    assert nothing["why"]["obeyed"] == "no conversation got an answer to its first turn"
+    assert obedience_series(stopped, stopped)["obeyed"] == "no conversation has this figure for both subjects"
 
 
 def test_half_obeyed_is_not_obeyed_throughout():
@@ -110,12 +112,12 @@ def test_half_obeyed_is_not_obeyed_throughout():
 def test_rows_of_the_table_and_of_a_gate():
     summary = summarise([], [], [], CAST, 0, LINES)
     shown = {figure.label: figure for figure in figures(summary)}
-    assert list(shown) == ["instruction obeyed", "obeyed throughout", "obeyed at first", "obeyed at last"]
+    assert list(shown) == ["instruction obeyed", "obeyed throughout", "obeyed at first turn", "obeyed at last turn"]
     assert all(figure.better == 1 and figure.is_share for figure in shown.values())
     assert shown["instruction obeyed"].value(summary, "sft") == 7.5 / 9
-    assert shown["obeyed at last"].why(summary, "best") == WHY
+    assert shown["obeyed at last turn"].why(summary, "best") == WHY
     assert shown["obeyed throughout"].difference(summary, "ppo") == {"mean": 0.0, "ci95": [-1.0, 1.0], "n": 2}
-    assert turns(summary)[2] == {"sft": 1.0, "best": None, "ppo": 0.0}
+    assert obeyed_by_turn(summary)[2] == {"sft": 1.0, "best": None, "ppo": 0.0}
     gate = {"subjects.sft.system_prompt.by_turn.2": ">= 1", "subjects.best.system_prompt.last": "> 0"}
-    met, failed = judge(read_requirements(gate, "eval.require", CAST.subjects, []), summary)
+    met, failed = check_figures(read_requirements(gate, "eval.require", CAST.subjects, []), summary)
     assert (met.ok, met.value, failed.ok, failed.why) == (True, 1.0, False, WHY)

@@ -85,17 +85,17 @@ ONE = "eval.subjects={a: x/model"
     [
         (
             ["eval.subjects.a={best_of: nobody, n: 2}"],
-            "eval.subjects.a.best_of is nobody, which is no model among eval.subjects; use one of base, hub",
+            "eval.subjects.a.best_of is nobody, which is not a model in eval.subjects; use one of base, hub",
         ),
         (
             ["eval.subjects.a={best_of: far}"],
-            "eval.subjects.a.best_of is far, which is no model among eval.subjects; use one of base, hub",
+            "eval.subjects.a.best_of is far, which is not a model in eval.subjects; use one of base, hub",
         ),
         (
             ["eval.subjects.a={best_of: base, reward: none}"],
             "eval.subjects.a.reward is none; it must be one of eval.rewards: pmp, rm",
         ),
-        (["eval.rewards={}"], "eval.subjects.best is chosen by a reward, and eval.rewards is empty; add one"),
+        (["eval.rewards={}"], "eval.subjects.best needs a reward to pick answers, and eval.rewards is empty; add one"),
         (["eval.subjects.a={best_of: base, n: 0}"], "eval.subjects.a.n is 0; it must be at least 1"),
         (["eval.subjects.a={url: 'http://h/v1'}"], "eval.subjects.a is {url: http://h/v1}, without model; add it"),
         (["eval.subjects.a={model: m}"], "eval.subjects.a is {model: m}, without url; add it"),
@@ -105,7 +105,7 @@ ONE = "eval.subjects={a: x/model"
         ),
         (
             ["eval.subjects.a={url: 'http://h', model: ''}"],
-            "eval.subjects.a.model is empty; name the model that http://h is asked for",
+            "eval.subjects.a.model is empty; name the model to request from http://h",
         ),
         (
             ["eval.subjects.a={url: 'http://h', model: m, temperature: 1}"],
@@ -149,7 +149,7 @@ ONE = "eval.subjects={a: x/model"
         ),
         (
             ["eval.subjects={}", "data.texts={}"],
-            "data.prompts needs eval.subjects beside it; give both or neither",
+            "data.prompts needs eval.subjects; give both or neither",
         ),
         (
             ["eval.subjects={}", "data.texts={}", "data.prompts=null", "data.comparisons={}"],
@@ -162,7 +162,7 @@ ONE = "eval.subjects={a: x/model"
         (["eval.gold=a.b"], "eval.gold is a.b; it must be written module:function"),
         (
             ["eval.subjects={far: {url: 'http://h/v1', model: m}}", "eval.rewards={}", "data.texts={}"],
-            "no model among eval.subjects and eval.rewards has a tokenizer to measure prompts with; set eval.tokenizer "
+            "no subject or reward is a model whose tokenizer could measure prompts; set eval.tokenizer "
             "to a model folder or a hub id",
         ),
         (
@@ -172,7 +172,7 @@ ONE = "eval.subjects={a: x/model"
         ),
         (
             ["data.texts={tokens: t.jsonl}"],
-            "data.texts has a set called bits_per_byte, tokens or why, which are figures' names; rename it",
+            "data.texts has a set called bits_per_byte, tokens or why, which are names of figures; rename it",
         ),
     ],
 )
@@ -199,7 +199,7 @@ def test_conversations_under_an_instruction(recipe):
     [
         (
             [OBEYS[1]],
-            "data.system_prompts needs eval.obeys, the function that knows whether an answer obeys; give both or "
+            "data.system_prompts needs eval.obeys, the function that checks whether an answer obeys; give both or "
             "neither",
         ),
         ([OBEYS[0]], "eval.obeys needs conversations: give data.system_prompts, or leave it out"),
@@ -214,7 +214,7 @@ def test_conversations_under_an_instruction(recipe):
         ),
         (
             [*OBEYS, "eval.subjects={}", "data.texts={}", "data.prompts=null"],
-            "data.system_prompts needs eval.subjects beside it; give both or neither",
+            "data.system_prompts needs eval.subjects; give both or neither",
         ),
     ],
 )

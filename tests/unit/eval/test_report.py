@@ -13,7 +13,7 @@ from config import load
 from engine.errors import RunError
 from engine.run.entry import run
 from eval.recipe import Eval
-from eval.report.conversation import pieces
+from eval.report.conversation import token_pieces
 from eval.report.drawing import PALETTE, binned_mean, running_mean
 from eval.report.page import write_report
 from tests.support.evaluation_folder import answer, rewards, write_evaluation
@@ -63,11 +63,11 @@ def report_of(tmp_path, names, texts=None, **options):
 
 def test_everything_has_its_section(page):
     assert [h for h in page.headings if not h.startswith("/")] == [
-        "Figures", "Do the rewards rank two answers right?", "Right on “pairs”, by subset",
-        "Right on “correctness_pairs”, by subset", "By task",
-        "The system turn's instruction, turn by turn", "Does the reward mean quality?",
-        "Can the rewards be trusted?", "PPO, step by step", "Training", "Answers side by side",
-        "What finetuning trains on", "How it was made", "Seconds by stage", "What became of the data", "Recipes",
+        "Figures", "Accuracy of rewards on comparisons", "Accuracy on “pairs” by subset",
+        "Accuracy on “correctness_pairs” by subset", "By task",
+        "Obedience to the system turn, by turn", "Does a higher reward mean better answers?",
+        "How reliable are the rewards?", "PPO by step", "Training", "Answers side by side",
+        "Tokens trained on", "Runs, data and environment", "Seconds by stage", "Data", "Recipes",
         "Environment",
     ]  # fmt: skip
 
@@ -80,8 +80,8 @@ def test_a_ppo_run_of_which_no_answer_ended_says_so(tmp_path, page):
     write_jsonl(metrics, [row | ({"score": None, "without_end": 1.0} if row["step"] <= 6 else {}) for row in rows])
     write_report(recipe)
     assert (
-        "tuned: none of the answers ended in 6 of 8 steps, the last of them step 6. Such a step has no score, and its "
-        "policy learns from penalties alone."
+        "tuned: no answer ended in 6 of 8 steps, most recently in step 6. Such a step has no score, so the policy "
+        "learns from penalties alone."
     ) in Page((tmp_path / "eval" / "report.html").read_text()).text
 
 
@@ -110,7 +110,7 @@ def test_every_plot_is_in_the_page_and_beside_it(folder, page):
     assert {path.stem for path in (folder / "plots").glob("*.png")} == PLOTS
     assert page.figures == len(PLOTS)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "plots").iterdir())
-    for text in ("Gold beside the reward's score", "KL from talk, nats an answer", "Gold while tuned was trained",
+    for text in ("Gold and the reward's score", "KL to talk, nats per answer", "Gold during the training of tuned",
                  "Training words", "explained variance", "score by pmp"):  # fmt: skip
         assert text in page.text
 
@@ -201,9 +201,9 @@ def test_six_subjects_are_side_by_side(six):
 def test_one_subject_without_gold_or_rewards(tmp_path):
     html = report_of(tmp_path, ("only",), gold=False, with_rewards=False)
     page = Page(html)
-    assert "3 of 3 items, evenly spaced from least to most score" in page.text
-    assert "against only" not in page.text
-    assert "Do the rewards rank" not in page.text
+    assert "3 of 3 items, evenly spaced from lowest to highest score" in page.text
+    assert "compared with only" not in page.text
+    assert "Accuracy of rewards" not in page.text
 
 
 def test_rewards_alone(tmp_path):
@@ -212,7 +212,7 @@ def test_rewards_alone(tmp_path):
     (tmp_path / "eval" / "summary.json").write_text(json.dumps(figures | {"seconds": {"eval": 1.0}}))
     write_report(write_recipe(tmp_path, {}, {"pmp": "owner/pmp", "rm": "owner/rm"}, None))
     page = Page((tmp_path / "eval" / "report.html").read_text())
-    assert "Do the rewards rank two answers right?" in page.headings
+    assert "Accuracy of rewards on comparisons" in page.headings
     assert "Answers side by side" not in page.headings
 
 
@@ -225,7 +225,7 @@ def test_a_characters_bytes_are_shown_together():
     tokenizer = qwen()
     encoded = encode([{"role": "user", "content": "naïve 😀"}], tokenizer)
     row = {"input_ids": encoded.input_ids, "labels": encoded.labels}
-    shown = pieces(row, tokenizer)
+    shown = token_pieces(row, tokenizer)
     assert "".join(piece.text for piece in shown) == "<|im_start|>user\nnaïve 😀<|im_end|>\n"
     assert "😀" in [piece.text for piece in shown]
     assert [piece.text for piece in shown if piece.control] == ["<|im_start|>", "<|im_end|>"]
@@ -244,7 +244,7 @@ def test_figures_by_task(html):
 
 
 def test_obedience_turn_by_turn(html):
-    (table,) = re.findall(r"<h3>The system turn[^<]*</h3>.*?</table>", html, re.DOTALL)
+    (table,) = re.findall(r"<h3>Obedience to the system turn[^<]*</h3>.*?</table>", html, re.DOTALL)
     shares = [re.findall(r"[>\s](\d+%)[<\s]", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
     assert shares == [[], ["75%"] * 4, ["65%"] * 4, ["50%", "40%", "30%", "20%"]]
 
@@ -270,7 +270,7 @@ def test_every_ppo_run_is_in_the_plots(tmp_path):
 def test_a_report_before_ppo_and_evaluation(tmp_path):
     write_report(write_run(tmp_path, {"words": "sft", "talk": "sft"}, evaluated=False))
     page = Page((tmp_path / "eval" / "report.html").read_text())
-    assert "Nothing has been evaluated yet; make eval does that. Here is what was trained." in page.text
+    assert "Nothing has been evaluated yet; run make eval. This report shows the training runs." in page.text
     assert {path.stem for path in (tmp_path / "eval" / "plots").iterdir()} == {"losses"}
     assert "Figures" not in page.headings
 
@@ -307,7 +307,7 @@ def test_nothing_to_report_on(tmp_path, capsys, began):
         run(write_report, recipe)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: run.dir={tmp_path}/eval: nothing has been evaluated and nothing trained; run make eval\n"
+        f"error: run.dir={tmp_path}/eval: nothing has been evaluated or trained yet; run make eval\n"
     )
 
 

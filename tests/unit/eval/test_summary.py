@@ -6,9 +6,9 @@ import pytest
 
 from engine.errors import RunError
 from engine.scoring.gold import load_gold
-from eval.summary import TAKEN_NAMES, Cast, summarise
+from eval.summary import RESERVED_FIGURE_NAMES, EvaluatedSubjects, summarise
 
-CAST = Cast(["base", "sft", "ppo"], reference="sft", reward="rm")
+CAST = EvaluatedSubjects(["base", "sft", "ppo"], reference="sft", reward="rm")
 
 
 def answer(item, subject, text, gold=None, rm=None, pmp=None, tokens=4, ended=True, logprobs=(None, None), **record):
@@ -100,11 +100,11 @@ def test_without_gold_the_score_decides_who_wins():
 def test_without_gold_and_reward_nobody_wins():
     answers = [row | {"scores": {}} for row in ANSWERS]
     answers = [{key: value for key, value in row.items() if key != "gold"} for row in answers]
-    summary = summarise(answers, [], [], Cast(["base", "sft", "ppo"], reference="sft"), seed=0)
+    summary = summarise(answers, [], [], EvaluatedSubjects(["base", "sft", "ppo"], reference="sft"), seed=0)
     assert "score" not in summary["subjects"]["ppo"]["answers"]
     found = summary["differences"]["ppo"]["answers"]
     assert found["win_rate"] is None
-    assert found["why"] == {"win_rate": "there is neither gold nor a reward to say which answer is better"}
+    assert found["why"] == {"win_rate": "there is neither a gold scorer nor a reward to compare answers by"}
 
 
 def test_every_task_has_its_own_figures():
@@ -121,14 +121,16 @@ def test_every_task_has_its_own_figures():
 
 
 def test_records_without_a_task_are_not_split():
-    assert "tasks" not in of("ppo", [ANSWERS[2] | {"record": {"task": "code"}}, ANSWERS[5]], Cast(["ppo"], "ppo", "rm"))
+    assert "tasks" not in of(
+        "ppo", [ANSWERS[2] | {"record": {"task": "code"}}, ANSWERS[5]], EvaluatedSubjects(["ppo"], "ppo", "rm")
+    )
 
 
 def test_what_a_subject_cannot_have_is_null_with_the_reason():
     why = {"far": {"tokens": "not counted there", "kl_to_reference": "no log-probabilities there"}}
     rows = [*(r for r in ANSWERS if r["subject"] == "sft"), *(answer(i, "far", "No.", tokens=None) for i in (0, 1))]
     rows = [{key: value for key, value in row.items() if key != "gold"} for row in rows]
-    summary = summarise(rows, [], [], Cast(["sft", "far"], "sft", "rm", why), seed=0)
+    summary = summarise(rows, [], [], EvaluatedSubjects(["sft", "far"], "sft", "rm", why), seed=0)
     far = summary["subjects"]["far"]["answers"]
     assert (far["tokens"], far["kl_to_reference"], far["score_length"]) == (None, None, None)
     assert far["why"] == {
@@ -138,7 +140,7 @@ def test_what_a_subject_cannot_have_is_null_with_the_reason():
         "kl_to_reference": "no log-probabilities there",
     }
     found = summary["differences"]["far"]["answers"]
-    assert (found["tokens"], found["why"]["tokens"]) == (None, "tokens are not known of both subjects")
+    assert (found["tokens"], found["why"]["tokens"]) == (None, "token counts are not known for both subjects")
 
 
 TEXTS = [
@@ -151,7 +153,7 @@ TEXTS = [
 
 def test_perplexity_and_bits_per_byte():
     """sft: 4 tokens of 2 bits over 8 bytes. ppo: three tokens of 3 bits and one of 2, so 2^(11/4)."""
-    summary = summarise([], [], TEXTS, Cast(["sft", "ppo"], "sft"), seed=0)
+    summary = summarise([], [], TEXTS, EvaluatedSubjects(["sft", "ppo"], "sft"), seed=0)
     sft, ppo = (summary["subjects"][name]["perplexity"] for name in ("sft", "ppo"))
     assert sft == {"web": pytest.approx(4), "tokens": {"web": 4}, "bits_per_byte": {"web": pytest.approx(1)}}
     assert ppo == {"web": pytest.approx(2**2.75), "tokens": {"web": 4}, "bits_per_byte": {"web": pytest.approx(11 / 8)}}
@@ -161,7 +163,7 @@ def test_perplexity_and_bits_per_byte():
 
 
 def test_a_subject_without_perplexity():
-    cast = Cast(["sft", "far"], "sft", why={"far": {"perplexity": "no log-probabilities there"}})
+    cast = EvaluatedSubjects(["sft", "far"], "sft", why={"far": {"perplexity": "no log-probabilities there"}})
     summary = summarise([], [], TEXTS[:2], cast, seed=0)
     assert summary["subjects"]["far"]["perplexity"] == {
         "web": None,
@@ -170,24 +172,24 @@ def test_a_subject_without_perplexity():
         "why": {"web": "no log-probabilities there"},
     }
     found = summary["differences"]["far"]["perplexity"]
-    assert found == {"web": None, "why": {"web": "one of the two has no perplexity"}}
+    assert found == {"web": None, "why": {"web": "one of the two subjects has no perplexity"}}
 
 
 def test_a_subject_more_changes_nothing_of_the_others():
     """Nor does the order of subjects change a difference."""
     two = [row for row in ANSWERS if row["subject"] != "base"]
     with_base = summarise(ANSWERS, [], [], CAST, seed=0)
-    without = summarise(two, [], [], Cast(["sft", "ppo"], "sft", "rm"), seed=0)
+    without = summarise(two, [], [], EvaluatedSubjects(["sft", "ppo"], "sft", "rm"), seed=0)
     assert without["subjects"] == {name: with_base["subjects"][name] for name in ("sft", "ppo")}
     assert without["differences"]["ppo"] == with_base["differences"]["ppo"]
-    turned = summarise(ANSWERS, [], [], Cast(["ppo", "base", "sft"], "sft", "rm"), seed=0)
+    turned = summarise(ANSWERS, [], [], EvaluatedSubjects(["ppo", "base", "sft"], "sft", "rm"), seed=0)
     assert turned["differences"] == with_base["differences"]
     assert turned["pairs"]["ppo|base"]["answers"]["tokens"]["mean"] == 1.0
 
 
 def test_rewards_alone():
     pairs = [{"set": "one", "subset": None, "scores": {"rm": [2.0, 1.0]}, "tokens": [3, 2]}]
-    summary = summarise([], pairs, [], Cast([]), seed=0)
+    summary = summarise([], pairs, [], EvaluatedSubjects([]), seed=0)
     assert summary["subjects"] == summary["differences"] == summary["pairs"] == {}
     assert summary["rewards"]["rm"]["comparisons"]["one"]["accuracy"] == 1
 
@@ -226,5 +228,5 @@ BAD_GOLD = "tests.unit.eval.test_summary:bad_gold"
 )
 def test_a_gold_scorer_that_returns_something_else(returned, message):
     with pytest.raises(RunError) as error:
-        load_gold(BAD_GOLD, "eval.gold", TAKEN_NAMES)(returned, "")
+        load_gold(BAD_GOLD, "eval.gold", RESERVED_FIGURE_NAMES)(returned, "")
     assert str(error.value) == f"eval.gold={BAD_GOLD} {message}"
