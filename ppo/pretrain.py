@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from engine.data.order import stream
+from engine.data.order import shuffled_positions
 
 
 class PretrainStream:
@@ -27,7 +27,7 @@ class PretrainStream:
         texts: list[list[int]] = []
         predicted = 0
         while predicted < self.ratio * tokens:
-            (index,) = stream(self.seed, len(self.rows), self.position, 1)
+            (index,) = shuffled_positions(self.seed, len(self.rows), self.position, 1)
             texts.append(self.rows[index]["input_ids"])
             predicted += len(texts[-1]) - 1
             self.position += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.data.order import stream
+from engine.data.order import shuffled_positions
 from engine.data.prompt_rows import PromptRow
 from engine.dist.collectives import all_gather_items, take_share
 from engine.generation.engines import Engine
@@ -70,7 +70,9 @@ class RolloutSampler:
 
     def queries(self, step: int) -> list[int]:
         """Return the prompt indices of `step`, which counts from 1."""
-        return stream(self.seed, len(self.prompts), (step - 1) * self.queries_per_step, self.queries_per_step)
+        return shuffled_positions(
+            self.seed, len(self.prompts), (step - 1) * self.queries_per_step, self.queries_per_step
+        )
 
     def query_ids(self, queries: Sequence[int]) -> list[int]:
         """Return a unique id for each query of a step, which selects its random numbers.

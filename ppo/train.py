@@ -117,15 +117,15 @@ def train(recipe: PPO) -> None:
         run.warn(lambda rows: warnings_of(rows, recipe))
         if step % ppo.log_samples_every == 0:
             records = first_rollouts(step, rollout, assessment, tokenizer, ppo.log_samples)
-            run.keep_rollouts([record.as_row() for record in records])
+            run.log_rollouts([record.as_row() for record in records])
         if recipe.watch.show_samples_every and step % recipe.watch.show_samples_every == 0:
             records = first_rollouts(step, rollout, assessment, tokenizer, 2)
             run.show(f"two responses of step {step}:\n{as_text(records)}")
 
-    run.take_best()
-    run.keep_model("model", models.writer(models.policy, tokenizer, accelerator))
+    run.load_best()
+    run.write_model("model", models.writer(models.policy, tokenizer, accelerator))
     if models.value is not None:
-        run.keep_model("value", models.writer(models.value, tokenizer, accelerator))
+        run.write_model("value", models.writer(models.value, tokenizer, accelerator))
     run.finish()
 
 

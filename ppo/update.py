@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from engine.dist.collectives import take_share
-from engine.dist.shard_model import accumulating, backward, optimizer_step
+from engine.dist.shard_model import accumulate_gradients, backward, optimizer_step
 from engine.errors import RunError
 from engine.forward.responses import micro_batches_on_all_ranks, pack_text
 from ppo.assess import Assessment
@@ -84,7 +84,7 @@ class Updater:
             runs = micro_batches_on_all_ranks([len(text) for text in texts], ppo.micro_batch_tokens)
             parts += [(partial(self.pretrain_loss, texts[run], means), predicted) for run in runs]
         for at, (loss, count) in enumerate(parts):
-            with accumulating(policy, at == len(parts) - 1, accelerator):
+            with accumulate_gradients(policy, at == len(parts) - 1, accelerator):
                 # DDP averages gradients over ranks, but the counts are sums over ranks.
                 backward(loss() / count * accelerator.num_processes, policy, accelerator)
         if ppo.target_approx_kl is not None:
@@ -138,7 +138,7 @@ class Updater:
         """Take one optimiser step on L_V."""
         value, clip, accelerator = self.models.value, self.ppo.value_clip, self.accelerator
         for at, batch in enumerate(minibatch.micro_batches):
-            with accumulating(value, at == len(minibatch.micro_batches) - 1, accelerator):
+            with accumulate_gradients(value, at == len(minibatch.micro_batches) - 1, accelerator):
                 values = value(**batch.packed.inputs, score_positions=batch.packed.positions).logits[:, 0]
                 loss = batch.weight * clipped_value_loss(values, batch.old_values, batch.returns, clip)
                 backward(loss.sum() / minibatch.tokens * accelerator.num_processes, value, accelerator)

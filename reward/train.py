@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from engine.data import encoding
-from engine.data.order import stream
+from engine.data.order import shuffled_positions
 from engine.data.rows import Limit, load_rows, longest_sequence
 from engine.dist import sharding
 from engine.dist.collectives import all_gather_items, take_share
@@ -38,10 +38,10 @@ from engine.models.adapters import add_adapters
 from engine.models.context_length import check_length
 from engine.models.loading import load_scalar, new_scalar, scalar_config
 from engine.models.system_prompt import stage_tokenizer
-from engine.run.batches import DealtBatches
+from engine.run.batches import RankBatchTrainer
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
-from engine.run.trainer import arguments, fit, refuse_without_gpu
+from engine.run.trainer import fit, refuse_without_gpu, training_arguments
 from reward.recipe import Reward
 
 SIDES = ("chosen_ids", "rejected_ids")
@@ -66,7 +66,7 @@ def train(recipe: Reward) -> None:
     best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
         model,
-        arguments(RewardConfig, recipe, lifecycle, max_length=None, **best),
+        training_arguments(RewardConfig, recipe, lifecycle, max_length=None, **best),
         data_collator=partial(collate, share=recipe.reward.share_prompts, margin_coef=recipe.reward.margin_coef),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
@@ -138,7 +138,7 @@ def sides(row: dict[str, Any]) -> tuple[list[int], list[int]]:
     return row[SIDES[0]], row[SIDES[1]]
 
 
-class PairTrainer(DealtBatches, RewardTrainer):
+class PairTrainer(RankBatchTrainer, RewardTrainer):
     """RewardTrainer whose loss and metrics are means over all pairs of a step, or of an evaluation.
 
     TRL's are means over the pairs of one forward pass on one rank, so they depend on the micro-batch size.
@@ -256,6 +256,6 @@ def centre(trainer: PairTrainer, rows: Sequence[dict[str, Any]], seed: int) -> N
     trained on (collective: every rank must call it).
     """
     count = min(len(rows), MAX_OFFSET_PAIRS, trainer.state.max_steps * trainer.batch)
-    chosen = [rows[at] for at in stream(seed, len(rows), 0, count)]
+    chosen = [rows[at] for at in shuffled_positions(seed, len(rows), 0, count)]
     mean = trainer.scores(chosen, "score offset").double().mean().item()
     trainer.accelerator.unwrap_model(trainer.model).config.score_offset += mean

@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from chatml import IGNORE
 from engine.data import encoding
-from engine.data.packing import packed
+from engine.data.packing import pack_rows
 from engine.data.rows import Limit, load_rows, longest_sequence
 from engine.dist import sharding
 from engine.dist.collectives import max_over_ranks, take_share
@@ -27,10 +27,10 @@ from engine.models.adapters import add_adapters
 from engine.models.context_length import check_length
 from engine.models.loading import load_causal
 from engine.models.system_prompt import stage_tokenizer
-from engine.run.batches import DealtBatches
+from engine.run.batches import RankBatchTrainer
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
-from engine.run.trainer import arguments, fit, refuse_without_gpu
+from engine.run.trainer import fit, refuse_without_gpu, training_arguments
 from sft.recipe import SFT
 
 
@@ -53,7 +53,9 @@ def train(recipe: SFT) -> None:
     lifecycle = Lifecycle("sft", folder, recipe.run)
     trainer = PackedTrainer(
         model,
-        arguments(SFTConfig, recipe, lifecycle, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        training_arguments(
+            SFTConfig, recipe, lifecycle, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}
+        ),
         data_collator=collate,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
@@ -76,10 +78,10 @@ def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase
         limit=Limit("data.max_length", data.max_length),
     )
     rows = folder.keep_report(name, rows, report)
-    return packed(rows, data.max_length) if data.packing else rows
+    return pack_rows(rows, data.max_length) if data.packing else rows
 
 
-class PackedTrainer(DealtBatches, SFTTrainer):
+class PackedTrainer(RankBatchTrainer, SFTTrainer):
     """SFTTrainer with our log-probabilities.
 
     They are computed at trained positions only, and are right also where peft trains single embedding rows.

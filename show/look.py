@@ -14,7 +14,7 @@ from config.data import Source, sources
 from engine.data import encoding
 from engine.data.report import Report
 from engine.data.rows import Limit, load_rows
-from engine.data.sources import read
+from engine.data.sources import read_source
 from show.duplicates import Near, near_repeats, repeats
 from show.overlap import EvaluationSet, evaluation_set
 from show.recipe import TRAINED_ON, Show, is_texts
@@ -94,7 +94,7 @@ class Look:
 def look(recipe: Show, key: str, named: list[Source], tokenizer: PreTrainedTokenizerBase) -> Look:
     """Read, count and encode what a data key names. Raises RecipeError where a source itself cannot be read."""
     data, parse_text = recipe.data, recipe.chatml.parse_text
-    found = [item for source in named for item in read(source, data.document_end, data.fields)]
+    found = [item for source in named for item in read_source(source, data.document_end, data.fields)]
     records = read_records(found, key, data.fields, data.roles, parse_text=parse_text)
     if not records:
         raise RecipeError(f"data.{key}: no records; name a source that holds some")
@@ -131,7 +131,7 @@ def stage_rows(seen: Look, named: list[Source]) -> tuple[Dataset, Report]:
 
 def _evaluation_set(source: Source, recipe: Show) -> EvaluationSet:
     part = f"{source.only_share:g} of " if source.only_share else ""
-    records = read(source, recipe.data.document_end, recipe.data.fields)
+    records = read_source(source, recipe.data.document_end, recipe.data.fields)
     return evaluation_set(part + source.path, ((where, found) for where, found in records if isinstance(found, dict)))
 
 

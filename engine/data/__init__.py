@@ -1,1 +1,1 @@
-"""Data as all stages use it: sources, records to rows, the length policy and its report, packing, mixing, order."""
+"""Data for all stages: sources, encoding records as rows, length policy, report, packing, mixing, order."""

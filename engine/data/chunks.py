@@ -1,4 +1,4 @@
-"""Chunks of records and the batches of rows made from them: what worker processes receive and return."""
+"""Chunks of records, which worker processes receive, and the Arrow batches of rows that they return."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from chatml import RecordError
 from engine.data.encoding import Chunk, Maker, Settings, conversations, documents, pairs, prompts, questions, texts
 from engine.data.report import Report
 
-# Records that go through the tokenizer together, and the characters beyond which a chunk ends earlier.
+# Maximum number of records per chunk (they are tokenized together), and of characters after which a chunk ends.
 CHUNK_RECORDS, CHUNK_CHARACTERS = 1000, 1_000_000
 
 _TOKENS = pyarrow.list_(pyarrow.int32())
@@ -25,8 +25,8 @@ COLUMNS: dict[Maker, pyarrow.Schema] = {
 }
 
 
-def chunks_of(records: Iterator[tuple[str, dict[str, Any] | RecordError]]) -> Iterator[Chunk]:
-    """Yield the records in order, a chunk at a time."""
+def split_into_chunks(records: Iterator[tuple[str, dict[str, Any] | RecordError]]) -> Iterator[Chunk]:
+    """Group records into chunks, in order."""
     chunk, characters = [], 0
     for item in records:
         chunk.append(item)
@@ -38,8 +38,8 @@ def chunks_of(records: Iterator[tuple[str, dict[str, Any] | RecordError]]) -> It
         yield chunk
 
 
-def batch_of(chunk: Chunk, make: Maker, settings: Settings, tokenizer: Any) -> tuple[pyarrow.RecordBatch, Report]:
-    """Return the rows that `make` makes of a chunk, and the report on its records."""
+def encode_chunk(chunk: Chunk, make: Maker, settings: Settings, tokenizer: Any) -> tuple[pyarrow.RecordBatch, Report]:
+    """Apply `make` to a chunk. Return its rows (columns as in COLUMNS[make]) and the report on its records."""
     report, columns = Report(), COLUMNS[make]
     rows = list(make(chunk, settings, tokenizer, report))
     arrays = [pyarrow.array([row[column.name] for row in rows], column.type) for column in columns]
@@ -47,7 +47,7 @@ def batch_of(chunk: Chunk, make: Maker, settings: Settings, tokenizer: Any) -> t
 
 
 def _characters(value: Any) -> int:
-    """Return roughly how many characters of text a record holds."""
+    """Return the number of characters in all strings of a record."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):

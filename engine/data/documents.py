@@ -1,4 +1,4 @@
-"""Plain text that holds several documents, with a mark between them (`data.document_end`)."""
+"""Split plain text into documents at a separator (`data.document_end`)."""
 
 from collections.abc import Mapping
 
@@ -7,10 +7,10 @@ from engine.data.json_files import Records
 
 
 def split_documents(records: Records, end: str, fields: Mapping[str, str | None]) -> Records:
-    """Yield the records, and for one of plain text that holds `end` a record for each document between.
+    """Yield the records, with one record per document in place of plain text that contains the separator `end`.
 
-    `end` is compared exactly and belongs to no document. What is empty, or nothing but white space, is no document.
-    Records that are not plain text, once `fields` has renamed, stay as they are.
+    `end` is matched exactly and is not part of any document. Documents of white space only are left out. Records that
+    are not plain text after renaming by `fields` are not changed.
     """
     for where, record in records:
         if isinstance(record, RecordError) or not is_text(record, fields) or end not in read_text(record, fields):

@@ -1,8 +1,8 @@
-"""Turn records into rows: encode them as ChatML, cut them to length and count what became of them.
+"""Turn records into rows: encode them as ChatML, cut them to length, and count the result in a report.
 
-Each maker takes a chunk of records, the settings, a tokenizer with the ChatML tokens and the report to count in, and
-depends on nothing else, so that rows are a function of the cache key (engine/data/prepare.py) in whichever process they
-are made. A record that cannot be read goes to the report, which raises or counts it as the recipe says.
+A maker takes a chunk of records, the settings, a tokenizer with the ChatML tokens, and the report to count in. It
+depends on nothing else, so its rows are a function of the cache key (engine/data/prepare.py) in any process. A record
+that cannot be read is passed to the report, which counts it or raises RecipeError, depending on `data.on_bad_record`.
 """
 
 import json
@@ -35,34 +35,34 @@ from chatml import (
 from config import RecipeError
 from config.data import OnBadRecord, TooLong
 from engine.data.chatml_section import ChatML
-from engine.data.length import cut, cut_pair, size
+from engine.data.length import cut_pair, cut_to_length, num_tokens
 from engine.data.prompt_rows import PromptRow
 from engine.data.report import EQUAL_SIDES, NOTHING_TO_TRAIN, TOO_LONG, Report
 
 Row = dict[str, Any]
 Chunk = Sequence[tuple[str, dict[str, Any] | RecordError]]
-"""(place, record) pairs: `file:line` and the fields, or the RecordError that says why it cannot be read"""
+"""(place, record) pairs: `file:line`, and the record's fields or the RecordError that explains why it cannot be read"""
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything in a recipe that decides how records become rows."""
+    """All settings of a recipe that determine how records become rows."""
 
     chatml: ChatML
     fields: Mapping[str, str | None]
     too_long: TooLong
     on_bad_record: OnBadRecord
     limit_key: str
-    """the recipe's key that limits the length of a row, for messages"""
+    """the recipe key of the limit, for messages"""
     limit: int
-    """tokens"""
+    """maximum length of a row, in tokens"""
     document_end: str | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
-    """role names in the records -> ours"""
+    """role names in the records → system, user, assistant, tool"""
 
     def read(self, reader: Callable[..., Value], record: Mapping[str, Any]) -> Value:
-        """Return what one of chatml's readers finds in a record."""
+        """Apply one of chatml's readers to a record, with these settings."""
         return reader(record, self.fields, self.roles, parse_text=self.chatml.parse_text)
 
 
@@ -72,7 +72,7 @@ Maker = Callable[[Chunk, Settings, Any, Report], Iterator[Row]]
 
 
 def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """Yield {"input_ids", "labels"} of conversations, and of plain text as `texts` does; -100 masks a token."""
+    """Yield {"input_ids", "labels"} of conversations, and of plain text like `texts`. Label -100 masks a token."""
 
     def read(record: dict[str, Any]) -> list[Turn] | str:
         if is_text(record, settings.fields):
@@ -89,7 +89,7 @@ def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Repo
         report.lengths[length] += 1
         if length > settings.limit:
             _may_cut(settings, where, length)
-            turns = cut(turns, settings.limit - (length - size(turns)), settings.too_long)
+            turns = cut_to_length(turns, settings.limit - (length - num_tokens(turns)), settings.too_long)
             if turns is None:
                 report.drop(TOO_LONG, length)
                 continue
@@ -105,16 +105,16 @@ def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Repo
 
 
 def texts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """Yield {"input_ids", "labels"} of documents, each ended by <|endoftext|>; a row's first token is masked.
+    """Yield {"input_ids", "labels"} of documents, which end with <|endoftext|>. The first token of a row is masked.
 
-    A document longer than the limit is split into pieces of equal length (up to one token); nothing is lost.
+    A document longer than the limit is split into rows whose lengths differ by at most one token; no token is dropped.
     """
     known = _read(chunk, lambda record: read_text(record, settings.fields), settings, report)
     yield from _documents([(where, text) for where, text, _ in known], settings, tokenizer, report)
 
 
 def documents(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """Yield {"text"} of documents, whole, for use with several tokenizers; `tokenizer` only counts for the report."""
+    """Yield {"text"} of uncut documents, for several tokenizers. `tokenizer` is only used to count for the report."""
     plain, ends = plain_encoder(tokenizer), _end_spellings(tokenizer)
     for where, text, _ in _read(chunk, lambda record: read_text(record, settings.fields), settings, report):
         try:
@@ -132,12 +132,12 @@ def documents(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) 
 
 
 def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """Yield {"chosen_ids", "rejected_ids", "margin", "subset"} of comparisons; a missing margin is 0.
+    """Yield {"chosen_ids", "rejected_ids", "margin", "subset"} of comparisons. A missing margin is 0.
 
-    `subset` is the record's field of that name (RewardBench's), None where it has none.
+    `subset` is the record's field of that name (as in RewardBench), or None.
 
-    Each side ends with its last answer's <|im_end|>, without the newline after it: the score is read there. Pairs with
-    equal sides are dropped.
+    Each side ends with the <|im_end|> of its last response, without the newline after it: the score is read there.
+    Pairs whose sides are equal are dropped.
     """
     newline = len(plain_encoder(tokenizer)("\n", "after_token"))
 
@@ -160,7 +160,7 @@ def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
             continue
         if longest > settings.limit:
             _may_cut(settings, where, longest)
-            room = settings.limit - (len(row[0]) - size(chosen))
+            room = settings.limit - (len(row[0]) - num_tokens(chosen))
             kept = cut_pair((chosen, rejected), shared, room, settings.too_long)
             if kept is None:
                 report.drop(TOO_LONG, tokens)
@@ -171,7 +171,7 @@ def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> I
 
 
 def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """The stored columns of a PromptRow, from records of any shape."""
+    """Yield the stored columns of a PromptRow, from records in any supported format."""
 
     def read(record: dict[str, Any]) -> tuple[tuple[Message, ...], list[Turn]]:
         messages, tools = settings.read(read_prompt, record)
@@ -185,7 +185,7 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
         report.lengths[length] += 1
         if length > settings.limit:
             _may_cut(settings, where, length)
-            turns = cut(turns, settings.limit - (length - size(turns)), settings.too_long)
+            turns = cut_to_length(turns, settings.limit - (length - num_tokens(turns)), settings.too_long)
             if turns is None:
                 report.drop(TOO_LONG, length)
                 continue
@@ -196,9 +196,10 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
 
 
 def questions(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
-    """Yield {"messages", "record"}, both JSON: a system turn and what the user asks after it, in records of any shape.
+    """Yield {"messages", "record"}, both JSON: the system message and the user's messages, without the responses.
 
-    What a record's assistant says is left out. Nothing is cut: how long a conversation gets depends on the answers.
+    Records may have any supported format. Nothing is cut, since the length of the conversation depends on the responses
+    that will be generated.
     """
 
     def read(record: dict[str, Any]) -> tuple[list[Message], list[Turn]]:
@@ -226,7 +227,7 @@ def questions(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) 
 def _read(
     chunk: Chunk, read: Callable[[dict[str, Any]], Value], settings: Settings, report: Report
 ) -> Iterator[tuple[str, Value, dict[str, Any]]]:
-    """Yield (place, value, record) of every record that `read` accepts; refuse the others."""
+    """Yield (place, value, record) of every record that `read` accepts; report the others as bad."""
     report.read += len(chunk)
     for where, record in chunk:
         try:
@@ -246,10 +247,10 @@ def _encoded(
     settings: Settings,
     report: Report,
 ) -> Iterator[tuple[str, list[list[EncodedTurn]], Value]]:
-    """Encode one or several conversations of each record; refuse records that cannot be encoded."""
+    """Encode the conversations of each record; report records that cannot be encoded as bad."""
     try:
         encoded = iter(encode_turns([turns for _, several, _ in conversations for turns in several], tokenizer, *loss))
-    except RecordError:  # rare, so which record it was is only looked for now
+    except RecordError:  # rare, so the bad record is searched for only now
         for where, several, value in conversations:
             try:
                 yield where, encode_turns(several, tokenizer, *loss), value
@@ -271,7 +272,7 @@ def _documents(texts: Sequence[tuple[str, str]], settings: Settings, tokenizer: 
         if not text:
             report.drop(NOTHING_TO_TRAIN, len(document))
             continue
-        # Pieces of one length: a last piece of a single token would have nothing to predict.
+        # Rows of equal length: a last row of a single token would have nothing to predict.
         pieces = -(-len(document) // settings.limit)
         edges = [len(document) * number // pieces for number in range(pieces + 1)]
         report.keep(len(document), len(document), trained=len(document) - pieces, rows=pieces)
@@ -281,7 +282,7 @@ def _documents(texts: Sequence[tuple[str, str]], settings: Settings, tokenizer: 
 
 
 def _end_spellings(tokenizer: Any) -> set[str]:
-    """Return how the tokens that end a document are spelled."""
+    """Return the text of the tokens that end a document."""
     return {END_OF_TEXT} | ({tokenizer.eos_token} if tokenizer.eos_token else set())
 
 
@@ -300,7 +301,7 @@ def _texts_encoded(
 
 
 def with_system_prompt(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
-    """Return the messages with a recipe's system prompt in front, unless they have a system message."""
+    """Prepend a system prompt (if not None), unless the messages already have one."""
     if system is None or (messages and messages[0].role == "system"):
         return messages
     return (Message("system", system), *messages)

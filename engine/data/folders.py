@@ -1,8 +1,8 @@
-"""Which files of a folder are data: those of one kind and of one split.
+"""Select the data files of a folder: those of one file type and one split.
 
-Splits are told by names, as `datasets` does it: by `data/SPLIT-00000-of-00002.parquet` and its like, else by folders
-(`test/`), else by files (`test-0.jsonl`, `my_dev.csv`); else all files are `train`. The first way that finds a split is
-the only one. Hidden files (`.git`, `__pycache__`) are not looked at.
+The split is inferred from names, as in `datasets`: from names like `data/SPLIT-00000-of-00002.parquet`, otherwise from
+subfolders (`test/`), otherwise from file names (`test-0.jsonl`, `my_dev.csv`). Only the first of these that matches any
+file is used; if none does, all files are `train`. Hidden files (`.git`, `__pycache__`) are ignored.
 """
 
 import glob
@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 from config import RecipeError
 from config.data import source_text
-from engine.data.record_files import KNOWN, READERS, kind_of
+from engine.data.record_files import READABLE_FILES, READERS, file_kind
 
 KEYWORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-# Files that go with data and are none.
-BOOKKEEPING = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-PAPERS = re.compile(
+# Files beside the data that are not data themselves.
+METADATA_FILES = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+DOCUMENTATION_FILES = re.compile(
     r"(readme|licen[cs]e|copying|notice|change(s|log)|citation|authors|contributors|requirements)([-_.].*)?\.txt", re.I
 )
 _SEPARATED = {
@@ -33,32 +33,32 @@ _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}.*\..+")
 
 
 class FolderFiles(NamedTuple):
-    """The files of a folder that a source reads, in the order of their paths, and those that it does not."""
+    """The files of a folder that a source reads, and those that it does not read, sorted by path."""
 
     read: tuple[str, ...]
     left_out: tuple[str, ...]
-    """paths, each with the reason where its name does not tell it"""
+    """paths, with the split if that is the reason"""
 
 
-def files_of(folder: str, split: str) -> FolderFiles:
-    """Return the data files of a split. Raises RecipeError where there are none, or several kinds of them."""
+def select_files(folder: str, split: str) -> FolderFiles:
+    """Return the data files of a split. Raises RecipeError if there are none, or files of several types."""
     inside = sorted(_inside(folder))
     data = [path for path in inside if _is_data(path)]
     others = [path for path in inside if not _is_data(path)]
     if not data:
-        raise RecipeError(f"{folder}: the folder holds no data{_listed(others)}; {KNOWN}")
-    kinds = Counter(map(kind_of, data))
+        raise RecipeError(f"{folder}: the folder contains no data{_listed(others)}; {READABLE_FILES}")
+    kinds = Counter(map(file_kind, data))
     if len({_group(kind) for kind in kinds}) > 1:
         counted = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
         first, _ = kinds.most_common(1)[0]
         raise RecipeError(
-            f"{folder}: the folder holds several kinds of data ({counted}); name one kind by a glob, which reads all "
-            f"that it matches: {os.path.join(glob.escape(folder), '**', f'*{first}*')}"
+            f"{folder}: the folder contains several file types ({counted}); select one with a glob, which reads every "
+            f"file that it matches: {os.path.join(glob.escape(folder), '**', f'*{first}*')}"
         )
     splits = _splits(folder, data)
     read = tuple(path for path in data if splits[path] == split)
     if not read:
-        raise RecipeError(f"{folder}: {_without(folder, split, splits)}, or name files by a glob")
+        raise RecipeError(f"{folder}: {_without(folder, split, splits)}, or select files with a glob")
     rest = [path if (other := splits[path]) is None else f"{path} (split {other})" for path in data if path not in read]
     return FolderFiles(read, (*others, *rest))
 
@@ -71,7 +71,7 @@ def _inside(folder: str) -> Iterable[str]:
 
 def _is_data(path: str) -> bool:
     name = os.path.basename(path)
-    return kind_of(path) in READERS and name not in BOOKKEEPING and not PAPERS.fullmatch(name)
+    return file_kind(path) in READERS and name not in METADATA_FILES and not DOCUMENTATION_FILES.fullmatch(name)
 
 
 def _group(kind: str) -> str:
@@ -79,7 +79,7 @@ def _group(kind: str) -> str:
 
 
 def _splits(folder: str, data: list[str]) -> dict[str, str | None]:
-    """Return path -> split; None for files whose names tell none beside others whose names do."""
+    """Return path → split; None for files whose names contain no split although other names do."""
     parts = {path: os.path.relpath(path, folder).split(os.sep) for path in data}
     for found in (
         {path: _shard_split(path) for path in data},
@@ -101,12 +101,12 @@ def _split(name: str) -> str | None:
 
 
 def _without(folder: str, split: str, splits: dict[str, str | None]) -> str:
-    """Return what is wrong where no file belongs to `split`, and the way out."""
+    """Return the error message, with a way out, if no file belongs to `split`."""
     named = sorted(filter(None, set(splits.values())))
     if named == ["train"]:
-        return f"no file is named for the split {split}, so all are train; leave split: {split} out"
+        return f"all files belong to the split train; leave split: {split} out"
     there = ", ".join(named)
-    return f"no file is named for the split {split}, only for {there}; give {source_text(folder, named[0])}"
+    return f"no file belongs to the split {split}, only to {there}; use {source_text(folder, named[0])}"
 
 
 def _listed(others: list[str]) -> str:

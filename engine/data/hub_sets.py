@@ -1,4 +1,4 @@
-"""Data sets that the library `datasets` reads: those on the hub, and folders that `save_to_disk` wrote."""
+"""Data sets that are read with the library `datasets`: on the hub, or in folders written by `save_to_disk`."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from config.data import Source, source_text
 from engine.data.json_files import Records
 from engine.data.table_nulls import table_cleaner
 
-# What save_to_disk writes beside the data: of a Dataset, and of a DatasetDict.
+# Files that save_to_disk writes for a Dataset and for a DatasetDict.
 STATE, SPLITS = "state.json", "dataset_dict.json"
 
 
 @dataclass(frozen=True)
 class HubSet:
-    """A split of a data set that `datasets` has loaded."""
+    """A split of a data set, loaded by `datasets`; a `Place` (engine/data/sources.py)."""
 
     name: str
     rows: Any
@@ -41,26 +41,29 @@ class HubSet:
             yield f"{self.name}:{number}", clean(record)
 
 
-def on_hub(source: Source) -> HubSet:
-    """Load a split of a data set on the hub. Raises RecipeError."""
-    from datasets import load_dataset  # half a second, which processes that only read records need not wait for
+def load_from_hub(source: Source) -> HubSet:
+    """Load a split of a data set on the hub. Raises RecipeError if that fails."""
+    from datasets import load_dataset  # importing it takes half a second, and not all processes need it
 
     try:
         rows = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
-    except Exception as error:  # datasets raises a great many kinds, all of them about what was asked for
+    except Exception as error:  # datasets raises many kinds, all caused by the request
         raise RecipeError(
-            f"{source.path}: neither a file here nor a data set that could be loaded from the hub ({_reason(error)})"
+            f"{source.path}: neither an existing file nor a data set that can be loaded from the hub ({_reason(error)})"
         ) from None
     return HubSet(f"{source.path}:{source.split}", rows)
 
 
-def is_saved(folder: str) -> bool:
-    """Return whether `save_to_disk` wrote a folder."""
+def is_saved_set(folder: str) -> bool:
+    """Return whether a folder was written by `save_to_disk`."""
     return any(os.path.isfile(os.path.join(folder, name)) for name in (STATE, SPLITS))
 
 
-def saved(source: Source) -> HubSet:
-    """Load what `save_to_disk` wrote: a Dataset, or the source's split of a DatasetDict. Raises RecipeError."""
+def load_saved(source: Source) -> HubSet:
+    """Load a folder written by `save_to_disk`: a Dataset, or the source's split of a DatasetDict.
+
+    Raises RecipeError if the split does not exist or the folder is incomplete.
+    """
     from datasets import load_from_disk
 
     folder, left_out = source.path, ()
@@ -70,18 +73,18 @@ def saved(source: Source) -> HubSet:
         if source.split not in names:
             raise RecipeError(
                 f"{folder}: a saved data set with the splits {', '.join(names)}, without {source.split}; "
-                f"give {source_text(folder, names[0])}"
+                f"use {source_text(folder, names[0])}"
             )
         folder = os.path.join(folder, source.split)
         left_out = tuple(f"{source.path} (split {name})" for name in names if name != source.split)
     try:
         rows = load_from_disk(folder)
-    except Exception as error:  # pyarrow, json and datasets each have their own
+    except Exception as error:  # pyarrow, json and datasets raise different kinds
         raise RecipeError(
-            f"{folder}: not a complete data set of save_to_disk ({_reason(error)}); save it again"
+            f"{folder}: not a complete data set written by save_to_disk ({_reason(error)}); save it again"
         ) from None
     if folder == source.path and source.split not in ("train", str(rows.split)):
-        raise RecipeError(f"{folder}: one saved data set, not split; leave split: {source.split} out")
+        raise RecipeError(f"{folder}: a saved data set without splits; leave split: {source.split} out")
     return HubSet(folder, rows, left_out)
 
 

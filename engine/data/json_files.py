@@ -1,7 +1,7 @@
-"""JSON files, read piece by piece however long they are: a record a line, a list of records, or one record alone.
+"""Read JSON files in blocks, whatever their size: one record per line, a list of records, or a single record.
 
-A list shows at its first character, whatever the file is called. A line that is no record leaves the next ones
-readable; a list that is broken is not read beyond that place.
+A file that starts with `[` is read as a list, whatever its name. After an invalid line reading continues with
+the next one; after an error in a list it stops.
 """
 
 import codecs
@@ -15,17 +15,17 @@ from chatml.messages import kind
 from config import RecipeError
 
 Records = Iterator[tuple[str, dict[str, Any] | RecordError]]
-"""where each record stands, and what it holds; in the place of a record that cannot be read, why"""
+"""(place, record) pairs; in place of a record that cannot be read, a RecordError with the reason"""
 
-BLOCK_BYTES = 1 << 20  # bytes that are read at a time
-MAX_RECORD_BYTES = 1 << 28  # bytes of one record, or of one line: a file without line ends is not to fill the memory
+BLOCK_BYTES = 1 << 20  # read at a time
+MAX_RECORD_BYTES = 1 << 28  # limit for a record or a line, so that a file without line ends does not fill the memory
 BOM = codecs.BOM_UTF8
 
 
 def json_records(path: str, file: BinaryIO, *, lines: bool = False) -> Records:
-    """The records of a JSON file; with `lines` a record never goes on in the next line, as in JSONL.
+    """Yield (place, record) of the records of a JSON file. With `lines`, a record never spans lines, as in JSONL.
 
-    Raises RecipeError where what follows cannot be read either.
+    Raises RecipeError if the rest of the file cannot be read after an error.
     """
     head, line = b"", 0
     while not head.strip():
@@ -46,16 +46,16 @@ def json_records(path: str, file: BinaryIO, *, lines: bool = False) -> Records:
     while head:
         if len(head) >= MAX_RECORD_BYTES:
             raise RecipeError(
-                f"{path}:{line}: a line of more than {MAX_RECORD_BYTES >> 20} MiB; a record stands in one line, "
-                "or all of them in one list"
+                f"{path}:{line}: a line of more than {MAX_RECORD_BYTES >> 20} MiB; write one record per line, "
+                "or all records in one list"
             )
         if head.strip():
             yield f"{path}:{line}", _line(head)
         line, head = line + 1, file.readline(MAX_RECORD_BYTES)
 
 
-def decoded(data: bytes) -> str:
-    """UTF-8 as text. Raises RecordError."""
+def decode_utf8(data: bytes) -> str:
+    """Decode UTF-8. Raises RecordError for invalid bytes."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -64,10 +64,10 @@ def decoded(data: bytes) -> str:
 
 def _line(line: bytes) -> dict[str, Any] | RecordError:
     try:
-        return _object(json.loads(decoded(line)))
+        return _object(json.loads(decode_utf8(line)))
     except json.JSONDecodeError as error:
         return RecordError(
-            f"not JSON ({error.msg}, column {error.colno}); a record stands in one line, or all of them in one list"
+            f"not JSON ({error.msg}, column {error.colno}); write one record per line, or all records in one list"
         )
     except RecordError as error:
         return error
@@ -82,14 +82,14 @@ def _object(record: Any) -> dict[str, Any] | RecordError:
 
 
 def _beyond_json(error: Exception) -> str:
-    """What Python's reader of JSON refuses although it may be JSON."""
+    """Return the message for what may be valid JSON but is rejected by Python's parser."""
     if isinstance(error, RecursionError):
-        return "lists or objects are nested too deep; flatten them"
-    return "a number of more digits than can be read; write it as text"
+        return "lists or objects are nested too deeply; flatten them"
+    return "a number has too many digits to be read; write it as a string"
 
 
 def _goes_on(line: bytes) -> bool:
-    """Whether a line is the beginning of JSON that goes on in the next one."""
+    """Return whether a line is the beginning of a JSON value that continues on the next line."""
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
@@ -100,17 +100,18 @@ def _goes_on(line: bytes) -> bool:
 
 
 def _alone(path: str, text: "_Text") -> Records:
-    """One record that is written over several lines."""
+    """Yield a single record that spans several lines."""
     where = f"{path}:{text.line}"
     yield where, _object(text.value())
     if text.next():
         raise RecipeError(
-            f"{path}:{text.line}: more text after the end of a record; write one record a line, or all in a list"
+            f"{path}:{text.line}: more text after the end of a record; "
+            "write one record per line, or all records in one list"
         )
 
 
 def _list(path: str, text: "_Text") -> Records:
-    """The records of a list one by one, so that the line of each is known."""
+    """Yield the records of a list one by one, each with its line."""
     text.next()
     text.step(1)
     while text.next() != "]":
@@ -122,7 +123,7 @@ def _list(path: str, text: "_Text") -> Records:
         elif after != "]":
             raise RecipeError(
                 f"{path}:{text.line}: not JSON (no comma and no end of the list after a record); "
-                "correct the file there, or make it again"
+                "correct the file there, or regenerate it"
             )
     text.step(1)
     if text.next():
@@ -130,20 +131,20 @@ def _list(path: str, text: "_Text") -> Records:
 
 
 class _Text:
-    """A file's text, decoded a block at a time; what has been read is let go."""
+    """A file's text, decoded block by block; text that has been parsed is discarded."""
 
     def __init__(self, path: str, head: bytes, file: BinaryIO, line: int) -> None:
         self.path, self.file = path, file
         self.line = line
-        """the line, from 1, that the next character stands in"""
+        """the line number, from 1, of the next character"""
         self._text, self._at = "", 0
-        self._before = 0  # characters of the present line that have been let go
+        self._before = 0  # discarded characters of the current line
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._decoded_to = line  # the line that the next byte stands in
+        self._decoded_to = line  # the line number of the next byte
         self._decode(head)
 
     def next(self) -> str:
-        """The next character that is no white space, and step up to it; nothing at the file's end."""
+        """Skip white space and return the next character, without consuming it; "" at the end of the file."""
         while True:
             self.step(_SPACE.match(self._text, self._at).end() - self._at)
             if self._at < len(self._text):
@@ -152,7 +153,7 @@ class _Text:
                 return ""
 
     def value(self) -> Any:
-        """The JSON value that begins here, and step over it."""
+        """Parse and consume the JSON value at the current position. Raises RecipeError if it is not valid."""
         while True:
             try:
                 value, stop = _DECODER.raw_decode(self._text, self._at)
@@ -163,7 +164,7 @@ class _Text:
                     line = self.line + self._text.count("\n", self._at, error.pos)
                     raise RecipeError(
                         f"{self.path}:{line}: not JSON ({error.msg}, column {column}); "
-                        "correct the file there, or make it again"
+                        "correct the file there, or regenerate it"
                     ) from None
             except (ValueError, RecursionError) as error:
                 raise RecipeError(f"{self.path}:{self.line}: {_beyond_json(error)}") from None
@@ -177,11 +178,11 @@ class _Text:
         self._at = stop
 
     def _cut(self, error: json.JSONDecodeError) -> bool:
-        """Whether an error may come from where the text ends by now: in a string, a number, an escape, a word."""
+        """Return whether an error may come from the end of the text so far, in a string, number, escape or word."""
         return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - 16
 
     def _grow(self) -> bool:
-        """Twice the text from here on, so that a long record is not tried again for each block; false at the end."""
+        """Double the unparsed text, so that a long record is not parsed again per block; False at the file's end."""
         known = len(self._text) - self._at
         if known > MAX_RECORD_BYTES:
             raise RecipeError(
@@ -194,7 +195,7 @@ class _Text:
         return grown
 
     def _more(self) -> bool:
-        """One more block, and what has been read is let go; false at the file's end."""
+        """Read one more block and discard text that has been parsed; False at the file's end."""
         block = self.file.read(BLOCK_BYTES)
         if block:
             line_start = self._text.rfind("\n", 0, self._at) + 1

@@ -1,4 +1,4 @@
-"""A row's tokens in spans that the loss treats alike: trained on or masked, control tokens apart from text."""
+"""Group the tokens of a row into spans: trained on or masked, control tokens or text."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -10,7 +10,7 @@ from chatml import IGNORE, control
 
 
 class Span(NamedTuple):
-    """Adjacent tokens of a row that are alike to the loss."""
+    """Adjacent tokens of a row that are all trained on or all masked, and all control tokens or all text."""
 
     ids: list[int]
     trained: bool
@@ -18,7 +18,7 @@ class Span(NamedTuple):
 
 
 def loss_spans(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Iterator[Span]:
-    """Yield the spans of a row {"input_ids", "labels"} in order; together they hold every token once."""
+    """Yield the spans of a row {"input_ids", "labels"} in order. Each token is in exactly one span."""
     ids = control(tokenizer)
     special = {ids.im_start, ids.im_end, ids.endoftext, ids.bos}
     tokens = zip(row["input_ids"], row["labels"], strict=True)

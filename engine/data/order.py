@@ -1,4 +1,4 @@
-"""The order of data as a pure function of a seed and a position: nothing to save, nothing to lose on resume."""
+"""The order of data as a pure function of seed and position, so that nothing must be saved to resume."""
 
 import random
 from array import array
@@ -7,11 +7,11 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, total: int) -> array:
-    order = array("q", range(total))  # 8 bytes a row; a list takes 36
+    order = array("q", range(total))  # 8 bytes per row instead of 36 in a list
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order
 
 
-def stream(seed: int, total: int, start: int, count: int) -> list[int]:
-    """Positions start … start + count - 1 of an endless stream over `total` rows, shuffled anew every epoch."""
+def shuffled_positions(seed: int, total: int, start: int, count: int) -> list[int]:
+    """Return items start … start + count - 1 of an endless stream of row indices, reshuffled every `total` items."""
     return [_permutation(seed, at // total, total)[at % total] for at in range(start, start + count)]

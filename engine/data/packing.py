@@ -1,21 +1,22 @@
-"""Best-fit-decreasing packing of whole sequences into rows, by TRL; no sequence is ever split."""
+"""Best-fit-decreasing packing of sequences into rows, with TRL. Sequences are never split."""
 
 from pathlib import Path
 
 from datasets import Dataset
 from trl import pack_dataset
 
-from engine.data.prepare import exclusive
+from engine.data.prepare import exclusive_lock
 from engine.data.rows import longest_sequence
 
 
-def packed(rows: Dataset, max_length: int) -> Dataset:
-    """Return rows of at most `max_length` tokens, each of several sequences with their lengths in `seq_lengths`.
+def pack_rows(rows: Dataset, max_length: int) -> Dataset:
+    """Pack sequences into rows of at most `max_length` tokens, with the sequences' lengths in `seq_lengths`.
 
-    Raises ValueError for an input row longer than `max_length` (TRL would cut it; the length policy comes before). One
-    process packs; the others, and later runs, find the result beside the rows, where `datasets` keeps it.
+    One process packs; other ranks and later runs load the result, which `datasets` caches beside the rows.
+
+    Raises ValueError for an input row longer than `max_length`: TRL would cut it. The length policy applies earlier.
     """
     if (longest := longest_sequence(rows)) > max_length:
         raise ValueError(f"a row of {longest} tokens cannot be packed into rows of {max_length}")
-    with exclusive(Path(rows.cache_files[0]["filename"])):
+    with exclusive_lock(Path(rows.cache_files[0]["filename"])):
         return pack_dataset(rows, max_length, "bfd")

@@ -1,11 +1,11 @@
-"""The rows of a source, made once: stored on disk as Arrow, memory-mapped, and found again by a key of their inputs.
+"""Prepare the rows of a source once: they are cached on disk as Arrow files, by a hash of their inputs.
 
     $HF_DATASETS_CACHE/plumbline/<key>/  rows.arrow  report.json
 
-The key is a hash of everything that decides the rows: the source's content, the settings, the tokenizer, the code and
-library versions. Rows are written as they are made, so memory stays bounded however large the source is. A folder
-appears under its key only when it is complete. One process makes it, behind a file lock; all others, of this run or
-another, wait for that lock. It may be deleted at any time.
+The key is a hash of everything that determines the rows: the source's content, the settings, the tokenizer, the code
+and the library versions. Rows are written as they are made and memory-mapped when read, so memory use does not depend
+on the size of the source. A folder gets its name only when it is complete. One process makes it while holding a file
+lock; all others, of this run or another, wait. You may delete the cache at any time.
 """
 
 import functools
@@ -25,31 +25,31 @@ from filelock import FileLock, Timeout
 
 from config import RecipeError
 from config.data import Source
-from engine.data.chunks import COLUMNS, batch_of, chunks_of
+from engine.data.chunks import COLUMNS, encode_chunk, split_into_chunks
 from engine.data.encoding import Maker, Settings
-from engine.data.progress import Reading
+from engine.data.progress import ReadProgress
 from engine.data.report import Report
-from engine.data.sources import Place, find, selected
-from engine.data.workers import in_order
+from engine.data.sources import Place, find_place, select_records
+from engine.data.workers import map_in_order
 from engine.files import durable
 
 ROWS, REPORT = "rows.arrow", "report.json"
 ROOT = Path(__file__).parents[2]
 CODE = ("chatml/*.py", "engine/data/*.py", "config/data.py")
 
-# Seconds of work left from which on starting other processes pays.
+# Estimated remaining time above which worker processes are started.
 WORKERS_WORTH_SECONDS = 20.0
 
 
-def prepared(make: Maker, source: Source, settings: Settings, tokenizer: Any, key: str) -> tuple[Dataset, Report]:
-    """Return the rows that `make` makes of a source, and the report on its records; `key` labels the progress bar.
+def prepare_rows(make: Maker, source: Source, settings: Settings, tokenizer: Any, key: str) -> tuple[Dataset, Report]:
+    """Return the rows that `make` makes from a source, and the report on its records. `key` labels the progress bar.
 
-    Raises RecipeError where the source is missing, empty or unreadable.
+    Raises RecipeError if the source is missing, empty or unreadable, or if the cache cannot be written.
     """
-    place = find(source)
+    place = find_place(source)
     folder = cache_folder() / _key(make, source, place, settings, tokenizer)
     if not folder.exists():
-        with exclusive(folder):
+        with exclusive_lock(folder):
             if not folder.exists():
                 shared = (make, settings, tokenizer)
                 durable.write_folder(folder, lambda partial: _write(partial, source, place, shared, key))
@@ -65,20 +65,23 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, so that one process makes it while others wait and say so. Raises RecipeError."""
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold the file lock of `path`, so that one process makes it while the others wait.
+
+    Raises RecipeError for any OSError in the block: the cache cannot be written.
+    """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            print("waiting for another process that prepares the same data", file=sys.stderr, flush=True)
+            print("waiting for another process that is preparing the same data", file=sys.stderr, flush=True)
             lock.acquire()
         yield
     except OSError as error:
         raise RecipeError(
-            f"{path.parent}: prepared data cannot be kept there ({error.strerror or error}); "
+            f"{path.parent}: prepared data cannot be stored there ({error.strerror or error}); "
             "make room, or set HF_DATASETS_CACHE to another folder"
         ) from None
     finally:
@@ -94,7 +97,7 @@ def _key(make: Maker, source: Source, place: Place, settings: Settings, tokenize
 
 @functools.cache
 def _code() -> str:
-    """Return a hash of the code that makes rows and of the libraries it uses."""
+    """Return a hash of the code that makes rows and of the versions of its libraries."""
     seen = xxhash.xxh3_128(f"{tokenizers.__version__} {pyarrow.__version__} {datasets.__version__}".encode())
     for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
         seen.update(path.name.encode() + path.read_bytes())
@@ -106,12 +109,14 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
     with (
         pyarrow.OSFile(str(folder / ROWS), "wb") as sink,
         pyarrow.ipc.new_stream(sink, COLUMNS[shared[0]]) as stream,
-        Reading(key, place.size) as reading,
+        ReadProgress(key, place.size) as reading,
     ):
         _, settings, _ = shared
         split = {"document_end": settings.document_end, "fields": settings.fields}
-        chunks = chunks_of(selected(place, source, reading.advance, **split))
-        for batch, counted in in_order(batch_of, shared, chunks, lambda: reading.seconds_left > WORKERS_WORTH_SECONDS):
+        chunks = split_into_chunks(select_records(place, source, reading.advance, **split))
+        for batch, counted in map_in_order(
+            encode_chunk, shared, chunks, lambda: reading.seconds_left > WORKERS_WORTH_SECONDS
+        ):
             stream.write_batch(batch)
             report.add(counted)
             reading.show(report.read)
@@ -120,5 +125,5 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
 
 def _why_empty(source: Source) -> str:
     if source.only_share or source.without_share:
-        return f"too few records for a share of {source.only_share or source.without_share} of them; name more"
+        return f"too few records to take a share of {source.only_share or source.without_share}; add more"
     return f"no records after the first {source.skip:,}; lower skip" if source.skip else "no records in it"

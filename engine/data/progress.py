@@ -1,4 +1,4 @@
-"""Progress while records become rows: one live line on a terminal, a line now and then in a log."""
+"""Progress of reading a source: a live line on a terminal, an occasional line in a log."""
 
 import sys
 import time
@@ -6,16 +6,16 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# Seconds between lines where there is no terminal; shorter work prints none.
+# Time between lines if the output is not a terminal; shorter work prints none.
 LOG_EVERY_SECONDS = 10.0
 
 
-class Reading:
-    """How much of a source has been read; `size` counts bytes or rows."""
+class ReadProgress:
+    """Show how much of a source has been read. `size` is in the units of `advance`: bytes or rows."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name, self.size, self.done = name, size, 0
-        self._began = self._spoke = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         self._live = sys.stderr.isatty()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -31,7 +31,7 @@ class Reading:
         )
         self._task = self._bar.add_task(name, total=size, records=0)
 
-    def __enter__(self) -> "Reading":
+    def __enter__(self) -> "ReadProgress":
         self._bar.start()
         return self
 
@@ -42,14 +42,14 @@ class Reading:
         self.done += more
 
     def show(self, records: int) -> None:
-        """Show how many records have become rows."""
+        """Update the display with the number of records processed."""
         self._bar.update(self._task, completed=self.done, records=records)
-        if not self._live and time.monotonic() - self._spoke > LOG_EVERY_SECONDS:
+        if not self._live and time.monotonic() - self._printed_at > LOG_EVERY_SECONDS:
             print(f"{self.name}: {records:,} records, {100 * self.done / max(self.size, 1):.0f} %", flush=True)
-            self._spoke = time.monotonic()
+            self._printed_at = time.monotonic()
 
     @property
     def seconds_left(self) -> float:
-        """Estimated seconds for the rest at the pace so far."""
+        """Estimated seconds for the rest, at the speed so far."""
         spent = time.monotonic() - self._began
         return spent * max(self.size - self.done, 0) / max(self.done, 1)

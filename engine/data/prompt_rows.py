@@ -1,6 +1,6 @@
-"""Prompts as rows: on disk their messages and records are JSON in string columns; here alone they are read and written.
+"""Rows of prompts. On disk their messages and records are JSON strings, which only this file encodes and decodes.
 
-Records of one source may have any fields, so a column of structs would fill each record with the fields of the others.
+Records of one source may have different fields; a column of structs would add the fields of all others to each record.
 """
 
 import json
@@ -8,23 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-if TYPE_CHECKING:  # half a second that the processes which make rows need not wait for
+if TYPE_CHECKING:  # importing it takes half a second, which would delay worker processes
     from datasets import Dataset
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One prompt that a model is to answer."""
+    """One prompt to generate responses to."""
 
     input_ids: list[int]
-    """the prompt's tokens, up to where the answer begins"""
+    """tokens of the prompt, up to the first token of the response"""
     messages: list[dict[str, Any]]
-    """the conversation so far, as it is left after cutting to length"""
+    """the conversation so far, after cutting to length"""
     record: dict[str, Any]
     """the record that the prompt was read from"""
 
     def as_columns(self) -> dict[str, Any]:
-        """The row as it is stored on disk. Values that JSON does not know (dates, say) become text."""
+        """Return the row as stored on disk. Values that JSON does not support, such as dates, become strings."""
         return {
             "input_ids": self.input_ids,
             "messages": json.dumps(self.messages),
@@ -37,7 +37,7 @@ class PromptRow:
 
 
 class PromptRows(Sequence[PromptRow]):
-    """The rows of a data set on disk, decoded when they are asked for."""
+    """A sequence of the prompts of a data set on disk, each decoded on access."""
 
     def __init__(self, stored: "Dataset"):
         self.stored = stored

@@ -1,7 +1,7 @@
-"""Files of records, by their kind: JSON, parquet, CSV and text; all but parquet plain, gzipped, or in Zstandard's form.
+"""Read files of records: JSON, parquet, CSV and text; all but parquet optionally compressed with gzip or Zstandard.
 
-A bad record is yielded as a RecordError in its place; a damaged file raises RecipeError. Both messages begin with
-`file:line: ` (in parquet, which has no lines, the row number).
+A bad record is yielded as a RecordError; a damaged file raises RecipeError. Places are `file:line`, in parquet
+`file:row`.
 """
 
 import codecs
@@ -21,48 +21,51 @@ import pyarrow.parquet
 
 from chatml import RecordError
 from config import RecipeError
-from engine.data.json_files import Records, decoded, json_records
+from engine.data.json_files import Records, decode_utf8, json_records
 from engine.data.table_nulls import table_cleaner
 
-PACKED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst")
 
 
-def kind_of(path: str) -> str:
-    """Return a file's suffix, ignoring .gz and .zst."""
+def file_kind(path: str) -> str:
+    """Return the suffix of a file name in lower case, without .gz and .zst: "A.JSONL.gz" → ".jsonl"."""
     name = path.lower()
-    for suffix in PACKED:
+    for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     return os.path.splitext(name)[1]
 
 
 def read_file(path: str, advance: Callable[[int], object]) -> Records:
-    """Yield (place, record) of a file's records; call `advance` with the bytes read since. Raises RecipeError."""
-    reader = READERS.get(kind_of(path))
+    """Yield (place, record) of a file's records, and call `advance` with the number of bytes read since the last call.
+
+    Raises RecipeError if the file's type is not supported or the file is damaged.
+    """
+    reader = READERS.get(file_kind(path))
     if reader is None:
-        raise RecipeError(f"{path}: not a kind of file that can be read; {KNOWN}")
-    if kind_of(path) == ".parquet" and path.lower().endswith(PACKED):
-        raise RecipeError(f"{path}: parquet is compressed in itself; unpack the file")
+        raise RecipeError(f"{path}: not a supported file type; {READABLE_FILES}")
+    if file_kind(path) == ".parquet" and path.lower().endswith(COMPRESSED):
+        raise RecipeError(f"{path}: parquet files are compressed internally; decompress the file")
     seen = 0
     try:
-        with reading(path) as raw, _unpacked(path, raw) as file:
+        with open_file(path) as raw, _unpacked(path, raw) as file:
             for record in reader(path, file):
                 advance(raw.tell() - seen)
                 seen = raw.tell()
                 yield record
     except (EOFError, zlib.error, OSError) as error:
-        raise RecipeError(f"{path}: damaged or cut off in the middle ({error}); make or download it again") from None
+        raise RecipeError(f"{path}: damaged or truncated ({error}); regenerate or download it again") from None
 
 
 @contextmanager
-def reading(path: str) -> Iterator[BinaryIO]:
-    """Open a file for reading bytes. Raises RecipeError where the system refuses."""
+def open_file(path: str) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes. Raises RecipeError if the system does not allow it."""
     try:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        if error.errno is None:  # what unpacks a file says what is wrong with it
+        if error.errno is None:  # from decompression; read_file reports it
             raise
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}); look at its permissions and its disk") from None
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from None
 
 
 @contextmanager
@@ -76,7 +79,7 @@ def _unpacked(path: str, raw: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _csv(path: str, file: BinaryIO) -> Records:
-    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is shorter than many a document
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is too short for many documents
     rows = csv.reader(_lines(path, file), strict=True)
     try:
         names = next(rows, [])
@@ -91,7 +94,7 @@ def _csv(path: str, file: BinaryIO) -> Records:
                 yield where, dict(zip(names, row, strict=True))
             else:
                 counts = f"cells: {len(row)} here, {len(names)} in the first line"
-                yield where, RecordError(f"{counts}; put quotes around cells that hold commas")
+                yield where, RecordError(f"{counts}; put quotes around cells that contain commas")
     except csv.Error as error:
         raise RecipeError(f"{path}:{rows.line_num}: not CSV ({error}); correct the quotes there") from None
 
@@ -99,7 +102,7 @@ def _csv(path: str, file: BinaryIO) -> Records:
 def _lines(path: str, file: BinaryIO) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
         try:
-            yield decoded(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+            yield decode_utf8(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
         except RecordError as error:
             raise RecipeError(f"{path}:{number}: {error}") from None
 
@@ -119,7 +122,7 @@ def _parquet(path: str, file: BinaryIO) -> Records:
                 yield f"{path}:{number}", clean(record)
     except (pyarrow.ArrowException, OSError, json.JSONDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise RecipeError(f"{path}: not a whole parquet file ({reason}); make or download it again") from None
+        raise RecipeError(f"{path}: not a complete parquet file ({reason}); regenerate or download it again") from None
 
 
 READERS: dict[str, Callable[[str, BinaryIO], Records]] = {
@@ -129,4 +132,4 @@ READERS: dict[str, Callable[[str, BinaryIO], Records]] = {
     ".csv": _csv,
     ".txt": _text,
 }
-KNOWN = f"use {', '.join(READERS)} (and .gz or .zst of these), or a folder that save_to_disk wrote"
+READABLE_FILES = f"use {', '.join(READERS)} (and .gz or .zst of these), or a folder that save_to_disk wrote"

@@ -1,4 +1,4 @@
-"""The report on a data key's records: how many were kept, cut and dropped, and why."""
+"""The report on the records of a data key: how many were kept, cut and dropped, and why."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,49 +17,49 @@ EQUAL_SIDES = "equal sides"
 _WAYS_OUT = {
     BAD: "correct them, or how they are read (data.fields); the first is {bad}",
     TOO_LONG: "raise {limit}, or choose another data.too_long",
-    NOTHING_TO_TRAIN: "look at chatml.mask, chatml.train_on and `train: false` in the records, or raise {limit}",
-    EQUAL_SIDES: "look at whether chosen and rejected are what they should be",
+    NOTHING_TO_TRAIN: "check chatml.mask, chatml.train_on and `train: false` in the records, or raise {limit}",
+    EQUAL_SIDES: "check which fields are read as chosen and rejected (data.fields)",
 }
 PERCENTILES = (50, 90, 99, 100)
-MAX_BAD_SHOWN = 20  # bad records that are listed one by one
+MAX_BAD_SHOWN = 20  # bad records that are listed
 MAX_FILES_SHOWN = 8
 
 
 @dataclass
 class Report:
-    """Counts of one data key or of a part of it; `add` merges parts. Each record counts once."""
+    """Counts for the records of a data key or of a part of it. Each record counts once; `add` merges parts."""
 
     read: int = 0
-    """records that were read"""
+    """records read"""
     kept: int = 0
-    """records of which something became a row"""
+    """records with at least one row"""
     cut: int = 0
-    """records among the kept that lost turns or tokens to the length limit"""
+    """kept records that lost turns or tokens to the length limit"""
     dropped: Counter[str] = field(default_factory=Counter)
-    """records of which nothing is left, by reason"""
+    """dropped records by reason"""
     rows: int = 0
-    """rows; more than `kept` where long text was split into pieces"""
+    """rows; more than `kept` if long text was split"""
     tokens: int = 0
-    """tokens in the rows; of a pair both sides"""
+    """tokens in the rows; both sides of pairs"""
     trained_tokens: int = 0
-    """tokens that the loss falls on; 0 for pairs and prompts"""
+    """tokens that are trained on; 0 for pairs and prompts"""
     cut_tokens: int = 0
-    """tokens that were cut off records that were kept"""
+    """tokens cut from kept records"""
     dropped_tokens: Counter[str] = field(default_factory=Counter)
-    """tokens of the records of which nothing is left, by reason; those of bad records are not known"""
+    """tokens of dropped records by reason; those of bad records are unknown"""
     lengths: Counter[int] = field(default_factory=Counter)
-    """records by their tokens before anything was cut; of a pair the longer side's"""
+    """number of records by length in tokens before cutting; the longer side of pairs"""
     bad: list[str] = field(default_factory=list)
-    """what is wrong with the first bad records that were skipped"""
+    """errors of the first bad records that were skipped"""
     spelled_ends: Counter[str] = field(default_factory=Counter)
-    """documents of plain text that hold an end token spelled out, by its spelling"""
+    """number of plain-text documents that contain the text of an end token, by that text"""
     read_from: list[str] = field(default_factory=list)
-    """files, or names of data sets, that the records come from"""
+    """files or data sets that were read"""
     left_out: list[str] = field(default_factory=list)
-    """what lies beside them in a source's folder and is not read"""
+    """files in a source's folder that were not read"""
 
     def keep(self, tokens: int, whole: int, trained: int = 0, rows: int = 1) -> None:
-        """Count a record of `whole` tokens of which `tokens` are in rows."""
+        """Count a record of `whole` tokens, of which `tokens` are in rows and `trained` are trained on."""
         self.kept += 1
         self.cut += tokens < whole
         self.rows += rows
@@ -72,20 +72,20 @@ class Report:
         self.dropped_tokens[reason] += tokens
 
     def refuse(self, where: str, error: RecordError, policy: OnBadRecord) -> None:
-        """Count a record that cannot be read, or raise RecipeError, as `policy` says."""
+        """Count a record that cannot be read (policy "skip"), or raise RecipeError (policy "error")."""
         if policy == "error":
             raise RecipeError(f"{where}: {error}; correct it, or set data.on_bad_record=skip")
         self.dropped[BAD] += 1
         self.bad = [*self.bad, f"{where}: {error}"][:MAX_BAD_SHOWN]
 
     def add(self, other: "Report") -> None:
-        """Add the counts of a report on the records that follow these."""
+        """Add the counts of the report on the records that come next."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
         self.bad = self.bad[:MAX_BAD_SHOWN]
 
     def text(self, name: str) -> str:
-        """Return a few lines of text: records, tokens, lengths, and the first bad records."""
+        """Return the report as lines of text: records, tokens, lengths, and the first bad records."""
         dropped = sum(self.dropped.values())
         rows = f" in {self.rows:,} rows" if self.rows != self.kept else ""
         trained = f" ({self.trained_tokens:,} trained on)" if self.trained_tokens else ""
@@ -96,11 +96,11 @@ class Report:
             f"{sum(self.dropped_tokens.values()):,} dropped",
         ]
         if self.lengths:
-            told = (f"{length:,}" for length in self.percentiles().values())
-            lines.append("  tokens in a record: half have up to {}, 90 % {}, 99 % {}, the longest {}".format(*told))
+            shown = (f"{length:,}" for length in self.percentiles().values())
+            lines.append("  tokens in a record: half have up to {}, 90 % {}, 99 % {}, the longest {}".format(*shown))
         lines += [
-            f"  warning: {count:,} {'document spells' if count == 1 else 'documents spell'} {name}, which stays text; "
-            f"if it stands between documents, set data.document_end='{name}'"
+            f"  warning: {count:,} {'document contains' if count == 1 else 'documents contain'} {name} as plain text; "
+            f"if it separates documents, set data.document_end='{name}'"
             for name, count in self.spelled_ends.most_common()
         ]
         if len(self.read_from) > 1 or self.left_out:
@@ -113,7 +113,7 @@ class Report:
         return "\n".join(lines)
 
     def percentiles(self) -> dict[int, int]:
-        """Percentile -> the smallest length that as many percent of the records do not exceed."""
+        """Return percentile → the smallest length, in tokens, that this percentage of the records does not exceed."""
         total, seen, wanted, found = sum(self.lengths.values()), 0, list(PERCENTILES), {}
         for length, count in sorted(self.lengths.items()):
             seen += count
@@ -122,23 +122,23 @@ class Report:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For the run folder: the lengths as percentiles."""
+        """Return the values for data.json of the run folder, with the lengths as percentiles."""
         lengths = {f"p{percent}": length for percent, length in self.percentiles().items()}
         return {**self.as_json(), "lengths": lengths}
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """Return all values as JSON types."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Report":
-        """What `as_json` gave, once it has been JSON."""
+        """Return the report that `as_json` was called on, from decoded JSON."""
         lengths = Counter({int(length): count for length, count in values["lengths"].items()})
         counted = {name: Counter(values[name]) for name in ("dropped", "dropped_tokens", "spelled_ends")}
         return cls(**{**values, **counted, "lengths": lengths})
 
     def check(self, key: str, limit: str) -> None:
-        """Raises RecipeError where less than half of what was read is kept. `limit` is the key that bounds lengths."""
+        """Raise RecipeError if less than half of the records are kept. `limit` is the recipe key of the limit."""
         if self.read == 0:
             raise RecipeError(f"{key}: no records; name a source that holds some")
         if 2 * self.kept < self.read:
@@ -149,8 +149,8 @@ class Report:
             )
 
 
-def total(reports: Iterable[Report]) -> Report:
-    """Return the reports of all parts of a data key as one."""
+def merge_reports(reports: Iterable[Report]) -> Report:
+    """Return one report for all parts of a data key."""
     whole = Report()
     for report in reports:
         whole.add(report)

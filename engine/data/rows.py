@@ -1,4 +1,4 @@
-"""Records to the rows that stages train on: read, written as ChatML, cut to length, and accounted for."""
+"""Load the rows that stages train on: read records, encode them as ChatML, cut them to length, report the result."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -13,14 +13,14 @@ from config.data import Data, Source
 from engine.data import encoding
 from engine.data.chatml_section import ChatML
 from engine.data.encoding import Maker, Settings
-from engine.data.mixture import mixed
-from engine.data.prepare import prepared
+from engine.data.mixture import mix_sources
+from engine.data.prepare import prepare_rows
 from engine.data.prompt_rows import PromptRows
-from engine.data.report import Report, total
+from engine.data.report import Report, merge_reports
 
 
 class Limit(NamedTuple):
-    """The longest a row may be: what a record that is too long is compared with, and which key to raise."""
+    """The maximum length of a row in tokens, and the recipe key that sets it."""
 
     key: str
     tokens: int
@@ -37,14 +37,21 @@ def load_rows(
     key: str,
     limit: Limit,
 ) -> tuple[Dataset, Report]:
-    """Return the rows of a data key, on disk and mapped into memory, and the account of what became of its records.
+    """Return the memory-mapped rows of a data key, and the report on its records.
 
-    `make` (one of engine.data.encoding) says what a row is: `conversations`, `texts`, `pairs` or `prompts`, all at most
-    `limit` tokens long, or `documents` or `questions`, which are whole. `data` and `chatml` are the recipe's
-    sections, `seed` draws from weighted sources, `tokenizer` has the ChatML tokens.
+    Args:
+        make: what to make of a record (a function of engine.data.encoding): `conversations`, `texts`, `pairs` or
+            `prompts`, of at most `limit` tokens, or `documents` or `questions`, which are not cut.
+        sources: the sources of the data key.
+        data: the recipe's section `data`.
+        chatml: the recipe's section `chatml`.
+        seed: for drawing rows from weighted sources.
+        tokenizer: has the ChatML tokens.
+        key: the data key, for messages.
+        limit: the maximum length of a row.
 
-    Raises RecipeError: with file and line for a record that cannot be read, with `key` where less than half of the
-    records can be kept.
+    Raises RecipeError with file and line for a record that cannot be read, or with `key` if less than half of the
+    records are kept.
     """
     _check_fields(data.fields)
     control(tokenizer)  # raises where the tokenizer lacks the ChatML tokens
@@ -58,23 +65,23 @@ def load_rows(
         document_end=data.document_end,
         roles=data.roles,
     )
-    parts = [prepared(make, source, settings, tokenizer, key) for source in sources]
-    report = total(report for _, report in parts)
+    parts = [prepare_rows(make, source, settings, tokenizer, key) for source in sources]
+    report = merge_reports(report for _, report in parts)
     report.check(key, limit.key)
     weighted = [(rows, source.weight) for (rows, _), source in zip(parts, sources, strict=True)]
-    return mixed(weighted, seed), report
+    return mix_sources(weighted, seed), report
 
 
 def load_prompts(sources: Sequence[Source], **settings: Any) -> tuple[PromptRows, Report]:
-    """As `load_rows` of prompts, with the rows typed."""
+    """Return the prompts of a data key as PromptRows, and the report; `settings` are those of `load_rows`."""
     rows, report = load_rows(encoding.prompts, sources, **settings)
     return PromptRows(rows), report
 
 
 def longest_sequence(rows: Dataset) -> int:
-    """Return the tokens of the longest sequence in rows, packed or not; of a pair the longer side counts.
+    """Return the number of tokens of the longest sequence in rows, packed or not; of pairs the longer side counts.
 
-    Rows that a source has, but that its weight leaves out, count as well.
+    Rows of a source that its weight leaves out count as well.
     """
     if "seq_lengths" in rows.column_names:
         lengths = [pyarrow.compute.list_flatten(rows.data.column("seq_lengths"))]
@@ -93,4 +100,4 @@ def _check_fields(fields: Mapping[str, str | None]) -> None:
             )
     for one, other in pairwise(sorted(named.values())):
         if one == other:
-            raise RecipeError(f"data.fields makes two fields {one}; leave one of them out")
+            raise RecipeError(f"data.fields renames two fields to {one}; leave one of them out")

@@ -1,8 +1,8 @@
-"""Where records come from: files, folders, globs and data sets of `datasets`; each record comes with its place.
+"""Read records from files, folders, globs and data sets of `datasets`, each with its place.
 
-Records are read one at a time, so a source may be larger than memory. The part of it that is used (`skip`, `take`, a
-share by hash) is decided here. The hash is of the record's content, so a record is always on the same side, wherever
-it stands, and equal records are on the same side.
+Records are read one at a time, so a source may be larger than memory. This file also selects the part of a source that
+is used (`skip`, `take`, a share by hash). The hash is that of the record's content, so a record, and any copy of it, is
+always in the same share.
 """
 
 import glob
@@ -19,56 +19,58 @@ from chatml import RecordError
 from config import RecipeError
 from config.data import Source
 from engine.data.documents import split_documents
-from engine.data.folders import files_of
-from engine.data.hub_sets import is_saved, on_hub, saved
+from engine.data.folders import select_files
+from engine.data.hub_sets import is_saved_set, load_from_hub, load_saved
 from engine.data.json_files import Records
-from engine.data.record_files import read_file, reading
+from engine.data.record_files import open_file, read_file
 
 Advance = Callable[[int], object]
 NO_FIELDS: Mapping[str, str | None] = {}
 
 
 class Place(Protocol):
-    """A place that records are read from."""
+    """A resolved source: files, or a loaded data set."""
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The files that are read, or the name of a data set."""
+        """The files that are read, or the name of the data set."""
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What lies beside them and is not read."""
+        """Other files in the same folder, which are not read."""
 
     @property
     def size(self) -> int:
-        """The amount to read: bytes of files, rows of a data set on the hub."""
+        """The amount to read: bytes of files, or rows of a data set."""
 
     def fingerprint(self) -> str:
         """Return a hash of the content."""
 
     def records(self, advance: Advance) -> Records:
-        """Yield all records; call `advance` with how much of `size` was read since."""
+        """Yield (place, record) of all records; call `advance` with how much of `size` was read since the last call."""
 
 
-def read(source: Source, document_end: str | None = None, fields: Mapping[str, str | None] = NO_FIELDS) -> Records:
-    """Yield (place, record) of a source's records in order, with a RecordError in place of a bad one.
+def read_source(
+    source: Source, document_end: str | None = None, fields: Mapping[str, str | None] = NO_FIELDS
+) -> Records:
+    """Yield (place, record) of a source's records in order, with a RecordError in place of a bad record.
 
-    Plain text is split at `document_end`; `fields` tells what is plain text. Raises RecipeError where the source is
-    missing or a file is damaged, when reading gets there.
+    Plain text is split at `document_end`; `fields` (names in the records → names read) determines which records are
+    plain text. Raises RecipeError if the source is missing, or, when it is reached, for a damaged file.
     """
-    return selected(find(source), source, document_end=document_end, fields=fields)
+    return select_records(find_place(source), source, document_end=document_end, fields=fields)
 
 
-def find(source: Source) -> Place:
-    """Return the place that a source names. Raises RecipeError where there is none."""
+def find_place(source: Source) -> Place:
+    """Resolve a source. Raises RecipeError if it does not exist."""
     if source.on_hub:
-        return on_hub(source)
+        return load_from_hub(source)
     if os.path.isdir(source.path):
-        return saved(source) if is_saved(source.path) else Files(*files_of(source.path, source.split))
+        return load_saved(source) if is_saved_set(source.path) else Files(*select_files(source.path, source.split))
     return Files(tuple(_files(source.path)))
 
 
-def selected(
+def select_records(
     place: Place,
     source: Source,
     advance: Advance = lambda more: None,
@@ -76,7 +78,7 @@ def selected(
     document_end: str | None = None,
     fields: Mapping[str, str | None] = NO_FIELDS,
 ) -> Records:
-    """Yield the records of a place that its source selects; documents within a record are records for that."""
+    """Yield the records of a place that its source selects. Text is split into documents first, each a record."""
     records = place.records(advance)
     if document_end is not None:
         records = split_documents(records, document_end, fields)
@@ -90,14 +92,14 @@ def selected(
 
 def _held_out(record: dict[str, Any] | RecordError, share: float) -> bool:
     if isinstance(record, RecordError):
-        return False  # reported where the other records are trained on
+        return False  # so that the source with `without_share` reports it
     written = json.dumps(record, sort_keys=True, ensure_ascii=True, default=str)
     return xxhash.xxh3_64_intdigest(written.encode()) < share * 2**64
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files, one after the other."""
+    """Files that are read one after another."""
 
     read: tuple[str, ...]
     left_out: tuple[str, ...] = ()
@@ -110,7 +112,7 @@ class Files:
         seen = xxhash.xxh3_128()
         for path in self.read:
             seen.update(f"\0{path}\0{os.path.getsize(path)}\0".encode())
-            with reading(path) as file:
+            with open_file(path) as file:
                 while block := file.read(1 << 20):
                     seen.update(block)
         return seen.hexdigest()

@@ -1,9 +1,9 @@
-"""Nulls that a table put into records are not data.
+"""Remove the nulls that a table has added to records.
 
-A column of structs (parquet, Arrow, a data set on the hub) has one list of keys for all of its rows, and null where a
-record does not have one. Such a null cannot be told from one that was meant, so keys that are null are left out of
-structs, however deep they stand in lists and other structs. What stays: columns that are null themselves, null items of
-lists, and everything in columns of JSON (`arrow.json` in Arrow, `Json` in `datasets`), which have a record's own keys.
+A column of structs (parquet, Arrow, a data set on the hub) has the same keys in all rows, with null if a record lacks a
+key. Such a null cannot be distinguished from one in the original record, so null keys are removed from structs at any
+depth. Kept are null columns, null items of lists, and everything in JSON columns (`arrow.json` in Arrow, `Json` in
+`datasets`), which store each record's own keys.
 """
 
 import json
@@ -16,9 +16,9 @@ Clean = Callable[[Any], Any]
 
 
 def table_cleaner(schema: pyarrow.Schema, *, json_is_text: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return the function that takes the table's nulls out of a record, a row of the table as Python values.
+    """Return a function that removes the table's nulls from a record (a row as Python values).
 
-    `json_is_text`: whether values of JSON columns are text still, which is then read.
+    With `json_is_text` the values of JSON columns are strings, which the function decodes.
     """
     cleaners = _cleaners(schema, json_is_text)
 
@@ -32,13 +32,13 @@ def table_cleaner(schema: pyarrow.Schema, *, json_is_text: bool) -> Callable[[di
 
 
 def _cleaners(fields: pyarrow.Schema | pyarrow.StructType, json_is_text: bool) -> Mapping[str, Clean]:
-    """Return the cleaners of those fields that need one."""
+    """Return the cleaners of the fields that need one."""
     found = {field.name: _cleaner(field.type, json_is_text) for field in fields}
     return {name: clean for name, clean in found.items() if clean is not None}
 
 
 def _cleaner(kind: pyarrow.DataType, json_is_text: bool) -> Clean | None:
-    """Return the function for values of an Arrow type that are not null; None where it would change nothing."""
+    """Return the cleaner of non-null values of an Arrow type; None if nothing needs to be removed."""
     if isinstance(kind, pyarrow.BaseExtensionType):
         return json.loads if json_is_text and kind.extension_name == "arrow.json" else None
     types = pyarrow.types
@@ -46,7 +46,7 @@ def _cleaner(kind: pyarrow.DataType, json_is_text: bool) -> Clean | None:
         cleaners = _cleaners(kind, json_is_text)
 
         def clean_struct(value: Any) -> Any:
-            if not isinstance(value, dict):  # what `datasets` decoded: an image, say
+            if not isinstance(value, dict):  # decoded by `datasets`, for example an image
                 return value
             present = ((name, item) for name, item in value.items() if item is not None)
             return {name: cleaners[name](item) if name in cleaners else item for name, item in present}

@@ -1,8 +1,8 @@
-"""Apply one function to many chunks, in order: in this process while that is quick, else in worker processes.
+"""Apply a function to many chunks, in order: in this process if that is quick, otherwise in worker processes.
 
-Workers are spawned, not forked: by the time data is read, torch, tokenizers and accelerate may have started threads,
-and a fork copies the locks they hold but not the threads that would release them. Workers end with the process that
-started them, however it ends. Results do not depend on where a chunk is processed.
+Workers are spawned, not forked: when data is read, torch, tokenizers and accelerate may have started threads, and a
+fork copies the locks that they hold but not the threads that would release them. Workers exit when the process that
+started them exits or is killed. Results do not depend on the process that a chunk is processed in.
 """
 
 import multiprocessing
@@ -17,27 +17,27 @@ from typing import Any
 
 from config import RecipeError
 
-# One process reads for all workers, so more of them would wait; and chunks in memory for each worker.
+# One process reads for all workers, so more workers would be idle. Each worker may have this many chunks in memory.
 MAX_WORKERS, CHUNKS_A_WORKER = 16, 2
 
 
-def in_order(
+def map_in_order(
     work: Callable[..., Any], shared: tuple[Any, ...], chunks: Iterator[Any], worth_it: Callable[[], bool]
 ) -> Iterator[Any]:
-    """Yield work(chunk, *shared) for every chunk, from worker processes once `worth_it()` is true.
+    """Yield work(chunk, *shared) for every chunk, in worker processes once `worth_it()` returns True.
 
-    `work` is a module-level function whose arguments and results can be pickled. Raises what `work` raises, and
-    RecipeError where a worker dies.
+    `work` must be a module-level function whose arguments and results can be pickled. Raises what `work` raises, and
+    RecipeError if a worker dies.
     """
     processes = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     for chunk in chunks:
         yield work(chunk, *shared)
         if processes > 1 and worth_it():
             break
-    yield from _by_several(processes, work, shared, chunks)
+    yield from _in_processes(processes, work, shared, chunks)
 
 
-def _by_several(
+def _in_processes(
     processes: int, work: Callable[..., Any], shared: tuple[Any, ...], chunks: Iterator[Any]
 ) -> Iterator[Any]:
     first = next(chunks, None)
@@ -60,7 +60,7 @@ def _by_several(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise RecipeError(
-            "a process that prepares data was killed from outside, perhaps for lack of memory; run the command again"
+            "a process that prepares data was killed, perhaps because memory ran out; run the command again"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -70,10 +70,10 @@ _work_here: Callable[[Any], Any]
 
 
 def _start(work: Callable[..., Any], shared: tuple[Any, ...]) -> None:
-    """Set up a worker."""
+    """Initialise a worker process."""
     global _work_here
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other workers use the other cores
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption reaches the first process, which ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _work_here = lambda chunk: work(chunk, *shared)  # noqa: E731
 

@@ -1,1 +1,1 @@
-"""Several ranks: devices, collectives, sharding."""
+"""Distributed runs: devices, ranks, collectives, sharding."""

@@ -1,7 +1,8 @@
-"""Items dealt out to the ranks of a run, and results gathered from all of them.
+"""Distribute items over the ranks of a run, and gather the results.
 
-Every rank then holds the results of all items, in the same order as a run of one rank. Functions marked "collective"
-must be called by every rank, else those that call wait forever. Without a process group all of them work on their own.
+After a gather every rank has the results of all items, in the same order as in a run with one rank. Functions marked
+"collective" must be called by every rank, otherwise the ranks that call them wait forever. Without a process group
+every function returns the result for one rank.
 """
 
 import time
@@ -19,7 +20,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class WaitClock:
-    """How long this rank has waited for slower ones, in seconds."""
+    """The seconds that this rank has waited for slower ranks."""
 
     seconds: float = 0.0
 
@@ -28,8 +29,8 @@ _running_clock: ContextVar[WaitClock | None] = ContextVar("running_clock", defau
 
 
 @contextmanager
-def counted_waits() -> Iterator[WaitClock]:
-    """Count in the returned clock how long gathers within the block wait for slower ranks."""
+def count_waits() -> Iterator[WaitClock]:
+    """Yield a clock that measures how long gathers within the block wait for slower ranks."""
     clock = WaitClock()
     token = _running_clock.set(clock)
     try:
@@ -44,14 +45,14 @@ def is_distributed() -> bool:
 
 
 def take_share(items: Sequence[Item]) -> list[Item]:
-    """Return this rank's items: those at positions rank, rank + n, rank + 2n, … for n ranks."""
+    """Return this rank's items: those at positions rank, rank + n, rank + 2n, … with n ranks."""
     return list(items[dist.get_rank() :: dist.get_world_size()]) if is_distributed() else list(items)
 
 
 def all_gather_items(mine: list[Item]) -> list[Item]:
-    """Return all ranks' results, one per item, in the order before `take_share` (collective).
+    """Return the results of all ranks, one per item, in the order before `take_share` (collective).
 
-    `mine` holds one result for each item of this rank's share. Tensors must be on the CPU.
+    `mine` contains one picklable result for each item of this rank's share. Tensors must be on the CPU.
     """
     if not is_distributed():
         return mine
@@ -65,9 +66,14 @@ def all_gather_items(mine: list[Item]) -> list[Item]:
 
 
 def all_gather_ragged(mine: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """As `all_gather_items`, for rows of different lengths laid end to end (collective).
+    """Gather concatenated rows of different lengths from all ranks, in the order of `all_gather_items` (collective).
 
-    `mine` is (…, total) with total = sum(lengths); `lengths` are those of this rank's rows. Returns (…, total of all).
+    Args:
+        mine: (…, total), this rank's rows concatenated along the last dimension, total = sum(lengths).
+        lengths: lengths of this rank's rows.
+
+    Returns:
+        (…, total over all ranks), on the device of `mine`.
     """
     if not is_distributed():
         return mine

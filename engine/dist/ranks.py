@@ -1,7 +1,7 @@
-"""The ranks of a run: how many were launched, where they meet, their accelerator, and how they leave together.
+"""The ranks of a run: number, rendezvous port, accelerator, and shutdown.
 
-Plain `Accelerator()` on a machine without a GPU leaves several launched CPU ranks each believing to be alone, so the
-choice of the CPU is made explicit and the number of ranks is compared with the number that was launched.
+On a machine without a GPU, a plain `Accelerator()` treats each of several launched CPU ranks as a run of its own.
+Therefore the CPU is selected explicitly, and the number of ranks is compared with the number launched.
 """
 
 import gc
@@ -16,31 +16,31 @@ from config.sections import Model
 from engine.dist.devices import compute_dtype, keep_freed_memory
 from engine.errors import RunError
 
-# On rank 0 of several: the stores that keep the port open at which the ranks meet.
+# On rank 0 of several: keeps the rendezvous port open.
 _open_stores: list[torch.distributed.TCPStore] = []
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, the one that writes (known before any process group exists)."""
+    """Return whether this is rank 0, the one that writes; works before the process group exists."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def launched_ranks() -> int:
-    """How many ranks the launcher says it has started; known before any of them has met another."""
+    """Return the number of ranks that the launcher has started; works before the process group exists."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start_accelerator(seed: int, model: Model, report_to: list[str], run_dir: str) -> Accelerator:
-    """The accelerator of a stage that has a loop of its own, with every random number generator seeded.
+    """Return the accelerator of a stage without a TRL trainer, and seed all random number generators (collective).
 
-    Raises RunError if fewer ranks found each other than were launched.
+    Raises RunError if not all launched ranks have joined.
     """
     keep_freed_memory()
     on_cpu = not torch.cuda.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if deepspeed:
-        leave_gloo_to_torch()
-        PartialState(cpu=on_cpu)  # accelerate itself, when given cpu=True, would silently ignore DeepSpeed
+        disable_deepspeed_shared_memory()
+        PartialState(cpu=on_cpu)  # Accelerator(cpu=True) would silently ignore DeepSpeed
     accelerator = Accelerator(
         cpu=on_cpu and not deepspeed,
         mixed_precision="bf16" if compute_dtype(model) == torch.bfloat16 else "no",
@@ -49,28 +49,27 @@ def start_accelerator(seed: int, model: Model, report_to: list[str], run_dir: st
         project_dir=run_dir,
     )
     if deepspeed:
-        # Models are loaded whole and sharded afterwards; transformers would shard them while loading.
+        # Models are sharded after loading; otherwise transformers would shard them while loading.
         unset_hf_deepspeed_config()
     check_all_ranks_joined(accelerator.num_processes)
     set_seed(seed)
     return accelerator
 
 
-def leave_gloo_to_torch() -> None:
-    """Keep DeepSpeed from compiling its own shared-memory communication for CPU ranks, which nothing here uses.
+def disable_deepspeed_shared_memory() -> None:
+    """Prevent DeepSpeed from compiling its shared-memory communication for CPU ranks, which is not used.
 
-    A run killed while it compiles leaves a lock for which every later run on that machine would wait forever.
+    A run that is killed while compiling leaves a lock behind, for which every later run on that machine waits forever.
     """
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def hold_port() -> None:
-    """On rank 0, open the port at which the ranks will meet: loading may take minutes until they do, and another
-    program could have taken the port by then. torch finds the open store and uses it.
+def reserve_port() -> None:
+    """On rank 0, open the rendezvous port before models are loaded, so that no other program takes it meanwhile.
 
-    Raises RunError if the port is taken already.
+    torch finds the open store and uses it. Raises RunError if the port is already taken.
     """
     launcher_holds_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if launched_ranks() == 1 or launcher_holds_it or os.environ["RANK"] != "0":
@@ -80,20 +79,20 @@ def hold_port() -> None:
         _open_stores.append(open_store(port))
     except torch.distributed.DistNetworkError:
         raise RunError(
-            f"port {port}, at which the processes would meet, is taken by another program; run the same command again, "
-            "or where a configuration of accelerate names it, give main_process_port another"
+            f"port {port}, which the processes need to connect, is taken by another program; run the same command "
+            "again, or if your accelerate configuration sets main_process_port, change it"
         ) from None
 
 
 def open_store(port: int) -> torch.distributed.TCPStore:
-    """A port (0: any free one) at which all launched ranks can meet, open as long as the returned store lives."""
+    """Open a port (0: any free one) for the rendezvous of all launched ranks, for as long as the returned store exists."""
     return torch.distributed.TCPStore(
         "127.0.0.1", port, launched_ranks(), is_master=True, multi_tenant=True, wait_for_workers=False
     )
 
 
 def check_all_ranks_joined(found: int) -> None:
-    """Raise RunError if not all launched ranks are in one group: each would do the whole work by itself."""
+    """Raise RunError if not all launched ranks have joined one group: otherwise each would do all the work."""
     if found != launched_ranks():
         raise RunError(
             f"{launched_ranks()} processes were launched but {found} found each other; "
@@ -102,10 +101,10 @@ def check_all_ranks_joined(found: int) -> None:
 
 
 def leave_group(accelerator: Accelerator) -> None:
-    """End a run of several ranks together (collective): without this, gloo sometimes aborts or hangs after the work."""
+    """Shut down the process group, if any (collective). Without this, gloo sometimes aborts or hangs at exit."""
     if torch.distributed.is_initialized():
         accelerator.wait_for_everyone()
-        accelerator.free_memory()  # before the group ends: DeepSpeed asks for its rank here
+        accelerator.free_memory()  # before the group is destroyed: DeepSpeed needs its rank here
         gc.collect()
     accelerator.end_training()
     if torch.distributed.is_initialized():

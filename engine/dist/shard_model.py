@@ -1,8 +1,8 @@
-"""Models sharded over the ranks (FSDP2, DeepSpeed's ZeRO-3), and steps of their optimisers.
+"""Shard models over the ranks (FSDP2, DeepSpeed's ZeRO-3), and take optimiser steps.
 
-A forward pass of a sharded model is collective, but ranks whose responses differ in length take different numbers of
-decoding steps. A rollout therefore gathers all weights once (`gathered_weights`), and nothing is exchanged meanwhile.
-DeepSpeed clips, steps and clears gradients by itself, so all training goes through `accumulating`, `backward` and
+A forward pass of a sharded model is collective, but ranks whose responses differ in length need different numbers of
+decoding steps. A rollout therefore gathers all weights once (`gathered_weights`) and decodes without communication.
+DeepSpeed clips, steps and clears gradients itself, so all training must use `accumulate_gradients`, `backward` and
 `optimizer_step`.
 """
 
@@ -28,30 +28,39 @@ def prepare_trained(
     max_grad_norm: float,
     accelerator: Accelerator,
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """Wrap or shard a model together with its optimiser (collective); one model a call, as FSDP2 requires."""
+    """Wrap or shard one model and create its optimiser (collective).
+
+    Args:
+        model: loaded in full on every rank.
+        optimizer_of: called with the sharded model; returns its optimiser.
+        max_grad_norm: gradient clipping norm, which DeepSpeed must know in advance.
+
+    Returns:
+        the prepared model and optimiser.
+    """
     shard_model(model, accelerator)
     optimizer = optimizer_of(model)
     if sharding_of(accelerator).is_deepspeed:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        # Losses arrive divided by the batch, and `accumulating` marks its last part: DeepSpeed must not divide again.
+        # Losses are already divided by the batch size, and `accumulate_gradients` marks the last part of a batch.
         settings |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
         settings["gradient_clipping"] = max_grad_norm
     return accelerator.prepare(model, optimizer)
 
 
 def shard_model(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Keep only this rank's shard under FSDP2 and ZeRO-3, and make trained weights float32 (collective).
+    """Keep only this rank's shard under FSDP2 and ZeRO-3, and convert trained weights to float32 (collective).
 
-    Sharding comes first because accelerate would otherwise make the full float32 model in every rank's memory. Under
-    FSDP2 frozen weights, which adapters stand on, are stored in the computation's type, to which FSDP2 would convert
-    them in every pass. Under ZeRO all weights are, and DeepSpeed keeps float32 copies of those that are trained.
+    Sharding comes first because accelerate would otherwise create the full float32 model on every rank. Under FSDP2,
+    frozen weights (below adapters) are stored in the dtype of computations, to which FSDP2 would convert them in every
+    pass. Under ZeRO-3 all weights are stored in that dtype, and DeepSpeed keeps float32 copies of the trained ones.
     """
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     if sharding_of(accelerator).kind == "zero3":
         return partition_zero3(model, accelerator)
     if accelerator.is_fsdp2:
         model.requires_grad_(False)
-        # Adapters that train rows of tied embeddings would hide from accelerate that the two tables are one.
+        # Adapters that train rows of tied embeddings would hide from accelerate that the embeddings are tied.
         with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
             fsdp2_prepare_model(accelerator, model)
     for name, weight in model.named_parameters():
@@ -63,8 +72,9 @@ def shard_model(model: torch.nn.Module, accelerator: Accelerator) -> None:
 
 
 def partition_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Shard a model for ZeRO-3 one weight at a time (collective): DeepSpeed itself would first move all of it to every
-    device.
+    """Shard a model for ZeRO-3, one weight at a time (collective).
+
+    DeepSpeed itself would first move the full model to every device.
     """
     import deepspeed
 
@@ -77,12 +87,12 @@ def partition_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
 
 
 def autocast_dtype(accelerator: Accelerator) -> torch.dtype:
-    """Return the type that matrix products are computed in."""
+    """Return the dtype of matrix products."""
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
 def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn.Module:
-    """Shard a frozen model where trained models are sharded (collective)."""
+    """Shard a frozen model if trained models are sharded, and return it (collective)."""
     if accelerator.is_fsdp2:
         return fsdp2_prepare_model(accelerator, model)
     if sharding_of(accelerator).kind == "zero3":
@@ -95,7 +105,7 @@ def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn
 
 @contextmanager
 def gathered_weights(model: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Hold the full weights of a prepared model on every rank within the block (collective)."""
+    """Gather the full weights of a prepared model on every rank for the duration of the block (collective)."""
     if sharding_of(accelerator).kind == "zero3":
         from trl.models.utils import unwrap_model_for_generation
 
@@ -113,16 +123,17 @@ def gathered_weights(model: torch.nn.Module, accelerator: Accelerator) -> Iterat
         yield
     finally:
         model.set_reshard_after_forward(accelerator.state.fsdp_plugin.reshard_after_forward)
-        for first_in_backward in (model, model.get_output_embeddings()):  # as accelerate sets them
+        for first_in_backward in (model, model.get_output_embeddings()):  # as accelerate sets it
             if isinstance(first_in_backward, FSDPModule):
                 first_in_backward.set_reshard_after_forward(False, recurse=False)
         for shard in shards:
             shard.reshard()
 
 
-def accumulating(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
-    """Return a context for the forward and backward pass of one part of a batch; gradients are averaged over ranks at
-    the `last` part only.
+def accumulate_gradients(model: torch.nn.Module, last: bool, accelerator: Accelerator) -> Any:
+    """Return a context for the forward and backward pass of one part of a batch.
+
+    Gradients are averaged over ranks only in the `last` part.
     """
     if sharding_of(accelerator).is_deepspeed:
         model.set_gradient_accumulation_boundary(last)
@@ -131,7 +142,7 @@ def accumulating(model: torch.nn.Module, last: bool, accelerator: Accelerator) -
 
 
 def backward(loss: torch.Tensor, model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Add the loss's gradients to those of the model; they are means over ranks (collective at a batch's last part)."""
+    """Add the gradients of a loss to the model's, which are means over ranks (collective in the last part of a batch)."""
     if sharding_of(accelerator).is_deepspeed:  # accelerate's own backward supports one engine only
         model.backward(loss)
     else:
@@ -143,8 +154,8 @@ def optimizer_step(
 ) -> float:
     """Clip the gradient to a norm of `max_grad_norm`, update the weights, clear the gradient (collective).
 
-    Returns the norm before clipping. Weights stay as they are where it is not finite, except under DeepSpeed, which
-    reports the norm only after the update.
+    Returns the norm before clipping. If it is not finite, the weights are not updated and the gradient is not
+    cleared, except under DeepSpeed, which reports the norm only after the update.
     """
     if sharding_of(accelerator).is_deepspeed:
         model.step()

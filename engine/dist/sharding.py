@@ -1,4 +1,4 @@
-"""Which sharding a run has (none, FSDP2, DeepSpeed's ZeRO), and full weights gathered from the shards."""
+"""The sharding of a run (none, FSDP2, DeepSpeed's ZeRO), and full weights gathered from the shards."""
 
 import os
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Sharding(NamedTuple):
 
 
 def sharding_requested() -> bool:
-    """Return whether the launcher asks for sharded weights; known before there is an accelerator."""
+    """Return whether the launcher requests sharded weights (FSDP2, ZeRO-3); works before the accelerator exists."""
     zero3 = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
     return os.environ.get("ACCELERATE_USE_FSDP") == "true" or zero3
 
@@ -37,10 +37,9 @@ def sharding_of(accelerator: Accelerator) -> Sharding:
 
 
 def full_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
-    """Return a prepared model's full trained weights on rank 0 (collective).
+    """Return a prepared model's full trained weights on rank 0, {} on other ranks (collective).
 
-    They are CPU tensors by parameter name; on other ranks the dict is empty. Returns None where weights are not sharded
-    and every rank has all of them.
+    The dict maps parameter names to CPU tensors. Returns None if weights are not sharded and every rank has all of them.
     """
     match sharding_of(accelerator).kind:
         case "fsdp2":

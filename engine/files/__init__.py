@@ -1,1 +1,1 @@
-"""Files that are whole or absent: durable writes, JSON Lines."""
+"""Atomic, durable file writes, and JSON Lines."""

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: written under another name, synced, then renamed."""
+"""Write files atomically: under a temporary name, synced to disk, then renamed. They are either complete or absent."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def sync(path: Path) -> None:
-    """Force a file's or a folder's content to disk."""
+    """Sync the content of a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -18,14 +18,14 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force a folder with everything in it to disk."""
+    """Sync a folder and everything in it to disk."""
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder's files to a new or empty folder. Raises OSError for the first one that cannot be copied."""
+    """Copy a folder's content to a new or empty folder. Raises OSError if a file cannot be copied."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
@@ -33,7 +33,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step."""
+    """Write `text` to `path` atomically."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     sync(partial)
@@ -42,12 +42,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON in one step."""
+    """Write `value` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_folder(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a folder that then takes the place of `path`; a kill in between leaves `path` as it was."""
+    """Replace the folder `path` by one that `write` fills.
+
+    `write` is called with a temporary folder, which is renamed to `path` when it is complete. If `write` raises, or the
+    process is killed before it returns, `path` stays as it was.
+    """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

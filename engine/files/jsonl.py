@@ -1,6 +1,6 @@
-"""JSON Lines: one object a line, written whole in one step or appended to, and repaired after a kill.
+"""JSON Lines: files with one JSON object per line, written atomically or appended to, and repaired after a kill.
 
-JSON has no NaN or infinity: a number that is not finite is written as null.
+JSON has no NaN or infinity: non-finite numbers are written as null.
 """
 
 import json
@@ -15,14 +15,14 @@ Row = dict[str, Any]
 
 
 def read(path: Path) -> list[Row]:
-    """All complete lines; [] where there is no file. A last line that a kill left half-written is ignored."""
+    """Return all complete rows, [] if the file does not exist. A partial last line, left by a kill, is ignored."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def read_and_repair(path: Path) -> list[Row]:
-    """As `read`, and a half-written last line is removed from the file, so that it can be appended to."""
+    """Return all complete rows, and remove a partial last line from the file so that it can be appended to."""
     if not path.exists():
         return []
     *lines, rest = path.read_text(encoding="utf-8").split("\n")
@@ -32,12 +32,12 @@ def read_and_repair(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Replace the file by these rows in one step."""
+    """Write rows to a file atomically, replacing its content."""
     durable.write_text(path, "".join(map(_line, rows)))
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows at the end, in one write, so that several processes may append to the same file."""
+    """Append rows in a single write, so that several processes may append to the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(map(_line, rows)))

@@ -1,4 +1,4 @@
-"""The accelerate configurations that HARDWARE= names: the files of recipes/accelerate/. Imports no torch."""
+"""The accelerate configurations in recipes/accelerate/, selected with HARDWARE=. Does not import torch."""
 
 from pathlib import Path
 from typing import Any
@@ -18,5 +18,5 @@ def path_of(name: str) -> Path:
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return a configuration as it stands in its file, without accelerate's defaults."""
+    """Return a configuration as written in its file, without accelerate's defaults."""
     return yaml.safe_load(path_of(name).read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
-"""A run's batches, the same for any number of ranks: each rank takes its share of every step's rows.
+"""Batches that do not depend on the number of ranks: each rank takes its share of every global batch.
 
-The order is a function of the seed and the epoch. Where the rows do not divide by the batch, none is repeated or left
-out: the last batch of an epoch is smaller. A rank without rows has an empty part and still runs the model (on one
-token, without effect), since ranks that exchange gradients or weights wait for each other.
+The order of rows is a function of the seed and the epoch. If the number of rows is not a multiple of the batch size,
+the last batch of an epoch is smaller (with `dataloader_drop_last`, left out); no row is repeated. A rank without rows
+gets an empty part and still runs the model (on one token, without effect), since ranks that exchange gradients or
+weights wait for each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,45 +18,45 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from engine.run.named_checkpoints import NamedCheckpoints
 
 
-def batch_of(config_class: type[TrainingArguments], section: dict[str, Any]) -> tuple[int, int]:
-    """Return (rows of a step over all ranks, rows in one forward pass) of a recipe's `trainer` section."""
+def batch_sizes(config_class: type[TrainingArguments], section: dict[str, Any]) -> tuple[int, int]:
+    """Return (rows of an optimiser step over all ranks, rows of one forward pass) for a recipe's `trainer` section."""
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    at_once, times = (section.get(key, getattr(config_class, key)) for key in keys)
-    return at_once * times, at_once
+    micro_batch, times = (section.get(key, getattr(config_class, key)) for key in keys)
+    return micro_batch * times, micro_batch
 
 
-def parts_a_step(batch: int, at_once: int, processes: int) -> int:
-    """Return how many parts, of at most `at_once` rows, each rank takes of a batch."""
-    return -(-batch // (at_once * processes))
+def accumulation_steps(batch: int, micro_batch: int, num_ranks: int) -> int:
+    """Return how many forward passes, of at most `micro_batch` rows each, every rank makes per batch."""
+    return -(-batch // (micro_batch * num_ranks))
 
 
-def shares(rows: Sequence[int], processes: int, parts: int) -> list[list[Sequence[int]]]:
-    """Return [rank][part] -> rows: consecutive runs, as even as possible; the last ones may be empty."""
-    least, longer = divmod(len(rows), processes * parts)
-    ends = [at * least + min(at, longer) for at in range(processes * parts + 1)]
+def split_batch(rows: Sequence[int], num_ranks: int, parts: int) -> list[list[Sequence[int]]]:
+    """Split a batch into consecutive slices of nearly equal length, indexed [rank][part]; the last may be empty."""
+    least, longer = divmod(len(rows), num_ranks * parts)
+    ends = [at * least + min(at, longer) for at in range(num_ranks * parts + 1)]
     runs = [rows[start:end] for start, end in pairwise(ends)]
-    return [runs[process::processes] for process in range(processes)]
+    return [runs[rank::num_ranks] for rank in range(num_ranks)]
 
 
-class Batches(BatchSampler):
-    """One rank's parts of every batch of an epoch, in turn."""
+class RankBatches(BatchSampler):
+    """Yield one rank's parts of every batch of an epoch; a part is one forward pass."""
 
     def __init__(
-        self, sampler: Sampler[int], batch: int, seed: int, *, parts: int, processes: int, process: int, drop_last: bool
+        self, sampler: Sampler[int], batch: int, seed: int, *, parts: int, num_ranks: int, rank: int, drop_last: bool
     ):
         self.sampler, self.batch_size, self.seed, self.drop_last = sampler, batch, seed, drop_last
-        self.parts, self.processes, self.process = parts, processes, process
+        self.parts, self.num_ranks, self.rank = parts, num_ranks, rank
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Sequence[int]]:
-        # Used by samplers that shuffle, ignored by others.
+        # Only samplers that shuffle use it.
         self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = list(self.sampler)
         for start in range(0, self._steps() * self.batch_size, self.batch_size):
-            yield from shares(order[start : start + self.batch_size], self.processes, self.parts)[self.process]
+            yield from split_batch(order[start : start + self.batch_size], self.num_ranks, self.parts)[self.rank]
 
     def __len__(self) -> int:
         return self._steps() * self.parts
@@ -65,16 +66,18 @@ class Batches(BatchSampler):
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
 
-class Epochs(DataLoader):
+class EpochLoader(DataLoader):
+    """A DataLoader that passes the epoch on to its batch sampler."""
+
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
 
 
-class DealtBatches(NamedCheckpoints):
-    """The part of a trainer that deals out rows; its collator must accept an empty list."""
+class RankBatchTrainer(NamedCheckpoints):
+    """A trainer that distributes each batch over the ranks. Its collator must accept an empty list of rows."""
 
     batch: int
-    """rows of a step over all ranks"""
+    """rows of an optimiser step over all ranks"""
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         return self.batch
@@ -83,11 +86,11 @@ class DealtBatches(NamedCheckpoints):
         args, sampler = self.args, self._get_train_sampler()
         if isinstance(sampler, LengthGroupedSampler):
             sampler.batch_size = self.batch
-        batches = Batches(
-            sampler, self.batch, args.seed, parts=args.gradient_accumulation_steps, processes=args.world_size,
-            process=args.process_index, drop_last=args.dataloader_drop_last,
+        batches = RankBatches(
+            sampler, self.batch, args.seed, parts=args.gradient_accumulation_steps, num_ranks=args.world_size,
+            rank=args.process_index, drop_last=args.dataloader_drop_last,
         )  # fmt: skip
-        return Epochs(
+        return EpochLoader(
             self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor,

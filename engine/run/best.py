@@ -1,4 +1,4 @@
-"""The best checkpoint of a run so far, by one of its metrics; of equal ones the earliest."""
+"""Track the best checkpoint of a run by one of its metrics; on a tie the earliest wins."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 
 @dataclass
 class Best:
-    """A part of the run's state, saved with every checkpoint: a run that resumes knows what it knew then."""
+    """The best checkpoint so far. It is saved with every checkpoint, so that a resumed run has it."""
 
     metric: str
     step: int | None = None
-    """None while no checkpoint has a finite measure"""
+    """None until a checkpoint has a finite value"""
     value: float = float("-inf")
     measured: int = 0
-    """checkpoints that have been compared"""
+    """number of checkpoints compared"""
 
     def compare(self, step: int, value: float) -> None:
-        """Take the checkpoint of `step` if its value is the highest so far; NaN never is."""
+        """Make the checkpoint of `step` the best if its value is the highest so far. NaN is never the highest."""
         self.measured += 1
         if value > self.value:
             self.step, self.value = step, value
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what finished.json holds of it."""
+        """Return what finished.json stores."""
         return {"step": self.step, "metric": self.metric, "value": self.value, "measured": self.measured}
 
     def state_dict(self) -> dict[str, Any]:
@@ -32,6 +32,6 @@ class Best:
         self.step, self.value, self.measured = state["step"], state["value"], state["measured"]
 
 
-def in_words(best: dict[str, Any]) -> str:
-    """Return `Best.as_dict()` in words that follow "the model is that of"."""
+def describe_best(best: dict[str, Any]) -> str:
+    """Return `Best.as_dict()` as text that completes "the model is that of"."""
     return f"step {best['step']:,}, the best of {best['measured']} by {best['metric']} ({best['value']:.3g})"

@@ -1,7 +1,7 @@
-"""The run folder: the recipe it belongs to, whether the run is finished, and what it ran on.
+"""The run folder: its recipe, the record of its data and environment, and whether the run is finished.
 
 runs/<name>/  recipe.yaml  made_from.json  environment.json  data.json  metrics.jsonl  checkpoint-N/  model/
-              finished.json; and files of a stage's own, as rollouts.jsonl of PPO
+              finished.json, and files of the stage, such as rollouts.jsonl of PPO
 """
 
 import importlib.metadata
@@ -24,25 +24,27 @@ from engine.dist.ranks import is_main_process
 from engine.errors import AlreadyFinishedError, RunError
 from engine.files import durable
 from engine.run import checkpoints
-from engine.run.best import in_words
+from engine.run.best import describe_best
 from engine.run.identity import FINISHED, has_begun, made_from, rows_hash
 
 Rows = TypeVar("Rows")
-# What a run writes besides recipe.yaml, which tells whose the folder is.
+# What a run writes besides recipe.yaml, which identifies the run.
 OWN_FILES = ("data.json", "metrics.jsonl", "rollouts.jsonl", "warnings.jsonl", "made_from.json", "environment.json")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "omegaconf")
 
 
 class RunFolder:
-    """A run's folder, opened for this recipe.
+    """The folder of a recipe's run, created if it does not exist.
 
-    Raises AlreadyFinishedError if the run is finished, RunError if the folder holds a run of another recipe or one that
-    started from models which have been trained again since. Where nothing has come of a run yet (it failed before its
-    first step), any recipe may take its place. A recipe that makes a finished run longer resumes it.
+    Raises AlreadyFinishedError if the run is finished, RunError if the folder contains a run of another recipe, or one
+    whose initial models have been retrained since. A run that failed before its first step has left nothing of value
+    and is replaced by any recipe. A recipe that only lengthens a finished run resumes it.
 
-    With `accepts_changes` (an evaluation, which keeps its work item by item) a changed recipe of the same stage and
-    changed inputs are no error: the run is not finished then. `inputs` is path -> what changes when the input does, by
-    default when the run that made a model was finished.
+    Args:
+        accepts_changes: accept a changed recipe of the same stage and changed inputs, after which the run is no longer
+            finished. For evaluations, which store their results item by item.
+        inputs: path of an input → a text that changes when the input does; by default the time at which the run that
+            produced it finished.
     """
 
     def __init__(self, recipe: Any, *, accepts_changes: bool = False, inputs: Mapping[str, str] | None = None):
@@ -52,21 +54,21 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"run.dir={self.path}: cannot be made ({error.strerror}); name another folder") from None
+            raise RunError(f"run.dir={self.path}: cannot be created ({error.strerror}); name another folder") from None
         written = self.path / "recipe.yaml"
         begun = has_begun(self.path)
-        # That of the newest checkpoint: recipe.yaml may be of a longer run that failed before it went on.
+        # The newest checkpoint's recipe counts: recipe.yaml may be that of a longer run that failed before it resumed.
         began = checkpoints.newest(self.path)
         if isinstance(recipe.run, TrainingRun) and not written.exists() and began is None:
             self._refuse_foreign_files()
-        source = written if began is None else began / checkpoints.RECIPE
+        source = written if began is None else began / checkpoints.RECIPE_FILE
         before = source.read_text(encoding="utf-8") if source.exists() and begun else self.recipe_yaml
         differing = changes(before, recipe)
         if differing.refused:
             same_stage = OmegaConf.create(before).get("stage") == recipe.stage
             if not (accepts_changes and same_stage):
                 raise RunError(
-                    f"run.dir={self.path} holds a run of another recipe, which differs in {differing}; "
+                    f"run.dir={self.path} contains a run of another recipe, which differs in {differing}; "
                     f"name another run.dir, or move {self.path} away"
                 )
         origins = self.path / "made_from.json"
@@ -75,25 +77,26 @@ class RunFolder:
         changed = [path for path, at in models.items() if started_from.get(path) != at]
         if changed and not accepts_changes:
             raise RunError(
-                f"run.dir={self.path} started from {changed[0]}, which has been trained again since; "
+                f"run.dir={self.path} started from {changed[0]}, which has been retrained since; "
                 f"move {self.path} away, or name another run.dir"
             )
         if self.finished.exists() and differing.grown and began is None:
             raise RunError(
-                f"run.dir={self.path} is finished, and no checkpoint is left that a longer run could resume from; put "
-                "the last one back, or name another run.dir"
+                f"run.dir={self.path} is finished, and no checkpoint is left from which a longer run could "
+                "resume; restore the last one, or name another run.dir"
             )
         continues = differing.grown or (accepts_changes and (changed or before != self.recipe_yaml))
         if self.finished.exists() and not continues:
-            raise AlreadyFinishedError(f"{self.path}: finished already; nothing to do")
+            raise AlreadyFinishedError(f"{self.path}: already finished; nothing to do")
         data = self.path / "data.json"
         resumes = data.exists() and begun and not accepts_changes
         self._data: dict[str, Any] = json.loads(data.read_text(encoding="utf-8")) if resumes else {}
-        """data.json: of a run that resumes with what it was trained on before"""
+        """content of data.json; {} unless the run resumes"""
         if is_main_process():
             try:
                 if accepts_changes:
-                    self.finished.unlink(missing_ok=True)  # a longer run unlinks it when its steps begin
+                    # Of a run that only becomes longer, Lifecycle.begin removes it.
+                    self.finished.unlink(missing_ok=True)
                 durable.write_text(written, self.recipe_yaml)
                 durable.write_json(origins, models)
                 durable.write_json(self.path / "environment.json", environment())
@@ -104,7 +107,7 @@ class RunFolder:
         for name in ("model/", "value/", *OWN_FILES):
             if (self.path / name).exists():
                 raise RunError(
-                    f"run.dir={self.path} holds {name}, which no run here has written and this one would replace; "
+                    f"run.dir={self.path} contains {name}, which is not from a run and would be overwritten; "
                     "name another run.dir"
                 )
 
@@ -117,43 +120,44 @@ class RunFolder:
         return self.path / FINISHED
 
     def keep_report(self, name: str, rows: Rows, report: Report) -> Rows:
-        """Print what was kept, cut and dropped of a data key, write it to data.json, and return the rows.
+        """Print the report of a data key, write it to data.json with a hash of the rows, and return the rows.
 
-        Raises RunError where a run that resumes was trained on other rows before.
+        Raises RunError if the run resumes and was trained on other rows before.
         """
         if is_main_process():
             print(report.text(name), flush=True)
             before, now = self._data.get(name, {}), report.as_dict() | {"hash": rows_hash(rows)}
             if before.get("hash", now["hash"]) != now["hash"]:
                 raise RunError(
-                    f"data.{name} has changed since {self.path} began ({before['kept']:,} records kept then, "
-                    f"{report.kept:,} now); put the data back as it was, or name another run.dir"
+                    f"data.{name} has changed since {self.path} was started ({before['kept']:,} records kept then, "
+                    f"{report.kept:,} now); restore the data, or name another run.dir"
                 )
             self._data[name] = now
             durable.write_json(self.path / "data.json", self._data)
         return rows
 
     def finish(self, steps: int, seconds: float, unit: str = "steps", best: dict[str, Any] | None = None) -> None:
-        """Mark the run as finished; this is the last file that it writes.
+        """Write finished.json, the last file of a run, and print a line.
 
-        `best` is the checkpoint that the models are of, where the run has chosen one (`Best.as_dict`).
+        `steps` counts `unit`s. `best` describes the checkpoint that the model is from (`Best.as_dict`), if the run
+        selects one.
         """
         at = datetime.now(UTC).isoformat(timespec="microseconds")
         chosen = {"best": best} if best else {}
         durable.write_json(self.finished, {unit: steps, "seconds": round(seconds, 1), "at": at, **chosen})
-        model = f"; the model is that of {in_words(best)}" if best else ""
+        model = f"; the model is that of {describe_best(best)}" if best else ""
         print(f"{self.path}: finished, {steps:,} {unit}, {seconds:.0f} s{model}", flush=True)
 
 
 def command() -> list[str]:
-    """Return the command that this process was started with, as a user would type it: `python -m STAGE RECIPE ...`."""
+    """Return the command line of this process as a user would type it: `python -m STAGE RECIPE ...`."""
     spec = sys.modules["__main__"].__spec__
     started = ["-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
     return ["python", *started, *sys.argv[1:]]
 
 
 def environment() -> dict[str, Any]:
-    """Return what the run runs on: versions, platform, device, threads, ranks."""
+    """Return versions, platform, command, device, and the numbers of threads and ranks of this process."""
     import torch
 
     def version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a run is bound to besides its recipe: the models that it started from, and the rows that it trains on."""
+"""Identify the inputs of a run besides its recipe: the models that it started from and the rows that it trains on."""
 
 import json
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ import xxhash
 from engine.data.prompt_rows import PromptRows
 from engine.run import checkpoints
 
-if TYPE_CHECKING:  # half a second that the launcher need not wait for
+if TYPE_CHECKING:  # importing it takes half a second, which would delay the launcher
     from datasets import Dataset
 
 FINISHED = "finished.json"
-# Rows that are hashed at a time.
+# Number of rows hashed at a time.
 BATCH_ROWS = 1000
 
 
 def made_from(recipe: Any) -> dict[str, str]:
-    """Return input -> when the run that made it finished, of those inputs that are models of runs."""
+    """Return input path → time at which its run finished, for those inputs of a recipe that are models of runs."""
     marks = ((path, Path(path).parent / FINISHED) for _, path in recipe.inputs())
     return {path: json.loads(mark.read_text(encoding="utf-8")).get("at", "") for path, mark in marks if mark.is_file()}
 
 
 def has_begun(folder: Path) -> bool:
-    """Return whether a run folder holds anything of value: a checkpoint, a model, a line of metrics or of answers.
+    """Return whether a run folder contains anything of value: a checkpoint, a model, or a line of a log.
 
-    A run that failed before its first step leaves none.
+    A run that failed before its first step leaves nothing of value.
     """
     made = ((folder / FINISHED).exists(), (folder / "model").exists(), bool(checkpoints.complete_checkpoints(folder)))
     return any(made) or any(
@@ -39,7 +39,7 @@ def has_begun(folder: Path) -> bool:
 
 
 def rows_hash(rows: "Dataset | PromptRows") -> str:
-    """Return a hash of all rows in their order, however files divide them into batches."""
+    """Return a hash of all rows in order. It does not depend on how the files divide them into batches."""
     stored = rows.stored if isinstance(rows, PromptRows) else rows
     columns = {name: xxhash.xxh3_128(name.encode()) for name in sorted(stored.column_names)}
     for table in stored.with_format("arrow").iter(BATCH_ROWS):
@@ -50,7 +50,7 @@ def rows_hash(rows: "Dataset | PromptRows") -> str:
 
 
 def _plain(array: pyarrow.Array) -> Iterator[numpy.ndarray]:
-    """Yield the content of an array of lists, text or numbers as arrays of numbers, null as a value of its own."""
+    """Yield the content of an array of lists, text or numbers as numeric arrays, with nulls marked."""
     if pyarrow.types.is_list(array.type):
         yield array.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
         yield from _plain(array.flatten())

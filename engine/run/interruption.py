@@ -1,12 +1,12 @@
-"""SIGTERM, SIGINT and `run.max_hours`: the run finishes its current step, saves it and leaves.
+"""Stop a run cleanly on SIGTERM, SIGINT or `run.max_hours`: finish the current step, save it and exit.
 
-The exit code is 128 + the signal's number, or 75 when the time is used up. Under a launcher it is then 0, and the
-launch itself ends with 75 (engine/run/launch.py). A second signal leaves at once; the run then resumes from the
-checkpoint before, as after any kill. Where the step takes long, a second line says what the run waits for.
+The exit code is 128 + the signal's number, or 75 when the time is used up. Under a launcher the latter becomes 0, and
+the launcher itself exits with 75 (engine/run/launch.py). A second signal exits immediately; the run then resumes from
+the previous checkpoint, as after any kill. If the step takes long, a second line reports what the run is waiting for.
 
-Python handles a signal between two of its own instructions. One that arrives while the main thread is inside one call
-of a library (a backward pass, a wait for other ranks) is noticed, and its lines are printed, when that call returns.
-SIGKILL never waits, and costs no more than the steps since the last checkpoint.
+Python handles a signal between two of its own instructions. A signal that arrives during a library call (a backward
+pass, a wait for other ranks) takes effect, and its lines are printed, when that call returns. SIGKILL always works,
+and loses no more than the steps since the last checkpoint.
 """
 
 import signal
@@ -24,18 +24,18 @@ from engine.dist.ranks import leave_group
 from engine.run.time_limit import OUT_OF_TIME, TimeLimit, under_launcher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds after a signal until a line says what the run is still waiting for.
+# Time from a signal until a line reports what the run is still waiting for.
 PATIENCE_SECONDS = 30.0
 
 
 class Interruption:
-    """Within it the first of the signals is noted, not obeyed. It must be entered in the main thread.
+    """Context manager in which the first signal is only recorded, for `code` to report. Enter it in the main thread.
 
     Args:
-        accelerator: knows the ranks; only the main one prints.
-        limit: the time that the run is given.
-        waiting: called in another thread when the step has not ended PATIENCE_SECONDS after a signal; returns what the
-            run waits for and what a second signal leads to, as one line.
+        accelerator: identifies the main rank; only that one prints.
+        limit: the run's time limit.
+        waiting: called in another thread if the step has not ended PATIENCE_SECONDS after a signal; returns one line
+            that explains what the run is waiting for and what a second signal does.
     """
 
     def __init__(self, accelerator: Accelerator, limit: TimeLimit, waiting: Callable[[], str]):
@@ -63,22 +63,22 @@ class Interruption:
             sys.exit(128 + number)
         self._signal = number
         if self.accelerator.is_main_process:
-            self._say("finishing this step and saving; once more leaves at once")
+            self._print("finishing this step and saving; a second signal exits immediately")
         self._noted.set()
 
     def _watch(self) -> None:
-        """Say once what the run waits for, if its step does not end soon after a signal; a thread of its own."""
+        """Print what the run is waiting for, once, if its step does not end soon after a signal (in its own thread)."""
         self._noted.wait()
         if not self._ended.wait(PATIENCE_SECONDS):
-            self._say(self.waiting())
+            self._print(self.waiting())
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(f"{signal.Signals(self._signal).name}: {text}", file=sys.stderr, flush=True)
 
     def code(self) -> int:
-        """Return the exit code that the run has to leave with, 0 to continue; the same on every rank (collective).
+        """Return the exit code that the run must stop with, 0 to continue; the same on every rank (collective).
 
-        To be called at the end of a step. A signal counts whichever rank received it. The time is that of rank 0.
+        Call it at the end of a step. A signal to any rank stops all; the time limit is checked on rank 0.
         """
         if self._signal:
             self._ended.set()
@@ -89,7 +89,7 @@ class Interruption:
         return int(self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).max())
 
     def leave(self, saved: Path, code: int) -> NoReturn:
-        """End the run after it has `saved` a checkpoint (collective); raises SystemExit."""
+        """Exit after the checkpoint `saved` was written (collective). Raises SystemExit."""
         why = f"run.max_hours={self.limit.hours:g} is nearly over; " if code == OUT_OF_TIME else ""
         self.accelerator.print(
             f"{saved.parent}: {why}saved {saved.name}; the same command continues from there", flush=True

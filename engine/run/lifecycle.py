@@ -1,7 +1,7 @@
-"""The lifecycle of a run, whichever loop makes its steps: resume, save, stop in time, finish, push.
+"""The lifecycle of a run: resume, save, stop in time, finish, push.
 
-Its two users are the loop of stages with steps of their own (engine/run/loop.py) and the glue to TRL's trainers
-(engine/run/trainer.py). What they have in common is decided here alone.
+It is shared by the training loop of stages that do not use a TRL trainer (engine/run/loop.py) and by the adapter for
+TRL's trainers (engine/run/trainer.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from engine.files import durable
 from engine.run import checkpoints, hub
 from engine.run.checkpoint_store import CheckpointStore
 from engine.run.console import Steps
-from engine.run.disk_space import DiskNeeds, check_disk, why_not_written
+from engine.run.disk_space import DiskNeeds, check_disk, write_failure
 from engine.run.folder import RunFolder
 from engine.run.interruption import Interruption
 from engine.run.metrics import MetricsLog, StepLog
@@ -31,13 +31,13 @@ WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
 
 
 class Lifecycle:
-    """One run of a stage, from the decision where to resume to the push of its model.
+    """One run of a stage, from finding the checkpoint to resume from to pushing the model.
 
-    Every rank makes one. Its order of calls: `interruptible` around all steps; in it `begin`, then `end_step` after
-    each step and `checkpoint` or `seal` where the step is saved; `leave` if `stop_code` is set, else `finish`.
+    Every rank creates one. Order of calls: `interruptible` around all steps; within it `begin`, then `end_step` after
+    each step and `checkpoint` or `seal` if the step is saved; finally `leave` if `stop_code` is set, else `finish`.
 
-    Raises RunError if the newest checkpoint is of another recipe, if a push is asked for without a token, or if
-    `run.local_dir` cannot be used.
+    Raises RunError if the newest checkpoint was written under another recipe, if the run is to be pushed and there is
+    no token, or if `run.local_dir` cannot be used.
     """
 
     def __init__(self, stage: str, folder: RunFolder, run: TrainingRun):
@@ -45,16 +45,16 @@ class Lifecycle:
         self.stage, self.folder, self.run = stage, folder, run
         self.store = CheckpointStore(folder, run)
         self.limit = TimeLimit(run.max_hours)
-        self.resume_from = checkpoints.to_resume(folder.recipe, *self.store.places)
-        """the checkpoint to resume from, None for a run that starts"""
+        self.resume_from = checkpoints.find_resumable(folder.recipe, *self.store.places)
+        """the checkpoint to resume from, None for a new run"""
         self.step = checkpoints.step_of(self.resume_from) if self.resume_from else 0
-        """the last step that is done"""
+        """the last completed step"""
         self.stop_code = 0
-        """the exit code of a run that has to leave before its end, 0 for any other"""
+        """the exit code with which the run must stop early, 0 otherwise"""
         self.phase = ""
-        """the part of a step that is at work, where the loop names its parts"""
+        """the current phase of the step, if the loop names its phases"""
         self.needs: DiskNeeds | None = None
-        """the disk space that the run needs, known when its steps begin"""
+        """the disk space that the run needs; set by `begin`"""
         self._logs: list[StepLog] = []
         if is_main_process():
             self.store.open()
@@ -62,13 +62,13 @@ class Lifecycle:
             self._logs.append(self.metrics)
 
     def open_log(self, name: str) -> StepLog:
-        """Open a log of the run folder before the first step; it is synced with every checkpoint (rank 0 only)."""
+        """Open a log in the run folder before the first step (rank 0 only). Every checkpoint syncs it to disk."""
         self._logs.append(StepLog(self.folder.path / name, self.step))
         return self._logs[-1]
 
     @contextmanager
     def interruptible(self, accelerator: Accelerator) -> Iterator[None]:
-        """Let signals within the block stop the run after its current step."""
+        """Make signals within the block stop the run after its current step."""
         self.accelerator = accelerator
         if self.resume_from and is_main_process():
             print(f"{self.folder.path}: continuing from {self.resume_from.name}", flush=True)
@@ -81,34 +81,34 @@ class Lifecycle:
                 self.console.stop()
 
     def _waiting(self) -> str:
-        """Return what a run that has to stop still waits for, and what a second signal leads to."""
+        """Return what a stopping run is still waiting for, and what a second signal does."""
         phase = f"phase {self.phase}, " if self.phase else ""
         longest = self.limit.longest("step")
         before = "" if longest is None else f"; the longest before it took {longest:.0f} s"
         newest = checkpoints.newest(*self.store.places)
-        way_on = f"continues from {newest.name}" if newest else "begins again"
+        way_on = f"continues from {newest.name}" if newest else "starts over"
         return (
             f"still waiting for step {self.step + 1} to end ({phase}{self.limit.so_far:.0f} s so far{before}); "
-            f"once more leaves at once, and the same command {way_on}"
+            f"a second signal exits immediately, and the same command then {way_on}"
         )
 
     def begin(self, total: int, needs: DiskNeeds) -> None:
-        """Show the progress of a run of `total` steps and start to measure its first step.
+        """Start the progress display of a run of `total` steps, and the time measurement of its first step.
 
-        Raises RunError where the disk has no room for what the run `needs`.
+        Raises RunError if the disk is too small for what the run `needs`.
         """
         self.total, self.needs = total, needs
         if is_main_process() and self.step < total:
-            check_disk(needs, self.folder.path, self.store.here, resumes=self.resume_from is not None)
+            check_disk(needs, self.folder.path, self.store.write_folder, resumes=self.resume_from is not None)
         if is_main_process():
-            # Not before: a longer run that is refused, its data having changed, say, leaves the finished one as it was.
+            # Not earlier: if a longer run is refused (say, its data has changed), the finished run stays as it was.
             self.folder.finished.unlink(missing_ok=True)
-        self.console = Steps(self.stage, total, self.step, speaks=is_main_process())
+        self.console = Steps(self.stage, total, self.step, enabled=is_main_process())
         self.console.start()
         self.limit.begin()
 
     def end_step(self, step: int) -> bool:
-        """Note that a step is done; return whether the run has to save it and leave (collective)."""
+        """Record that a step is complete; return whether the run must save it and stop (collective)."""
         self.step = step
         self.limit.lap("step")
         self.limit.took("copy", self.store.copy_seconds)
@@ -119,11 +119,11 @@ class Lifecycle:
 
     @contextmanager
     def checkpoint(self, best: int | None = None) -> Iterator[Path]:
-        """Let all ranks write into a hidden folder, which becomes `checkpoint-N` once it is complete (collective).
+        """Yield a hidden folder for all ranks to write into; it becomes `checkpoint-N` after the block (collective).
 
-        `best` is the step whose checkpoint stays however old it is.
+        `best` is the step of the best checkpoint, which is kept however old it is.
         """
-        final = self.store.here / f"checkpoint-{self.step}"
+        final = self.store.write_folder / f"checkpoint-{self.step}"
         partial = checkpoints.partial_of(final)
         with self.written_by_all(final, partial):
             yield partial
@@ -131,7 +131,7 @@ class Lifecycle:
 
     @contextmanager
     def written_by_all(self, final: Path, folder: Path) -> Iterator[None]:
-        """Let all ranks write into a new `folder`, marked as ours, which is to become the `final` one (collective)."""
+        """Create `folder`, which all ranks write into within the block and which will become `final` (collective)."""
         with self.writing(final):
             if is_main_process():
                 checkpoints.begin(folder)
@@ -139,11 +139,11 @@ class Lifecycle:
             yield
 
     def seal(self, written: Path, final: Path, best: int | None = None) -> None:
-        """Declare a checkpoint complete that all ranks have written, under its `final` name, and keep it (collective).
+        """Mark a checkpoint that all ranks have written as complete and rename it to `final` (collective).
 
-        `best` is the step whose checkpoint stays however old it is.
+        `best` is the step of the best checkpoint, which is kept however old it is.
         """
-        self.accelerator.wait_for_everyone()  # each rank writes its part
+        self.accelerator.wait_for_everyone()  # each rank writes its shard
         if is_main_process():
             with self.writing(final):
                 for log in self._logs:
@@ -156,41 +156,42 @@ class Lifecycle:
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Raise RunError where something in the block cannot be written, and remove a half-written checkpoint."""
+        """Raise RunError if the block fails to write something, and remove a partial checkpoint."""
         try:
             yield
         except WRITE_ERRORS as error:
             if out_of_memory(error):
                 raise
-            why = why_not_written(error, path, self.needs)
+            why = write_failure(error, path, self.needs)
             if is_main_process():
-                checkpoints.discard_partial(self.store.here)
+                checkpoints.discard_partial(self.store.write_folder)
             newest = checkpoints.newest(*self.store.places)
-            way_on = f"continues from {newest.name}" if newest else "begins again"
+            way_on = f"continues from {newest.name}" if newest else "starts over"
             raise RunError(
-                f"{path} cannot be written ({why}); make room or see to the folder's permissions, "
+                f"{path} cannot be written ({why}); make room or fix the folder's permissions, "
                 f"then the same command {way_on}"
             ) from None
 
     def find_best(self, step: int) -> Path:
-        """Return the checkpoint of the best step so far. Raises RunError where it is gone."""
+        """Return the checkpoint of the best step so far. Raises RunError if it is missing."""
         found = self.store.find(step)
         if found is None:
             raise RunError(
-                f"{self.folder.path}: checkpoint-{step}, the best so far, is gone; put it back, or name another run.dir"
+                f"{self.folder.path}: checkpoint-{step}, the best so far, is missing; "
+                "restore it, or name another run.dir"
             )
         return found
 
     def leave(self) -> NoReturn:
-        """End a run that has to stop, after its step was saved; raises SystemExit with the stop code (collective)."""
+        """End a run that must stop, after its step was saved (collective). Raises SystemExit with the stop code."""
         if is_main_process():
             self.store.wait()
         self.interruption.leave(self.folder.path / f"checkpoint-{self.step}", self.stop_code)
 
-    def keep_model(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a finished model's folder in one step, on rank 0.
+    def write_model(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write the folder of a finished model atomically, on rank 0.
 
-        That of a shorter run is replaced; where somebody has put files into it, it stays under another name.
+        The folder of a shorter run is removed, or renamed if it contains files that no run wrote.
         """
         path = self.folder.path / name
 
@@ -198,7 +199,7 @@ class Lifecycle:
             write(partial)
             known = {Path(hub.PUSHED_CARD), *(file.relative_to(partial) for file in partial.rglob("*"))}
             if any(file.relative_to(path) not in known for file in path.rglob("*")):
-                checkpoints.set_aside(path, "holds files that this run does not write")
+                checkpoints.set_aside(path, "contains files that this run does not write")
 
         if is_main_process():
             with self.writing(path):
@@ -207,9 +208,8 @@ class Lifecycle:
     def finish(self, best: dict[str, Any] | None = None) -> None:
         """Mark the run as finished, end its process group, then push (collective).
 
-        `best` says which checkpoint the finished models are of, where the run has chosen one.
-
-        The push comes last: no other rank waits for it, however long it takes.
+        `best` describes the checkpoint that the model is from (`Best.as_dict`), if the run selects one. The push comes
+        last, so that no other rank waits for it.
         """
         if is_main_process():
             self.store.wait()

@@ -1,6 +1,6 @@
-"""The loop of a stage that is not one of TRL's trainers. It can be killed at any moment and resumes bit for bit.
+"""The training loop of stages that do not use a TRL trainer. It may be killed at any time and resumes bit for bit.
 
-A checkpoint holds the trained models with their optimisers and the named `state` objects of the stage
+A checkpoint contains the trained models with their optimisers and the named `state` objects of the stage
 (engine/run/training_state.py). Data needs no state: its order is a function of seed and step (engine/data/order.py).
 """
 
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from config.sections import TrainingRun
 from engine.dist import devices
-from engine.dist.collectives import counted_waits
+from engine.dist.collectives import count_waits
 from engine.dist.sharding import sharding_of
 from engine.run import training_state
 from engine.run.best import Best
@@ -27,9 +27,13 @@ from engine.run.training_state import Stateful, Trained
 
 
 class Loop:
-    """One run: `for step in loop.steps(n)`, with metrics, rollouts, checkpoints and the finish.
+    """One run: `for step in loop.steps(n)`, with metrics, rollouts and checkpoints, then `finish`.
 
-    With `best` that checkpoint stays however old it is; a run that resumes raises RunError where it is gone.
+    Args:
+        trained: name → (model, optimiser), prepared by accelerate; saved with every checkpoint.
+        state: name → object with `state_dict` and `load_state_dict`; saved as well.
+        best: tracks the best checkpoint, which is kept however old it is. A run that resumes raises RunError if that
+            checkpoint is missing.
     """
 
     def __init__(
@@ -55,14 +59,14 @@ class Loop:
             self._warnings = self.lifecycle.open_log("warnings.jsonl")
 
     def steps(self, total: int) -> Iterator[int]:
-        """Yield the steps still to do, from 1. Each `run.save_steps`-th is saved, and the last one always.
+        """Yield the remaining steps, counted from 1. Every `run.save_steps`-th step and the last one are saved.
 
-        After a signal, and when `run.max_hours` are nearly over, the step is saved and the run leaves by SystemExit
+        After a signal, or when `run.max_hours` is nearly over, the step is saved and SystemExit is raised
         (engine/run/interruption.py).
         """
         self.total = total
         if self.best and self.best.step:
-            self.lifecycle.find_best(self.best.step)  # better to miss it now than at the end
+            self.lifecycle.find_best(self.best.step)  # fail now rather than at the end
         with self.lifecycle.interruptible(self.accelerator):
             self.lifecycle.begin(total, disk_needs(self.trained.values()))
             for step in range(self.lifecycle.step + 1, total + 1):
@@ -78,30 +82,30 @@ class Loop:
                     self.lifecycle.leave()
 
     def _is_saved(self) -> bool:
-        """Return whether the current step is saved whatever happens, and not because the run has to stop."""
+        """Return whether the current step is saved by schedule, not because the run must stop."""
         return self.step % self.run.save_steps == 0 or self.step == self.total
 
     def compare(self, metrics: Mapping[str, float]) -> None:
-        """Compare the current step with the best checkpoint, if it becomes one; its metrics must have the measure."""
+        """Compare the current step, if it is saved, with the best so far; `metrics` must have `best.metric`."""
         if self.best and self._is_saved():
             self.best.compare(self.step, metrics[self.best.metric])
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time a phase of the current step under a metric's name, without waiting for slower ranks (collective)."""
+        """Time a phase of the current step as the metric `name`, without the wait for slower ranks (collective)."""
         began = time.perf_counter()
         self.lifecycle.phase = name.removesuffix("_seconds")
-        with counted_waits() as waits:
+        with count_waits() as waits:
             yield
         self._seconds[name] = time.perf_counter() - began - waits.seconds
-        self.accelerator.wait_for_everyone()  # else the next phase's time would include the wait for this one
+        self.accelerator.wait_for_everyone()  # otherwise the next phase would include the wait for this one
         self.lifecycle.phase = ""
 
     def log(self, metrics: dict[str, float], watch: Sequence[str], in_words: Mapping[str, str]) -> None:
-        """Write the step's metrics and show those that `watch` names (collective).
+        """Write the step's metrics to metrics.jsonl and show those named in `watch` (collective).
 
-        `metrics` must have `tokens`, the number of tokens that the step generated. `in_words` are texts to show in the
-        place of metrics.
+        `metrics` must have `tokens`, the number of tokens that the step generated. `in_words` maps metrics to texts
+        that are shown instead of their values.
         """
         seconds = time.perf_counter() - self._began
         row = {
@@ -115,10 +119,10 @@ class Loop:
             self.lifecycle.console.row(self.step, {name: in_words.get(name, row[name]) for name in watch})
 
     def _phases(self) -> dict[str, float]:
-        """Return the seconds of each phase: the slowest rank's, the mean over ranks, and the waiting that follows."""
+        """Return the seconds of each phase, maximum and mean over ranks, and the sum of their differences."""
         if self.accelerator.num_processes == 1:
             return self._seconds
-        if not self.accelerator.is_main_process:  # for the rank's own log: it shows which rank is slow
+        if not self.accelerator.is_main_process:  # goes to the rank's own log, which shows which rank is slow
             text = ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._seconds.items())
             print(f"step {self.step}: {text}", flush=True)
         own = torch.tensor(list(self._seconds.values()), device=self.accelerator.device)
@@ -132,7 +136,7 @@ class Loop:
         }
 
     def warn(self, rules: Callable[[list[dict[str, Any]]], dict[str, str]]) -> None:
-        """Print the warnings that `rules` find in the metrics and did not find a step ago; log them."""
+        """Print and log the warnings that `rules` find in the metrics, except those found one step ago."""
         if self.accelerator.is_main_process:
             metrics = self.lifecycle.metrics.rows
             before, rows = rules(metrics[:-1]), []
@@ -147,8 +151,8 @@ class Loop:
         if self.accelerator.is_main_process:
             self.lifecycle.console.say(text)
 
-    def keep_rollouts(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write some of the step's rollouts to rollouts.jsonl."""
+    def log_rollouts(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rollouts of the step to rollouts.jsonl."""
         if self.accelerator.is_main_process:
             self._append(self._rollouts, rows)
 
@@ -157,24 +161,24 @@ class Loop:
             for row in rows:
                 log.append({"step": self.step, **row})
 
-    def take_best(self) -> None:
-        """Read the best checkpoint into the trained models, after the last step (collective)."""
+    def load_best(self) -> None:
+        """Load the best checkpoint into the trained models, after the last step (collective)."""
         if self.best is None:
             return
         if self.best.step is None:
             self.show(f"warning: {self.best.metric} was never finite, so the model is that of the last step")
         elif self.best.step != self.lifecycle.step:
             if self.accelerator.is_main_process:
-                self.lifecycle.store.wait()  # nothing is removed while it is looked for
+                self.lifecycle.store.wait()  # otherwise the copy thread could remove it
             self.accelerator.wait_for_everyone()
             checkpoint = self.lifecycle.find_best(self.best.step)
             for name, (model, optimizer) in self.trained.items():
                 weights = checkpoint / name / training_state.WEIGHTS
                 training_state.read(weights, model, optimizer, sharding_of(self.accelerator))
 
-    def keep_model(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a finished model's folder in one step."""
-        self.lifecycle.keep_model(name, write)
+    def write_model(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write the folder of a finished model atomically."""
+        self.lifecycle.write_model(name, write)
 
     def finish(self) -> None:
         """Mark the run as finished, end its process group, then push (collective)."""

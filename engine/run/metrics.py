@@ -1,7 +1,7 @@
-"""Logs of a run by step: metrics.jsonl and others like it, cut back to the checkpoint when a run resumes.
+"""Logs of a run with one row per step, such as metrics.jsonl; a resumed run removes rows after its checkpoint.
 
-Each metric is defined once, by formula, in docs/metrics.md. Keys that contain `seconds` or `per_second` are timings,
-keys that contain `memory` are bytes; only these differ between a run and its repetition.
+docs/metrics.md defines each metric by formula. Keys that contain `seconds` or `per_second` are timings, keys that
+contain `memory` are bytes; only these differ when a run is repeated.
 """
 
 import re
@@ -30,7 +30,7 @@ class StepLog:
 
 
 class MetricsLog(StepLog):
-    """metrics.jsonl; every line also has `elapsed_seconds`, the time of the run over all its resumes."""
+    """metrics.jsonl. Each row also has `elapsed_seconds`, the total time of the run including earlier attempts."""
 
     def __init__(self, path: Path, resume_step: int):
         super().__init__(path, resume_step)

@@ -1,8 +1,8 @@
-"""A Trainer's checkpoints by parameter name, so that any number of ranks under any sharding resumes from them.
+"""Checkpoints of a Trainer by parameter name, from which any number of ranks resumes under any sharding.
 
-transformers' own checkpoints resume only under the sharding that wrote them, DeepSpeed's only with as many ranks. The
-weights of a model that is not sharded are written by transformers, for plain `from_pretrained`, and are not written
-again. Of a model with adapters, which peft names differently, the frozen base is not written.
+transformers' own checkpoints resume only under the sharding that wrote them, DeepSpeed's only with the same number of
+ranks. transformers writes the weights of an unsharded model (for plain `from_pretrained`), so they are not written
+twice. With adapters, whose names peft changes, only the trained weights are written, not the frozen base.
 """
 
 from pathlib import Path
@@ -21,27 +21,27 @@ BY_NAME = "by_name"
 
 
 class NamedCheckpoints(Trainer):
-    """The part of a trainer that writes and reads its checkpoints."""
+    """A Trainer that writes and reads its checkpoints by parameter name."""
 
     lifecycle: Lifecycle
-    """of the run; set before training begins"""
+    """the run's lifecycle; set before training begins"""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: TRL's would stand in the run folder as the README of a model of no name."""
+        """Do nothing: TRL would write a README for an unnamed model into the run folder."""
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        folder = self.lifecycle.store.here / f"checkpoint-{self.state.global_step}"
+        folder = self.lifecycle.store.write_folder / f"checkpoint-{self.state.global_step}"
         with self.lifecycle.written_by_all(folder, folder):
             super()._save_checkpoint(model, trial)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Drop empty parameter groups, which DeepSpeed leaves out (all weights of adapters have weight decay)."""
+        """Drop empty parameter groups, as DeepSpeed does (with adapters, the group without weight decay is empty)."""
         groups = super().create_optimizer(model).param_groups
         groups[:] = [group for group in groups if group["params"]]
         return self.optimizer
 
     def _save(self, output_dir: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write weights by their names in the model: published files name them otherwise where experts are fused."""
+        """Write weights under their names in the model; published files use other names if experts are fused."""
         if self.args.should_save:
             self.model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
             self.processing_class.save_pretrained(output_dir)
@@ -68,7 +68,7 @@ class NamedCheckpoints(Trainer):
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Do nothing yet: weights are read with their optimiser, once both are prepared."""
+        """Do nothing: weights are read together with the optimiser, once both are prepared."""
 
     def _load_best_model(self) -> None:
         self._read(self.state.best_model_checkpoint)

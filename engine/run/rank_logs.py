@@ -1,6 +1,6 @@
-"""A log for each of several ranks: logs/process-N.log of the run folder. The console shows rank 0's output.
+"""One log file per rank, logs/process-N.log in the run folder. The console shows only the output of rank 0.
 
-Of other ranks the console shows only the error that ends them (`print_on_console`).
+Other ranks print only fatal errors on the console (`print_on_console`).
 """
 
 import os
@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-# The console of a rank whose output goes to its log alone.
-_hidden: list[TextIO] = []
+# The console stream of a rank whose output is redirected to its log.
+_redirected_consoles: list[TextIO] = []
 
 
-class Both:
-    """A stream that writes to console and log. It is no terminal, so that no live line fills the log."""
+class TeeStream:
+    """A stream that writes to console and log. It is not a terminal, so that live lines do not fill the log."""
 
     def __init__(self, console: TextIO, log: TextIO):
         self.console, self.log = console, log
@@ -39,7 +39,7 @@ class Both:
 
 
 def open_rank_log(run: Path) -> None:
-    """Send this rank's output to its log from now on; does nothing where the run folder cannot be written."""
+    """Redirect this rank's output to its log. Does nothing if the run folder cannot be written."""
     rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
     path = run / "logs" / f"process-{rank}.log"
     try:
@@ -47,20 +47,20 @@ def open_rank_log(run: Path) -> None:
         log = path.open("a", encoding="utf-8", buffering=1)
     except OSError:
         return  # the stage will report it
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))  # how often a launcher has restarted all ranks
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))  # number of restarts of all ranks by the launcher
     start = f"{datetime.now():%Y-%m-%d %H:%M:%S} process {rank} of {processes}, pid {os.getpid()}"
     print(f"--- {start}{f', restart {attempt}' if attempt else ''}", file=log)
     sys.stdout.flush()
-    sys.stdout.reconfigure(line_buffering=True)  # else a kill would lose the last lines
+    sys.stdout.reconfigure(line_buffering=True)  # otherwise a kill would lose the last lines
     if rank == 0:
-        sys.stdout, sys.stderr = Both(sys.stdout, log), Both(sys.stderr, log)
+        sys.stdout, sys.stderr = TeeStream(sys.stdout, log), TeeStream(sys.stderr, log)
         return
-    _hidden.append(os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1))
-    for descriptor in (1, 2):  # output of C code goes there as well
+    _redirected_consoles.append(os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1))
+    for descriptor in (1, 2):  # also redirects the output of C code
         os.dup2(log.fileno(), descriptor)
 
 
 def print_on_console(text: str) -> None:
-    """Print to standard error, and to the console wherever that goes."""
-    for stream in (sys.stderr, *_hidden):
+    """Print to standard error, and to the console if standard error is redirected."""
+    for stream in (sys.stderr, *_redirected_consoles):
         print(text, file=stream)

@@ -1,7 +1,8 @@
-"""How fast a trainer's steps are, and how unevenly ranks are loaded: tokens, and seconds of the forward passes.
+"""Measure a trainer's throughput (tokens per second) and the load balance of its ranks (seconds of forward passes).
 
 At the end of the backward pass all ranks wait for the slowest one to average gradients, so only the forward pass shows
-what each rank needs on its own. Under sharding (FSDP2, ZeRO-3) they wait within the forward pass too, and little shows.
+the time that each rank needs on its own. Under FSDP2 and ZeRO-3 ranks also wait within the forward pass, which hides
+most of the difference.
 """
 
 import time
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 
 
 class Throughput:
-    """Counts tokens and time of a model's training steps between two calls of `figures`."""
+    """Count the tokens and the time of a model's training steps between two calls of `figures`."""
 
     def __init__(self, model: torch.nn.Module):
         self._tokens = 0
@@ -22,11 +23,11 @@ class Throughput:
         model.register_forward_hook(self._after, with_kwargs=True)
 
     def begin(self) -> None:
-        """Start to time steps. Time between `end` and `begin` is not counted."""
+        """Start the timer. Time between `end` and `begin` is not counted."""
         self._began = time.perf_counter()
 
     def end(self) -> None:
-        """Count the time since `begin`, or since the last `end`, as that of a step."""
+        """Add the time since `begin`, or since the last `end`, as a step."""
         now = time.perf_counter()
         self._seconds += now - self._began
         self._began = now
@@ -45,7 +46,7 @@ class Throughput:
                 self._events.append((self._started, ended))
 
     def _mark(self) -> "float | torch.cuda.Event":
-        """Return the present time; on a GPU an event in its queue, since Python only sees when work is queued."""
+        """Return the current time; on a GPU a CUDA event, since Python sees only when work is queued."""
         if not torch.cuda.is_available():
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -53,7 +54,10 @@ class Throughput:
         return event
 
     def figures(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return tokens per second and the ranks' forward times since the last call; call after `end` (collective)."""
+        """Return tokens per second and forward times since the last call (collective). Call it after `end`.
+
+        With several ranks: maximum and mean over ranks of the forward seconds, and their difference.
+        """
         if self._events:
             torch.cuda.synchronize()
         forward = self._forward + sum(one.elapsed_time(other) for one, other in self._events) / 1000

@@ -1,7 +1,7 @@
-"""The time that a run is given (`run.max_hours`), and when it has to save so as to have left by then.
+"""The time limit of a run (`run.max_hours`), and when the run must save so that it exits before the limit.
 
-It counts from the start of the launcher where there is one, else of this process: loading models and data takes time as
-well, and a process that was restarted has less of it left.
+The time counts from the start of the launcher, or of this process if there is no launcher: loading models and data
+takes time as well, and a restarted process has less time left.
 """
 
 import math
@@ -10,22 +10,22 @@ import time
 
 import psutil
 
-# sysexits' EX_TEMPFAIL, "try again": neither success, after which a chain of commands would start its next stage, nor
-# an error of the user's (2).
+# EX_TEMPFAIL of sysexits.h, "try again": neither success, after which a script would start the next stage, nor a user's
+# error (2).
 OUT_OF_TIME = 75
-# The time that the first checkpoint is expected to take, as a share of the limit; used until one has been measured.
+# Expected duration of a checkpoint as a share of the limit, until one has been measured.
 EXPECTED_SAVE_SHARE = 0.1
-# Time that is kept for ending all processes, in seconds.
+# Time reserved for ending all processes.
 EXIT_SECONDS = 10.0
 
 
 def under_launcher() -> bool:
-    """Return whether a launcher started this process; it takes every exit code but 0 for a failure and may restart."""
+    """Return whether a launcher started this process. It treats every exit code but 0 as a failure and may restart."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class TimeLimit:
-    """Measures laps by name; `reached` once the longest lap of each name, one after another, would not fit any more."""
+    """Measure named laps. The limit is `reached` when the longest lap of each name, in sequence, no longer fits."""
 
     def __init__(self, max_hours: float | None):
         self.hours = max_hours
@@ -41,13 +41,13 @@ class TimeLimit:
         self._lap_began = time.time()
 
     def lap(self, name: str) -> None:
-        """Count the time since the last lap as one of `name`, and start the next lap."""
+        """Record the time since the last lap as a lap of `name`, and start the next lap."""
         now = time.time()
         self.took(name, now - self._lap_began)
         self._lap_began = now
 
     def took(self, name: str, seconds: float) -> None:
-        """Count a lap of `name` that was measured elsewhere."""
+        """Record a lap of `name` that was measured elsewhere."""
         self._longest[name] = max(self._longest.get(name, 0.0), seconds)
 
     @property
@@ -56,12 +56,12 @@ class TimeLimit:
         return time.time() - self._lap_began
 
     def longest(self, name: str) -> float | None:
-        """Return the seconds of the longest lap of `name`, None before there was one."""
+        """Return the seconds of the longest lap of `name`, None if there was none."""
         return self._longest.get(name)
 
     @property
     def reached(self) -> bool:
-        """Whether another step, with the checkpoint after it, might go beyond the limit."""
+        """Whether another step and its checkpoint might exceed the limit."""
         if self.hours is None:
             return False
         margin = {"save": EXPECTED_SAVE_SHARE * 3600 * self.hours} | self._longest

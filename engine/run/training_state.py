@@ -1,8 +1,8 @@
-"""What training needs to resume, written so that any number of ranks reads it, under any kind of sharding.
+"""Save and load training state, so that any number of ranks can load it under any kind of sharding.
 
-torch's distributed checkpoint stores a model and its optimiser by parameter name: each rank writes the shards that it
-has and reads those that it needs. Beside it are the small objects that all ranks share, by name, and the random
-generators of each rank.
+torch's distributed checkpoint stores a model and its optimiser by parameter name: each rank writes its own shards and
+reads those that it needs. A checkpoint also contains the small state objects that are equal on all ranks, by name, and
+the random generators of each rank.
 """
 
 import random
@@ -24,13 +24,13 @@ from engine.dist.sharding import Sharding
 from engine.errors import RunError
 from engine.run import zero_state
 
-# Name -> a model and its optimiser.
+# Name -> (model, optimiser).
 Trained = Mapping[str, tuple[torch.nn.Module, torch.optim.Optimizer]]
 WEIGHTS, STATE = "weights", "state.pt"
 
 
 class Stateful(Protocol):
-    """An object of a stage that is saved with its checkpoints."""
+    """A stage's object that is saved with its checkpoints."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -38,9 +38,9 @@ class Stateful(Protocol):
 
 
 def save(folder: Path, trained: Trained, state: Mapping[str, Stateful], sharding: Sharding) -> None:
-    """Write models, optimisers, state and random generators (collective).
+    """Write models, optimisers, state and random generators to `folder` (collective).
 
-    Raises what the first failing writer raised.
+    Raises the exception of the first rank that failed to write.
     """
     for name, (model, optimizer) in trained.items():
         write(folder / name / WEIGHTS, model, optimizer, sharding)
@@ -50,10 +50,10 @@ def save(folder: Path, trained: Trained, state: Mapping[str, Stateful], sharding
 
 
 def load(folder: Path, trained: Trained, state: Mapping[str, Stateful], sharding: Sharding) -> None:
-    """Read into the objects what `save` has written (collective).
+    """Load what `save` has written into the given objects (collective).
 
-    A rank that was not there when it was written keeps its own random generators. Raises RunError if the checkpoint's
-    state has other names than `state`.
+    A rank that did not exist when the checkpoint was written keeps its own random generators. Raises RunError if the
+    names in the checkpoint's state differ from those of `state`.
     """
     saved = _read_state(folder, state)
     for name, (model, optimizer) in trained.items():
@@ -66,24 +66,24 @@ def load(folder: Path, trained: Trained, state: Mapping[str, Stateful], sharding
 
 
 def _read_state(folder: Path, state: Mapping[str, Stateful]) -> dict[str, dict[str, Any]]:
-    """Return the saved state by name; RunError where names are missing or unknown.
+    """Return the saved state by name. Raises RunError if names are missing or unknown.
 
-    Checkpoints used to hold a list without names. It is taken in order where each part has the fields of the object at
-    its place.
+    Earlier versions stored a list without names. It is accepted if each item has the fields of the object at the same
+    position.
     """
     saved = torch.load(folder / STATE)
     if isinstance(saved, list):
         if [part.keys() for part in saved] != [item.state_dict().keys() for item in state.values()]:
             raise RunError(
                 f"{folder}: its state has no names and does not fit this run's {', '.join(state)}; finish the run with "
-                "the version that began it, or name another run.dir"
+                "the version that started it, or name another run.dir"
             )
         return dict(zip(state, saved, strict=True))
     problems = [f"lacks {name}" for name in state if name not in saved]
     problems += [f"has {name}, which this run does not know" for name in saved if name not in state]
     if problems:
         raise RunError(
-            f"{folder}: its state {' and '.join(problems)}; finish the run with the version that began it, or name "
+            f"{folder}: its state {' and '.join(problems)}; finish the run with the version that started it, or name "
             "another run.dir"
         )
     return saved
@@ -94,7 +94,7 @@ def write(
 ) -> None:
     """Write one model and its optimiser (collective).
 
-    Without `weights` only the optimiser: the model's weights are then safetensors files in the parent folder.
+    With `weights=False` only the optimiser is written: the model's weights are safetensors files in the parent folder.
     """
     with _checkpointing():
         if sharding.is_deepspeed:
@@ -107,7 +107,7 @@ def write(
 
 
 def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, sharding: Sharding) -> None:
-    """Read what `write` has written under any number of ranks and any sharding (collective)."""
+    """Read what `write` has written, under any number of ranks and any sharding (collective)."""
     with _checkpointing():
         if sharding.is_deepspeed:
             zero_state.read(folder, model)
@@ -123,7 +123,7 @@ def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def read_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Read the weights that `write` has written, without an optimiser, into a whole model in one process."""
+    """Read the weights that `write` has written into an unsharded model, in one process and without an optimiser."""
     with _checkpointing():
         written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
         tensors = {"model": _named_weights(model)}
@@ -135,7 +135,7 @@ def read_weights(folder: Path, model: torch.nn.Module) -> None:
 
 @contextmanager
 def _checkpointing() -> Iterator[None]:
-    """Raise what the first failing rank raised, as it was raised; silence torch's warning that there is one rank."""
+    """Raise the original exception of the first failing rank; silence torch's warning about a single rank."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         try:
@@ -149,10 +149,10 @@ def _rank() -> int:
 
 
 def _named_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer, new: bool) -> dict[str, Any]:
-    """Return the trained weights, buffers and moments by parameter name; no moments before the first step.
+    """Return the trained weights, buffers and moments by parameter name. There are no moments before the first step.
 
-    `new` allocates the moments that a step would leave, to be read into. (torch's own function allocates them by making
-    a step, which a run that saves must not do.)
+    With `new` missing moments are allocated, so that they can be loaded. (torch's function allocates them by taking an
+    optimiser step, so it must not be called while saving.)
     """
     model = extract_model_from_parallel(model, keep_torch_compile=False)
     tensors: dict[str, Any] = {"model": _named_weights(model)}
@@ -162,8 +162,8 @@ def _named_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer, new
 
 
 def _named_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the trained weights and the buffers, which share memory with the model's own."""
-    stored = model.state_dict()  # shards under FSDP2, also where a forward pass has left gathered weights
+    """Return the trained weights and the buffers; they share memory with the model."""
+    stored = model.state_dict()  # shards under FSDP2, even if a forward pass has left gathered weights
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
     names += [name for name, _ in model.named_buffers() if name in stored]
     return {name: stored[name] for name in names}

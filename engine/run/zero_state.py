@@ -1,8 +1,8 @@
-"""What DeepSpeed's ZeRO-2 and ZeRO-3 hold of a model and its optimiser, by parameter name as under other sharding.
+"""Read and write the weights and moments of DeepSpeed's ZeRO-2 and ZeRO-3 by parameter name.
 
-ZeRO lays weights end to end and cuts the row into equal pieces, so a shard is no slice of one weight. To be written,
-weights are gathered one after the other with their moments, and rank r of n keeps every n-th of them in host memory. To
-be read, each rank reads all of them, one at a time, and keeps its shard.
+ZeRO concatenates all weights and splits the result into equal shards, so a shard is not a slice of one weight. For
+writing, the weights and their moments are gathered one after another, and rank r of n keeps every n-th of them in host
+memory. For reading, each rank reads all of them, one at a time, and keeps its shard.
 """
 
 from pathlib import Path
@@ -12,14 +12,15 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-# The key of the weight itself among those of its moments, as in DeepSpeed's own functions.
+# The key with which DeepSpeed's functions select the weight itself instead of one of its moments.
 WEIGHT = None
 
 
 def named_tensors(engine: Any) -> dict[str, Any]:
-    """Return this rank's share of the trained weights, in float32, with their moments and the buffers (collective).
+    """Return this rank's share of the trained weights (float32, CPU), with their moments and the buffers (collective).
 
-    There are no moments before the first step. The optimiser is torch's AdamW; all weights have made as many steps.
+    There are no moments before the first step. The optimiser must be torch's AdamW, with the same number of steps for
+    all weights.
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -46,11 +47,11 @@ def named_tensors(engine: Any) -> dict[str, Any]:
 
 
 class LazyTensors:
-    """Full tensors of a checkpoint by key, each read when it is asked for."""
+    """The full tensors of a checkpoint by key; each is read on access."""
 
     def __init__(self, reader: dcp.FileSystemReader):
         metadata = reader.read_metadata()
-        reader.read_metadata = lambda *_, **__: metadata  # else it is read again for every tensor
+        reader.read_metadata = lambda *_, **__: metadata  # otherwise it is read again for every tensor
         self.reader, self.described = reader, metadata.state_dict_metadata
 
     def __getitem__(self, key: str) -> torch.Tensor:
@@ -61,7 +62,7 @@ class LazyTensors:
 
 
 def read(folder: Path, engine: Any) -> None:
-    """Read a checkpoint written under any sharding into the engine (collective)."""
+    """Load a checkpoint that was written under any sharding into a DeepSpeed engine (collective)."""
     written = weights = LazyTensors(dcp.FileSystemReader(folder))
     prefix = "model."
     if not any(key.startswith(prefix) for key in written.described):
@@ -77,13 +78,13 @@ def read(folder: Path, engine: Any) -> None:
         _allocate_moments(engine, moments, steps)
     for name, weight in names.items():
         if getattr(weight, "_hp_mapping", weight) is None:
-            continue  # under ZeRO-2, where other ranks have all of it
+            continue  # under ZeRO-2, if this rank has no part of it
         _put(weight, WEIGHT, weights[prefix + name])
         for key in moments:
             _put(weight, key, written[f"optimizer.state.{name}.{key}"])
     for name, buffer in _buffers(engine).items():
         buffer.copy_(weights[prefix + name])
-    # The copies that are computed with, perhaps of another type, follow the trained weights.
+    # Update the copies used in computation, which may have another dtype, from the float32 weights.
     if _is_zero3(engine):
         for group in range(len(_flat(engine))):
             engine.optimizer._reassign_or_swap_out_partitioned_parameters(group)
@@ -97,13 +98,13 @@ def _is_zero3(engine: Any) -> bool:
 
 
 def _flat(engine: Any) -> list[torch.Tensor]:
-    """Return this rank's float32 weights laid end to end, as DeepSpeed's optimiser holds them."""
+    """Return this rank's concatenated float32 weights, as DeepSpeed's optimiser stores them."""
     optimizer = engine.optimizer
     return optimizer.fp32_partitioned_groups_flat if _is_zero3(engine) else optimizer.single_partition_of_fp32_groups
 
 
 def _groups(engine: Any) -> list[list[torch.nn.Parameter]]:
-    """Return the weights of each parameter group; ZeRO-3 has divided the groups further."""
+    """Return the weights of each parameter group; ZeRO-3 has split the groups into subgroups."""
     optimizer = engine.optimizer
     if not _is_zero3(engine):
         return optimizer.bit16_groups
@@ -119,7 +120,7 @@ def _buffers(engine: Any) -> dict[str, torch.Tensor]:
 
 
 def _allocate_moments(engine: Any, moments: list[str], steps: dict[str, torch.Tensor]) -> None:
-    """Allocate the optimiser's moments as if it had made a step."""
+    """Allocate the optimiser's moments as a first step would."""
     inner = engine.optimizer.optimizer
     for flat in _flat(engine):
         on = flat.device if inner.defaults["fused"] or inner.defaults["capturable"] else "cpu"
@@ -129,14 +130,14 @@ def _allocate_moments(engine: Any, moments: list[str], steps: dict[str, torch.Te
 
 
 def _link(engine: Any) -> None:
-    """Link ZeRO-2's weights to their moments: after its first step DeepSpeed has linked those of one group only."""
+    """Link ZeRO-2's weights to their moments: DeepSpeed itself links only one group after the first step."""
     if not _is_zero3(engine):
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _put(weight: torch.nn.Parameter, key: str | None, value: torch.Tensor) -> None:
-    """Keep this rank's shard of a full weight or moment."""
+    """Store this rank's shard of a full weight or moment."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     if not hasattr(weight, "ds_id"):

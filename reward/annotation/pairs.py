@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 from chatml import RecordError, encode, plain_encoder
-from engine.data.sources import read
+from engine.data.sources import read_source
 from engine.dist.devices import default_device
 from engine.errors import RunError
 from engine.files import durable, jsonl
@@ -65,7 +65,7 @@ def read_candidates(recipe: MakePairs, counts: Counter[str]) -> list[Candidate]:
     found: list[Candidate] = []
     seen: set[tuple[str, str]] = set()
     for source in recipe.data.sources("candidates"):
-        for where, line in read(source):
+        for where, line in read_source(source):
             problem = line if isinstance(line, RecordError) else candidate_problem(line, recipe.pairs.score_field)
             if problem is not None:
                 if recipe.data.on_bad_record == "error":

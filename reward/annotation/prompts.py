@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from chatml import RecordError, read_prompt
-from engine.data.sources import read
+from engine.data.sources import read_source
 from engine.errors import RunError
 from engine.files import durable, jsonl
 from engine.run.folder import RunFolder
@@ -23,7 +23,7 @@ def select_prompts(recipe: SelectPrompts) -> None:
     records: dict[str, dict[str, Any]] = {}
     conversations, tags, repeated = [], [], 0
     for source in data.sources("prompts"):
-        for where, record in read(source):
+        for where, record in read_source(source):
             try:
                 if isinstance(record, RecordError):
                     raise record

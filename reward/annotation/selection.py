@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engine.data.order import stream
+from engine.data.order import shuffled_positions
 
 Tags = frozenset[str]
 
@@ -20,7 +20,7 @@ def select(tags: Sequence[Tags], count: int, seed: int) -> list[int]:
 
     The result depends on tags and seed only. Prompts without tags come last.
     """
-    shuffled = stream(seed, len(tags), 0, len(tags)) if tags else []
+    shuffled = shuffled_positions(seed, len(tags), 0, len(tags)) if tags else []
     left = [at for at in shuffled if tags[at]]
     taken: list[int] = []
     while left and len(taken) < count:

@@ -5,7 +5,7 @@ import time
 import torch
 from accelerate import Accelerator
 
-from engine.dist.collectives import all_gather_items, all_gather_ragged, counted_waits, max_over_ranks, take_share
+from engine.dist.collectives import all_gather_items, all_gather_ragged, count_waits, max_over_ranks, take_share
 from engine.forward.responses import micro_batches_on_all_ranks
 from tests.support.processes import together
 
@@ -55,7 +55,7 @@ def waited():
         time.sleep(0.5 * accelerator.process_index)
         all_gather_ragged(torch.ones(1), [1])
 
-    with counted_waits() as clock:
+    with count_waits() as clock:
         gather()
     gather()
     return clock.seconds
@@ -65,6 +65,6 @@ def test_the_wait_for_slower_ranks_is_counted_where_it_is_asked_for():
     first, second = together(waited)
     assert 0.4 < first < 0.9
     assert second < 0.2
-    with counted_waits() as clock:
+    with count_waits() as clock:
         all_gather_items([1])
     assert clock.seconds == 0

@@ -37,7 +37,7 @@ def group(monkeypatch):
 
 
 def test_the_first_process_holds_the_port_until_all_have_met(group):
-    ranks.hold_port()
+    ranks.reserve_port()
     with socket.socket() as other, pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
         other.bind(("", group))
     first, second = (
@@ -53,10 +53,10 @@ def test_a_port_that_is_taken_is_said_at_once(group):
         other.bind(("", group))
         other.listen()
         with pytest.raises(RunError) as error:
-            ranks.hold_port()
+            ranks.reserve_port()
     assert str(error.value) == (
-        f"port {group}, at which the processes would meet, is taken by another program; run the same command again, "
-        "or where a configuration of accelerate names it, give main_process_port another"
+        f"port {group}, which the processes need to connect, is taken by another program; run the same command "
+        "again, or if your accelerate configuration sets main_process_port, change it"
     )
 
 
@@ -64,7 +64,7 @@ def test_a_port_that_is_taken_is_said_at_once(group):
 def test_nobody_else_does(group, monkeypatch, other):
     for name, value in other.items():
         monkeypatch.setenv(name, value)
-    ranks.hold_port()
+    ranks.reserve_port()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", group))
 

@@ -191,7 +191,7 @@ def test_best_of_n_is_chosen_by_the_reward_model(folder, answers, summary):
 def test_a_finished_evaluation_says_so(folder, recipe, capsys):
     before = (folder / "eval" / "summary.json").stat().st_mtime_ns
     run(evaluate, recipe)
-    assert capsys.readouterr().out == f"{folder}/eval: finished already; nothing to do\n"
+    assert capsys.readouterr().out == f"{folder}/eval: already finished; nothing to do\n"
     assert (folder / "eval" / "summary.json").stat().st_mtime_ns == before
 
 

@@ -99,7 +99,7 @@ def test_models_and_data_that_changed_are_measured_again(setting, tmp_path, caps
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     try:
         run(evaluate, recipe)
-        assert "finished already" not in capsys.readouterr().out
+        assert "already finished" not in capsys.readouterr().out
         added = {name: count for name, count in kept_items(tmp_path / "run").items() if name not in kept}
         assert {name.rpartition("-")[0]: count for name, count in added.items()} == {
             "sft_answers": 10,

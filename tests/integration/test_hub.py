@@ -70,7 +70,7 @@ def test_what_cannot_be_pushed_is_whole_and_can_be_pushed_later(setting, tmp_pat
     assert done.returncode == 0
     assert done.stdout.endswith(" s\n")  # the line that says it is finished
     assert done.stderr.splitlines()[-1] == (
-        f"{run}/model is whole, but could not be pushed to me/mine ([Errno 111] Connection refused); "
+        f"{run}/model is complete, but could not be pushed to me/mine ([Errno 111] Connection refused); "
         f'push it later with: make push ARGS="{run} me/mine"'
     )
     assert (run / "finished.json").exists()
@@ -78,7 +78,7 @@ def test_what_cannot_be_pushed_is_whole_and_can_be_pushed_later(setting, tmp_pat
     with serving(refusal=403) as (endpoint, repositories):
         refused = called(push, tmp_path, endpoint)
         assert refused.returncode == 2
-        assert refused.stderr.startswith(f"error: {run}/model is whole, but could not be pushed to me/mine (")
+        assert refused.stderr.startswith(f"error: {run}/model is complete, but could not be pushed to me/mine (")
         assert len(refused.stderr.splitlines()) == 1
     with serving() as (endpoint, repositories):
         assert called(push, tmp_path, endpoint).returncode == 0
@@ -89,7 +89,7 @@ def test_without_a_token_it_does_not_begin(setting, tmp_path):
     done = called(command("ppo", setting, f"run.dir={tmp_path}/run", PUSH), tmp_path, "http://127.0.0.1:9", token=None)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "error: run.push_to_hub=me/mine needs a token of the hub; give one with hf auth login or HF_TOKEN, or leave "
+        "error: run.push_to_hub=me/mine needs a hub token; log in with hf auth login, set HF_TOKEN, or leave "
         "run.push_to_hub out"
     )
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -23,7 +23,7 @@ import os, signal, sys
 from pathlib import Path
 from accelerate import Accelerator
 from engine.run import entry
-from engine.run.launch import Launched
+from engine.run.launch import RunSection
 from config import RecipeError
 from config.sections import TrainingRun
 
@@ -45,7 +45,7 @@ def stage(recipe):
 _, flaw, folder = sys.argv
 if flaw == "both" or os.environ["RANK"] == "0":
     entry.REPORT_DELAY_SECONDS = 60  # however late the launcher is, it ends these before they speak
-entry.run(stage, Launched(run=TrainingRun(dir=folder)))
+entry.run(stage, RunSection(run=TrainingRun(dir=folder)))
 """
 
 
@@ -62,7 +62,7 @@ def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     restarts = 0 if name == "multi_node" else 3
-    told = launch.settings(name, 4, {"MACHINE_RANK": "1", "RESTARTS": str(restarts)})
+    told = launch.accelerate_arguments(name, 4, {"MACHINE_RANK": "1", "RESTARTS": str(restarts)})
     if name in ("cpu", "one_gpu"):
         assert told == []
         return
@@ -77,24 +77,24 @@ def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
 
 def test_what_cannot_be_launched(monkeypatch, tmp_path):
     with pytest.raises(RecipeError) as error:
-        launch.settings("zero3", 0, {})
-    assert str(error.value) == "HARDWARE=zero3 needs a GPU, and none is there; use HARDWARE=cpu or cpu_2"
+        launch.accelerate_arguments("zero3", 0, {})
+    assert str(error.value) == "HARDWARE=zero3 needs a GPU, and this machine has none; use HARDWARE=cpu or cpu_2"
     with pytest.raises(RecipeError) as error:
-        launch.settings("none", 0, {})
-    assert str(error.value) == f"HARDWARE=none is none of: auto {' '.join(CONFIGURATIONS)}"
+        launch.accelerate_arguments("none", 0, {})
+    assert str(error.value) == f"HARDWARE=none does not exist; use one of: auto {' '.join(CONFIGURATIONS)}"
     with pytest.raises(RecipeError) as error:
-        launch.settings("multi_node", 4, {"RESTARTS": "3"})
-    assert str(error.value) == "RESTARTS=3 is for one machine; leave it out with multi_node"
+        launch.accelerate_arguments("multi_node", 4, {"RESTARTS": "3"})
+    assert str(error.value) == "RESTARTS=3 needs one machine; leave it out with multi_node"
     (tmp_path / "mine.yaml").write_text(
         (accelerate_config.CONFIGURATIONS / "ddp.yaml").read_text() + "num_processes: 8\n"
     )  # fmt: skip
     monkeypatch.setattr(accelerate_config, "CONFIGURATIONS", tmp_path)
     with pytest.raises(RecipeError) as error:
-        launch.settings("mine", 2, {})
-    assert str(error.value) == f"HARDWARE=mine needs 8 GPUs, and 2 are there; see {tmp_path / 'mine.yaml'}"
+        launch.accelerate_arguments("mine", 2, {})
+    assert str(error.value) == f"HARDWARE=mine needs 8 GPUs, and this machine has 2; see {tmp_path / 'mine.yaml'}"
     (tmp_path / "mine.yaml").write_text("distributed_type: MULTI_CPU\ncompute_environment: LOCAL_MACHINE\n")
     with pytest.raises(RecipeError) as error:
-        launch.settings("mine", 0, {})
+        launch.accelerate_arguments("mine", 0, {})
     assert str(error.value) == (
         f"{tmp_path / 'mine.yaml'}: accelerate starts one process for MULTI_CPU; write MULTI_GPU, and use_cpu: true"
     )
@@ -130,7 +130,7 @@ def test_exit_codes(capsys, ended, code, killed):
     assert launch.exit_code(failures(*ended)) == code
     names = {KILL: "SIGKILL", -signal.SIGSEGV: "SIGSEGV"}
     assert capsys.readouterr().err.splitlines() == [
-        f"error: process {rank} was ended by {names[ended[rank][0]]}; "
+        f"error: process {rank} was killed by {names[ended[rank][0]]}; "
         "the same command continues from the last checkpoint"
         for rank in killed
     ]
@@ -168,7 +168,11 @@ def test_ranks_inherit_how_the_launcher_lets_threads_wait(tmp_path, monkeypatch)
         ("first", 2, "error: before they have met\n"),
         ("both", 2, "error: a.jsonl:3: no such role\n"),
         ("one", 2, "error: only here\n"),
-        ("killed", 137, "error: process 1 was ended by SIGKILL; the same command continues from the last checkpoint\n"),
+        (
+            "killed",
+            137,
+            "error: process 1 was killed by SIGKILL; the same command continues from the last checkpoint\n",
+        ),
         ("bug", 1, "KeyError: 'only here'\n"),
     ],
 )

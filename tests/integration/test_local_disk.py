@@ -11,7 +11,7 @@ from config import RecipeError, load
 from engine.errors import RunError
 from engine.files import durable
 from engine.run import checkpoints
-from engine.run.checkpoint_store import OWNER, CheckpointStore, local_place
+from engine.run.checkpoint_store import OWNER_FILE, CheckpointStore, local_folder
 from engine.run.folder import RunFolder
 from ppo.train import train
 from reward.recipe import Reward
@@ -45,7 +45,7 @@ def whole(setting, tmp_path_factory):
 def places(tmp_path):
     """The run folder, this run's folder on the local disk, and the overrides that say so."""
     run, disk = tmp_path / "run", tmp_path / "disk"
-    return run, local_place(str(disk), run), [f"run.dir={run}", f"run.local_dir={disk}", *STEPS]
+    return run, local_folder(str(disk), run), [f"run.dir={run}", f"run.local_dir={disk}", *STEPS]
 
 
 def names(place):
@@ -90,7 +90,7 @@ def test_checkpoints_are_in_both_places_and_the_local_disk_is_given_back(setting
     train(recipe_of(setting, *overrides))
     assert names(run) == ["checkpoint-5", "checkpoint-6"]
     assert not local.exists()
-    assert not (run / OWNER).exists()
+    assert not (run / OWNER_FILE).exists()
     ends_like(run, whole)
 
 
@@ -155,7 +155,7 @@ def test_a_copy_that_cannot_be_made_stops_the_run(setting, places, monkeypatch):
             train(recipe_of(setting, *overrides))
     assert str(error.value) == (
         f"{run}/checkpoint-1 cannot be copied from run.local_dir ([Errno 28] No space left on device); make room or "
-        "see to the folder's permissions, then the same command continues from checkpoint-2"
+        "fix the folder's permissions, then the same command continues from checkpoint-2"
     )
     assert names(run) == []  # half a copy would hold the room
     train(recipe_of(setting, *overrides))
@@ -201,7 +201,7 @@ def test_the_best_of_a_reward_model_is_found_in_either_place(tmp_path, monkeypat
     with pytest.raises(StopIteration):
         run("other", disk)
     until_copied()
-    local = local_place(f"{tmp_path}/disk", tmp_path / "other")
+    local = local_folder(f"{tmp_path}/disk", tmp_path / "other")
     for place in (local, tmp_path / "other"):
         assert names(place) == ["checkpoint-2", "checkpoint-3"]
     shutil.rmtree(local)
@@ -225,8 +225,8 @@ def test_a_local_disk_that_cannot_be_written_is_said_at_once(setting, tmp_path):
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}/run", f"run.local_dir={tmp_path}/disk"))
     assert str(error.value) == (
-        f"run.local_dir: {local_place(f'{tmp_path}/disk', tmp_path / 'run')} cannot be written (Not a directory); "
-        "name another folder"
+        f"run.local_dir: {local_folder(f'{tmp_path}/disk', tmp_path / 'run')} cannot be written "
+        "(Not a directory); name another folder"
     )
 
 
@@ -236,4 +236,4 @@ def test_it_is_for_one_machine(setting, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(RunError) as error:
         CheckpointStore(RunFolder(recipe), recipe.run)
-    assert str(error.value) == "run.local_dir is for one machine, and the processes are on several; leave it out"
+    assert str(error.value) == "run.local_dir works on one machine only, and this run is on several; leave it out"

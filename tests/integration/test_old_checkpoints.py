@@ -18,7 +18,7 @@ def test_a_run_of_an_earlier_version_resumes_bit_for_bit(tmp_path, capsys):
     state = torch.load(checkpoint / training_state.STATE)
     assert len(state) == 3
     torch.save(list(state.values()), checkpoint / training_state.STATE)
-    (checkpoint / checkpoints.MARK).write_text("")  # without its step
+    (checkpoint / checkpoints.COMPLETE_FILE).write_text("")  # without its step
     for written in (other / "recipe.yaml", checkpoint / "recipe.yaml"):
         lines = written.read_text().splitlines(keepends=True)
         written.write_text("".join(line for line in lines if not line.startswith("stage:")))

@@ -15,7 +15,7 @@ import torch
 
 from engine.errors import RunError
 from engine.run.card import model_card
-from engine.run.checkpoint_store import local_place
+from engine.run.checkpoint_store import local_folder
 from ppo.heldout import HeldOut
 from ppo.train import train
 from release.checkpoint import release
@@ -120,7 +120,7 @@ def test_on_a_local_disk(setting, two_steps, tmp_path, measured):
     measured(0.5, 0.9, 0.1, 0.2)
     with pytest.raises(StopIteration):
         train(best_of(setting, run, disk))
-    local = local_place(f"{tmp_path}/disk", run)
+    local = local_folder(f"{tmp_path}/disk", run)
     assert names(local) == ["checkpoint-2", "checkpoint-4"]
     for thread in threading.enumerate():
         if thread.name == "copy":
@@ -182,7 +182,7 @@ def test_a_longer_run_still_has_it_and_does_not_go_on_without(setting, two_steps
     with pytest.raises(RunError) as error:
         train(best_of(setting, tmp_path / "copy", steps=4))
     assert str(error.value) == (
-        f"{tmp_path}/copy: checkpoint-2, the best so far, is gone; put it back, or name another run.dir"
+        f"{tmp_path}/copy: checkpoint-2, the best so far, is missing; restore it, or name another run.dir"
     )
 
 

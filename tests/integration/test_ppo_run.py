@@ -81,7 +81,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
     finished = subprocess.run(
         command("ppo", setting, f"run.dir={killed}", *long), capture_output=True, text=True, check=True
     )
-    assert finished.stdout.strip().endswith(f"{killed}: finished already; nothing to do")
+    assert finished.stdout.strip().endswith(f"{killed}: already finished; nothing to do")
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(setting, tmp_path):
@@ -104,7 +104,7 @@ def test_another_recipe_in_the_folder_is_refused_naming_the_keys(setting, tmp_pa
     )  # fmt: skip
     assert other.returncode == 2
     assert other.stderr == (
-        f"error: run.dir={tmp_path} holds a run of another recipe, which differs in ppo.kl_coef, run.seed; "
+        f"error: run.dir={tmp_path} contains a run of another recipe, which differs in ppo.kl_coef, run.seed; "
         f"name another run.dir, or move {tmp_path} away\n"
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

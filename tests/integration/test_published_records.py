@@ -4,7 +4,7 @@ import pytest
 
 from chatml import ToolCall, read_conversation, read_pair, read_prompt, read_text
 from config.data import Source
-from engine.data.sources import read
+from engine.data.sources import read_source
 from tests.support.paths import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is abs
     ],
 )
 def test_all_of_a_published_set_can_be_read(file, readers, count):
-    records = [record for _, record in read(Source(str(DATA / file)))]
+    records = [record for _, record in read_source(Source(str(DATA / file)))]
     assert len(records) == count
     fields = {"question": "prompt", "answer": "response"} if file.startswith(("gsm8k", "mmlu")) else None
     for record in records:
@@ -36,7 +36,9 @@ def test_all_of_a_published_set_can_be_read(file, readers, count):
 
 
 def test_what_is_read_from_glaive():
-    conversations = [read_conversation(record) for _, record in read(Source(str(DATA / "glaive_toolcall_en.json")))]
+    conversations = [
+        read_conversation(record) for _, record in read_source(Source(str(DATA / "glaive_toolcall_en.json")))
+    ]
     said = [message for conversation in conversations for message in conversation.messages]
     assert sum(message.tool_calls is not None for message in said) == 211
     assert sum(message.role == "tool" for message in said) == 211

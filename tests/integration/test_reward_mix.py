@@ -14,7 +14,7 @@ from engine.files.jsonl import read
 from engine.models.loading import new_scalar
 from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
-from engine.run.card import rewards
+from engine.run.card import rewards_line
 from ppo.train import train
 from tests.support.judge_server import serving
 from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
@@ -222,7 +222,7 @@ def test_a_part_that_fails_is_named(setting, tmp_path, bad, message):
 
 def test_the_card_names_the_parts():
     mix = {"good": "me/rm", "brief": {"rule": "rules:brief", "weight": 0.5}, "kind": {"judge": {"url": "http://a"}}}
-    assert rewards({"reward": {"path": None, "mix": mix}}) == (
+    assert rewards_line({"reward": {"path": None, "mix": mix}}) == (
         "\n\nRewards: good `me/rm` × 1, brief `rules:brief` × 0.5, kind `http://a` × 1"
     )
-    assert rewards({"reward": {"path": "me/rm", "mix": {}}}) == "\n\nRewards: `me/rm`"
+    assert rewards_line({"reward": {"path": "me/rm", "mix": {}}}) == "\n\nRewards: `me/rm`"

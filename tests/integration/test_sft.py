@@ -162,8 +162,8 @@ def test_an_adapter_kept_apart_is_merged_by_its_command(setting, tmp_path):
     with pytest.raises(RunError) as error:
         run(setting, tmp_path / "second", f"model.path={adapter}", "lora.r=4", "lora.merge=false")
     assert str(error.value) == (
-        f"lora.merge=false would keep an adapter of {setting / 'base'} alone and lose model.path={adapter}, one of it "
-        f'already; set lora.merge=true, or merge that first: make merge ARGS="{adapter} OUT"'
+        f"lora.merge=false would save an adapter of {setting / 'base'} and lose model.path={adapter}, which is "
+        f'itself an adapter of it; set lora.merge=true, or merge it first: make merge ARGS="{adapter} OUT"'
     )
 
 
@@ -194,7 +194,7 @@ def test_experts_are_found_in_a_checkpoint(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(setting, tmp_path):
     from engine.errors import RunError
 
-    with pytest.raises(RunError, match=r"is (nan|inf) at step \d+; lower trainer.learning_rate or look at the data"):
+    with pytest.raises(RunError, match=r"is (nan|inf) at step \d+; lower trainer.learning_rate or check the data"):
         run(setting, tmp_path, "trainer.learning_rate=1e30", "trainer.max_steps=8", "trainer.max_grad_norm=1e30")
 
 

@@ -84,7 +84,7 @@ def test_what_is_refused_under_deepspeed(setting, tmp_path):
     with pytest.raises(RunError) as error:
         run_stage("sft", setting / "sft.yaml", "trainer.optim=adafactor", f"run.dir={tmp_path}", hardware="zero2")
     assert str(error.value) == (
-        "trainer.optim=adafactor has no checkpoints under ZeRO; use adamw_torch_fused, or HARDWARE=fsdp2"
+        "trainer.optim=adafactor cannot be saved under ZeRO; use adamw_torch_fused, or HARDWARE=fsdp2"
     )
 
 

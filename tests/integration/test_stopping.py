@@ -57,7 +57,7 @@ def test_a_signal_saves_and_leaves_with_its_code(setting, tmp_path, number, code
     assert process.returncode == code
     rows = read(tmp_path / "metrics.jsonl")
     assert checkpoints.newest(tmp_path) == tmp_path / f"checkpoint-{len(rows)}"
-    assert f"{number.name}: finishing this step and saving; once more leaves at once\n" in err
+    assert f"{number.name}: finishing this step and saving; a second signal exits immediately\n" in err
     assert "Traceback" not in err
     assert out.endswith(f"{tmp_path}: saved checkpoint-{len(rows)}; the same command continues from there\n")
 
@@ -99,10 +99,10 @@ def test_a_long_step_says_after_a_signal_what_is_waited_for(setting, tmp_path, m
     assert stopped.value.code == 143
     assert [path.name for path in checkpoints.complete_checkpoints(tmp_path)] == ["checkpoint-1"]
     first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("SIGTERM")]
-    assert first == "SIGTERM: finishing this step and saving; once more leaves at once"
+    assert first == "SIGTERM: finishing this step and saving; a second signal exits immediately"
     assert re.fullmatch(
-        r"SIGTERM: still waiting for step 1 to end \(phase score, \d+ s so far\); once more leaves at once, and the "
-        "same command begins again",
+        r"SIGTERM: still waiting for step 1 to end \(phase score, \d+ s so far\); a second signal exits "
+        "immediately, and the same command then starts over",
         second,
     )
 
@@ -128,8 +128,8 @@ def test_a_long_step_of_a_trainer_says_it_too(tmp_path, monkeypatch, capsys):
     assert stopped.value.code == 143
     assert checkpoints.newest(tmp_path / "run") == tmp_path / "run" / "checkpoint-3"
     assert re.search(
-        r"\nSIGTERM: still waiting for step 3 to end \(\d+ s so far; the longest before it took \d+ s\); once more "
-        r"leaves at once, and the same command continues from checkpoint-2\n",
+        r"\nSIGTERM: still waiting for step 3 to end \(\d+ s so far; the longest before it took \d+ s\); a second "
+        r"signal exits immediately, and the same command then continues from checkpoint-2\n",
         capsys.readouterr().err,
     )
 
@@ -150,7 +150,7 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(setting, tmp_p
     assert [line for line in done.stderr.splitlines() if "error" in line] == [done.stderr.splitlines()[-1]]
     assert done.stderr.splitlines()[-1].startswith(f"error: {disk}/run/checkpoint-2 cannot be written (")
     assert done.stderr.endswith(
-        "); make room or see to the folder's permissions, then the same command continues from checkpoint-1\n"
+        "); make room or fix the folder's permissions, then the same command continues from checkpoint-1\n"
     )
     assert [path.name for path in (tmp_path / "saved").glob("*checkpoint-*")] == ["checkpoint-1"]
     shutil.copytree(tmp_path / "saved", disk / "run")
@@ -164,7 +164,10 @@ def test_a_read_only_folder_is_said_at_once(setting, tmp_path):
     folder.mkdir()
     for run_dir, message in (
         (folder, f"error: run.dir={folder}: cannot be written (Read-only file system)\n"),
-        (folder / "run", f"error: run.dir={folder}/run: cannot be made (Read-only file system); name another folder\n"),
+        (
+            folder / "run",
+            f"error: run.dir={folder}/run: cannot be created (Read-only file system); name another folder\n",
+        ),
     ):
         done = in_namespace(
             f'mount -t tmpfs -o ro tmpfs {folder} && exec "$@"', *command("ppo", setting, f"run.dir={run_dir}")
@@ -192,7 +195,7 @@ run(ppo.train.train, recipe_of({str(setting)!r}, "run.dir={tmp_path}", "run.save
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"error: {tmp_path}/metrics.jsonl cannot be written ([Errno 30] Read-only file system: "
-        f"'{tmp_path}/metrics.jsonl'); make room or see to the folder's permissions, then the same command continues "
+        f"'{tmp_path}/metrics.jsonl'); make room or fix the folder's permissions, then the same command continues "
         "from checkpoint-2"
     )
 
@@ -245,6 +248,6 @@ def test_a_checkpoint_of_another_recipe_is_refused_naming_the_keys(setting, tmp_
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}", "ppo.steps=2", "ppo.lam=0.5"))
     assert str(error.value) == (
-        f"run.dir={tmp_path} holds a run of another recipe, which differs in ppo.lam (ppo.steps may change); name "
+        f"run.dir={tmp_path} contains a run of another recipe, which differs in ppo.lam (ppo.steps may change); name "
         f"another run.dir, or move {tmp_path} away"
     )

@@ -110,7 +110,7 @@ def test_a_process_that_dies_on_one_machine_ends_the_run_on_both(launch, tmp_pat
     psutil.Process(there.pid).children()[0].send_signal(signal.SIGKILL)
     for process, code, last in (
         (here, 1, "error: another process of this run has ended; the same command continues from the last checkpoint"),
-        (there, 137, "was ended by SIGKILL; the same command continues from the last checkpoint"),
+        (there, 137, "was killed by SIGKILL; the same command continues from the last checkpoint"),
     ):
         _, said = process.communicate(timeout=500)
         assert (process.returncode, said.splitlines()[-1][-len(last) :]) == (code, last)

@@ -6,7 +6,7 @@ from torch.optim import AdamW
 
 from config.sections import Model
 from engine.dist.ranks import start_accelerator
-from engine.dist.shard_model import accumulating, backward, gathered_weights, optimizer_step, prepare_trained
+from engine.dist.shard_model import accumulate_gradients, backward, gathered_weights, optimizer_step, prepare_trained
 from engine.dist.sharding import sharding_of, sharding_requested
 from engine.run import training_state, zero_state
 from tests.support.processes import together
@@ -32,7 +32,7 @@ def write(folder):
     """Make two steps and write."""
     accelerator, model, optimizer = prepared(0)
     for at in range(2):
-        accumulating(model, True, accelerator)
+        accumulate_gradients(model, True, accelerator)
         tokens = torch.arange(8)[None] + 8 * accelerator.process_index + at
         backward(model(input_ids=tokens, labels=tokens).loss, model, accelerator)
         optimizer_step(model, optimizer, 1.0, accelerator)

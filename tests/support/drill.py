@@ -89,7 +89,7 @@ def compare(whole: Path, killed: Path) -> None:
     parts = {path.relative_to(one).parts[:2] for path in one.rglob("*") if path.is_file()}
     if parts != {path.relative_to(other).parts[:2] for path in other.rglob("*") if path.is_file()}:
         raise UnlikeError(f"{other} has other files than {one}")
-    for part in parts - {(checkpoints.RECIPE,)}:
+    for part in parts - {(checkpoints.RECIPE_FILE,)}:
         if not equal(content(one.joinpath(*part)), content(other.joinpath(*part))):
             raise UnlikeError(f"{other.joinpath(*part)} differs")
 

@@ -127,7 +127,7 @@ def test_last_answer_and_every_token_exclude_each_other():
     with pytest.raises(RecipeError) as error:
         validate(ChatML(mask="all", train_on="last_answer"), "chatml")
     assert str(error.value) == (
-        "chatml.train_on=last_answer does not go with chatml.mask=all, which trains on every token; "
+        "chatml.train_on=last_answer cannot be combined with chatml.mask=all, which trains on every token; "
         "use chatml.mask=assistant"
     )
 

@@ -11,7 +11,7 @@ from config.data import Source
 from engine.data import encoding
 from engine.data.chatml_section import ChatML
 from engine.data.encoding import Settings
-from engine.data.prepare import prepared
+from engine.data.prepare import prepare_rows
 from sft.recipe import SFT
 from tests.support.records import ANSWER, SYSTEM, USER
 from tests.support.rows_setting import TRAIN, conversation_rows, pair_rows, prompt_rows, recipe, refusal
@@ -86,7 +86,7 @@ def test_roles_and_parse_text_are_part_of_the_key_of_prepared_rows(file):
     settings = Settings(ChatML(), {}, "cut_left", "error", "data.max_length", 64)
     source = Source(file({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}))
     rows = {
-        prepared(encoding.conversations, source, given, qwen(), "data.train")[0].cache_files[0]["filename"]
+        prepare_rows(encoding.conversations, source, given, qwen(), "data.train")[0].cache_files[0]["filename"]
         for given in (
             settings,
             replace(settings, roles={"a": "user"}),

@@ -93,4 +93,4 @@ def test_too_few_records_for_a_share(file):
     path = file({"prompt": "Hi", "response": "Yes."})
     with pytest.raises(RecipeError) as error:
         conversation_rows("eval", recipe(train=path, eval=1e-9), qwen(), Folder())
-    assert str(error.value) == f"{path}: too few records for a share of 1e-09 of them; name more"
+    assert str(error.value) == f"{path}: too few records to take a share of 1e-09; add more"

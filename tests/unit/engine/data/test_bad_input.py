@@ -25,9 +25,10 @@ GOOD = {"prompt": "Hi", "response": "Yes.", "chosen": "Yes.", "rejected": "No.",
 LINE = json.dumps(GOOD) + "\n"
 KNOWN = "use .json, .jsonl, .parquet, .csv, .txt (and .gz or .zst of these), or a folder that save_to_disk wrote"
 SKIP = "; correct it, or set data.on_bad_record=skip"
-ONE_LINE = f"; a record stands in one line, or all of them in one list{SKIP}"
-AGAIN = "; correct the file there, or make it again"
-DAMAGED = "FILE: damaged or cut off in the middle ({}); make or download it again"
+ONE_LINE = f"; write one record per line, or all records in one list{SKIP}"
+AGAIN = "; correct the file there, or regenerate it"
+DIGITS = "a number has too many digits to be read; write it as a string"
+DAMAGED = "FILE: damaged or truncated ({}); regenerate or download it again"
 QUOTED = "Expecting property name enclosed in double quotes"
 
 
@@ -56,8 +57,8 @@ FILES = [
     ("a.jsonl", LINE + "null\n", f"FILE:2: null; a record is an object with named fields{SKIP}"),
     ("a.jsonl", b'\n{"text": "caf\xe9"}\n', f"FILE:2: not UTF-8 (byte 0xe9); save the file as UTF-8{SKIP}"),
     ("a.jsonl", LINE.encode("utf-16"), f"FILE:1: not UTF-8 (byte 0xff); save the file as UTF-8{SKIP}"),
-    ("a.jsonl", f'{{"n": {"9" * 5000}}}', f"FILE:1: a number of more digits than can be read; write it as text{SKIP}"),
-    ("a.jsonl", LINE + '{"a":' * 99999, f"FILE:2: lists or objects are nested too deep; flatten them{SKIP}"),
+    ("a.jsonl", f'{{"n": {"9" * 5000}}}', f"FILE:1: {DIGITS}{SKIP}"),
+    ("a.jsonl", LINE + '{"a":' * 99999, f"FILE:2: lists or objects are nested too deeply; flatten them{SKIP}"),
     ("a.jsonl", "", "FILE: no records in it"),
     ("a.jsonl", "\n\n", "FILE: no records in it"),
     ("a.json", " [ ] ", "FILE: no records in it"),
@@ -68,25 +69,26 @@ FILES = [
     ("a.json", f"[{LINE}]\n[]", "FILE:3: more text after the end of the list; put all records into one list"),
     ("a.json", f"[{LINE},\n3]", f"FILE:3: a number; a record is an object with named fields{SKIP}"),
     ("a.json", b'[{"text": "x"},\n\n{"text": "caf\xe9"}]', "FILE:3: not UTF-8 (byte 0xe9); save the file as UTF-8"),
-    ("a.json", '[{"n": ' + "9" * 5000 + "}]", "FILE:1: a number of more digits than can be read; write it as text"),
+    ("a.json", '[{"n": ' + "9" * 5000 + "}]", f"FILE:1: {DIGITS}"),
     ("a.json", "{\n", f"FILE:2: not JSON ({QUOTED}, column 1){AGAIN}"),
     ("a.json", json.dumps(GOOD, indent=1) + "\n{}", f"FILE:{len(GOOD) + 3}: more text after the end of a record; "
-                                                    "write one record a line, or all in a list"),
+                                                    "write one record per line, or all records in one list"),
     ("a.json", '"text"', f"FILE:1: a string; a record is an object with named fields{SKIP}"),
     ("a.csv", "prompt,response\nHi,Yes.\nHi\n", "FILE:3: cells: 1 here, 2 in the first line; put quotes around cells "
-                                                f"that hold commas{SKIP}"),
+                                                f"that contain commas{SKIP}"),
     ("a.csv", "prompt,response\nHi,Oh, yes\n", "FILE:2: cells: 3 here, 2 in the first line; put quotes around cells "
-                                               f"that hold commas{SKIP}"),
+                                               f"that contain commas{SKIP}"),
     ("a.csv", 'prompt,response\n"Hi" x,Yes.\n', "FILE:2: not CSV (',' expected after '\"'); correct the quotes there"),
     ("a.csv", 'prompt,response\nHi,"Yes.\n', "FILE:2: not CSV (unexpected end of data); correct the quotes there"),
     ("a.csv", "prompt,prompt\nHi,Yes.\n", "FILE:1: two columns are named 'prompt'; rename one of them"),
     ("a.csv", b"prompt,response\nHi,caf\xe9\n", "FILE:2: not UTF-8 (byte 0xe9); save the file as UTF-8"),
     ("a.csv", "prompt,response\n", "FILE: no records in it"),
     ("a.txt", b"one\ntwo \xff\n", "FILE:2: not UTF-8 (byte 0xff); save the file as UTF-8"),
-    ("a.parquet", "PAR2", "FILE: not a whole parquet file (Parquet file size is 4 bytes, smaller than the minimum file "
-                          "footer (8 bytes)); make or download it again"),
-    ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), "FILE: parquet is compressed in itself; unpack the file"),
-    ("a.docx", "x", f"FILE: not a kind of file that can be read; {KNOWN}"),
+    ("a.parquet", "PAR2", "FILE: not a complete parquet file (Parquet file size is 4 bytes, smaller than the minimum "
+                          "file footer (8 bytes)); regenerate or download it again"),
+    ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0),
+     "FILE: parquet files are compressed internally; decompress the file"),
+    ("a.docx", "x", f"FILE: not a supported file type; {KNOWN}"),
     ("a.jsonl.gz", gzip.compress(LINE.encode() * 99, mtime=0)[:-20],
      DAMAGED.format("Compressed file ended before the end-of-stream marker was reached")),
     ("a.jsonl.gz", LINE, DAMAGED.format("Not a gzipped file (b'{\"')")),
@@ -106,7 +108,7 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(json_files, "MAX_RECORD_BYTES", 1 << 20)
     path = tmp_path / "a.jsonl"
     path.write_text(LINE + '{"text": "' + "x" * (1 << 20) + '"}')
-    assert told(path) == ("FILE:2: a line of more than 1 MiB; a record stands in one line, or all of them in one list")
+    assert told(path) == ("FILE:2: a line of more than 1 MiB; write one record per line, or all records in one list")
     path.write_text(f'[{LINE}, {{"text": "' + "x" * (1 << 22) + '"}]')
     assert told(path) == "FILE:2: a record of more than 1 MiB; split it, or correct the file"
 
@@ -116,7 +118,7 @@ def test_what_is_not_there(tmp_path):
     assert told(tmp_path / "none.jsonl") == missing
     assert told(tmp_path / "*.jsonl") == missing
     (tmp_path / "note.md").write_text("x")
-    assert told(tmp_path) == f"FILE: the folder holds no data (note.md); {KNOWN}"
+    assert told(tmp_path) == f"FILE: the folder contains no data (note.md); {KNOWN}"
 
 
 USER, ANSWER = talk("Hi", "Yes.")

@@ -9,7 +9,7 @@ import pytest
 from chatml import IGNORE, control, plain_encoder
 from config import RecipeError, load
 from config.data import Source
-from engine.data.sources import read
+from engine.data.sources import read_source
 from sft.recipe import SFT
 from tests.support.rows_setting import SHORT, TRAIN, conversation_rows, document_rows, recipe, text_rows, write_records
 from tests.support.tokenizers import llama, qwen
@@ -50,14 +50,14 @@ def test_perplexity_reads_the_same_documents(tmp_path):
 
 def test_the_mark_is_compared_exactly(tmp_path):
     path = write_text(tmp_path, "a\n---\nb --- c\n----\nd")
-    assert [found["text"] for _, found in read(Source(path), "\n---\n")] == ["a", "b --- c\n----\nd"]
-    assert [found["text"] for _, found in read(Source(path), ".*")] == [Path(path).read_text()]
+    assert [found["text"] for _, found in read_source(Source(path), "\n---\n")] == ["a", "b --- c\n----\nd"]
+    assert [found["text"] for _, found in read_source(Source(path), ".*")] == [Path(path).read_text()]
 
 
 def test_text_in_records_is_split_too_and_conversations_are_not(tmp_path):
     talk = {"messages": [{**SHORT[0], "content": f"a{END}b"}, SHORT[1]]}
     path = write_records(tmp_path / "a.jsonl", {"content": f"x{END}y", "id": 7}, talk, {"content": "z"}, {"id": 8})
-    found = list(read(Source(path), END, {"content": "text"}))
+    found = list(read_source(Source(path), END, {"content": "text"}))
     assert found == [
         (f"{path}:1, document 1", {"content": "x"}),
         (f"{path}:1, document 2", {"content": "y"}),
@@ -69,8 +69,8 @@ def test_text_in_records_is_split_too_and_conversations_are_not(tmp_path):
 
 def test_documents_are_counted_and_shared_out_like_records(tmp_path):
     path = write_text(tmp_path, END.join(map(str, range(400))))
-    assert [found["text"] for _, found in read(Source(path, skip=2, take=3), END)] == ["2", "3", "4"]
-    held, rest = ({found["text"] for _, found in read(Source(path, **{key: 0.25}), END)}
+    assert [found["text"] for _, found in read_source(Source(path, skip=2, take=3), END)] == ["2", "3", "4"]
+    held, rest = ({found["text"] for _, found in read_source(Source(path, **{key: 0.25}), END)}
                   for key in ("only_share", "without_share"))  # fmt: skip
     assert held | rest == set(map(str, range(400)))
     assert not held & rest
@@ -83,8 +83,7 @@ def test_an_end_token_that_stays_text_is_warned_of_and_the_advice_works(tmp_path
     _, report = text_rows(path, recipe(), tokenizer(), **LIMIT)
     warning = report.text("pretrain").splitlines()[3]
     assert warning == (
-        f"  warning: 1 document spells {end}, which stays text; if it stands between documents, "
-        f"set data.document_end='{end}'"
+        f"  warning: 1 document contains {end} as plain text; if it separates documents, set data.document_end='{end}'"
     )
     assert report.as_dict()["spelled_ends"] == {end: 1}
     file = tmp_path / "sft.yaml"

@@ -11,8 +11,8 @@ from datasets.data_files import get_data_patterns, resolve_pattern
 
 from config import RecipeError
 from config.data import Source
-from engine.data.folders import files_of
-from engine.data.sources import read
+from engine.data.folders import select_files
+from engine.data.sources import read_source
 from tests.support.rows_setting import SHORT, TRAIN, conversation_rows, recipe
 from tests.support.tokenizers import qwen
 
@@ -28,13 +28,13 @@ def fill(folder, *names):
 
 def found(folder, split="train"):
     """What is read and what is left out, without the folder's own path."""
-    files = files_of(str(folder), split)
+    files = select_files(str(folder), split)
     return [[path.replace(f"{folder}/", "") for path in part] for part in files]
 
 
 def refusal(folder, split="train"):
     with pytest.raises(RecipeError) as error:
-        files_of(str(folder), split)
+        select_files(str(folder), split)
     return str(error.value).replace(str(folder), "FOLDER")
 
 
@@ -132,17 +132,17 @@ def test_a_split_that_is_not_there_and_the_ways_out(tmp_path):
     fill(tmp_path, "test.jsonl", "other.jsonl")
     message = refusal(tmp_path)
     assert message == (
-        "FOLDER: no file is named for the split train, only for test; give {path: FOLDER, split: test}, "
-        "or name files by a glob"
+        "FOLDER: no file belongs to the split train, only to test; use {path: FOLDER, split: test}, "
+        "or select files with a glob"
     )
     assert found(tmp_path, "test")[0] == ["test.jsonl"]
-    assert len(list(read(Source(f"{tmp_path}/*.jsonl")))) == 2
+    assert len(list(read_source(Source(f"{tmp_path}/*.jsonl")))) == 2
 
 
 def test_a_split_of_a_folder_without_splits(tmp_path):
     fill(tmp_path, "a.jsonl")
     assert refusal(tmp_path, "test") == (
-        "FOLDER: no file is named for the split test, so all are train; leave split: test out, or name files by a glob"
+        "FOLDER: all files belong to the split train; leave split: test out, or select files with a glob"
     )
     assert found(tmp_path)[0] == ["a.jsonl"]
 
@@ -151,13 +151,13 @@ def test_the_ways_out_of_a_folder_with_an_unusual_name(tmp_path):
     folder = tmp_path / "my [x]: data, 1"
     fill(folder, "test.jsonl")
     with pytest.raises(RecipeError) as error:
-        files_of(str(folder), "train")
-    advice = re.search(r"give (\{.*\}), or name", str(error.value))[1]
+        select_files(str(folder), "train")
+    advice = re.search(r"use (\{.*\}), or select", str(error.value))[1]
     rows, _ = conversation_rows(yaml.safe_load(advice), recipe(), qwen(), **TRAIN)
     assert len(rows) == 1
     fill(folder, "notes.txt")
     with pytest.raises(RecipeError) as error:
-        files_of(str(folder), "train")
+        select_files(str(folder), "train")
     rows, _ = conversation_rows(str(error.value).partition("matches: ")[2], recipe(), qwen(), **TRAIN)
     assert len(rows) == 1
 
@@ -166,16 +166,16 @@ def test_several_kinds_and_the_way_out(tmp_path):
     fill(tmp_path, "a.jsonl", "deep/b.jsonl", "c.json.gz", "notes.txt")
     message = refusal(tmp_path)
     assert message == (
-        "FOLDER: the folder holds several kinds of data (2 .jsonl, 1 .json, 1 .txt); name one kind by a glob, which "
-        "reads all that it matches: FOLDER/**/*.jsonl*"
+        "FOLDER: the folder contains several file types (2 .jsonl, 1 .json, 1 .txt); select one with a glob, which "
+        "reads every file that it matches: FOLDER/**/*.jsonl*"
     )
     pattern = re.search(r"\S+$", message)[0].replace("FOLDER", str(tmp_path))
-    assert len(list(read(Source(pattern)))) == 2
+    assert len(list(read_source(Source(pattern)))) == 2
 
 
 def test_nothing_to_read(tmp_path):
     fill(tmp_path, "LICENSE.txt", "README.md")
     assert refusal(tmp_path) == (
-        "FOLDER: the folder holds no data (LICENSE.txt, README.md); use .json, .jsonl, .parquet, .csv, .txt "
+        "FOLDER: the folder contains no data (LICENSE.txt, README.md); use .json, .jsonl, .parquet, .csv, .txt "
         "(and .gz or .zst of these), or a folder that save_to_disk wrote"
     )

@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict
 
 from config import RecipeError
 from config.data import Source
-from engine.data.sources import find, read
+from engine.data.sources import find_place, read_source
 from tests.support.rows_setting import TRAIN, conversation_rows, recipe
 from tests.support.tokenizers import qwen
 
@@ -13,7 +13,7 @@ RECORDS = [{"prompt": "Hi", "response": "Yes."}, {"prompt": "Bye", "response": "
 
 
 def records(path, **options):
-    return [record for _, record in read(Source(str(path), **options))]
+    return [record for _, record in read_source(Source(str(path), **options))]
 
 
 def refusal(folder, **options):
@@ -24,7 +24,9 @@ def refusal(folder, **options):
 
 def test_a_saved_data_set(tmp_path):
     Dataset.from_list(RECORDS).save_to_disk(tmp_path)
-    assert list(read(Source(str(tmp_path)))) == [(f"{tmp_path}:{n}", record) for n, record in enumerate(RECORDS, 1)]
+    assert list(read_source(Source(str(tmp_path)))) == [
+        (f"{tmp_path}:{n}", record) for n, record in enumerate(RECORDS, 1)
+    ]
     assert records(tmp_path, skip=1) == RECORDS[1:]
     rows, report = conversation_rows(str(tmp_path), recipe(), qwen(), **TRAIN)
     assert (len(rows), report.kept) == (2, 2)
@@ -48,21 +50,21 @@ def test_the_split_of_several(tmp_path):
 def test_no_train_split_and_the_way_out(tmp_path):
     DatasetDict(dev=Dataset.from_list(RECORDS), test=Dataset.from_list(RECORDS[:1])).save_to_disk(tmp_path)
     assert refusal(tmp_path) == (
-        "FOLDER: a saved data set with the splits dev, test, without train; give {path: FOLDER, split: dev}"
+        "FOLDER: a saved data set with the splits dev, test, without train; use {path: FOLDER, split: dev}"
     )
     assert records(tmp_path, split="dev") == RECORDS
 
 
 def test_a_split_of_one_data_set(tmp_path):
     Dataset.from_list(RECORDS).save_to_disk(tmp_path)
-    assert refusal(tmp_path, split="test") == "FOLDER: one saved data set, not split; leave split: test out"
+    assert refusal(tmp_path, split="test") == "FOLDER: a saved data set without splits; leave split: test out"
 
 
 def test_a_saved_data_set_that_is_damaged(tmp_path):
     Dataset.from_list(RECORDS).save_to_disk(tmp_path)
     (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"x")
     message = refusal(tmp_path)
-    assert message.startswith("FOLDER: not a complete data set of save_to_disk (")
+    assert message.startswith("FOLDER: not a complete data set written by save_to_disk (")
     assert message.endswith("); save it again")
     assert "\n" not in message
 
@@ -71,5 +73,5 @@ def test_other_rows_are_other_data(tmp_path):
     prints = set()
     for name, rows in (("a", RECORDS), ("b", RECORDS[:1])):
         Dataset.from_list(rows).save_to_disk(tmp_path / name)
-        prints |= {find(Source(str(tmp_path / name))).fingerprint() for _ in range(2)}
+        prints |= {find_place(Source(str(tmp_path / name))).fingerprint() for _ in range(2)}
     assert len(prints) == 2

@@ -4,7 +4,7 @@ import pytest
 
 from chatml import IGNORE, EncodedTurn, Message, Turn, render
 from chatml.turns import Part, number_exchanges
-from engine.data.length import cut, cut_pair
+from engine.data.length import cut_pair, cut_to_length
 
 
 def turn(tokens, exchange, at, *, learnt=False):
@@ -39,24 +39,24 @@ def labels(turns):
     ],
 )
 def test_cut_oldest_turns_keeps_the_system_prompt_and_whole_exchanges(room, left):
-    assert cut(TALK, room, "cut_oldest_turns") == left
+    assert cut_to_length(TALK, room, "cut_oldest_turns") == left
 
 
 def test_cut_left_takes_tokens_and_trains_on_whole_answers_alone():
     # 12 of 20 tokens: one token of the second exchange's question goes, its answer is whole.
-    kept = cut(TALK, 10, "cut_left")
+    kept = cut_to_length(TALK, 10, "cut_left")
     assert tokens(kept) == [21, 22, 23, 24, 30, 31, 32, 33, 34, 35]
     assert labels(kept) == [IGNORE, 22, 23, 24, IGNORE, IGNORE, 32, 33, 34, 35]
-    kept = cut(TALK, 8, "cut_left")
+    kept = cut_to_length(TALK, 8, "cut_left")
     assert tokens(kept) == [23, 24, 30, 31, 32, 33, 34, 35]
     assert labels(kept) == [IGNORE, IGNORE, IGNORE, IGNORE, 32, 33, 34, 35]
-    assert labels(cut(TALK, 3, "cut_left")) == [IGNORE] * 3
-    assert tokens(cut(TALK, 6, "cut_left")) == tokens(THIRD)
+    assert labels(cut_to_length(TALK, 3, "cut_left")) == [IGNORE] * 3
+    assert tokens(cut_to_length(TALK, 6, "cut_left")) == tokens(THIRD)
 
 
 @pytest.mark.parametrize("policy", ["drop", "error"])
 def test_nothing_else_is_cut(policy):
-    assert cut(TALK, 19, policy) is None
+    assert cut_to_length(TALK, 19, policy) is None
 
 
 # Comparisons: two exchanges shared, then answers of 4 and 2 tokens.

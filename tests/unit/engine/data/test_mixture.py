@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from engine.data.mixture import mixed
+from engine.data.mixture import mix_sources
 
 
 def numbers(start, stop):
@@ -11,7 +11,7 @@ def numbers(start, stop):
 
 
 def taken(*sources, seed=0):
-    return mixed(sources, seed)["n"][:]
+    return mix_sources(sources, seed)["n"][:]
 
 
 def test_sources_alternate_evenly():
@@ -20,7 +20,7 @@ def test_sources_alternate_evenly():
 
 def test_one_source_keeps_its_order_and_is_not_touched():
     rows = numbers(0, 5)
-    assert mixed([(rows, 1.0)], seed=0) is rows
+    assert mix_sources([(rows, 1.0)], seed=0) is rows
 
 
 def test_whole_weights_repeat_and_parts_are_drawn():

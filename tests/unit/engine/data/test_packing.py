@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from chatml import IGNORE, control
-from engine.data.packing import packed
+from engine.data.packing import pack_rows
 from engine.data.rows import longest_sequence
 from tests.support.paths import DATA
 from tests.support.rows_setting import conversation_rows, recipe
@@ -35,13 +35,13 @@ def on_disk(rows, folder):
 def test_each_goes_where_it_leaves_least_room(tmp_path):
     """Whichever row has room first would need a third one: 11 + 4, 6 + 6 + 3, 2."""
     rows = [{"input_ids": list(range(n)), "labels": list(range(n))} for n in (2, 6, 11, 4, 3, 6)]
-    made = packed(on_disk(rows, tmp_path), 16)
+    made = pack_rows(on_disk(rows, tmp_path), 16)
     assert sorted(sorted(row["seq_lengths"]) for row in made) == [[2, 3, 11], [4, 6, 6]]
 
 
 def test_the_longest_sequence_of_rows_packed_or_not(tmp_path):
     rows = on_disk([{"input_ids": list(range(n)), "labels": list(range(n))} for n in (2, 6, 11, 4)], tmp_path / "rows")
-    assert longest_sequence(rows) == longest_sequence(packed(rows, 32)) == 11
+    assert longest_sequence(rows) == longest_sequence(pack_rows(rows, 32)) == 11
     pair = {"chosen_ids": [1] * 5, "rejected_ids": [1] * 9, "margin": 0.0}
     assert longest_sequence(on_disk([pair, {**pair, "rejected_ids": [1]}], tmp_path / "pairs")) == 9
 
@@ -49,7 +49,7 @@ def test_the_longest_sequence_of_rows_packed_or_not(tmp_path):
 def test_what_is_too_long_is_refused(tmp_path):
     rows = on_disk([{"input_ids": [1] * 17, "labels": [1] * 17}], tmp_path)
     with pytest.raises(ValueError, match="a row of 17 tokens cannot be packed into rows of 16"):
-        packed(rows, 16)
+        pack_rows(rows, 16)
 
 
 @pytest.mark.skipif(not ALPACA.exists(), reason="../shared/data is absent")
@@ -57,7 +57,7 @@ def test_real_conversations_stay_whole_and_hardly_a_position_is_wasted():
     said = [text for record in json.loads(ALPACA.read_text(encoding="utf-8")) for text in record.values()]
     tokenizer, longest = train_tokenizer(said), 2048
     rows, _ = conversation_rows(str(ALPACA), recipe(), tokenizer, key="data.train", max_length=longest)
-    made = packed(rows, longest)
+    made = pack_rows(rows, longest)
     found = [sequence for row in made for sequence in sequences(row)]
     assert Counter(found) == Counter((tuple(row["input_ids"]), tuple(row["labels"])) for row in rows)
     end = control(tokenizer).im_end

@@ -17,8 +17,8 @@ from config.data import Source
 from engine.data import chunks, encoding, prepare, progress
 from engine.data.chatml_section import ChatML
 from engine.data.encoding import Settings
-from engine.data.packing import packed
-from engine.data.prepare import cache_folder, prepared
+from engine.data.packing import pack_rows
+from engine.data.prepare import cache_folder, prepare_rows
 from tests.support.paths import ROOT
 from tests.support.rows_setting import (
     PROMPTS,
@@ -63,7 +63,7 @@ def test_whatever_decides_the_rows_makes_them_anew_and_nothing_else(file, cache)
 
     def folders(make=encoding.conversations, source=source, settings=settings, tokenizer=tokenizer):
         before = made(cache) if cache.exists() else set()
-        prepared(make, source, settings, tokenizer, "data.train")
+        prepare_rows(make, source, settings, tokenizer, "data.train")
         return len(made(cache) - before)
 
     assert folders() == 1
@@ -114,8 +114,10 @@ def test_several_processes_make_what_one_makes(file, cache, monkeypatch, make, l
     started = []
     monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", -1.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
-    by_several = prepare.in_order.__globals__["_by_several"]
-    monkeypatch.setitem(prepare.in_order.__globals__, "_by_several", lambda *a: started.append(1) or by_several(*a))
+    by_several = prepare.map_in_order.__globals__["_in_processes"]
+    monkeypatch.setitem(
+        prepare.map_in_order.__globals__, "_in_processes", lambda *a: started.append(1) or by_several(*a)
+    )
     again, counted = make(path, recipe(), qwen(), **limit)
     assert started
     assert Path(again.cache_files[0]["filename"]) == alone
@@ -152,7 +154,7 @@ def test_a_cache_that_cannot_be_written(file, tmp_path, monkeypatch):
     with pytest.raises(RecipeError) as error:
         conversation_rows(file({"messages": SHORT}), recipe(), qwen(), **TRAIN)
     assert str(error.value) == (
-        f"{cache_folder()}: prepared data cannot be kept there (Not a directory); "
+        f"{cache_folder()}: prepared data cannot be stored there (Not a directory); "
         "make room, or set HF_DATASETS_CACHE to another folder"
     )
 
@@ -173,10 +175,10 @@ def test_a_set_on_the_hub_is_prepared_like_a_file(cache, monkeypatch):
 def test_packed_rows_are_made_once_too(file, cache, monkeypatch):
     rows, _ = conversation_rows([file(*MANY), {"path": file(*MANY, name="b.jsonl"), "weight": 0.5}], recipe(), qwen(),
                                 **TRAIN)  # fmt: skip
-    first = packed(rows, 128)
+    first = pack_rows(rows, 128)
     assert sum(map(sum, first["seq_lengths"])) == sum(len(row["input_ids"]) for row in rows)
     files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
-    assert list(packed(rows, 128)) == list(first)
+    assert list(pack_rows(rows, 128)) == list(first)
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")} == files
 
 

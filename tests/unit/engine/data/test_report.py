@@ -7,7 +7,7 @@ import pytest
 
 from chatml import RecordError, encode
 from config import RecipeError
-from engine.data.report import MAX_BAD_SHOWN, Report, total
+from engine.data.report import MAX_BAD_SHOWN, Report, merge_reports
 from tests.support.rows_setting import SHORT, TRAIN, conversation_rows, pair_rows, recipe, talk
 from tests.support.tokenizers import qwen
 
@@ -64,10 +64,10 @@ def test_percentiles_are_lengths_that_as_many_records_do_not_exceed():
 
 
 def test_parts_add_up():
-    whole = total([report(), report()])
+    whole = merge_reports([report(), report()])
     assert (whole.read, whole.dropped["too long"], whole.lengths[120]) == (2000, 4, 2)
     assert whole.bad == ["a.jsonl:7: no content"] * 2
-    assert len(total([report()] * (MAX_BAD_SHOWN + 1)).bad) == MAX_BAD_SHOWN
+    assert len(merge_reports([report()] * (MAX_BAD_SHOWN + 1)).bad) == MAX_BAD_SHOWN
 
 
 @pytest.mark.parametrize("policy", ["drop", "cut_oldest_turns", "cut_left"])
@@ -96,9 +96,9 @@ def test_a_pair_is_as_long_as_its_longer_side(file):
         ("too long", "raise data.max_length, or choose another data.too_long"),
         (
             "nothing to train on",
-            "look at chatml.mask, chatml.train_on and `train: false` in the records, or raise data.max_length",
+            "check chatml.mask, chatml.train_on and `train: false` in the records, or raise data.max_length",
         ),
-        ("equal sides", "look at whether chosen and rejected are what they should be"),
+        ("equal sides", "check which fields are read as chosen and rejected (data.fields)"),
     ],
 )
 def test_less_than_half_kept_names_the_reason_and_the_way_out(reason, way_out):

@@ -135,7 +135,7 @@ def test_fields_are_checked(file):
         f"data.fields.question is query; it must be one of {known}, tools, text, margin, or null to leave question out"
     )
     assert refusal(conversation_rows, path, recipe(fields={"a": "prompt", "b": "prompt"}), **TRAIN) == (
-        "data.fields makes two fields prompt; leave one of them out"
+        "data.fields renames two fields to prompt; leave one of them out"
     )
 
 

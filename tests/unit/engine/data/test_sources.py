@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from config import RecipeError
 from config.data import Source
-from engine.data.sources import find, read, selected
+from engine.data.sources import find_place, read_source, select_records
 
 RECORDS = [{"prompt": "Hi", "response": "今天"}, {"prompt": "a\nb", "response": 'c, "d"'}]
 
@@ -25,11 +25,11 @@ def write(path, data):
 
 
 def records(path, **options):
-    return [record for _, record in read(Source(str(path), **options))]
+    return [record for _, record in read_source(Source(str(path), **options))]
 
 
 def places(path, **options):
-    return [where.removeprefix(f"{path}") for where, _ in read(Source(str(path), **options))]
+    return [where.removeprefix(f"{path}") for where, _ in read_source(Source(str(path), **options))]
 
 
 # Kinds of file
@@ -122,8 +122,8 @@ def test_what_is_read_adds_up_to_the_size(tmp_path):
     for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json"):
         write(tmp_path / name, json.dumps(RECORDS[0]) + "\n")
     source, advanced = Source(str(tmp_path)), []
-    place = find(source)
-    assert len(list(selected(place, source, advanced.append))) == 4
+    place = find_place(source)
+    assert len(list(select_records(place, source, advanced.append))) == 4
     assert sum(advanced) == place.size == sum(file.stat().st_size for file in tmp_path.iterdir())
 
 
@@ -136,7 +136,7 @@ def test_hub_sets_are_loaded_by_datasets(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     source = Source("owner/name", name="en", split="test", revision="v1")
-    assert list(read(source)) == [("owner/name:test:1", RECORDS[0]), ("owner/name:test:2", RECORDS[1])]
+    assert list(read_source(source)) == [("owner/name:test:1", RECORDS[0]), ("owner/name:test:2", RECORDS[1])]
     assert asked == [(("owner/name", "en"), {"split": "test", "revision": "v1"})]
 
 
@@ -146,9 +146,9 @@ def test_a_hub_set_that_cannot_be_loaded(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(RecipeError) as error:
-        list(read(Source("owner/name")))
+        list(read_source(Source("owner/name")))
     assert str(error.value) == (
-        "owner/name: neither a file here nor a data set that could be loaded from the hub "
+        "owner/name: neither an existing file nor a data set that can be loaded from the hub "
         "(ConnectionError: Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled))"
     )
 

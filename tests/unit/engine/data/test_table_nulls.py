@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, Features, Json, List, Value
 
 from config.data import Source
-from engine.data.sources import read
+from engine.data.sources import read_source
 from engine.data.table_nulls import table_cleaner
 from tests.support.rows_setting import TRAIN, conversation_rows, recipe
 from tests.support.tokenizers import qwen
@@ -90,17 +90,17 @@ def test_a_null_of_a_json_column_is_data(tmp_path):
     rows.save_to_disk(tmp_path / "saved")
     rows.to_parquet(tmp_path / "a.parquet")
     for path in (tmp_path / "saved", tmp_path / "a.parquet"):
-        assert [record for _, record in read(Source(str(path)))] == meant
+        assert [record for _, record in read_source(Source(str(path)))] == meant
 
 
 def test_text_that_is_json_stays_text_in_a_json_column(tmp_path):
     """`datasets` has decoded it already; it is not to be read twice."""
     rows = Dataset.from_list([{"a": '"3"'}], features=Features({"a": Value("string")}))
     rows.cast(Features({"a": Value("string")})).save_to_disk(tmp_path / "saved")
-    assert next(read(Source(str(tmp_path / "saved"))))[1] == {"a": '"3"'}
+    assert next(read_source(Source(str(tmp_path / "saved"))))[1] == {"a": '"3"'}
     rows = Dataset.from_list([{"a": ["3"]}], features=Features({"a": List(Json())}))
     rows.save_to_disk(tmp_path / "json")
-    assert next(read(Source(str(tmp_path / "json"))))[1] == {"a": rows[0]["a"]}
+    assert next(read_source(Source(str(tmp_path / "json"))))[1] == {"a": rows[0]["a"]}
 
 
 def test_where_nulls_go_and_where_they_stay_by_hand():
@@ -136,7 +136,7 @@ def test_cells_of_a_csv_hold_json_as_text(tmp_path):
     """CSV knows no null: an empty cell is empty text, and a null within JSON is the record's own."""
     path = tmp_path / "a.csv"
     path.write_text('prompt,response,tools\nHi,Yes.,"[{""name"": ""f"", ""parameters"": null}]"\nHi,Yes.,\n')
-    records = [record for _, record in read(Source(str(path)))]
+    records = [record for _, record in read_source(Source(str(path)))]
     assert json.loads(records[0]["tools"]) == [{"name": "f", "parameters": None}]
     assert records[1]["tools"] == ""
     assert conversation_rows(str(path), recipe(), qwen(), **{**TRAIN, "max_length": 2048})[1].kept == 2

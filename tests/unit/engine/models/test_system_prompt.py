@@ -124,5 +124,5 @@ def test_nothing_to_keep_is_an_error(source):
     with pytest.raises(RecipeError) as error:
         source(None)("chatml.keep_system=true")
     assert str(error.value).startswith(
-        "chatml.keep_system=true keeps chatml.system, which is empty; set chatml.system, or chatml.keep_system=false"
+        "chatml.keep_system=true needs chatml.system, which is empty; set chatml.system, or chatml.keep_system=false"
     )

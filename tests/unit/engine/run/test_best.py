@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from engine.run.best import Best, in_words
+from engine.run.best import Best, describe_best
 
 NAN = math.nan
 
@@ -43,4 +43,4 @@ def test_it_goes_on_from_its_state():
         second.compare(at, values[at - 1])
     assert second == whole
     assert second.as_dict() == {"step": 2, "metric": "gold", "value": 2.5, "measured": 4}
-    assert in_words(second.as_dict()) == "step 2, the best of 4 by gold (2.5)"
+    assert describe_best(second.as_dict()) == "step 2, the best of 4 by gold (2.5)"

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from engine.run import checkpoints
-from engine.run.checkpoints import MARK, WRITING
+from engine.run.checkpoints import COMPLETE_FILE, WRITING_FILE
 
 
 def write(folder, step, complete=True):
@@ -60,7 +60,7 @@ def test_what_stands_where_the_next_checkpoint_goes_is_renamed(tmp_path, capsys)
         (tmp_path / mine / "notes").write_text(f"in {mine}")
     written = write(tmp_path, 3)
     assert capsys.readouterr().out == (
-        f"{written} is not a complete checkpoint of this run, and is checkpoint-3.other-2 from now on\n"
+        f"{written} is not a complete checkpoint of this run; renamed to checkpoint-3.other-2\n"
     )
     assert checkpoints.complete_checkpoints(tmp_path) == [written]
     assert (tmp_path / "checkpoint-3.other-2" / "notes").read_text() == "in checkpoint-3"
@@ -73,7 +73,7 @@ def test_leftovers_of_our_writer_are_removed(tmp_path):
     kept = write(tmp_path, 3)
     checkpoints.discard_partial(tmp_path)
     assert list(tmp_path.iterdir()) == [kept]
-    assert not (kept / WRITING).exists()
+    assert not (kept / WRITING_FILE).exists()
 
 
 def test_a_removal_that_was_interrupted_is_completed(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_removal_that_was_interrupted_is_completed(tmp_path, monkeypatch):
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as a kill before anything large was removed
         checkpoints.prune(tmp_path, 1)
     assert (tmp_path / "checkpoint-1" / "part" / "weights").exists()
-    assert not (tmp_path / "checkpoint-1" / MARK).exists()
+    assert not (tmp_path / "checkpoint-1" / COMPLETE_FILE).exists()
     checkpoints.discard_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
@@ -96,7 +96,7 @@ def test_the_newest_and_the_spared_stay(tmp_path):
 def test_a_checkpoint_of_an_earlier_version_counts_and_is_kept(tmp_path):
     old = tmp_path / "checkpoint-4"
     old.mkdir()
-    (old / MARK).touch()
+    (old / COMPLETE_FILE).touch()
     assert checkpoints.newest(tmp_path) == old
     new = write(tmp_path, 5)
     checkpoints.prune(tmp_path, 1)

@@ -17,6 +17,6 @@ def test_a_log_gets_a_line_occasionally_with_the_time_left(monkeypatch, capsys):
 
 def test_ranks_that_do_not_speak_are_silent(monkeypatch, capsys):
     monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", -1.0)
-    with Steps("rm", 1, speaks=False).part("evaluation", 2) as show:
+    with Steps("rm", 1, enabled=False).part("evaluation", 2) as show:
         show(2)
     assert capsys.readouterr().out == ""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.errors import RunError
-from engine.run.disk_space import DiskNeeds, check_disk, disk_needs, free_bytes, size, why_not_written
+from engine.run.disk_space import DiskNeeds, check_disk, disk_needs, format_bytes, free_bytes, write_failure
 
 
 def model(frozen=False):
@@ -57,7 +57,7 @@ def test_a_local_disk_needs_room_for_a_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(RunError) as error:
         check_disk(DiskNeeds(2048, 400), tmp_path, local, resumes=False)
     assert str(error.value) == (
-        f"run.local_dir: a checkpoint takes about 2.0 KiB, and 1000.0 B are free for {local}; make room, or name a "
+        f"run.local_dir: a checkpoint takes about 2.0 KiB, and {local} has 1000.0 B free; make room, or name a "
         "folder on another disk as run.local_dir"
     )
 
@@ -82,10 +82,10 @@ def test_a_file_system_that_does_not_tell_is_not_judged(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_why_something_was_not_written(tmp_path, monkeypatch, error, free, why):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=free))
-    assert why_not_written(error, tmp_path, DiskNeeds(3 << 30, 0)) == why
+    assert write_failure(error, tmp_path, DiskNeeds(3 << 30, 0)) == why
 
 
 def test_sizes_in_words():
-    assert [size(count) for count in (0, 1023, 1536, 5 << 20, 3 << 40)] == [
+    assert [format_bytes(count) for count in (0, 1023, 1536, 5 << 20, 3 << 40)] == [
         "0.0 B", "1023.0 B", "1.5 KiB", "5.0 MiB", "3072.0 GiB",
     ]  # fmt: skip

@@ -45,7 +45,7 @@ def test_a_run_whose_base_was_trained_again_is_refused(recipe, tmp_path, finishe
     with pytest.raises(RunError) as error:
         RunFolder(recipe)
     assert str(error.value) == (
-        f"run.dir={tmp_path}/sft started from {tmp_path}/base/model, which has been trained again since; "
+        f"run.dir={tmp_path}/sft started from {tmp_path}/base/model, which has been retrained since; "
         f"move {tmp_path}/sft away, or name another run.dir"
     )
 
@@ -93,7 +93,7 @@ def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(reci
     with pytest.raises(RunError) as error:
         RunFolder(recipe)
     assert str(error.value) == (
-        f"run.dir={tmp_path}/sft holds a run of another recipe, which differs in data.max_length, run.seed; name "
+        f"run.dir={tmp_path}/sft contains a run of another recipe, which differs in data.max_length, run.seed; name "
         f"another run.dir, or move {tmp_path}/sft away"
     )
     RunFolder(load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/other"]))
@@ -106,7 +106,7 @@ def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
     with pytest.raises(RunError) as error:
         RunFolder(other)
     assert str(error.value) == (
-        f"run.dir={tmp_path}/base holds model/, which no run here has written and this one would replace; name another "
+        f"run.dir={tmp_path}/base contains model/, which is not from a run and would be overwritten; name another "
         "run.dir"
     )
     assert not (tmp_path / "base" / "recipe.yaml").exists()
@@ -119,7 +119,7 @@ def test_data_in_the_folder_that_a_run_is_to_have_is_not_replaced(recipe, tmp_pa
     with pytest.raises(RunError) as error:
         RunFolder(recipe)
     assert str(error.value) == (
-        f"run.dir={tmp_path}/sft holds {name}, which no run here has written and this one would replace; name another "
+        f"run.dir={tmp_path}/sft contains {name}, which is not from a run and would be overwritten; name another "
         "run.dir"
     )
     assert [path.name for path in (tmp_path / "sft").iterdir()] == [name]
@@ -132,7 +132,7 @@ def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     with pytest.raises(RunError) as error:
         RunFolder(other)
     assert str(error.value) == (
-        f"run.dir={tmp_path}/sft holds a run of another recipe, which differs in run.seed, trainer.max_steps "
+        f"run.dir={tmp_path}/sft contains a run of another recipe, which differs in run.seed, trainer.max_steps "
         "(trainer.lr_scheduler_type=linear depends on the last step) (run.save_steps may change); name another "
         f"run.dir, or move {tmp_path}/sft away"
     )
@@ -143,7 +143,7 @@ def test_a_run_that_was_moved_resumes_under_its_new_name(recipe, tmp_path):
     save(RunFolder(recipe).path, 3)
     (tmp_path / "sft").rename(tmp_path / "moved")
     moved = load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/moved"])
-    assert checkpoints.to_resume(moved, RunFolder(moved).path) == tmp_path / "moved" / "checkpoint-3"
+    assert checkpoints.find_resumable(moved, RunFolder(moved).path) == tmp_path / "moved" / "checkpoint-3"
 
 
 def save(folder, step):
@@ -159,8 +159,8 @@ def test_a_longer_run_of_the_same_recipe_is_not_finished(recipe, tmp_path):
     with pytest.raises(RunError) as error:
         RunFolder(longer)
     assert str(error.value) == (
-        f"run.dir={tmp_path}/sft is finished, and no checkpoint is left that a longer run could resume from; put the "
-        "last one back, or name another run.dir"
+        f"run.dir={tmp_path}/sft is finished, and no checkpoint is left from which a longer run could resume; restore "
+        "the last one, or name another run.dir"
     )
     save(tmp_path / "sft", 2)
     assert RunFolder(longer).finished.exists()  # until its first step: until then it may be refused
@@ -189,8 +189,8 @@ def test_changed_data_is_refused_when_a_run_resumes(recipe, tmp_path, rows):
     with pytest.raises(RunError) as error:
         keep(rows)
     assert str(error.value) == (
-        f"data.train has changed since {tmp_path}/sft began (2 records kept then, {len(rows)} now); put the data back "
-        "as it was, or name another run.dir"
+        f"data.train has changed since {tmp_path}/sft was started (2 records kept then, {len(rows)} now); restore the "
+        "data, or name another run.dir"
     )
     keep(ROWS)
     other = RunFolder(load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/other"]))
@@ -207,5 +207,5 @@ def test_changes_are_accepted_within_a_stage_only(recipe, tmp_path, stage):
     written.write_text(other)
     RunFolder(recipe, accepts_changes=True)
     written.write_text(other.replace("stage: sft\n", stage))
-    with pytest.raises(RunError, match="holds a run of another recipe, which differs in"):
+    with pytest.raises(RunError, match="contains a run of another recipe, which differs in"):
         RunFolder(recipe, accepts_changes=True)

@@ -40,7 +40,7 @@ def test_what_the_user_wrote_stays(run, capsys):
     assert card == model_card(run, "you/other").replace("# license: yours", "license: mit  # yours") + "\nMy words.\n"
     assert "base_model: me/base" in card  # a model of the old name, and not the repository
     assert capsys.readouterr().out == (
-        f"{run / CARD}: kept with your edits, for you/other; delete it to get a new one\n"
+        f"{run / CARD}: your edits are kept, for you/other; delete it to get a new one\n"
     )
     (run / CARD).unlink()
     assert card_for(run, "you/other") == model_card(run, "you/other")

@@ -11,7 +11,7 @@ import pytest
 from engine.run import interruption
 from engine.run.interruption import Interruption
 
-FIRST = "SIGTERM: finishing this step and saving; once more leaves at once\n"
+FIRST = "SIGTERM: finishing this step and saving; a second signal exits immediately\n"
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_a_run_resumes_from_its_newest_complete_checkpoint(run, tmp_path, capsys
     folder = tmp_path / "run"
     assert names(folder) == ["checkpoint-2", "checkpoint-3"]
     checkpoints.begin(folder / ".checkpoint-4.partial")
-    (folder / "checkpoint-3" / checkpoints.MARK).rename(folder / "checkpoint-3" / checkpoints.WRITING)
+    (folder / "checkpoint-3" / checkpoints.COMPLETE_FILE).rename(folder / "checkpoint-3" / checkpoints.WRITING_FILE)
     life = run()
     assert life.resume_from == folder / "checkpoint-2"
     assert names(folder) == ["checkpoint-2"]
@@ -77,11 +77,11 @@ def test_nothing_is_removed_for_a_checkpoint_of_another_recipe(run, tmp_path):
     steps(run(), 1)
     (tmp_path / "run" / "recipe.yaml").unlink()
     (tmp_path / "run" / "checkpoint-2").mkdir()
-    with pytest.raises(RunError, match=r"holds a run of another recipe, which differs in run\.seed; name another"):
+    with pytest.raises(RunError, match=r"contains a run of another recipe, which differs in run\.seed; name another"):
         run("run.seed=1")
     assert names(tmp_path / "run") == ["checkpoint-1", "checkpoint-2"]
     (tmp_path / "run" / "checkpoint-1").rename(tmp_path / "away")
-    with pytest.raises(RunError, match=r"holds metrics\.jsonl, which no run here has written"):
+    with pytest.raises(RunError, match=r"contains metrics\.jsonl, which is not from a run"):
         run("run.seed=1")
 
 
@@ -93,7 +93,9 @@ def test_a_checkpoint_is_sealed_after_the_logs_that_it_must_not_outlive(run, tmp
     synced.clear()
     steps(life, 1)
     assert synced[:2] == ["metrics.jsonl", "rollouts.jsonl"]
-    assert synced.index("rollouts.jsonl") < synced.index("weights") < synced.index(f".{checkpoints.MARK}.partial")
+    assert (
+        synced.index("rollouts.jsonl") < synced.index("weights") < synced.index(f".{checkpoints.COMPLETE_FILE}.partial")
+    )
 
 
 @pytest.mark.parametrize(("code", "step", "stops"), [(143, 9, True), (OUT_OF_TIME, 8, True), (OUT_OF_TIME, 9, False)])
@@ -109,9 +111,10 @@ def test_out_of_time_after_the_last_step_is_the_end(run, monkeypatch, code, step
 @pytest.mark.parametrize(
     ("done", "phase", "line"),
     [
-        ((), "", "step 1 to end (72 s so far); once more leaves at once, and the same command begins again"),
-        ((1, 2), "learn", "step 4 to end (phase learn, 72 s so far; the longest before it took 41 s); once more leaves "
-                          "at once, and the same command continues from checkpoint-2"),
+        ((), "", "step 1 to end (72 s so far); a second signal exits immediately, and the same command then starts "
+                 "over"),
+        ((1, 2), "learn", "step 4 to end (phase learn, 72 s so far; the longest before it took 41 s); a second signal "
+                          "exits immediately, and the same command then continues from checkpoint-2"),
     ],
 )  # fmt: skip
 def test_a_long_step_is_described_after_a_signal(run, monkeypatch, capsys, done, phase, line):
@@ -151,7 +154,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_no_half_checkpoint(run, t
     with pytest.raises(RunError) as raised:
         half()
     assert str(raised.value) == (
-        f"{tmp_path}/run/checkpoint-2 cannot be written ({error}); make room or see to the folder's permissions, then "
+        f"{tmp_path}/run/checkpoint-2 cannot be written ({error}); make room or fix the folder's permissions, then "
         "the same command continues from checkpoint-1"
     )
     assert names(tmp_path / "run") == ["checkpoint-1"]
@@ -163,8 +166,8 @@ def test_a_disk_without_room_is_named_before_the_first_step(run, tmp_path, monke
     with pytest.raises(RunError) as raised, life.interruptible(Accelerator(cpu=True)):
         life.begin(9, DiskNeeds(3 << 20, 1 << 20))
     assert str(raised.value) == (
-        "run.dir: a checkpoint and the finished model take about 4.0 MiB, and 3.5 MiB are free for "
-        f"{tmp_path}/run; make room, or name a folder on another disk as run.dir"
+        "run.dir: a checkpoint and the finished model take about 4.0 MiB, and "
+        f"{tmp_path}/run has 3.5 MiB free; make room, or name a folder on another disk as run.dir"
     )
     assert life.metrics.rows == []
 
@@ -179,7 +182,7 @@ def test_torchs_writer_on_a_full_disk_names_the_disk_and_what_needs_it(run, tmp_
         raise full
     assert str(raised.value) == (
         f"{tmp_path}/run/checkpoint-1 cannot be written (No space left on device; a checkpoint takes about 3.0 MiB); "
-        "make room or see to the folder's permissions, then the same command begins again"
+        "make room or fix the folder's permissions, then the same command starts over"
     )
 
 
@@ -198,7 +201,7 @@ def test_the_end_is_marked_after_the_copies_and_pushed_last(run, tmp_path, monke
     finish = life.folder.finish
     monkeypatch.setattr(life.folder, "finish", lambda *given: (order.append("finished"), finish(*given)))
     steps(life, 1)
-    life.keep_model("model", lambda folder: (folder / "weights").write_text("1"))
+    life.write_model("model", lambda folder: (folder / "weights").write_text("1"))
     order.clear()
     life.finish()
     assert order == ["copied", "finished", "disk freed", "left", "pushed"]
@@ -220,13 +223,13 @@ def test_a_finished_run_stays_finished_until_the_first_step_of_a_longer_one(run,
 def test_a_model_folder_that_holds_files_of_the_users_is_not_replaced(run, tmp_path, capsys):
     life, model = run(), tmp_path / "run" / "model"
     for text in ("1", "2"):
-        life.keep_model("model", lambda folder, text=text: (folder / "weights").write_text(text))
+        life.write_model("model", lambda folder, text=text: (folder / "weights").write_text(text))
         (model / "README.md").write_text("of a push")
     assert not list((tmp_path / "run").glob("model.other-*"))
     (model / "notes.txt").write_text("mine")
-    life.keep_model("model", lambda folder: (folder / "weights").write_text("3"))
+    life.write_model("model", lambda folder: (folder / "weights").write_text("3"))
     assert capsys.readouterr().out == (
-        f"{model} holds files that this run does not write, and is model.other-1 from now on\n"
+        f"{model} contains files that this run does not write; renamed to model.other-1\n"
     )
     aside = tmp_path / "run" / "model.other-1"
     assert [(path / "weights").read_text() for path in (model, aside)] == ["3", "2"]

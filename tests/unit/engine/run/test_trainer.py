@@ -22,7 +22,7 @@ def test_offloading_activations_without_a_gpu_is_refused_before_the_folder_is_ma
     with pytest.raises(RunError) as error:
         train(load(SFT, tmp_path / "sft.yaml"))
     assert str(error.value) == (
-        "trainer.activation_offloading=true moves activations from a GPU to the CPU's memory, and there is no GPU; "
+        "trainer.activation_offloading=true moves activations from a GPU to CPU memory, and there is no GPU; "
         "leave it out"
     )
     assert not (tmp_path / "run").exists()

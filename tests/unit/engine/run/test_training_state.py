@@ -52,7 +52,7 @@ def test_a_missing_and_an_unknown_name_are_refused_before_anything_is_read(tmp_p
     with pytest.raises(RunError) as error:
         load(tmp_path, **state)
     assert str(error.value) == (
-        f"{tmp_path}: its state {problem}; finish the run with the version that began it, or name another run.dir"
+        f"{tmp_path}: its state {problem}; finish the run with the version that started it, or name another run.dir"
     )
     assert all(item.fields == {"count": 0} for item in state.values())
 
@@ -73,5 +73,5 @@ def test_a_list_whose_fields_do_not_fit_is_refused(tmp_path, parts):
         load(tmp_path, normaliser=Holder(count=0), kl_coef=Holder(value=0.0))
     assert str(error.value) == (
         f"{tmp_path}: its state has no names and does not fit this run's normaliser, kl_coef; finish the run with the "
-        "version that began it, or name another run.dir"
+        "version that started it, or name another run.dir"
     )
