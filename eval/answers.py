@@ -18,8 +18,8 @@ from chatml import control
 from config.sections import Sampling
 from engine.errors import RunError
 from engine.files import jsonl
-from engine.forward.responses import TOKENS_A_FORWARD, response_logprobs
-from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, key_in_environment
+from engine.forward.responses import TOKENS_PER_FORWARD, response_logprobs
+from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, api_key_from_environment
 from engine.generation.request import GenerationRequest, Response
 from engine.generation.sampling import sample
 from eval.item_store import ItemStore, Row, fingerprint, progress
@@ -81,7 +81,7 @@ def ask_endpoint(
     chat = ChatEndpoint(
         endpoint.url,
         endpoint.model,
-        key_in_environment(endpoint.key_from, f"{key}.key_from"),
+        api_key_from_environment(endpoint.key_from, f"{key}.key_from"),
         endpoint.timeout,
         endpoint.retries,
     )
@@ -129,7 +129,7 @@ def logprobs(
 
     def compute(part: slice) -> list[Row]:
         flat = response_logprobs(
-            load(), prompts[part], ids[part], temperature, TOKENS_A_FORWARD, with_entropy=False
+            load(), prompts[part], ids[part], temperature, TOKENS_PER_FORWARD, with_entropy=False
         ).logprobs
         parts = flat.double().cpu().split([len(tokens) for tokens in ids[part]])
         return [{"logprob": float(each.sum())} for each in parts]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from chatml import control, plain_encoder
 from engine.data import encoding
 from engine.data.rows import Limit, load_rows
-from engine.forward.responses import TOKENS_A_FORWARD, response_logprobs
+from engine.forward.responses import TOKENS_PER_FORWARD, response_logprobs
 from engine.run.folder import RunFolder
 from eval.item_store import ItemStore, Row, fingerprint
 from eval.models import Load, Models
@@ -60,7 +60,7 @@ def text_losses(
             [chunk[:1] for chunk in flat],
             [chunk[1:] for chunk in flat],
             1.0,
-            TOKENS_A_FORWARD,
+            TOKENS_PER_FORWARD,
             with_entropy=False,
         )
         counts = [sum(len(chunk) - 1 for chunk in each) for each in chunks]

@@ -20,9 +20,9 @@ from engine.data import encoding
 from engine.data.report import TOO_LONG
 from engine.data.rows import Limit, load_rows
 from engine.errors import RunError
-from engine.forward.responses import TOKENS_A_FORWARD, sequence_scores
+from engine.forward.responses import TOKENS_PER_FORWARD, sequence_scores
 from engine.run.folder import RunFolder
-from engine.scoring.answers import last_turn
+from engine.scoring.answers import last_turn_start
 from engine.scoring.scorer import combine_scores, rule_or_judge
 from eval.item_store import ItemStore, Row, fingerprint
 from eval.items import Items
@@ -63,7 +63,7 @@ def score(name: str, scoring: Scoring, batches: Sequence[Batch], models: Models,
 
         def load(path: str = path) -> ScoreSequences:
             model = models.scalar(path, tokenizer)
-            return lambda sequences, *_: sequence_scores(model, sequences, TOKENS_A_FORWARD).double().tolist()
+            return lambda sequences, *_: sequence_scores(model, sequences, TOKENS_PER_FORWARD).double().tolist()
 
         by_model.append(_complete(member, models.identity(path), batches, run_dir, load))
     return [
@@ -105,7 +105,7 @@ def _complete(
 def _rule_or_judge(name: str, scoring: Scoring, models: Models, run_dir: Path) -> ScoreSequences:
     """Load a rule or a judge as a function of (sequences, starts, records)."""
     scorer = rule_or_judge(scoring, f"eval.rewards.{name}", models.main_tokenizer, run_dir, torch.device("cpu"))
-    return lambda *batch: scorer(*batch, TOKENS_A_FORWARD).tolist()
+    return lambda *batch: scorer(*batch, TOKENS_PER_FORWARD).tolist()
 
 
 def _identity_without_model(scoring: Scoring) -> Any:
@@ -190,4 +190,4 @@ def read_pairs(
 def pair_batch(name: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Return both sides of every comparison of a set, chosen first. `tokenizer` must have encoded `rows`."""
     sides = [side for row in rows for side in (row["chosen_ids"], row["rejected_ids"])]
-    return Batch(name, sides, [last_turn(side, tokenizer) for side in sides], [{}] * len(sides))
+    return Batch(name, sides, [last_turn_start(side, tokenizer) for side in sides], [{}] * len(sides))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import RunError
-from engine.forward.responses import TOKENS_A_FORWARD
+from engine.forward.responses import TOKENS_PER_FORWARD
 from plan.hardware import Hardware
 from plan.memory import Parts, Pass, Trained, saved_in_4bit, state
 from plan.phases import PROCESS, Phase, forward_only, training
@@ -84,7 +84,7 @@ def trainer_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> P
     fused = "fused" in str(trainer.get("optim", "adamw_torch_fused"))
     phases = training(model, step, hardware, beside, fused)
     if scalar:
-        phases.append(forward_only(model, TOKENS_A_FORWARD, hardware, beside, "measuring scores"))
+        phases.append(forward_only(model, TOKENS_PER_FORWARD, hardware, beside, "measuring scores"))
     elif recipe.data.eval is not None:
         tokens = row * int(trainer.get("per_device_eval_batch_size", DEFAULT_BATCH))
         phases.append(forward_only(model, tokens, hardware, beside, "evaluation"))

@@ -23,7 +23,7 @@ from engine.dist.shard_model import prepare_frozen, prepare_trained
 from engine.dist.sharding import full_weights, sharding_of
 from engine.errors import RunError
 from engine.forward.responses import Tokens
-from engine.models.adapters import store_linear_low
+from engine.models.adapters import store_linear_weights
 from engine.models.loading import load_causal, load_scalar, new_scalar
 from engine.models.saving import save_model
 from engine.scoring.scorer import Record, RewardModels, Scorer, rule_or_judge
@@ -163,7 +163,7 @@ def load_reference(model: Model, tokenizer: PreTrainedTokenizerBase, device: tor
     by 0.04 nats per token on average where the true KL is 0.
     """
     reference = load_causal(model.path, replace(model, dtype="float32"), tokenizer, trained=False)
-    store_linear_low(reference, compute_dtype(model), rounding=True)
+    store_linear_weights(reference, compute_dtype(model), rounding=True)
     return reference.to(device)
 
 

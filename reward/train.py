@@ -33,7 +33,7 @@ from engine.errors import RunError
 from engine.forward.attention import use_shared_prefixes
 from engine.forward.packed import pack
 from engine.forward.pairs import pack_pairs, pair_scores
-from engine.forward.responses import TOKENS_A_FORWARD, micro_batches_on_all_ranks
+from engine.forward.responses import TOKENS_PER_FORWARD, micro_batches_on_all_ranks
 from engine.models.adapters import add_adapters
 from engine.models.context_length import check_length
 from engine.models.loading import load_scalar, new_scalar, scalar_config
@@ -206,7 +206,7 @@ class PairTrainer(RankBatchTrainer, RewardTrainer):
         mine, own = take_share(range(len(rows))), []
         console = self.lifecycle and self.lifecycle.console
         with console.part(name, len(rows)) if console else nullcontext(lambda done: None) as show:
-            for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], TOKENS_A_FORWARD):
+            for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], TOKENS_PER_FORWARD):
                 if chosen := mine[run]:
                     own += pair_scores(self.model, [sides(rows[at]) for at in chosen]).tolist()
                     show(min(len(rows), len(own) * self.accelerator.num_processes))

@@ -1,1 +1,1 @@
-"""Forward passes of packed rows: attention, log-probabilities, responses, pairs, the scalar head."""
+"""Forward passes over packed rows: attention, log-probabilities, responses, pairs, the scalar head."""

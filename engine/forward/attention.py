@@ -1,12 +1,13 @@
-"""What each attention implementation can do, and which one runs where. Nothing else in the project decides that.
+"""What each attention implementation supports, and which one is used where. No other file decides that.
 
 packed              ours: several sequences in one flat row (`packed_attention` below), full or with a sliding window;
-                    the only one that knows `key_positions`, by which a pair's shared beginning stands in the row once
-flash_attention_2   flash-attn, where it is installed and there is a GPU; packed rows by cumulative lengths
-sdpa                torch's, under which transformers isolates packed sequences by their restarting positions;
-                    the only one that decodes, because it takes a cache and left padding on every device
-eager               transformers' plain attention, otherwise as sdpa
-fixed               one new token a row over buffers of fixed shape (engine/generation/compiled.py), full attention only
+                    the only one with `key_positions`, so that the shared prefix of a pair is in the row only once
+flash_attention_2   flash-attn, if it is installed and there is a GPU; packed rows by cumulative lengths
+sdpa                torch's; transformers isolates packed sequences by their restarting positions;
+                    the only one used for decoding, because it takes a cache and left padding on every device
+eager               transformers' plain attention, otherwise like sdpa
+fixed               one new token per row over buffers of fixed shape (engine/generation/compiled.py); full attention
+                    only
 """
 
 from collections.abc import Iterator
@@ -29,9 +30,9 @@ from engine.errors import RunError
 
 PACKED, DECODING, FIXED, FLASH = "packed", "sdpa", "fixed", "flash_attention_2"
 
-# Arguments of transformers' attention functions that packed attention may leave aside: what other implementations need,
-# what asks for outputs, and positions that are in query and key already.
-HARMLESS = frozenset(
+# Arguments of transformers' attention functions that packed attention can ignore: those of other implementations,
+# requests for outputs, and positions, which query and key already contain.
+IGNORED_ARGUMENTS = frozenset(
     (
         "position_ids", "position_embeddings", "cache_position", "use_cache", "is_causal", "output_attentions",
         "output_hidden_states", "return_dict", "hidden_states", "logits_to_keep", "num_items_in_batch", "deterministic",
@@ -41,7 +42,7 @@ HARMLESS = frozenset(
 
 
 def implementation_of(choice: str) -> str:
-    """Return the implementation that `model.attention` means; `auto` is flash-attn where it can run, else ours."""
+    """Return the implementation for a value of `model.attention`; `auto` is flash-attn if it can run, else ours."""
     if choice == "auto":
         return FLASH if torch.cuda.is_available() and is_flash_attn_2_available() else PACKED
     return choice
@@ -49,7 +50,7 @@ def implementation_of(choice: str) -> str:
 
 @contextmanager
 def use_attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
-    """Run a model under another attention implementation for a while."""
+    """Run a model with another attention implementation inside the block."""
     before = model.config._attn_implementation
     model.set_attn_implementation(implementation)
     try:
@@ -59,22 +60,22 @@ def use_attention(model: PreTrainedModel, implementation: str) -> Iterator[None]
 
 
 def decoding_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Return the context in which a model generates with a key/value cache and left-padded prompts."""
+    """Return a context in which the model decodes with a key/value cache and left-padded prompts."""
     return use_attention(model, DECODING)
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
-    """Return whether the model's present implementation knows `key_positions`."""
+    """Return whether the model's current implementation supports `key_positions`."""
     return model.config._attn_implementation == PACKED
 
 
 def use_shared_prefixes(model: PreTrainedModel) -> None:
-    """Set the implementation that knows `key_positions`, for good; flash-attn, which `auto` may mean, does not."""
+    """Switch permanently to the implementation with `key_positions`; `auto` may be flash-attn, which has none."""
     model.set_attn_implementation(PACKED)
 
 
 def refuse_unless_full_attention(config: PretrainedConfig) -> None:
-    """Raise RunError if a layer of the model has another cache than full attention's, which `fixed` needs."""
+    """Raise RunError if a layer does not use the cache of full attention, which `fixed` needs."""
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
         raise RunError(
             "sampling.engine=compiled supports full attention only, and a layer of this model has another kind; "
@@ -98,39 +99,49 @@ def packed_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend causally within each sequence of a flat row: one call a sequence on a CPU, torch's varlen kernel on a GPU.
+    """Attend causally within each sequence of a flat row: sequence by sequence on a CPU, with varlen_attn on a GPU.
+
+    Shapes: total is the number of tokens in the row; key heads divide heads (grouped-query attention).
 
     Args:
         query: (1, heads, total, head_dim).
-        key, value: (1, key heads, total, head_dim); there may be fewer key heads than heads.
+        key, value: (1, key heads, total, head_dim).
+        attention_mask: must be None.
+        scaling: factor of query · key; None for 1 / √head_dim.
+        dropout: probability of dropping an attention weight.
         cu_seq_lens_q, cu_seq_lens_k: (sequences + 1,) int32 cumulative lengths, from `pack` or `pack_pairs`.
-        key_positions: (sum of key lengths,) where each sequence's keys stand, if not where its queries do; its
-            queries are then the last of its positions.
-        sliding_window: how many keys a query sees, its own included; None for all of them.
-        others: what leaves the result alone (`HARMLESS`); a ValueError for anything else, as attention sinks.
+        max_length_q, max_length_k: lengths of the longest sequence in tokens.
+        key_positions: (sum of key lengths,) indices into the row of each sequence's keys, if they are not those of its
+            queries; the queries are then the last of the sequence's positions.
+        sliding_window: number of keys that a query attends to, including its own; None for all of them.
+        others: arguments that do not change the result (`IGNORED_ARGUMENTS`).
 
-    Returns (1, total, heads, head_dim) and None for attention weights.
+    Returns (1, total, heads, head_dim), and None for the attention weights. Raises ValueError without cumulative
+    lengths, and for arguments that would change the result, such as attention sinks.
     """
     if cu_seq_lens_q is None or cu_seq_lens_k is None or max_length_q is None or max_length_k is None:
         raise ValueError("packed attention was called without the sequences' lengths; take the arguments from pack()")
-    strange = [name for name, value in others.items() if value is not None and name not in HARMLESS]
+    strange = [name for name, value in others.items() if value is not None and name not in IGNORED_ARGUMENTS]
     if strange or attention_mask is not None or others.get("is_causal") is False:
         what = ", ".join(strange) or ("attention_mask" if attention_mask is not None else "is_causal=False")
-        raise ValueError(f"packed attention does not know {what}")
+        raise ValueError(f"packed attention does not support {what}")
     if key_positions is not None:
         key, value = key.index_select(2, key_positions), value.index_select(2, key_positions)
     grouped = key.shape[1] != query.shape[1]
     if query.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
-        query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast rotation leaves them in float32
+        query, key = (
+            query.to(value.dtype),
+            key.to(value.dtype),
+        )  # under autocast, rotary positions leave them in float32
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         lengths = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
         window = (-1 if sliding_window is None else sliding_window - 1, 0)  # keys before a query's own, and after
         out = varlen_attn(q, k, v, *lengths, scale=scaling, window_size=window, enable_gqa=grouped)
         return out[None], None
     query_lengths, key_lengths = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
-    if len(query_lengths) > 1 and len({*query_lengths, *key_lengths}) == 1:  # one call for all of them
+    if len(query_lengths) > 1 and len({*query_lengths, *key_lengths}) == 1:  # equal lengths: one call for all
         q, k, v = (tensor[0].unflatten(1, (len(query_lengths), -1)).transpose(0, 1) for tensor in (query, key, value))
         out = F.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, scale=scaling, enable_gqa=grouped, **_causal(q, k, sliding_window)
@@ -146,13 +157,13 @@ def packed_attention(
         ],
         dim=2,
     )
-    return out.transpose(1, 2).contiguous(), None  # contiguous as from transformers' own: some families view it
+    return out.transpose(1, 2).contiguous(), None  # contiguous, as transformers returns it: some families call view()
 
 
 def _causal(query: torch.Tensor, key: torch.Tensor, window: int | None) -> dict[str, Any]:
-    """Return the arguments by which a query sees the last `window` keys up to its own (None: all of them).
+    """Return scaled_dot_product_attention's arguments for causal attention to the last `window` keys (None: to all).
 
-    The last key is the last query's.
+    The last query has the position of the last key.
     """
     queries, keys = query.shape[2], key.shape[2]
     before = keys - queries

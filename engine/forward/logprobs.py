@@ -1,9 +1,9 @@
-"""Log-probabilities of given tokens without a (positions, vocabulary) tensor.
+"""Compute log-probabilities of given tokens without a (positions, vocabulary) tensor.
 
-Logits are computed one tile at a time, some positions by a part of the vocabulary, small enough to stay in a
-processor's cache while they are used. The forward stores one log-sum-exp a position; the backward recomputes each tile
-and turns it in place into the gradient (onehot - softmax), plus the entropy's if that was asked for. Where the logits
-are few they are stored instead of recomputed.
+Logits are computed in tiles (some positions by a part of the vocabulary) that are small enough to stay in the
+processor's cache. The forward pass stores one log-sum-exp per position; the backward pass recomputes each tile and
+turns it in place into the gradient (onehot - softmax), plus the entropy's gradient if there is one. If there are only a
+few logits, they are stored instead of recomputed.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-# (positions, vocabulary entries) of a tile: on a CPU the fastest of those tried; not tuned on a GPU.
+# (positions, vocabulary entries) of a tile: the fastest size of those tried on a CPU; not tuned on a GPU.
 TILE_ON_CPU, TILE_ON_GPU = (512, 2048), (4096, 16384)
-# At most this many logits are stored: 32 MiB.
+# At most this many logits are stored: 32 MiB in float32.
 MAX_STORED_LOGITS = 2**23
 
 
@@ -45,11 +45,11 @@ class _TiledLogProbs(torch.autograd.Function):
                     ctx.stored.append(logits)
         of_tiles = torch.stack(sums)
         logsumexp = of_tiles.logsumexp(0)
-        # H = logsumexp - E[logit], the expectation over tiles of theirs
+        # H = logsumexp - E[logit]; E[logit] is the mean over tiles, weighted by their probability
         entropy = logsumexp - ((of_tiles - logsumexp).exp() * torch.stack(means)).sum(0) if with_entropy else None
         ctx.save_for_backward(hidden, weight, bias, targets, logsumexp, entropy)
         ctx.temperature, ctx.support = temperature, support
-        ctx.set_materialize_grads(False)  # outputs without a gradient cost nothing
+        ctx.set_materialize_grads(False)  # None for an output without a gradient, which then costs nothing
         return picked - logsumexp, entropy
 
     @staticmethod
@@ -61,7 +61,7 @@ class _TiledLogProbs(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        stored, ctx.stored = iter(ctx.stored), []  # overwritten by gradients: a second backward recomputes them
+        stored, ctx.stored = iter(ctx.stored), []  # gradients overwrite them: a second backward pass recomputes them
         for columns, of_columns in _tiles(hidden, weight, bias, ctx.temperature, ctx.support, stored):
             for rows, logits in of_columns:
                 logits.sub_(logsumexp[rows, None])
@@ -100,7 +100,7 @@ def _tiles(
     support: "Support | None",
     stored: Iterator[torch.Tensor],
 ) -> Iterator[tuple[slice, Iterator[tuple[slice, torch.Tensor]]]]:
-    """Yield slices of the vocabulary, each with slices of positions and their float32 logits, `stored` ones first."""
+    """Yield slices of the vocabulary, each with slices of positions and their float32 logits: `stored` or computed."""
     height, width = TILE_ON_CPU if hidden.device.type == "cpu" else TILE_ON_GPU
 
     def of_columns(columns: slice) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -131,20 +131,20 @@ def _targets_in(targets: torch.Tensor, columns: slice) -> tuple[torch.Tensor, to
 
 @dataclass(frozen=True)
 class Support:
-    """For each position the token ids that it may have; distributions are renormalised over them."""
+    """The set of token ids that each position may have; distributions are renormalised over it."""
 
     ids: torch.Tensor
-    """(total,) of all positions, one after the other"""
+    """(total,) int64: the token ids of all positions, one position after the other"""
     counts: torch.Tensor
-    """(positions,) how many of `ids` belong to each position"""
+    """(positions,) int64: how many of `ids` belong to each position"""
 
     @cached_property
     def ends(self) -> list[int]:
-        """(positions + 1,) where each position's ids end, with a 0 in front"""
+        """(positions + 1,) indices into `ids` where each position's ids end, after a leading 0"""
         return [0, *self.counts.cumsum(0).tolist()]
 
     def mask_outside(self, logits: torch.Tensor, rows: slice, columns: slice) -> None:
-        """Set a tile's logits outside the support so low that their probability is 0."""
+        """Set the logits of a tile, (rows, columns), outside the support so low that their probability is 0."""
         counts = self.counts[rows]
         ids = self.ids[self.ends[rows.start] : self.ends[rows.start + len(counts)]]
         at = torch.arange(len(counts), device=ids.device).repeat_interleave(counts)
@@ -164,17 +164,18 @@ def tiled_logprobs(
     with_entropy: bool = True,
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return log softmax((hidden @ weight.T + bias) / temperature) at `targets`, and the entropy if asked for.
+    """Return log softmax((hidden @ weight.T + bias) / temperature) at `targets`, and the entropy of the softmax.
 
-    Gradients of both reach hidden, weight and bias. Under autocast all products are in its type, those of the backward
-    pass as well, which runs outside of autocast.
+    Both are differentiable in hidden, weight and bias. Under autocast all matrix products use its dtype, including
+    those of the backward pass, which runs outside autocast.
 
     Args:
-        hidden: (positions, hidden_size).
-        weight: (vocabulary, hidden_size).
-        targets: (positions,) token ids.
+        hidden: (positions, hidden_size) last hidden states; positions is the number of tokens to predict.
+        weight: (vocabulary, hidden_size) of the output head.
+        targets: (positions,) int64 token ids.
         support: restricts each position's distribution to a set that contains its target.
-        bias: (vocabulary,), of heads that have one.
+        with_entropy: whether to compute the entropy.
+        bias: (vocabulary,) of the output head, if it has one.
 
     Returns two (positions,) float32 tensors in nats; the second is None without `with_entropy`.
     """
@@ -186,9 +187,9 @@ def tiled_logprobs(
 
 @dataclass
 class TokenLogProbs(ModelOutput):
-    """Log-probabilities and entropies that a model returns: (positions,) tensors in nats.
+    """Log-probabilities and entropies that a model returns: (positions,) float32 tensors in nats.
 
-    A ModelOutput, because FSDP2 and ZeRO-3 have to find the tensors in it.
+    It is a ModelOutput so that FSDP2 and ZeRO-3 find the tensors in it.
     """
 
     logprobs: torch.Tensor
@@ -196,7 +197,7 @@ class TokenLogProbs(ModelOutput):
 
 
 class _WithLogProbs:
-    """Adds log-probabilities to a causal LM's `forward`, so that wrappers (DDP, FSDP, PEFT) are never bypassed."""
+    """Adds log-probabilities to a causal LM's `forward`, so that calls always go through wrappers (DDP, FSDP, PEFT)."""
 
     def forward(
         self,
@@ -230,7 +231,8 @@ class _WithLogProbs:
 def with_logprobs(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """Return a subclass of the same name whose forward over one packed row can return TokenLogProbs.
 
-    It does where `logprob_positions` (positions,), indices into the row, and `logprob_targets` (positions,), the tokens
-    that follow there, are given; `logprob_support` may restrict the distributions.
+    Pass `logprob_positions`, (positions,) int64 indices into the row, and `logprob_targets`, (positions,) int64 ids of
+    the tokens that follow there. `logprob_support` restricts the distributions; `temperature` and `with_entropy` are
+    those of `tiled_logprobs`. Without the first two, forward is that of `model_class`.
     """
     return type(model_class.__name__, (_WithLogProbs, model_class), {"__module__": model_class.__module__})

@@ -1,8 +1,8 @@
-"""Comparisons in one flat row; the prefix that both sides share is computed once.
+"""Pack comparisons into one flat row, so that the prefix that both sides share is computed once.
 
-The row has each pair's chosen side in full, then the rejected side without the shared prefix. That part's queries
-attend to the prefix's keys as well (`key_positions`, see engine/forward/attention.py), and its positions continue from
-the prefix. Scores and gradients equal those of both sides in full, up to rounding.
+For each pair the row contains the whole chosen side, then the rejected side without the shared prefix. The queries of
+this second part also attend to the keys of the prefix (`key_positions`, see engine/forward/attention.py), and its
+positions continue from the prefix. Scores and gradients equal those of both sides in full, up to rounding.
 """
 
 import sys
@@ -16,27 +16,29 @@ from engine.forward.attention import shares_prefixes
 from engine.forward.responses import Tokens, sequence_scores
 
 Pair = tuple[Tokens, Tokens]
-"""chosen and rejected, each with the prompt before it"""
+"""token ids of the chosen and the rejected side, each including the prompt"""
 
 
-def shared_tokens(pair: Pair) -> int:
-    """Return the length of the shared prefix; each side keeps at least its last token, where its score is read."""
+def shared_prefix_length(pair: Pair) -> int:
+    """Return the length of the shared prefix in tokens, without either side's last token, where its score is read."""
     chosen, rejected = pair
     longest = min(len(chosen), len(rejected)) - 1
     return next((at for at in range(longest) if chosen[at] != rejected[at]), longest)
 
 
 def pack_pairs(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return keyword arguments of a scalar model's forward, which must run under an attention that shares prefixes.
+    """Return keyword arguments of a scalar model's forward, which must use an attention that shares prefixes.
 
-    input_ids and position_ids are (1, total); score_positions (2 × pairs,), all chosen sides before the rejected ones.
+    With total the number of tokens in the row: input_ids and position_ids are (1, total) int64; cu_seq_lens_q and
+    cu_seq_lens_k (2 × pairs + 1,) int32; key_positions (sum of key lengths,) int64; score_positions (2 × pairs,) int64
+    indices into the row, all chosen sides before the rejected ones.
     """
     tokens, positions, keys, query_lengths, key_lengths = [], [], [], [], []
     ends: tuple[list[int], list[int]] = ([], [])
     for pair in pairs:
         chosen, rejected = pair
-        start, shared = len(tokens), shared_tokens(pair)
-        own = start + len(chosen)  # where the rejected side's part starts
+        start, shared = len(tokens), shared_prefix_length(pair)
+        own = start + len(chosen)  # start of the rejected side's part
         tokens += [*chosen, *rejected[shared:]]
         positions += [*range(len(chosen)), *range(shared, len(rejected))]
         keys += [*range(start, own), *range(start, start + shared), *range(own, len(tokens))]
@@ -59,10 +61,10 @@ def pack_pairs(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> dic
 
 @torch.no_grad()
 def pair_scores(model: PreTrainedModel, pairs: Sequence[Pair]) -> torch.Tensor:
-    """Return the (pairs, 2) scores of chosen and rejected sides.
+    """Return the (pairs, 2) float32 scores of chosen and rejected sides.
 
-    Takes one forward where the model's attention shares prefixes, else scores both sides in full (collective then:
-    every rank must call it).
+    Runs one forward pass if the model's attention shares prefixes. Otherwise both sides are scored in full, which is
+    collective: every rank must call it.
     """
     if shares_prefixes(model):
         return model(**pack_pairs(pairs, model.device)).logits.view(2, -1).T

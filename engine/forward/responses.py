@@ -1,8 +1,8 @@
-"""Packed prompts and responses through a model: log-probabilities, values and scores.
+"""Compute log-probabilities, values and scores of packed prompts and responses.
 
-Position p of a flat row predicts token p + 1, so what belongs to a response token (its log-probability, its value) is
-read one position before it. Functions that run a model are collective, because a sharded model's forward is: every rank
-must call them, and those with fewer micro-batches than others run empty ones.
+Position p of a flat row predicts token p + 1, so the log-probability and the value of a response token are read one
+position before it. Functions that run a model are collective, because a sharded model's forward is: every rank must
+call them, and ranks with fewer micro-batches than others run empty ones.
 """
 
 from array import array
@@ -19,28 +19,28 @@ from engine.forward.logprobs import Support, TokenLogProbs
 from engine.forward.packed import pack
 
 Tokens = Sequence[int]
-# Tokens in one forward pass without gradients, where no key of a recipe says.
-TOKENS_A_FORWARD = 16384
-# The sequences of a forward pass that a rank runs only because others run theirs.
+# Tokens per forward pass without gradients, where no recipe key sets it.
+TOKENS_PER_FORWARD = 16384
+# The sequences of a forward pass that a rank runs only because other ranks run one.
 EMPTY_PASS = [[0]]
 
 
 @dataclass(frozen=True)
 class PackedResponses:
-    """Several prompt + response sequences in one flat row; `tokens` are those of the responses."""
+    """Several prompt + response sequences in one flat row; in shapes, `tokens` is the number of response tokens."""
 
     inputs: dict[str, Any]
-    """arguments of a model's forward"""
+    """arguments of a model's forward, from `pack`"""
     positions: torch.Tensor
-    """(tokens,) where each response token is predicted"""
+    """(tokens,) int64: indices into the row at which each response token is predicted"""
     targets: torch.Tensor
-    """(tokens,) the response tokens"""
+    """(tokens,) int64: ids of the response tokens"""
     support: Support | None = None
-    """the set that each response token was drawn from, where that was recorded"""
+    """the set that each response token was drawn from; None if it was not recorded"""
 
     @property
     def logprob_arguments(self) -> dict[str, Any]:
-        """Arguments of a forward that returns the log-probabilities of `targets`."""
+        """Return the arguments of a forward that returns the log-probabilities of `targets`."""
         return {
             **self.inputs,
             "logprob_positions": self.positions,
@@ -55,10 +55,10 @@ def pack_responses(
     device: torch.device,
     supports: Sequence[Sequence[array]] | None = None,
 ) -> PackedResponses:
-    """Lay prompt + response pairs end to end; every prompt and every response has at least one token.
+    """Pack prompt + response pairs end to end; every prompt and every response has at least one token.
 
-    `supports` holds for each response token the ids that it was drawn from. No pairs make a row of one token and no
-    positions.
+    `supports` lists for each response, token by token, the ids that the token was drawn from. Without pairs, the row
+    has one token and no positions.
     """
     sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
     inputs = pack(sequences or EMPTY_PASS, device)
@@ -69,7 +69,7 @@ def pack_responses(
 
 
 def _joined(supports: Sequence[Sequence[array]] | None, device: torch.device) -> Support | None:
-    """Return the supports of several responses as one."""
+    """Return the supports of several responses as one Support."""
     if supports is None:
         return None
     sets = [ids for response in supports for ids in response]
@@ -82,7 +82,7 @@ def _joined(supports: Sequence[Sequence[array]] | None, device: torch.device) ->
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> list[slice]:
-    """Cut sequences into consecutive runs of at most `budget` tokens together; a longer sequence stands alone."""
+    """Split sequences of `lengths` tokens into slices of at most `budget` tokens; a longer sequence gets its own."""
     starts, tokens = [], budget + 1
     for at, length in enumerate(lengths):
         if tokens + length > budget:
@@ -93,9 +93,9 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[slice]:
 
 
 def micro_batches_on_all_ranks(lengths: Sequence[int], budget: int) -> list[slice]:
-    """Cut this rank's sequences as `micro_batches` does, then add empty runs until all ranks have as many.
+    """Split this rank's sequences as `micro_batches` does, then add empty slices until all ranks have equally many.
 
-    Collective: every rank must call it. A sharded model's forward runs on all ranks at once, so each needs its turn.
+    Collective: every rank must call it. A sharded model's forward runs on all ranks at once, so all need as many.
     """
     runs = micro_batches(lengths, budget)
     return runs + [slice(0, 0)] * (max_over_ranks(len(runs)) - len(runs))
@@ -123,9 +123,11 @@ def response_logprobs(
     supports: Sequence[Sequence[array]] | None = None,
     with_entropy: bool = True,
 ) -> TokenLogProbs:
-    """Return log π(y_t | x, y_<t) of every response token, in order, and the entropies there, both (tokens,) in nats.
+    """Return log π(y_t | x, y_<t) at `temperature` of every response token, in order, and the entropy of π there.
 
-    Collective: every rank must call it. A forward has at most `budget` tokens.
+    Both are (tokens,) float32 in nats; tokens is the number of tokens in all responses. The entropy is None without
+    `with_entropy`. A forward pass has at most `budget` tokens, or one longer sequence. Collective: every rank must call
+    it.
     """
     parts = [
         model(**row.logprob_arguments, temperature=temperature, with_entropy=with_entropy)
@@ -139,9 +141,9 @@ def response_logprobs(
 def response_values(
     model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens], budget: int
 ) -> torch.Tensor:
-    """Return V of the state before every response token, in order, (tokens,).
+    """Return the value V of the state before every response token, in order: (tokens,) float32, in units of the reward.
 
-    Collective: every rank must call it. A forward has at most `budget` tokens.
+    A forward pass has at most `budget` tokens, or one longer sequence. Collective: every rank must call it.
     """
     return torch.cat(
         [
@@ -153,9 +155,9 @@ def response_values(
 
 @torch.no_grad()
 def sequence_scores(model: PreTrainedModel, sequences: Sequence[Tokens], budget: int) -> torch.Tensor:
-    """Return (sequences,) scores of a scalar model, read at each sequence's last token, which must be its <|im_end|>.
+    """Return a scalar model's scores, (sequences,) float32, read at each sequence's last token, its <|im_end|>.
 
-    Collective: every rank must call it. A forward has at most `budget` tokens.
+    A forward pass has at most `budget` tokens, or one longer sequence. Collective: every rank must call it.
     """
     parts = [torch.zeros(0, device=model.device)]
     for run in micro_batches_on_all_ranks([len(s) for s in sequences], budget):
@@ -166,5 +168,5 @@ def sequence_scores(model: PreTrainedModel, sequences: Sequence[Tokens], budget:
 
 
 def pack_text(sequences: Sequence[Tokens], device: torch.device) -> PackedResponses:
-    """Pack plain sequences of two tokens or more: the first token is the prompt, the rest is predicted."""
+    """Pack plain sequences of at least two tokens; all tokens but the first of each are targets."""
     return pack_responses([s[:1] for s in sequences], [s[1:] for s in sequences], device)

@@ -1,11 +1,11 @@
-"""A causal LM's body with a scalar head: the reward model, and the value model that starts from it.
+"""Put a scalar head on a causal LM's body: the reward model, and the value model that is initialised from it.
 
-The report adds a "pooling layer" that reads the reward at a specific end token (3.2.1) and does not say which. Here it
-is the conversation's last <|im_end|>, found by its id and never inferred from padding (transformers' own pooling reads
-the wrong position when the padding token is the end token). The head is computed in float32.
+The report adds a "pooling layer" that reads the reward at a specific end token (3.2.1) but does not say which. Here it
+is the conversation's last <|im_end|>, found by its id and never inferred from padding (transformers' pooling reads the
+wrong position if the padding token is the end token). The head is computed in float32.
 
-Bradley-Terry leaves a score's offset arbitrary. The mean training score is stored in the configuration as
-`score_offset` and subtracted in forward, so that scores are centred wherever the model is loaded.
+The Bradley-Terry loss leaves the offset of the scores arbitrary. The mean training score is stored in the configuration
+as `score_offset` and subtracted in forward, so that scores are centred wherever the model is loaded.
 """
 
 from typing import Any
@@ -32,13 +32,13 @@ class _ScalarHead:
         if packed:
             read = hidden[0, score_positions]
         else:
-            read = hidden[torch.arange(len(hidden), device=hidden.device), self.last_end(input_ids, attention_mask)]
+            read = hidden[torch.arange(len(hidden), device=hidden.device), self.last_im_end(input_ids, attention_mask)]
         with torch.autocast(hidden.device.type, enabled=False):
             logits = self.score(read.to(self.score.weight.dtype)).float() - self.config.score_offset
         return SequenceClassifierOutputWithPast(logits=logits)
 
-    def last_end(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return (batch,), each row's last <|im_end|> that is not padding; ValueError for a row without one."""
+    def last_im_end(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return (batch,) indices of each row's last <|im_end|> that is not padding; ValueError if a row has none."""
         at_end = input_ids == self.config.score_token_id
         if attention_mask is not None:
             at_end = at_end & attention_mask.bool()
@@ -48,15 +48,16 @@ class _ScalarHead:
 
 
 def scalar_class(config: Any) -> type[PreTrainedModel]:
-    """Return transformers' sequence-classification class of a configuration, same name, with the pooling above.
+    """Return transformers' sequence-classification class for a configuration, same name, with the pooling above.
 
-    Scores of a packed row are read at `score_positions` (n,) and are (n, 1), float32. Else there is one score a row, at
-    its last <|im_end|>: (batch, 1).
+    Its forward returns scores as `logits` in float32. For a packed row, pass `score_positions`, (n,) int64 indices into
+    the row; the scores are (n, 1). Otherwise each row is scored at its last <|im_end|>, (batch, 1), with a ValueError
+    for a row without one.
     """
     model_class = AutoModelForSequenceClassification._model_mapping[type(config)]
     return type(model_class.__name__, (_ScalarHead, model_class), {"__module__": model_class.__module__})
 
 
-def own_score(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return (1, 1), what transformers' own class says of one sequence without padding, less our score offset."""
+def class_score(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the (1, 1) score by transformers' own class of one sequence without padding, minus our score offset."""
     return super(_ScalarHead, model).forward(input_ids, use_cache=False).logits.float() - model.config.score_offset

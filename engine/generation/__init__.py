@@ -1,1 +1,1 @@
-"""Responses of a model: random streams, the decode loop, engines."""
+"""Generate responses: random streams, the decode loop, engines."""

@@ -1,9 +1,10 @@
-"""The forward pass of one token in fixed shapes, compiled: a CUDA graph a shape on a GPU, compiled C++ on a CPU.
+"""Compile the forward pass of one token in fixed shapes: one CUDA graph per shape on a GPU, C++ on a CPU.
 
-Keys and values stand in buffers that keep their addresses for the whole run, as CUDA graphs require. Rows are rounded
-up to a power of two, so that finished ones can still leave; columns are those of the rollout's longest prompt and
-response, rounded up. So there are few shapes, each compiled once. Prompts are prefilled as in the plain loop, and the
-tokens drawn are the same up to the rounding of logits. Run on CPUs only: no GPU was at hand.
+Keys and values are stored in buffers that keep their addresses for the whole run, as CUDA graphs require. The number of
+rows is rounded up to a power of two, so that finished rows can still leave; the number of columns is that of the
+rollout's longest prompt and response, rounded up. So there are few shapes, and each is compiled once. Prompts are
+prefilled as in the plain decode loop, and the tokens drawn are the same up to the rounding of logits. This has been run
+on CPUs only.
 """
 
 from collections.abc import Iterator
@@ -21,21 +22,21 @@ from engine.errors import RunError
 from engine.forward.attention import FIXED, refuse_unless_full_attention, use_attention
 
 BACKEND = "inductor"
-FEWEST_ROWS, FEWEST_COLUMNS, MOST_GRAPHS = 16, 64, 64
+MIN_ROWS, MIN_COLUMNS, MAX_GRAPHS = 16, 64, 64
 
 Views = tuple[list[torch.Tensor], list[torch.Tensor]]
-"""keys and values of each layer"""
+"""the keys and the values, one tensor per layer each"""
 
 
 def fixed_rows(rows: int) -> int:
-    """Return the batch size in which `rows` rows are computed: a power of two."""
-    return max(FEWEST_ROWS, 1 << (rows - 1).bit_length())
+    """Return `rows` rounded up to a power of two, at least MIN_ROWS."""
+    return max(MIN_ROWS, 1 << (rows - 1).bit_length())
 
 
 def fixed_columns(columns: int) -> int:
-    """Return how many columns are allocated for `columns`: a power of two, or one and a half times one."""
+    """Return `columns` rounded up to a power of two or one and a half times a power of two, at least MIN_COLUMNS."""
     power = 1 << (columns - 1).bit_length()
-    return max(FEWEST_COLUMNS, power * 3 // 4 if columns <= power * 3 // 4 else power)
+    return max(MIN_COLUMNS, power * 3 // 4 if columns <= power * 3 // 4 else power)
 
 
 def fixed_attention(
@@ -50,23 +51,26 @@ def fixed_attention(
     column: torch.Tensor | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend from one new token a row, after writing its key and value into the buffers; without buffers, as sdpa does.
+    """Attend from one new token per row, after writing its key and value into the buffers; without buffers, as sdpa.
+
+    Shapes: columns is the capacity of the buffers in tokens; key heads divide heads (grouped-query attention).
 
     Args:
         query: (rows, heads, 1, head_dim).
-        key, value: (rows, key heads, 1, head_dim); there may be fewer key heads than heads.
-        attention_mask: (rows, 1, 1, columns).
-        keys, values: the buffers, of each layer (rows, key heads, columns, head_dim).
-        column: (1,) the column to write.
+        key, value: (rows, key heads, 1, head_dim).
+        attention_mask: (rows, 1, 1, columns) bool, true where a row attends.
+        scaling: factor of query · key; None for 1 / √head_dim.
+        keys, values: the buffers, one (rows, key heads, columns, head_dim) tensor per layer.
+        column: (1,) int64, the column to write.
 
-    Returns (rows, 1, heads, head_dim) and None for attention weights.
+    Returns (rows, 1, heads, head_dim), and None for the attention weights.
     """
     if keys is None or values is None or column is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
     k, v = keys[module.layer_idx], values[module.layer_idx]
     k.index_copy_(2, column, key.to(k.dtype))
     v.index_copy_(2, column, value.to(v.dtype))
-    # Heads that share their keys are queries of one head: keys need not be repeated.
+    # Query heads that share a key head become queries of that head, so keys need not be repeated.
     grouped = query.unflatten(1, (k.shape[1], -1))[:, :, :, 0]
     out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=attention_mask, scale=scaling)
     return out.flatten(1, 2)[:, None], None
@@ -77,45 +81,45 @@ AttentionMaskInterface.register(FIXED, sdpa_mask)
 
 
 class CompiledDecoder:
-    """Compiled decoding of one model, for a whole run. The weights may change in place; their addresses must not."""
+    """Compiled decoding of one model, for a whole run. Weights may change in place, but must keep their addresses."""
 
     def __init__(self, model: PreTrainedModel):
         refuse_unless_full_attention(model.config)
         self.model = model
-        self.places = 0
+        self.capacity = 0
         """rows × columns of the buffers"""
         self.columns = 0
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        """keys and values of each layer, (places, key heads, head_dim)"""
+        """keys and values of each layer, (capacity, key heads, head_dim)"""
         self.views: dict[tuple[int, int], Views] = {}
-        """the same memory in the shapes that are computed, by rows and columns: always the same tensors"""
-        self.low: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
-        """weights of linear layers, copied into autocast's type"""
-        torch.compiler.config.recompile_limit = MOST_GRAPHS
+        """views of the buffers by (rows, columns), in the shapes that are computed; each is created once"""
+        self.low_precision: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+        """copies of the linear layers' weights in autocast's dtype"""
+        torch.compiler.config.recompile_limit = MAX_GRAPHS
         mode = "reduce-overhead" if model.device.type == "cuda" else None
         self.step = torch.compile(_logits, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
 
     @contextmanager
     def prepared(self, rows: int, columns: int) -> Iterator[None]:
-        """Enclose all decoding between two changes of the weights; batches have at most `rows` rows and `columns`."""
-        self.columns = fixed_columns(columns)  # not the largest so far: a resumed run has not seen earlier rollouts
-        self.places = max(self.places, fixed_rows(rows) * self.columns)
+        """Prepare to decode batches of at most `rows` × `columns` inside the block; weights must not change in it."""
+        self.columns = fixed_columns(columns)  # not the largest so far, which a resumed run would not know
+        self.capacity = max(self.capacity, fixed_rows(rows) * self.columns)
         with use_attention(self.model, FIXED), self._cast_once():
             yield
 
     @contextmanager
     def _cast_once(self) -> Iterator[None]:
-        """Give linear layers weights in autocast's type for a while: the graph would cast them at every token."""
+        """Cast linear weights to autocast's dtype inside the block; the graph would cast them again at every token."""
         device, swapped = self.model.device.type, []
         if torch.is_autocast_enabled(device):
             linear = [layer for layer in self.model.modules() if isinstance(layer, torch.nn.Linear)]
             swapped = [(layer, *named) for layer in linear for named in layer.named_parameters(recurse=False)]
         for layer, name, whole in swapped:
-            if whole not in self.low:
+            if whole not in self.low_precision:
                 low = torch.empty_like(whole, dtype=torch.get_autocast_dtype(device))
-                self.low[whole] = torch.nn.Parameter(low, requires_grad=False)
-            self.low[whole].copy_(whole.detach())
-            setattr(layer, name, self.low[whole])
+                self.low_precision[whole] = torch.nn.Parameter(low, requires_grad=False)
+            self.low_precision[whole].copy_(whole.detach())
+            setattr(layer, name, self.low_precision[whole])
         try:
             yield
         finally:
@@ -123,9 +127,12 @@ class CompiledDecoder:
                 setattr(layer, name, whole)
 
     def begin(self, cache: DynamicCache, mask: torch.Tensor, responses: int) -> "FixedBatch":
-        """Return the batch that continues prefilled prompts; cache and mask (prompts, longest) are padded left."""
+        """Return a batch of `responses` rows per prompt that continues the prompts in `cache`.
+
+        Prompts are left-padded; `mask` is (prompts, longest prompt), 1 at their tokens.
+        """
         prompts, longest = mask.shape
-        if not self.buffers or len(self.buffers[0][0]) < self.places:
+        if not self.buffers or len(self.buffers[0][0]) < self.capacity:
             self._allocate(cache)
         rows = prompts * responses
         for layer, *fixed in zip(cache.layers, *self.view(fixed_rows(rows)), strict=True):
@@ -135,19 +142,19 @@ class CompiledDecoder:
         return FixedBatch(self, (longest - mask.sum(1)).repeat_interleave(responses, 0), longest)
 
     def _allocate(self, cache: DynamicCache) -> None:
-        """Allocate buffers for the cache's layers, in the type in which attention reads them."""
+        """Allocate buffers for the cache's layers, in the dtype in which attention reads them."""
         self.buffers.clear()
         self.views.clear()
         for layer in cache.layers:
             device, dtype = layer.keys.device, layer.keys.dtype
             if torch.is_autocast_enabled(device.type):
                 dtype = torch.get_autocast_dtype(device.type)
-            # Zeros, because masked entries are multiplied by 0, which NaN would survive.
-            shapes = [(self.places, read.shape[1], read.shape[3]) for read in (layer.keys, layer.values)]
+            # Zeros, because masked entries are multiplied by 0, and 0 · NaN is NaN.
+            shapes = [(self.capacity, read.shape[1], read.shape[3]) for read in (layer.keys, layer.values)]
             self.buffers.append(tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes))
 
     def view(self, rows: int) -> Views:
-        """Return keys and values of each layer, (rows, key heads, columns, head_dim), from the buffers' start."""
+        """Return keys and values of each layer, (rows, key heads, columns, head_dim), from the start of the buffers."""
         if (rows, self.columns) not in self.views:
             kinds = [[self._shaped(buffer, rows) for buffer in kind] for kind in zip(*self.buffers, strict=True)]
             self.views[rows, self.columns] = tuple(kinds)
@@ -161,12 +168,12 @@ class CompiledDecoder:
 
 
 class FixedBatch:
-    """A DecodingBatch in the first rows of the buffers; each call writes the next column."""
+    """A DecodingBatch in the first rows of the buffers; each call of `next_logits` writes the next column."""
 
     def __init__(self, compiled: CompiledDecoder, starts: torch.Tensor, column: int):
         self.compiled, self.rows, self.size = compiled, len(starts), fixed_rows(len(starts))
         self.starts = F.pad(starts, (0, self.size - self.rows))
-        """(size,) the column of each row's first token"""
+        """(size,) int64: the column of each row's first token"""
         self.written, self.column = column, torch.tensor([column - 1], device=starts.device)
 
     def should_shrink(self, rows: int) -> bool:
@@ -180,7 +187,7 @@ class FixedBatch:
         self.starts = F.pad(self.starts[rows], (0, self.size - self.rows))
 
     def next_logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return logits that stay valid until the next call."""
+        """Append one token to each row, (rows,); return (rows, vocabulary) logits, valid until the next call."""
         self.written += 1
         self.column += 1
         tokens = F.pad(tokens, (0, self.size - self.rows))
@@ -202,9 +209,10 @@ def _logits(
     keys: list[torch.Tensor],
     values: list[torch.Tensor],
 ) -> torch.Tensor:
-    """Compute (rows, vocabulary) logits: the compiled function.
+    """Return (rows, vocabulary) logits after one more token per row. This is the function that is compiled.
 
-    A row attends to the columns from its start to `column`; later columns hold values of earlier batches.
+    `tokens` and `starts` are (rows,), `column` is (1,). A row attends to the columns from its start to `column`; later
+    columns contain values of earlier batches.
     """
     columns = torch.arange(keys[0].shape[2], device=tokens.device)
     seen = (columns >= starts[:, None]) & (columns <= column)

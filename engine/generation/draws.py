@@ -1,7 +1,7 @@
-"""Draw tokens from logits: by inverse CDF, restricted to the nucleus (Holtzman et al. 2020) by rejection.
+"""Draw tokens from logits by inverse CDF, restricted to the nucleus (Holtzman et al. 2020) by rejection.
 
-Rejection needs no sort. Where the nucleus holds little probability, nearly all draws are rejected; after some attempts
-the nucleus is then sorted out and drawn from directly, from the same distribution.
+Rejection needs no sort. If the nucleus has little probability, nearly all draws are rejected; after MAX_REJECTIONS
+attempts the nucleus is found by sorting and sampled directly, with the same distribution.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 
 from engine.errors import RunError
 
-# Attempts by rejection. At top-p 0.9 one draw in 10^16 or fewer needs more.
+# Attempts by rejection. At top-p 0.9 at most one draw in 10^16 needs more.
 MAX_REJECTIONS = 16
 
 
@@ -20,15 +20,15 @@ class Drawn:
     """One token for each row."""
 
     tokens: torch.Tensor
-    """(rows,)"""
+    """(rows,) int64 token ids"""
     logprobs: torch.Tensor
-    """(rows,) nats, of those tokens: under the whole distribution, or within the nucleus if that is recorded"""
+    """(rows,) float32, nats of those tokens: under the full distribution, or within the nucleus if that is recorded"""
     nucleus: torch.Tensor | None
-    """(rows, vocabulary) true at the tokens that could be drawn; None unless recorded"""
+    """(rows, vocabulary) bool, true at the tokens that could be drawn; None unless recorded"""
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Return (rows, vocabulary), true at the tokens whose strictly likelier ones have less than `top_p` together."""
+    """Return a (rows, vocabulary) mask of the tokens whose strictly likelier tokens have less than `top_p` in total."""
     ordered = probabilities.sort(-1, descending=True).values
     likelier = ordered.cumsum(-1) - ordered
     # Tokens of equal probability are all inside if the first of them is; a row's likeliest token always is.
@@ -44,23 +44,23 @@ def draw_token(
     *,
     record: bool = False,
 ) -> Drawn:
-    """Draw one token a row from softmax(logits / temperature), within the smallest set of probability `top_p`.
+    """Draw one token per row from softmax(logits / temperature), within the smallest set of probability `top_p`.
 
-    A token is outside the nucleus if the strictly likelier ones already have `top_p` together; tokens of equal
-    probability at its edge are all inside.
+    A token is outside this set, the nucleus, if the strictly likelier tokens already have `top_p` in total; tokens of
+    equal probability at its edge are all inside.
 
     Args:
         logits: (rows, vocabulary).
-        uniform_at: takes row indices (n,) and an attempt's number; returns (n,) numbers in [0, 1).
-        record: return the nucleus as well, and log-probabilities within it; that costs a sort.
+        uniform_at: takes (n,) row indices and the number of the attempt; returns (n,) numbers in [0, 1).
+        record: return the nucleus as well, and log-probabilities within it; this costs a sort.
 
-    Raises RunError where a row's logits are NaN or leave no token any probability.
+    Raises RunError if a row's logits contain NaN or give no token any probability.
     """
     probabilities = (logits.float() / temperature).softmax(-1)
-    # One such logit makes its whole row NaN.
+    # One NaN logit makes its whole row NaN.
     if probabilities[:, 0].isnan().any():
         raise RunError(
-            "the model that generates responses returned logits that are not finite (NaN); look at the checkpoint that "
+            "the model that generates responses returned logits that are not finite (NaN); check the checkpoint that "
             "it was loaded from"
         )
     inside = nucleus(probabilities, top_p) if record else None
@@ -73,7 +73,7 @@ def draw_token(
             p = p * (nucleus(p, top_p) if inside is None else inside[todo])
         cumulative = p.cumsum(-1)
         total = cumulative[:, -1]
-        # A number just below 1 rounds to 1 in float32, and would fall behind the last token that has probability.
+        # A number just below 1 rounds to 1 in float32, and would select a token after the last probable one.
         threshold = (uniform_at(todo, attempt).to(p) * total).minimum(total.nextafter(torch.zeros_like(total)))
         drawn = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
         tokens[todo] = drawn

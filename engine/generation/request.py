@@ -1,4 +1,4 @@
-"""What is asked of a model or an engine, and what comes back."""
+"""The request to a model or an engine for responses, and the responses that it returns."""
 
 from array import array
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from engine.generation.streams import RandomStream
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Prompts, and how many responses to generate to each."""
+    """Prompts, and how many responses to generate for each."""
 
     prompts: Sequence[Sequence[int]]
-    """token ids, at least one a prompt"""
+    """token ids, at least one per prompt"""
     query_ids: Sequence[int]
-    """one a prompt: its number in the random stream, the same in whatever batch or rank the prompt is"""
+    """one per prompt: its number in the random stream, whatever the batch or rank of the prompt"""
     responses: int
-    """responses to each prompt"""
+    """number of responses per prompt"""
     stream: RandomStream
     record_supports: bool = False
     """whether to return the set of ids that each token was drawn from"""
@@ -24,14 +24,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Response:
-    """The tokens of one response, its end token included if it has one."""
+    """The token ids of one response, including its end token if it has one."""
 
     tokens: list[int]
     ended: bool
-    """whether it ends with the end token; else it reached the length limit, or stopped at another stop token"""
+    """whether it ends with the end token; if not, it reached the length limit or stopped at another stop token"""
     logprobs: list[float] | None = field(default=None, compare=False)
-    """nats, of each token, as the engine computed them at its temperature: of the whole distribution, or within
-    `supports` where those were recorded. They differ by rounding from batch to batch. None where the engine does not
-    return log-probabilities of these distributions"""
+    """nats of each token, as the engine computed them at its temperature: under the full distribution, or within
+    `supports` if those were recorded. They differ by rounding from batch to batch. None if the engine does not return
+    log-probabilities of these distributions"""
     supports: list[array] | None = None
-    """for each token the ids it was drawn from, if the request asked for them"""
+    """for each token the ids that it was drawn from; None unless requested"""

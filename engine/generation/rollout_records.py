@@ -1,4 +1,4 @@
-"""The lines of a PPO run's rollouts.jsonl: one dataclass that writes them and reads them."""
+"""The records of a PPO run's rollouts.jsonl: one dataclass for writing and reading them."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,18 +17,18 @@ class RolloutRecord:
     record: dict[str, Any]
     """the record that the prompt was read from"""
     prompt: str
-    """as the model read it, control tokens included"""
+    """as the model read it, including control tokens"""
     response: str
-    """as the model generated it, its end token included"""
+    """as the model generated it, including its end token"""
     score: float
     """as PPO used it: normalised, penalised and clipped"""
     kl: float
     """nats: log π_old − log π_ref, summed over the response's tokens"""
     scores: dict[str, float] = field(default_factory=dict)
-    """by each part of a mix of rewards, raw; empty without a mix, or where the response has no end"""
+    """raw score by each part of a mix of rewards; empty without a mix, or if the response has not ended"""
 
     def as_row(self) -> dict[str, Any]:
-        """Return the line as a dict for JSON, without empty `scores`."""
+        """Return the record as a dict for JSON, without empty `scores`."""
         row = asdict(self)
         if not self.scores:
             del row["scores"]
@@ -36,5 +36,5 @@ class RolloutRecord:
 
 
 def read_rollouts(run: Path) -> list[RolloutRecord]:
-    """Read the rollouts of a run folder; empty where it has none."""
+    """Read the rollouts of a run folder; return an empty list if it has none."""
     return [RolloutRecord(**row) for row in jsonl.read(run / ROLLOUTS)]

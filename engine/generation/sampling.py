@@ -1,7 +1,7 @@
 """Generate responses with our own decode loop.
 
-The random number of each token is a function of what it is for (engine/generation/streams.py), so batch size, order,
-finished rows and the number of ranks change nothing about it. The K responses of a query share their prompt's prefill,
+The random number of each token depends only on the token that it is for (engine/generation/streams.py), so batch size,
+order, finished rows and the number of ranks do not change it. The K responses to a query share their prompt's prefill,
 and finished rows leave the batch.
 """
 
@@ -20,7 +20,7 @@ from engine.generation.compiled import CompiledDecoder
 from engine.generation.draws import draw_token
 from engine.generation.request import GenerationRequest, Response
 
-# Rows leave the batch once this share of them has finished: each time the cache is copied.
+# Finished rows leave the batch once they are this share of it, because the cache is copied each time.
 FINISHED_SHARE = 0.2
 
 
@@ -39,12 +39,14 @@ def sample(
 
     Args:
         model: an unwrapped causal LM; it is in evaluation mode while it generates.
-        end: the token that marks a response as ended.
-        stops: all tokens that stop a response, `end` among them.
-        agree: takes the (rows,) tokens drawn and returns those to continue with, where ranks decode together.
-        compiled: computes all tokens but the first; it must have been made from `model`.
+        end: id of the token that marks a response as ended.
+        stops: ids of all tokens that stop a response, including `end`.
+        agree: takes the (rows,) token ids drawn and returns those to continue with, for ranks that decode together.
+        compiled: computes all tokens but the first; it must have been created from `model`.
     """
-    by_length = sorted(range(len(request.prompts)), key=lambda i: len(request.prompts[i]))  # little padding in a batch
+    by_length = sorted(
+        range(len(request.prompts)), key=lambda i: len(request.prompts[i])
+    )  # similar lengths need little padding
     per_batch = max(1, sampling.batch_size // request.responses)
     sampled: dict[int, list[Response]] = {}
     if compiled is None:
@@ -53,7 +55,7 @@ def sample(
         longest = max(map(len, request.prompts), default=0)
         rows = min(per_batch, len(request.prompts)) * request.responses
         attention = compiled.prepared(rows, longest + sampling.max_new_tokens)
-    with attention, evaluating(model):
+    with attention, evaluation_mode(model):
         for at in range(0, len(request.prompts), per_batch):
             chosen = by_length[at : at + per_batch]
             batch = replace(
@@ -69,10 +71,10 @@ def sample(
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while.
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside the block.
 
-    In training mode a model that recomputes its activations leaves its cache empty, without an error.
+    In training mode, a model that recomputes its activations leaves its cache empty without an error.
     """
     training = model.training
     model.eval()
@@ -83,20 +85,20 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 class DecodingBatch(Protocol):
-    """Rows that are being decoded, with their keys and values."""
+    """The rows that are being decoded, with their keys and values."""
 
     def should_shrink(self, rows: int) -> bool:
-        """Return whether it pays to drop finished rows when only `rows` are unfinished."""
+        """Return whether it is worth dropping finished rows when `rows` are unfinished."""
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these, which are indices into the present ones."""
+        """Drop all rows but these, given as indices into the current rows."""
 
     def next_logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Append one token to each row, (rows,); return the (rows, vocabulary) logits after it."""
 
 
 class Cache(DynamicCache):
-    """Keys and values in the type in which attention reads them: autocast would cast all of them at every token."""
+    """Keys and values in the dtype in which attention reads them; autocast would cast all of them at every token."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -108,7 +110,7 @@ class Cache(DynamicCache):
 
 
 class GrowingBatch:
-    """A DecodingBatch over a cache that grows by one column a token."""
+    """A DecodingBatch over a cache that grows by one column per token."""
 
     def __init__(self, model: PreTrainedModel, cache: DynamicCache, mask: torch.Tensor, responses: int):
         """Take the prefilled `cache` and `mask` (prompts, longest); each prompt is repeated for its responses."""
@@ -131,7 +133,7 @@ class GrowingBatch:
 
 @dataclass
 class _Row:
-    """What has been generated of one response."""
+    """The part of one response that has been generated so far."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -146,7 +148,7 @@ def _decode(
     agree: Callable[[torch.Tensor], torch.Tensor] | None,
     compiled: CompiledDecoder | None,
 ) -> list[_Row]:
-    """Generate one batch: (prompts × responses) rows, a prompt's responses side by side."""
+    """Generate one batch of prompts × responses rows, a prompt's responses next to each other."""
     logits, batch = _prefill(model, request, compiled)
     queries = torch.tensor(list(request.query_ids), device=model.device).repeat_interleave(request.responses)
     responses = torch.arange(request.responses, device=model.device).repeat(len(request.prompts))
@@ -184,9 +186,9 @@ def _decode(
 def _prefill(
     model: PreTrainedModel, request: GenerationRequest, compiled: CompiledDecoder | None
 ) -> tuple[torch.Tensor, DecodingBatch]:
-    """Run the prompts once; return each response's first (rows, vocabulary) logits, and the batch to continue."""
+    """Run the prompts once; return (rows, vocabulary) logits for the first token of each response, and the batch."""
     device, longest = model.device, max(map(len, request.prompts))
-    # Left padding: what is generated is appended, so the last prompt token must stand in the last column.
+    # Generation appends, so the last prompt token must be in the last column: padding is on the left.
     tokens = torch.tensor([[0] * (longest - len(p)) + list(p) for p in request.prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in request.prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp_(min=0)
@@ -198,7 +200,7 @@ def _prefill(
 
 
 def _record_supports(rows: list[_Row], which: torch.Tensor, inside: torch.Tensor) -> None:
-    """Append to rows `which`, (n,), the ids that their next token was drawn from; inside is (n, vocabulary)."""
+    """Append to rows `which`, (n,), the ids that their next token was drawn from; `inside` is (n, vocabulary)."""
     ids = array("i", inside.nonzero()[:, 1].tolist())
     ends = inside.sum(1).cumsum(0).tolist()
     for row, start, end in zip(which.tolist(), [0, *ends[:-1]], ends, strict=True):

@@ -1,7 +1,7 @@
-"""Random streams: numbers that are a pure function of what they are for.
+"""Random streams: each random number depends only on the token that it is for.
 
-The number of token t of response k to query q, at draw attempt a, is a hash of (seed, purpose, q, k, t, a) and of
-nothing else, so batch size, order, finished rows and the number of ranks change no draw. A stream fixes the first two
+The number for token t of response k to query q, at draw attempt a, is a hash of (seed, purpose, q, k, t, a) and of
+nothing else, so batch size, order, finished rows and the number of ranks do not change it. A stream fixes the first two
 coordinates: the seed, and a purpose, which is a training step or a name.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-# splitmix64's constants as signed 64-bit integers, whose arithmetic wraps around as the unsigned ones' does.
+# splitmix64's constants as signed 64-bit integers; their arithmetic wraps around like that of unsigned integers.
 GOLDEN, MIX_1, MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
 
@@ -28,7 +28,7 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def uniform(*coordinates: torch.Tensor | int) -> torch.Tensor:
-    """Return numbers in [0, 1), float64, one for each row of coordinates (ints, or int64 tensors of one shape).
+    """Return uniform numbers in [0, 1), float64, in the shape of the coordinates (ints, or int64 tensors of one shape).
 
     The coordinates are hashed one after the other with splitmix64 (Steele, Lea & Flood 2014).
     """
@@ -45,7 +45,7 @@ class RandomStream:
 
     seed: int
     purpose: int
-    """a training step, from 0 up; or the hash of a name, which is negative"""
+    """a training step, which is not negative, or the hash of a name, which is negative"""
 
     @classmethod
     def of_step(cls, seed: int, step: int) -> "RandomStream":
@@ -64,7 +64,7 @@ class RandomStream:
     def uniform(
         self, queries: torch.Tensor | int, responses: torch.Tensor | int, token: int, attempt: int
     ) -> torch.Tensor:
-        """Return numbers in [0, 1), float64, in the shape of `queries` and `responses` (int64, one shape)."""
+        """Return uniform numbers in [0, 1), float64, in the shape of `queries` and `responses` (int64, one shape)."""
         return uniform(self.seed, self.purpose, queries, responses, token, attempt)
 
     def at_token(
@@ -72,7 +72,7 @@ class RandomStream:
     ) -> Callable[[torch.Tensor, int], torch.Tensor]:
         """Return the numbers of one token position as a function of (rows, attempt), which `draw_token` takes.
 
-        queries and responses are (batch,); the function's `rows` are indices into them.
+        `queries` and `responses` are (batch,) int64; the function's `rows` are indices into them.
         """
 
         def numbers(rows: torch.Tensor, attempt: int) -> torch.Tensor:
@@ -81,5 +81,5 @@ class RandomStream:
         return numbers
 
     def generator_seed(self, query: int) -> int:
-        """Return a seed for a library's own generator, for a batch that begins with `query`."""
+        """Return a seed for another library's random generator, for a batch that starts with `query`."""
         return int(float(uniform(self.seed, self.purpose, query)) * 2**62)

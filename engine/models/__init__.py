@@ -1,1 +1,1 @@
-"""Models in and out: loading, adapters, 4 bits, tokenizer, vocabulary."""
+"""Load, adapt and save models: checkpoints, adapters, 4 bits, tokenizer, vocabulary."""

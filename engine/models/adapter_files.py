@@ -1,4 +1,4 @@
-"""Adapter folders in peft's format, read and written as plain tensors, for several models on one base."""
+"""Read and write adapter folders in peft's format as plain tensors, for several models on one base."""
 
 import copy
 import json
@@ -17,20 +17,22 @@ from engine.models.adapters import is_adapter
 from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS
 from engine.models.saved_tokenizer import save_tokenizer
 
-CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
-DOWN, UP, ROWS, SCORE = ".lora_A.weight", ".lora_B.weight", ".token_adapter.trainable_tokens_delta", "score.weight"
-# Options of peft that a shared base cannot have.
-REFUSED = ("use_dora", "rank_pattern", "alpha_pattern", "layers_pattern", "use_qalora", "target_parameters")
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# The prefix that peft gives every key, and the suffixes of its keys.
+KEY_PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+TOKEN_ROWS, SCORE = ".token_adapter.trainable_tokens_delta", "score.weight"
+# peft options that models=shared does not support.
+UNSUPPORTED_OPTIONS = ("use_dora", "rank_pattern", "alpha_pattern", "layers_pattern", "use_qalora", "target_parameters")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's configuration and tensors, by their names in the file without peft's prefix."""
+    """An adapter's configuration and tensors; the tensors' keys are those of the file, without peft's prefix."""
 
     config: dict[str, Any]
     tensors: Mapping[str, torch.Tensor]
     scalar: dict[str, Any] | None
-    """score_offset and score_token_id, if it is the adapter of a reward model"""
+    """score_offset and score_token_id of a reward model; None for a causal LM"""
 
     @property
     def is_scalar(self) -> bool:
@@ -38,21 +40,22 @@ class Adapter:
 
     @property
     def scale(self) -> float:
+        """Return the factor of B A x: alpha / r (Hu et al. 2021, section 4.1), or alpha / √r under rsLoRA."""
         rank = self.config["r"] ** 0.5 if self.config.get("use_rslora") else self.config["r"]
         return self.config["lora_alpha"] / rank
 
     def low_rank(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (path of a linear layer, key of lora_A, key of lora_B)."""
+        """Yield (path of a linear layer, key of its lora_A, key of its lora_B)."""
         for key in self.tensors:
-            if key.endswith(DOWN):
-                path = key.removesuffix(DOWN)
-                yield path, key, path + UP
+            if key.endswith(LORA_A):
+                path = key.removesuffix(LORA_A)
+                yield path, key, path + LORA_B
 
     def token_rows(self, base: PreTrainedModel) -> Iterator[tuple[str, str, list[int]]]:
-        """Yield (path of an embedding table or head, key of the rows that replace some of its own, their token ids)."""
+        """Yield (path of an embedding table or output head, key of its trained rows, their token ids)."""
         for key in self.tensors:
-            if key.endswith(ROWS):
-                path = key.removesuffix(ROWS)
+            if key.endswith(TOKEN_ROWS):
+                path = key.removesuffix(TOKEN_ROWS)
                 ids = self.config["trainable_token_indices"][path.rpartition(".")[2]]
                 yield path, key, ids
                 if base.config.tie_word_embeddings and not self.is_scalar:
@@ -68,23 +71,26 @@ class Adapter:
 
 
 def read_adapter(path: str, key: str) -> Adapter:
-    """Read the adapter folder that the recipe's `key` names; RunError if it is none, or one a base cannot share."""
+    """Read the adapter folder `path`; `key` is the recipe key that names it, for error messages.
+
+    Raises RunError if the folder is not an adapter's, if it is incomplete, or if models=shared does not support it.
+    """
     if not is_adapter(path):
         raise RunError(
             f"{key}={path} is a whole model, but models=shared needs adapters of one base; train with "
             "lora.r=64 lora.merge=false, or set models=full"
         )
-    config = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
-    tensors = {k.removeprefix(PREFIX): v for k, v in load_file(Path(path) / WEIGHTS).items()}
-    odd = [name for name in REFUSED if config.get(name)]
-    odd += sorted(k for k in tensors if not k.endswith((DOWN, UP, ROWS)) and k != SCORE)
+    config = json.loads((Path(path) / CONFIG_FILE).read_text(encoding="utf-8"))
+    tensors = {k.removeprefix(KEY_PREFIX): v for k, v in load_file(Path(path) / WEIGHTS_FILE).items()}
+    odd = [name for name in UNSUPPORTED_OPTIONS if config.get(name)]
+    odd += sorted(k for k in tensors if not k.endswith((LORA_A, LORA_B, TOKEN_ROWS)) and k != SCORE)
     if config["peft_type"] != "LORA" or odd:
-        raise RunError(f"{key}={path} has {', '.join(odd) or config['peft_type']}, which models=shared cannot hold; "
-                       "set models=full")  # fmt: skip
-    halves = {k.removesuffix(DOWN) for k in tensors if k.endswith(DOWN)}
-    halves ^= {k.removesuffix(UP) for k in tensors if k.endswith(UP)}
+        raise RunError(f"{key}={path} has {', '.join(odd) or config['peft_type']}, which models=shared does not "
+                       "support; set models=full")  # fmt: skip
+    halves = {k.removesuffix(LORA_A) for k in tensors if k.endswith(LORA_A)}
+    halves ^= {k.removesuffix(LORA_B) for k in tensors if k.endswith(LORA_B)}
     if halves:
-        raise RunError(f"{key}={path} has one of two LoRA matrices of {min(halves)}; copy the whole folder")
+        raise RunError(f"{key}={path} has only one of the two LoRA matrices of {min(halves)}; copy the whole folder")
     beside = Path(path) / SCALAR_HEAD
     scalar = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
     if (scalar is not None) != (SCORE in tensors):
@@ -96,10 +102,15 @@ def write_adapter(
     adapter: Adapter, tensors: Mapping[str, torch.Tensor], base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     folder: Path,
 ) -> None:  # fmt: skip
-    """Write `adapter` with other tensors as a folder that `read_adapter`, peft and our own loading can read."""
+    """Write an adapter folder that `read_adapter`, `load_causal` or `load_scalar`, and peft can read.
+
+    The configuration is that of `adapter`; `tensors` have the same keys. `base` gives the generation config.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    durable.write_json(folder / CONFIG, adapter.config)
-    save_file({PREFIX + k: v.contiguous().cpu() for k, v in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    durable.write_json(folder / CONFIG_FILE, adapter.config)
+    save_file(
+        {KEY_PREFIX + k: v.contiguous().cpu() for k, v in tensors.items()}, folder / WEIGHTS_FILE, {"format": "pt"}
+    )
     if adapter.is_scalar:
         durable.write_json(folder / SCALAR_HEAD, adapter.scalar)
     else:

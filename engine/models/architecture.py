@@ -1,6 +1,6 @@
-"""Which of transformers' classes a checkpoint is loaded as, and which checkpoints are refused by their configuration.
+"""Choose the transformers class of a checkpoint, and refuse checkpoints by their configuration.
 
-What a configuration does not show is found by the self-test (engine/models/self_test.py).
+The self-test (engine/models/self_test.py) finds what a configuration does not show.
 """
 
 from transformers import (
@@ -14,7 +14,7 @@ from engine.errors import RunError
 from engine.forward.logprobs import with_logprobs
 from engine.forward.scalar_head import scalar_class
 
-# Keys by which models scale or cap their logits, in the names that transformers' configurations have for it.
+# Keys of transformers' configurations that scale or cap a model's logits.
 LOGIT_KEYS = (
     "final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale", "logits_scaling",
     "lm_head_multiplier",
@@ -22,7 +22,10 @@ LOGIT_KEYS = (
 
 
 def causal_class(config: PretrainedConfig, path: str, *, in_4bit: bool) -> type[PreTrainedModel]:
-    """Return the class of a causal LM, with our log-probabilities; RunError where there is none that can be trained."""
+    """Return the class of a causal LM, with log-probabilities added (`with_logprobs`).
+
+    Raises RunError for other kinds of models, quantised weights, and logits that are scaled or capped.
+    """
     refuse_quantised(config, path, in_4bit)
     if type(config) not in AutoModelForCausalLM._model_mapping or config.is_encoder_decoder:
         raise RunError(f"{path} is {kind_of(config)}, not a causal language model; give one of those as the base")
@@ -31,7 +34,10 @@ def causal_class(config: PretrainedConfig, path: str, *, in_4bit: bool) -> type[
 
 
 def classification_class(config: PretrainedConfig, path: str, *, in_4bit: bool) -> type[PreTrainedModel]:
-    """Return the class of a reward model; RunError where transformers has none for this family."""
+    """Return the class of a reward model (`scalar_class`).
+
+    Raises RunError if transformers has no sequence classification for this family, and for quantised weights.
+    """
     refuse_quantised(config, path, in_4bit)
     if type(config) not in AutoModelForSequenceClassification._model_mapping or config.is_encoder_decoder:
         raise RunError(
@@ -42,7 +48,7 @@ def classification_class(config: PretrainedConfig, path: str, *, in_4bit: bool) 
 
 
 def kind_of(config: PretrainedConfig) -> str:
-    """Return what a configuration describes, for an error message."""
+    """Return the kind of model that a configuration describes, for an error message."""
     if config.is_encoder_decoder:
         return f"an encoder-decoder ({config.model_type})"
     if hasattr(config, "vision_config") or hasattr(config, "audio_config"):
@@ -51,12 +57,12 @@ def kind_of(config: PretrainedConfig) -> str:
 
 
 def is_foreign_reward_model(config: PretrainedConfig) -> bool:
-    """Return whether a checkpoint is a sequence classification that another tool wrote."""
+    """Return whether a checkpoint is a sequence classification model that another tool saved."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def refuse_quantised(config: PretrainedConfig, path: str, in_4bit: bool) -> None:
-    """Raise RunError for a checkpoint whose weights are stored quantised; bitsandbytes' own load under `in_4bit`."""
+    """Raise RunError if a checkpoint's weights are quantised; `in_4bit` accepts those of bitsandbytes."""
     stored = getattr(config, "quantization_config", None)
     if stored is None:
         return
@@ -65,17 +71,17 @@ def refuse_quantised(config: PretrainedConfig, path: str, in_4bit: bool) -> None
     if not (in_4bit and method.startswith("bitsandbytes")):
         raise RunError(
             f"the weights of {path} are stored quantised ({method}), and such weights cannot be trained; give the "
-            "model that they were made from (to train adapters on it in 4 bits: lora.load_in_4bit=true "
+            "unquantised model (to train adapters on it in 4 bits: lora.load_in_4bit=true "
             "lora.merge=false lora.r=64)"
         )
 
 
 def refuse_unknown_logits(config: PretrainedConfig) -> None:
-    """Raise RunError for models that scale or cap their logits: our log-probabilities are softmax(head(hidden))."""
+    """Raise RunError for models that scale or cap their logits: we compute log softmax(head(hidden)) without that."""
     values = config.get_text_config().to_dict()
     for key in LOGIT_KEYS:
         if values.get(key) not in (None, 1.0):
             raise RunError(
-                f"{config.model_type} models transform their logits ({key}), which plumbline does not do yet; take a "
+                f"{config.model_type} models transform their logits ({key}), which plumbline does not support; use a "
                 "base of another family"
             )

@@ -1,7 +1,7 @@
-"""A checkpoint's weights read into a model: all that the model has, and nothing that it cannot use.
+"""Load a checkpoint's weights into a model, and raise an error if the two do not match.
 
-transformers draws weights that a checkpoint lacks at random and leaves those that it does not know out, with a line in
-a log. Both give a model that is not the checkpoint's, so here they are errors.
+transformers initialises missing weights at random and ignores unknown ones, with a line in a log. Either way the model
+is not the one that was saved. Here missing weights are errors, and so are unknown weights inside the model's layers.
 """
 
 import copy
@@ -25,24 +25,25 @@ from engine.errors import RunError, first_line
 from engine.forward.attention import implementation_of
 from engine.models.four_bits import four_bit_arguments
 from engine.models.self_test import failure_of
-from engine.models.self_test_reasons import named, way_out
+from engine.models.self_test_reasons import short_error, way_out
 
-# safetensors' names of half types.
-STORED = {"BF16": torch.bfloat16, "F16": torch.float16}
-# How Git LFS begins the small file that stands for one that was not fetched.
-LFS = b"version https://git-lfs.github.com/spec/"
-# What a class raises that does not know the attention it is to have.
+# safetensors' names of half-precision dtypes.
+HALF_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+# The start of a Git LFS pointer, the small file in place of one that was not fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# Errors of classes that do not support the requested attention implementation.
 BUILD_ERRORS = (KeyError, AttributeError, TypeError, ValueError, NotImplementedError)
-# What wrappers put in front of a model's keys, and who does.
-PREFIXES = {
+# Prefixes that wrappers add to a model's keys, with the wrapper.
+WRAPPER_PREFIXES = {
     "_orig_mod.": "torch.compile", "module.": "DistributedDataParallel or DeepSpeed", "base_model.model.": "peft",
     "_fsdp_wrapped_module.": "FSDP",
 }  # fmt: skip
-# Buffers that older versions of transformers stored, which are computed from the configuration.
-COMPUTED = re.compile(
+# Buffers that older versions of transformers stored; they are computed from the configuration.
+COMPUTED_BUFFERS = re.compile(
     r"(rotary_emb\.(inv_freq|cos_cached|sin_cached)|\battn\.(masked_)?bias|\battention\.(masked_)?bias|position_ids)$"
 )
-NAMED = 3  # so many keys are named in an error
+# An error lists at most this many keys.
+MAX_LISTED_KEYS = 3
 
 
 def from_pretrained(
@@ -54,14 +55,19 @@ def from_pretrained(
     dtype: torch.dtype = torch.float32,
     may_lack: Collection[str] = (),
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Load a model, in 4 bits if wanted; return it and those of the `may_lack` weights that its checkpoint lacks.
+    """Load a model of a given class; return it and the names of the `may_lack` weights that its checkpoint lacks.
 
-    Raises RunError for files that are no weights, for other weights that are missing or have other shapes than the
-    configuration says, and for weights of the model's own layers that its class does not have.
+    Args:
+        path: a model folder or hub id, not an adapter.
+        in_4bit: quantise linear layers; `dtype` then applies to the other weights.
+        may_lack: names of weights that may be missing or have other shapes; they are initialised at random.
+
+    Raises RunError for damaged files, for other weights that are missing or whose shapes do not match the
+    configuration, and for weights inside the model's layers that its class does not use.
     """
     refuse_broken_files(path, model)
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report of missing weights has a line for each of them
+    logging.set_verbosity_error()  # it would report every missing weight on a line of its own
     try:
         loaded, report = model_class.from_pretrained(
             path,
@@ -70,7 +76,7 @@ def from_pretrained(
             revision=model.revision,
             attn_implementation=implementation_of(model.attention),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported, and refused below
+            ignore_mismatched_sizes=True,  # reported, and an error below
             **(four_bit_arguments(model) if in_4bit else {}),
         )
     except ImportError as error:
@@ -85,7 +91,7 @@ def from_pretrained(
     except BUILD_ERRORS as error:
         raise RunError(
             f"{path}: {model_class.__name__} cannot be built under model.attention="
-            f"{implementation_of(model.attention)} ({named(error)})"
+            f"{implementation_of(model.attention)} ({short_error(error)})"
             f"; {_way_to_build(model_class, path, config, model)}"
         ) from None
     except OSError as error:
@@ -96,7 +102,7 @@ def from_pretrained(
 
 
 def _way_to_build(model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, model: Model) -> str:
-    """Return the way out for a class that cannot be built: another attention that passes the self-test, or none."""
+    """Return what to do if a class cannot be built: use another attention, if one passes the self-test."""
     for other in ("sdpa", "eager"):
         try:
             loaded = model_class.from_pretrained(
@@ -110,55 +116,55 @@ def _way_to_build(model_class: type[PreTrainedModel], path: str, config: Pretrai
 
 
 def check_report(path: str, loaded: PreTrainedModel, report: dict[str, Any], may_lack: Collection[str]) -> list[str]:
-    """Return the `may_lack` weights that are missing; RunError for what else does not fit, by transformers' report."""
-    foreign = {key for key in report["unexpected_keys"] if not COMPUTED.search(key)}
-    missing = {key for key in report["missing_keys"] if not COMPUTED.search(key)}
+    """Return the `may_lack` weights that are missing; RunError for every other mismatch that transformers reports."""
+    foreign = {key for key in report["unexpected_keys"] if not COMPUTED_BUFFERS.search(key)}
+    missing = {key for key in report["missing_keys"] if not COMPUTED_BUFFERS.search(key)}
     mismatched = sorted(entry for entry in report["mismatched_keys"] if entry[0] not in may_lack)
     lacking = missing - set(may_lack)
     if lacking:
         raise RunError(
-            f"{path} lacks {_some(lacking)}, which would be trained from random numbers; {_cause(lacking, foreign)}"
+            f"{path} lacks {_some(lacking)}, which would be initialised at random; {_cause(lacking, foreign)}"
         )
     if mismatched:
         key, stored, wanted = mismatched[0]
         raise RunError(
-            f"{path}: {key} has the shape {list(stored)}, by config.json it should have {list(wanted)}; see "
+            f"{path}: {key} has the shape {list(stored)}, but config.json gives {list(wanted)}; check "
             "that config.json belongs to these weights"
         )
     inside = {key for key in foreign if _is_inside(loaded, key)}
     if inside:
         raise RunError(
-            f"{path} has {_some(inside)}, which {type(loaded).__name__} does not use: the model would compute "
-            "something else than these weights were trained for; see that config.json belongs to them"
+            f"{path} has {_some(inside)}, which {type(loaded).__name__} does not use: the model would not "
+            "compute what these weights were trained for; check that config.json belongs to them"
         )
-    if foreign and loaded.can_generate() and is_main_process():  # a scalar model leaves out the base's head
-        print(f"warning: {path} has {_some(foreign)}, not part of {type(loaded).__name__}; left out", file=sys.stderr)
+    if foreign and loaded.can_generate() and is_main_process():  # a scalar model never uses the base's head
+        print(f"warning: {path} has {_some(foreign)}, not part of {type(loaded).__name__}; ignored", file=sys.stderr)
     return sorted(missing)
 
 
 def _some(keys: Collection[str]) -> str:
-    named = ", ".join(sorted(keys)[:NAMED])
-    return named if len(keys) <= NAMED else f"{named} and {len(keys) - NAMED} more weights"
+    listed = ", ".join(sorted(keys)[:MAX_LISTED_KEYS])
+    return listed if len(keys) <= MAX_LISTED_KEYS else f"{listed} and {len(keys) - MAX_LISTED_KEYS} more weights"
 
 
 def _cause(lacking: set[str], foreign: set[str]) -> str:
-    """Return the likely cause of missing weights, and the way out."""
+    """Return the likely cause of missing weights, and what to do about it."""
     starts = Counter(
         key[: len(key) - len(name)] for key in foreign for name in lacking if key != name and key.endswith("." + name)
     )
     if not starts:
-        starts = Counter(prefix for key in foreign for prefix in PREFIXES if key.startswith(prefix))
+        starts = Counter(prefix for key in foreign for prefix in WRAPPER_PREFIXES if key.startswith(prefix))
     if starts:
         prefix = starts.most_common(1)[0][0]
-        writer = f", as {PREFIXES[prefix]} writes it" if prefix in PREFIXES else ""
+        writer = f", as {WRAPPER_PREFIXES[prefix]} writes it" if prefix in WRAPPER_PREFIXES else ""
         return f"its keys begin with {prefix!r}{writer}: save it again without that prefix"
     if foreign:
-        return f"it has {_some(foreign)} instead; see that config.json belongs to these weights"
-    return "copy the whole folder, with all files of weights"
+        return f"it has {_some(foreign)} instead; check that config.json belongs to these weights"
+    return "copy the whole folder, with all weight files"
 
 
 def _is_inside(model: PreTrainedModel, key: str) -> bool:
-    """Return whether an unknown weight's name lies within one of the model's layers, and not beside them."""
+    """Return whether an unknown weight belongs to one of the model's existing layers."""
     parts = key.split(".")
     for length in range(len(parts) - 1, 0, -1):
         try:
@@ -170,7 +176,7 @@ def _is_inside(model: PreTrainedModel, key: str) -> bool:
 
 
 def weight_files(path: str, model: Model) -> list[str]:
-    """Return a checkpoint's safetensors files, or its file in torch's own format; none where neither is there."""
+    """Return the paths of a checkpoint's safetensors files, else of its pytorch_model.bin; empty if it has neither."""
 
     def here(name: str) -> str | None:
         return cached_file(path, name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
@@ -182,29 +188,29 @@ def weight_files(path: str, model: Model) -> list[str]:
 
 
 def refuse_broken_files(path: str, model: Model) -> None:
-    """Raise RunError for a file of weights that Git LFS has not fetched, or that is not whole."""
+    """Raise RunError if a weight file is a Git LFS pointer or is damaged."""
     try:
         files = weight_files(path, model)
     except (OSError, ValueError):
-        return  # from_pretrained reports what is not there
+        return  # from_pretrained reports missing files
     for name in files:
         with Path(name).open("rb") as file:
-            pointer = file.read(len(LFS)) == LFS
+            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
         if pointer:
-            raise RunError(f"{name} is a Git LFS pointer and not the weights; fetch them: git lfs pull")
+            raise RunError(f"{name} is a Git LFS pointer, not the weights; fetch them: git lfs pull")
         if name.endswith(".safetensors"):
             try:
                 safe_open(name, "pt")
             except SafetensorError as error:
-                raise RunError(f"{name} is damaged or not whole ({first_line(error)}); download it again") from None
+                raise RunError(f"{name} is damaged or incomplete ({first_line(error)}); download it again") from None
 
 
 def stored_type(path: str, model: Model) -> torch.dtype:
-    """Return the type of the weights in a checkpoint's safetensors files; float32 where they have several types."""
+    """Return the dtype of the weights in a checkpoint's safetensors files; float32 if they have several dtypes."""
     refuse_broken_files(path, model)
     found = set()
     for file in weight_files(path, model):
         if file.endswith(".safetensors"):
             with safe_open(file, "pt") as tensors:
                 found |= {tensors.get_slice(name).get_dtype() for name in tensors.offset_keys()}
-    return STORED[found.pop()] if len(found) == 1 and found <= STORED.keys() else torch.float32
+    return HALF_DTYPES[found.pop()] if len(found) == 1 and found <= HALF_DTYPES.keys() else torch.float32

@@ -1,4 +1,4 @@
-"""How long a sequence a model can read, compared with the longest one of a run before its first step."""
+"""Check before the first step that a model can read the longest sequence of a run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,17 +10,18 @@ from engine.errors import RunError
 
 
 def check_length(model_config: PretrainedConfig, longest: int, what: str, way_out: str) -> None:
-    """Compare a run's longest sequence with the positions that a model has.
+    """Compare the length of a run's longest sequence with the positions that a model has.
+
+    Prints a warning for rotary positions beyond `max_position_embeddings`, which the model can still compute.
 
     Args:
-        model_config: the model's configuration; of a composite one its text part counts.
-        longest: tokens in the longest sequence.
-        what: what that sequence is, the subject of the message: "the longest row of data.train".
-        way_out: what to change; "{limit}" in it stands for the number of tokens that the model can read.
+        model_config: the model's configuration; of a multimodal one the text part is used.
+        longest: length of the longest sequence in tokens.
+        what: the subject of the message, such as "the longest row of data.train".
+        way_out: what to change; "{limit}" in it is replaced by the number of tokens that the model can read.
 
-    Raises RunError where the model has no positions for the sequence (learned or tabulated ones), and where its rotary
-    positions would depend on the sequences beside it (rope types dynamic and longrope). Prints a warning for other
-    rotary positions, which go on, beyond `max_position_embeddings`.
+    Raises RunError if the model has no positions for the sequence (learned or tabulated positions), or if its rotary
+    positions would depend on the other sequences in the batch (rope types dynamic and longrope).
     """
     config = model_config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
@@ -33,7 +34,7 @@ def check_length(model_config: PretrainedConfig, longest: int, what: str, way_ou
         if kind in ("dynamic", "longrope") and longest > bound:
             raise RunError(
                 f"{what} has {longest:,} tokens, and beyond {bound:,} the model's positions (rope_type {kind}) depend "
-                f"on the longest sequence beside them; {way_out.format(limit=bound)}"
+                f"on the longest sequence in the batch; {way_out.format(limit=bound)}"
             )
     if longest <= limit:
         return
@@ -43,13 +44,13 @@ def check_length(model_config: PretrainedConfig, longest: int, what: str, way_ou
     if is_main_process():
         print(
             f"warning: {what} has {longest:,} tokens, and the model was made for {limit:,} "
-            f"(max_position_embeddings); {way_out}, unless the model is to learn longer text",
+            f"(max_position_embeddings); {way_out}, unless you mean to train it on longer text",
             flush=True,
         )
 
 
 def _ropes(parameters: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the parameters of every kind of rotary position in a model: one, or one a kind of layer."""
+    """Yield the parameters of each kind of rotary position in a model: one in all, or one per layer type."""
     if not isinstance(parameters, Mapping):
         return
     if "rope_type" in parameters or "rope_theta" in parameters:

@@ -1,4 +1,4 @@
-"""Dropout and other noise of training, off by whatever name a family has for it; attention's as the recipe says."""
+"""Switch off dropout and other training noise, whatever a family calls it; set attention dropout from the recipe."""
 
 import re
 from typing import Any
@@ -9,17 +9,18 @@ from transformers import PretrainedConfig
 
 from engine.errors import RunError
 
-# Names of configurations and modules: dropout, attn_pdrop, layerdrop, drop_path_rate, router_jitter_noise, …
-NOISE = re.compile(r"drop|jitter", re.IGNORECASE)
-ATTENTION = re.compile(r"att", re.IGNORECASE)
-# transformers' names for the share of attention weights that is dropped.
+# Names in configurations and modules: dropout, attn_pdrop, layerdrop, drop_path_rate, router_jitter_noise, …
+NOISE_NAME = re.compile(r"drop|jitter", re.IGNORECASE)
+ATTENTION_NAME = re.compile(r"att", re.IGNORECASE)
+# transformers' configuration keys for attention dropout.
 ATTENTION_KEYS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
 
 
 def set_dropout(config: PretrainedConfig, attention: float) -> None:
-    """Set attention's dropout in a configuration, and all other noise to 0; RunError where attention has none to set.
+    """Set a configuration's attention dropout to `attention` (a probability), and all other noise to 0.
 
-    A key that a family does not have is left out of its configuration, but for `attention_dropout`.
+    Adds no key that the family does not have, except `attention_dropout`. Raises RunError if `attention` is not 0 and
+    the family has no attention dropout.
     """
     parts = {id(part): part for part in (config, config.get_text_config())}.values()
     known = {key for part in parts for key in ATTENTION_KEYS if hasattr(part, key)}
@@ -38,22 +39,25 @@ def set_dropout(config: PretrainedConfig, attention: float) -> None:
 
 
 def switch_off_noise(model: torch.nn.Module, *, keep_attention: bool) -> None:
-    """Set what modules hold of dropout and noise to 0, for families that do not take it from their configuration.
+    """Set modules' dropout and noise to 0, for families that do not read them from their configuration.
 
-    With `keep_attention`, what belongs to attention by its name stays.
+    `keep_attention` leaves modules and attributes unchanged whose names show that they are attention's.
     """
     for path, module in model.named_modules():
         if isinstance(module, _DropoutNd):
-            if not (keep_attention and ATTENTION.search(path)):
+            if not (keep_attention and ATTENTION_NAME.search(path)):
                 module.p = 0.0
             continue
         for name, value in vars(module).items():
-            if is_noise(name, value) and not (keep_attention and ATTENTION.search(f"{path}.{name}")):
+            if is_noise(name, value) and not (keep_attention and ATTENTION_NAME.search(f"{path}.{name}")):
                 setattr(module, name, 0.0)
 
 
 def is_noise(name: str, value: Any) -> bool:
-    """Return whether an attribute is a share or an amount of noise that is not 0."""
+    """Return whether an attribute is a dropout rate or other amount of noise above 0."""
     return (
-        NOISE.search(name) is not None and isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        NOISE_NAME.search(name) is not None
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and value > 0
     )

@@ -1,7 +1,7 @@
-"""A base in 4 bits under adapters in float32 (QLoRA: Dettmers et al. 2023), by bitsandbytes.
+"""Load a base in 4 bits with bitsandbytes, to train float32 adapters on it (QLoRA, Dettmers et al. 2023).
 
-Linear layers are in NF4 with 8-bit scales; embeddings, norms and heads are not quantised. bitsandbytes is an extra: it
-is not among plumbline's requirements.
+Linear layers are stored as NF4 with 8-bit scales; embeddings, norms and heads are not quantised. bitsandbytes is
+optional: it is not in plumbline's requirements.
 """
 
 import os
@@ -18,7 +18,7 @@ from engine.models.vocabulary import stop_at_end_of_turn
 
 
 def four_bit_arguments(model: Model) -> dict[str, Any]:
-    """Return arguments with which `from_pretrained` loads linear layers but heads in 4 bits, on this rank's device."""
+    """Return the `from_pretrained` arguments that load linear layers, except heads, in 4 bits on this rank's device."""
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -30,8 +30,12 @@ def four_bit_arguments(model: Model) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": place}}
 
 
-def settle_in_4bit(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedModel:
-    """Make a model in 4 bits ready for adapters; RunError where its weights would have to be changed first."""
+def prepare_4bit_base(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedModel:
+    """Freeze a model that was loaded in 4 bits and set training mode, so that adapters can be added.
+
+    Raises RunError if its weights would have to change first: `path` is an adapter, or rows for ChatML tokens are
+    missing.
+    """
     if is_adapter(path):
         raise RunError(
             f"{path} is an adapter, which cannot be merged into a base in 4 bits; merge it first: "
@@ -39,13 +43,13 @@ def settle_in_4bit(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         )
     if loaded.config.vocab_size < len(tokenizer):
         raise RunError(
-            f"{path} has no rows for the ChatML tokens, and an adapter of a base in 4 bits cannot bring them; leave "
+            f"{path} has no rows for the ChatML tokens, and an adapter on a base in 4 bits cannot add them; leave "
             "load_in_4bit out"
         )
     if loaded.can_generate():
         stop_at_end_of_turn(loaded, tokenizer)
     for module in loaded.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # On some CPUs the first evaluation would repack a layer into a form that has no backward pass.
+            # On some CPUs the first pass in evaluation mode would repack a layer into a form without a backward pass.
             module.support_avx512bf16_for_cpu = False
     return loaded.train().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The generation config that a base brings along: transformers refuses to save some that it loads."""
+"""Check and repair a base's generation config: transformers loads some that it then refuses to save."""
 
 import re
 
@@ -8,20 +8,21 @@ from engine.errors import RunError, first_line
 
 
 def refuse_invalid_generation_config(path: str, revision: str | None) -> None:
-    """Raise RunError for a base's generation config with which transformers would not even load the model."""
+    """Raise RunError if the base's generation config keeps transformers from loading the model."""
     try:
         GenerationConfig.from_pretrained(path, revision=revision)
     except OSError:
-        return  # there is none
+        return  # the base has no generation config
     except ValueError as error:
         raise _invalid(path, error) from None
 
 
-def mend_generation_config(model: PreTrainedModel, path: str) -> None:
-    """Unset what a base's generation config sets without effect; RunError for one that cannot be saved even so.
+def repair_generation_config(model: PreTrainedModel, path: str) -> None:
+    """Unset settings of the base's generation config that have no effect and would keep it from being saved.
 
-    A temperature beside `do_sample: false` is such a setting: plain `generate` ignores it, but `save_pretrained` raises
-    an error as soon as anything else in the file was changed, which would be at the first checkpoint.
+    One is a temperature with `do_sample: false`: `generate` ignores it, but `save_pretrained` raises an error once
+    anything else in the config has changed, which would be at the first checkpoint. Raises RunError if the config still
+    cannot be saved.
     """
     config = model.generation_config
     try:

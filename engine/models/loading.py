@@ -1,8 +1,8 @@
-"""Causal LMs and reward models loaded from a folder or a hub id, to be trained or frozen.
+"""Load causal LMs and reward models from a folder or a hub id, for training or frozen.
 
-Trained weights are float32 whatever the checkpoint's type, since AdamW at a learning rate of 1e-6 changes no bfloat16
-weight. Frozen models are stored in the computation's type. A reward model's head and score offset are never initialised
-silently.
+Trained weights are float32 whatever the checkpoint's dtype, because AdamW at a learning rate of 1e-6 changes no
+bfloat16 weight. Frozen models are stored in the compute dtype. A missing head or score offset of a reward model is an
+error, never initialised silently.
 """
 
 import copy
@@ -26,14 +26,14 @@ from engine.models.architecture import (
 )
 from engine.models.checkpoint import from_pretrained, stored_type
 from engine.models.dropout import set_dropout, switch_off_noise
-from engine.models.four_bits import settle_in_4bit
-from engine.models.generation_config import mend_generation_config, refuse_invalid_generation_config
+from engine.models.four_bits import prepare_4bit_base
+from engine.models.generation_config import refuse_invalid_generation_config, repair_generation_config
 from engine.models.self_test import self_test
 from engine.models.vocabulary import fit_embeddings, stop_at_end_of_turn
 
-# The keys that make a configuration that of a reward model, and the file that holds them beside an adapter.
+# Configuration keys that mark a reward model, and the file that stores them in an adapter folder.
 SCALAR_KEYS, SCALAR_HEAD = ("score_offset", "score_token_id"), "scalar_head.json"
-HEAD = "score.weight"
+HEAD_WEIGHT = "score.weight"
 
 
 def load_causal(
@@ -46,15 +46,17 @@ def load_causal(
     as_stored: bool = False,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """Load a causal LM with an embedding row for every token of `tokenizer`; an adapter folder is merged into its base.
+    """Load a causal LM with an embedding row for every token of `tokenizer`; merge an adapter folder into its base.
 
-    A `trained` model is float32 and in training mode, a frozen one has the computation's type, no gradients and is in
-    evaluation mode. `in_4bit`: linear layers are quantised, all weights are frozen, the mode is training, and the model
-    is on its device already. `as_stored`: where no rows have to be added, weights keep the type of their files and are
-    memory-mapped, so that the ranks of a machine share them.
+    Args:
+        path: a model folder, an adapter folder or a hub id.
+        model: the recipe's section, for dtype, attention and revision.
+        trained: return float32 weights in training mode; else the compute dtype, no gradients, evaluation mode.
+        in_4bit: quantise linear layers, freeze all weights and set training mode; ignores `device`.
+        as_stored: keep the weights' stored dtype and memory-map them if no rows have to be added, so that the ranks of
+            a machine share the memory.
 
-    Raises RunError for a path without a model, for models that cannot be trained here, and for checkpoints that lack
-    weights.
+    Raises RunError if `path` has no model, if the model cannot be trained here, or if weights are missing.
     """
     config = load_config(base_of(path), model)
     set_dropout(config, model.attention_dropout if trained else 0.0)
@@ -65,14 +67,14 @@ def load_causal(
         dtype = stored_type(path, model)
     refuse_invalid_generation_config(base_of(path), model.revision)
     loaded, _ = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype)
-    mend_generation_config(loaded, base_of(path))
+    repair_generation_config(loaded, base_of(path))
     if in_4bit:
-        return checked(settle_in_4bit(loaded, tokenizer, path), path, model)
+        return finish_loading(prepare_4bit_base(loaded, tokenizer, path), path, model)
     fit_embeddings(loaded, tokenizer)
     if is_adapter(path):
         loaded = merge_adapter(loaded, path)
     stop_at_end_of_turn(loaded, tokenizer)
-    return checked(settle(loaded, model, trained, device), path, model)
+    return finish_loading(set_dtype_and_mode(loaded, model, trained, device), path, model)
 
 
 def load_scalar(
@@ -87,17 +89,17 @@ def load_scalar(
 ) -> PreTrainedModel:
     """Load a trained reward model with its head and score offset; the arguments are those of `load_causal`.
 
-    Raises RunError if its head or offset is missing.
+    Raises RunError as `load_causal` does, and if the head or the score offset is missing.
     """
     config = scalar_config(path, model)
     if config is None:
-        raise RunError(f"{path} is no reward model: it has no score_offset; make one with: make rm")
+        raise RunError(f"{path} is not a reward model: it has no score_offset; train one with: make rm")
     set_dropout(config, model.attention_dropout if trained else 0.0)
     dtype = stored_type(path, model) if as_stored and not is_adapter(path) else torch.float32
     model_class = classification_class(config, path, in_4bit=in_4bit)
-    loaded, missing = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype, may_lack=[HEAD])
+    loaded, missing = from_pretrained(model_class, base_of(path), config, model, in_4bit, dtype, may_lack=[HEAD_WEIGHT])
     if in_4bit and not missing:
-        return checked(settle_in_4bit(loaded, tokenizer, path), path, model)
+        return finish_loading(prepare_4bit_base(loaded, tokenizer, path), path, model)
     if is_adapter(path):
         fit_embeddings(loaded, tokenizer)
         loaded = merge_adapter(loaded, path)
@@ -106,11 +108,11 @@ def load_scalar(
             f"{path} lacks {', '.join(missing)}: a reward model without its head would score at random; "
             "copy the whole folder that make rm wrote"
         )
-    return checked(settle(loaded, model, trained, device), path, model)
+    return finish_loading(set_dtype_and_mode(loaded, model, trained, device), path, model)
 
 
 def scalar_config(path: str, model: Model) -> PretrainedConfig | None:
-    """Return the configuration of a model with a scalar head; None if the model in `path` has none."""
+    """Return the configuration of the reward model in `path`; None if it has no scalar head."""
     config = load_config(base_of(path), model)
     beside = Path(path) / SCALAR_HEAD
     if is_adapter(path) and beside.exists():
@@ -122,10 +124,10 @@ def scalar_config(path: str, model: Model) -> PretrainedConfig | None:
 def new_scalar(
     path: str, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, *, in_4bit: bool = False
 ) -> PreTrainedModel:
-    """Return a base model's body with a new scalar head, to be trained.
+    """Return a base model's body with a new scalar head, for training.
 
-    The head is drawn from the model's own initial distribution (zero mean) and is a function of `seed`. A reward model
-    that another tool trained (a sequence classification with one label) keeps its head.
+    The head is initialised by the model's class (zero mean) and depends on `seed` alone. A reward model from another
+    tool (a sequence classification with one label) keeps its head.
     """
     plain = load_config(base_of(path), model)
     foreign = is_foreign_reward_model(plain) and not is_adapter(path)
@@ -142,47 +144,50 @@ def new_scalar(
     scalar = model_class(config)
     getattr(scalar, scalar.base_model_prefix).load_state_dict(causal.base_model.state_dict())
     scalar.set_attn_implementation(implementation_of(model.attention))
-    return checked(scalar, path, model)
+    return finish_loading(scalar, path, model)
 
 
 def foreign_head_note(path: str, config: PretrainedConfig) -> str:
-    """Return what happens to the head of a sequence classification that another tool wrote."""
+    """Return a line that says whether the head of another tool's sequence classification is kept or replaced."""
     if config.num_labels == 1:
         return (
-            f"{path} is a reward model of another tool: its head is kept, and its score is read at the last <|im_end|>"
+            f"{path} is a reward model from another tool: its head is kept, and its score is read at the last "
+            "<|im_end|>"
         )
-    return f"{path} has a head of {config.num_labels} labels; a new one of one label takes its place"
+    return f"{path} has a head with {config.num_labels} labels; it is replaced by a new head with one label"
 
 
 def _scalar_of_checkpoint(
     path: str, config: PretrainedConfig, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, in_4bit: bool,
     keeps_head: bool,
 ) -> PreTrainedModel:  # fmt: skip
-    """Load a checkpoint straight into the class with a scalar head, which is the checkpoint's own or a new one."""
+    """Load a checkpoint directly into the class with a scalar head, keeping its own head or initialising a new one."""
     model_class = classification_class(config, path, in_4bit=in_4bit)
     config.num_labels, config.score_offset, config.score_token_id = 1, 0.0, control(tokenizer).im_end
     set_dropout(config, model.attention_dropout)
     torch.manual_seed(seed)
-    scalar, _ = from_pretrained(model_class, path, config, model, in_4bit, may_lack=() if keeps_head else [HEAD])
+    scalar, _ = from_pretrained(model_class, path, config, model, in_4bit, may_lack=() if keeps_head else [HEAD_WEIGHT])
     if in_4bit:
-        return checked(settle_in_4bit(scalar, tokenizer, path), path, model)
+        return finish_loading(prepare_4bit_base(scalar, tokenizer, path), path, model)
     fit_embeddings(scalar, tokenizer)
-    return checked(settle(scalar, model, True, "cpu"), path, model)
+    return finish_loading(set_dtype_and_mode(scalar, model, True, "cpu"), path, model)
 
 
 def load_config(path: str, model: Model) -> PretrainedConfig:
-    """Load the configuration of a model folder or hub id; RunError if there is none."""
+    """Load the configuration of a model folder or hub id; raise RunError if there is none."""
     try:
         return AutoConfig.from_pretrained(path, revision=model.revision)
     except (OSError, ValueError) as error:
         raise RunError(f"no model at {path} ({first_line(error)}); give a model folder or a hub id") from None
 
 
-def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.device | str) -> PreTrainedModel:
-    """Set type, mode and device of a model that was just loaded."""
+def set_dtype_and_mode(
+    loaded: PreTrainedModel, model: Model, trained: bool, device: torch.device | str
+) -> PreTrainedModel:
+    """Set dtype, training or evaluation mode, gradients and device of a model that was just loaded."""
     if trained:
-        return loaded.to(device).train().requires_grad_(True)  # merging an adapter has frozen all
-    # Buffers that no checkpoint holds, such as the frequencies of rotary positions, stay float32 in plain loading too.
+        return loaded.to(device).train().requires_grad_(True)  # merging an adapter froze all weights
+    # Non-persistent buffers, such as rotary frequencies, stay float32 in plain loading too.
     computed = [
         (module, name, buffer)
         for module in loaded.modules()
@@ -195,11 +200,11 @@ def settle(loaded: PreTrainedModel, model: Model, trained: bool, device: torch.d
     return loaded
 
 
-def checked(loaded: PreTrainedModel, path: str, model: Model) -> PreTrainedModel:
-    """Switch off what a family still has of dropout; RunError where the model is not computed as its class says.
+def finish_loading(loaded: PreTrainedModel, path: str, model: Model) -> PreTrainedModel:
+    """Switch off the dropout that is left, run the self-test, and return the model.
 
-    The padding token's embedding row learns as any other: no row is padded in training, and some models pad with a
-    token that conversations have (SmolLM2 with <|im_end|>).
+    The padding token's embedding row is trained like any other: rows are not padded in training, and some models pad
+    with a token that conversations contain (SmolLM2 with <|im_end|>). Raises RunError if the self-test fails.
     """
     loaded.get_input_embeddings().padding_idx = None
     switch_off_noise(loaded, keep_attention=model.attention_dropout > 0)

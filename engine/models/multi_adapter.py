@@ -1,8 +1,8 @@
-"""One base in memory, several roles: each is the base with a LoRA adapter of its own, some with a scalar head.
+"""Several roles on one base in memory: each is the base with a LoRA adapter of its own, some with a scalar head.
 
-A role is called like a model and computes what the merged model would, up to rounding. Its parameters are those of its
-adapter alone, so its optimiser, wrapper and checkpoint hold nothing of the base. `Roles` tells the layers which role is
-active while that role's forward pass runs, and again where its activations are recomputed in the backward pass.
+Call a role like a model: it computes what the merged model would, up to rounding. Its parameters are those of its
+adapter alone, so its optimiser, wrapper and checkpoint contain nothing of the base. The layers read from `Roles` which
+role is active, in the role's forward pass and again when its activations are recomputed in the backward pass.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,13 @@ from engine.models.adapter_files import SCORE, Adapter
 
 
 class Roles:
-    """The role that is computed at the moment; one object for all layers of a base."""
+    """The active role; all layers of a base share one object."""
 
     active: str | None = None
 
     @contextmanager
-    def playing(self, name: str | None) -> Iterator[None]:
+    def activate(self, name: str | None) -> Iterator[None]:
+        """Make `name` the active role inside the block."""
         before, self.active = self.active, name
         try:
             yield
@@ -35,6 +36,8 @@ class Roles:
 
 @dataclass(frozen=True)
 class LowRank:
+    """The two LoRA matrices of a role in one linear layer."""
+
     down: torch.Tensor
     """(rank, in)"""
     up: torch.Tensor
@@ -43,7 +46,7 @@ class LowRank:
 
 
 class RoleLinear(torch.nn.Module):
-    """A linear layer, in 4 bits or not, and what each role adds to its output: scale · up down x."""
+    """A linear layer, in 4 bits or not, with a low-rank term for each role: y = W x + scale · up down x."""
 
     def __init__(self, base: torch.nn.Linear, roles: Roles):
         super().__init__()
@@ -59,7 +62,7 @@ class RoleLinear(torch.nn.Module):
 
 
 class RoleTable(torch.nn.Module):
-    """An embedding table or an output head in which each role replaces some rows by its own."""
+    """An embedding table or an output head in which each role replaces some rows with its own."""
 
     def __init__(self, base: torch.nn.Embedding | torch.nn.Linear, roles: Roles):
         super().__init__()
@@ -104,10 +107,10 @@ class Role(torch.nn.Module):
             }
         )
         for path, down, up in adapter.low_rank():
-            layer = _replaced(base, path, RoleLinear, roles)
+            layer = _wrapped(base, path, RoleLinear, roles)
             layer.added[name] = LowRank(self._own(down), self._own(up), adapter.scale)
         for path, key, ids in adapter.token_rows(base):
-            table = _replaced(base, path, RoleTable, roles)
+            table = _wrapped(base, path, RoleTable, roles)
             table.rows[name] = (torch.tensor(ids, device=base.device), self._own(key))
         self.train(trained)
 
@@ -130,17 +133,17 @@ class Role(torch.nn.Module):
         self.base.set_attn_implementation(implementation)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the adapter's current tensors under the names they were read by."""
+        """Return the adapter's current tensors, with the keys of the file that they were read from."""
         return {key.replace("/", "."): value.detach() for key, value in self.own.items()}
 
     def forward(self, *args: Any, score_positions: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """Compute what the merged model would.
+        """Run the base under this role; the arguments are those of the model's forward over a packed row.
 
-        A reward model reads its scores at `score_positions` (n,) of a packed row; its logits are (n, 1).
+        A reward model returns scores as logits, (n, 1) float32, read at `score_positions`, (n,) indices into the row.
         """
         if self.base.training != self.training:
             self.base.train(self.training)
-        with self.roles.playing(self.name):
+        with self.roles.activate(self.name):
             if not self.adapter.is_scalar:
                 return self.base(*args, **kwargs)
             hidden = self.base.base_model(*args, **kwargs).last_hidden_state[0, score_positions]
@@ -150,13 +153,14 @@ class Role(torch.nn.Module):
         return SequenceClassifierOutputWithPast(logits=logits)
 
 
-def _replaced(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any:
-    """Return the layer at `path`, wrapped once for all roles."""
+def _wrapped(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any:
+    """Return the layer at `path`, after wrapping it in `kind` if no role has done so."""
     try:
         layer = base.get_submodule(path)
     except AttributeError:
         raise RunError(
-            f"an adapter has weights for {path}, a layer that {base.name_or_path} does not have; take one of that base"
+            f"an adapter has weights for {path}, a layer that {base.name_or_path} does not have; use an adapter of "
+            "that base"
         ) from None
     if not isinstance(layer, kind):
         parent, _, name = path.rpartition(".")
@@ -166,7 +170,7 @@ def _replaced(base: PreTrainedModel, path: str, kind: type, roles: Roles) -> Any
 
 
 def recompute_activations(base: PreTrainedModel, roles: Roles) -> None:
-    """Switch on gradient checkpointing; activations are recomputed under the role that was active in the forward."""
+    """Switch on gradient checkpointing; recompute activations under the role that was active in the forward pass."""
     base.activation_checkpointing_enable(
-        {"use_reentrant": False, "context_fn": lambda: (nullcontext(), roles.playing(roles.active))}
+        {"use_reentrant": False, "context_fn": lambda: (nullcontext(), roles.activate(roles.active))}
     )

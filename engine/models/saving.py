@@ -1,4 +1,4 @@
-"""Finished models written as folders that plain `from_pretrained` loads, with their adapters merged or alone."""
+"""Save finished models, with adapters merged or alone, as folders that plain `from_pretrained` loads."""
 
 import tempfile
 from pathlib import Path
@@ -9,10 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from config.sections import Model
 from engine.files import durable
-from engine.models.adapters import outgrew_its_base
+from engine.models.adapters import has_extended_vocabulary
 from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS, load_causal, load_scalar
 from engine.models.saved_tokenizer import save_tokenizer
-from engine.models.vocabulary import pad_apart_from_end, stop_at_end_of_turn
+from engine.models.vocabulary import set_padding_token, stop_at_end_of_turn
 
 
 def save_model(
@@ -23,17 +23,17 @@ def save_model(
     merge: bool = False,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write weights, configuration, tokenizer, chat template and generation config.
+    """Save weights, configuration, tokenizer, chat template and generation config.
 
-    LoRA is saved as an adapter, or merged if `merge` is set or the base lacks rows that the tokenizer needs. `weights`
-    are the model's full ones where `model` itself is sharded.
+    LoRA is saved as an adapter, or merged if `merge` is set or the base lacks rows that the tokenizer needs. Pass the
+    full `weights` if `model` itself is sharded.
     """
     if model.can_generate():
-        stop_at_end_of_turn(model, tokenizer)  # trainers put the tokenizer's own end token there
+        stop_at_end_of_turn(model, tokenizer)  # trainers replace it with the tokenizer's end token
     else:
-        tokenizer = pad_apart_from_end(model, tokenizer)
-    model.config.use_cache = True  # trainers switch it off, and that would go into config.json
-    if isinstance(model, PeftModel) and (merge or outgrew_its_base(model)):
+        tokenizer = set_padding_token(model, tokenizer)
+    model.config.use_cache = True  # trainers switch it off, which config.json would keep
+    if isinstance(model, PeftModel) and (merge or has_extended_vocabulary(model)):
         model = merge_adapters(model, tokenizer, weights, folder.parent)
         weights = None
     model.save_pretrained(folder, state_dict=weights)
@@ -51,8 +51,8 @@ def merge_adapters(
 ) -> PreTrainedModel:
     """Return the model with its adapters merged.
 
-    Where it is sharded (`weights` given), the base is loaded again and the adapters merged into it by way of a
-    temporary folder in `scratch`.
+    If the model is sharded (`weights` given), load the base again and merge the adapters into it, by way of a temporary
+    folder in `scratch`.
     """
     if weights is None:
         low = any(weight.dtype != torch.float32 for weight in model.parameters())
@@ -62,7 +62,7 @@ def merge_adapters(
         load = load_causal if model.can_generate() else load_scalar
         if load is load_scalar:
             write_scalar_head(model, Path(adapter))
-        # The attention with which it was trained: under another one the self-test might refuse it.
+        # The attention that it was trained with; the self-test might refuse another.
         section = Model(path=adapter, dtype="float32", attention=model.config._attn_implementation)
         merged = load(adapter, section, tokenizer, trained=False)
         merged.config = model.config
@@ -70,5 +70,5 @@ def merge_adapters(
 
 
 def write_scalar_head(model: PeftModel, folder: Path) -> None:
-    """Write what makes an adapter that of a reward model: its score offset and the token its score is read at."""
+    """Write the file that marks a reward model's adapter: score offset, and id of the token where the score is read."""
     durable.write_json(folder / SCALAR_HEAD, {key: getattr(model.config, key) for key in SCALAR_KEYS})

@@ -1,10 +1,10 @@
-"""The self-test at load: whether a model's packed forward is the one its class was written for.
+"""Test at load that a model's packed forward computes the same as the forward of its transformers class.
 
-Some families let packed neighbours see each other, keep a state from token to token, add noise in training, or need
-something that packed attention does not pass on, and none of that raises an error. So two short random sequences go
-through the model as it will be trained (alone, packed together, twice, and decoded with a cache) and through the
-class's own forward (one sequence, eager attention, its own head), and must come out alike. A small float32 twin is
-tested, so precision plays no part and the cost is small (docs/models.md). Random generators are left as they were.
+Some families let packed sequences attend to each other, carry a state from token to token, add noise in training, or
+need arguments that packed attention does not pass on, and none of that raises an error. So two short random sequences
+go through the model as it will be trained (alone, packed together, twice, and decoded with a cache) and through the
+class's own forward (one sequence, eager attention, its own head), and the results must agree. A small float32 twin is
+tested, so precision plays no part and the cost is small (docs/models.md). Random generators keep their states.
 """
 
 import os
@@ -19,44 +19,44 @@ from transformers.utils import logging
 from engine.errors import RunError
 from engine.forward.attention import DECODING, FLASH
 from engine.forward.packed import pack
-from engine.forward.scalar_head import own_score
+from engine.forward.scalar_head import class_score
 from engine.models.dropout import switch_off_noise
-from engine.models.self_test_reasons import named, refusal
+from engine.models.self_test_reasons import refusal, short_error
 from engine.models.twin import float32_twin
 
-# Nats of a log-probability, or units of a score; flash-attn computes in bfloat16.
-TOLERANCE, TOLERANCE_OF_FLASH = 1e-3, 0.1
-# Rows of the twin's vocabulary, and the lengths of the two sequences.
-TOKENS, LENGTHS = 64, (5, 7)
-# Tokens that the class's own forward reads again, with others after them.
-AGAIN = 4
-# The outputs of a new model hardly differ: its head is scaled until they have this spread, so that mistakes show.
-SPREAD = 2.0
-# What has passed in this process: a run loads up to four models of one configuration.
+# Largest difference that passes, in nats of a log-probability or units of a score; flash-attn computes in bfloat16.
+TOLERANCE, FLASH_TOLERANCE = 1e-3, 0.1
+# Size of the twin's vocabulary, and the lengths of the two sequences in tokens.
+TWIN_TOKENS, SEQUENCE_LENGTHS = 64, (5, 7)
+# Length in tokens of the prefix that the class's own forward reads again, with other tokens after it.
+PREFIX_TOKENS = 4
+# A new model's outputs hardly differ between tokens: its head is scaled up to this spread, so that mistakes show.
+OUTPUT_SPREAD = 2.0
+# Cases that have passed in this process: a run loads up to four models of one configuration.
 _passed: set[tuple[str, ...]] = set()
 
 Rows = list[torch.Tensor]
-"""of each sequence (length, values): log-probabilities of all tokens, or a score; NaN where there is none to compare"""
+"""one (length, values) tensor per sequence: log-probabilities of the vocabulary, or a score; NaN is not compared"""
 
 Make = Callable[[], Rows]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The first comparison in which a model is not what its class's own forward says."""
+    """The first comparison in which a model differs from its class's own forward."""
 
     what: str
-    """a key of self_test_reasons.WHAT"""
+    """a key of self_test_reasons.COMPARED"""
     difference: float
-    """the largest one"""
+    """the largest absolute difference; infinite if there was an error"""
     error: str
-    """the error that the forward pass raised, if it did"""
+    """the error that the forward pass raised, else empty"""
 
 
 def self_test(model: PreTrainedModel, path: str) -> None:
-    """Raise RunError if packed rows of a model that was just loaded from `path` would be computed wrongly.
+    """Raise RunError if a model that was just loaded from `path` would compute packed rows wrongly.
 
-    Of the ranks of a machine the first tests for all: a twin of a large model's layers in float32 is several GB.
+    Only the first rank of each machine runs the test: a float32 twin of a large model takes several GB.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
@@ -72,7 +72,7 @@ def self_test(model: PreTrainedModel, path: str) -> None:
 
 
 def failure_of(model: PreTrainedModel, attention: str) -> Failure | None:
-    """Return the first failure of a model under an attention implementation, or None."""
+    """Return the first comparison that fails under an attention implementation; None if all pass."""
     on_gpu = model.device.type == "cuda" or attention == FLASH
     level = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -81,9 +81,9 @@ def failure_of(model: PreTrainedModel, attention: str) -> Failure | None:
             for what, found, expected in _comparisons(model, attention):
                 try:
                     difference = _difference(found(), expected())
-                except Exception as error:  # whatever a family raises, it cannot be trained so
-                    return Failure(what, float("inf"), named(error))
-                if not difference <= (TOLERANCE_OF_FLASH if attention == FLASH else TOLERANCE):
+                except Exception as error:  # a family that raises any error cannot be trained like this
+                    return Failure(what, float("inf"), short_error(error))
+                if not difference <= (FLASH_TOLERANCE if attention == FLASH else TOLERANCE):
                     return Failure(what, difference, "")
     finally:
         logging.set_verbosity(level)
@@ -93,7 +93,7 @@ def failure_of(model: PreTrainedModel, attention: str) -> Failure | None:
 def _comparisons(
     model: PreTrainedModel, attention: str
 ) -> Iterator[tuple[str, Callable[[], Rows], Callable[[], Rows]]]:
-    """Yield (key of WHAT, what is found, what is expected)."""
+    """Yield (key of COMPARED, function that computes our result, function that returns the expected one)."""
     sequences = random_sequences(model)
     second = sequences[1]
     twin = _working_twin(model, sequences)
@@ -102,7 +102,7 @@ def _comparisons(
     together: Rows = []
 
     def own() -> Rows:
-        *truth[:], again = own_outputs(twin, [*sequences, second[:AGAIN]])
+        *truth[:], again = class_outputs(twin, [*sequences, second[:PREFIX_TOKENS]])
         otherwise[:] = [again]
         return truth
 
@@ -111,7 +111,7 @@ def _comparisons(
         return together
 
     yield "own", own, lambda: truth
-    yield "causal", lambda: otherwise, lambda: [truth[1][:AGAIN]]
+    yield "causal", lambda: otherwise, lambda: [truth[1][:PREFIX_TOKENS]]
     twin.train(model.training)
     if attention == FLASH and twin.device.type == "cpu":
         twin.to("cuda")
@@ -127,29 +127,29 @@ def _comparisons(
 
 
 def _working_twin(model: PreTrainedModel, sequences: list[list[int]]) -> PreTrainedModel:
-    """Return a twin in evaluation mode with a head that spreads its outputs; all layers if it needs them to run."""
+    """Return a twin in evaluation mode whose head spreads its outputs, with all layers only if it needs them to run."""
     for all_layers in (False, True):
-        twin = float32_twin(model, TOKENS, all_layers=all_layers).eval()
+        twin = float32_twin(model, TWIN_TOKENS, all_layers=all_layers).eval()
         switch_off_noise(twin, keep_attention=False)
         try:
             set_attention(twin, "eager")
-            outputs = own_outputs(twin, sequences[:1])[0]
+            outputs = class_outputs(twin, sequences[:1])[0]
             break
-        except Exception:  # a family that counts its layers; one that cannot run is reported later
+        except Exception:  # some families need all their layers; a model that cannot run at all is reported later
             continue
     else:
         return twin
     head = twin.get_output_embeddings() if model.can_generate() else twin.score
     spread = float(outputs[-1].std()) if model.can_generate() else float(outputs[-1].abs().mean())
-    if 0 < spread < SPREAD:
-        head.weight.data = head.weight.data * (SPREAD / spread)
+    if 0 < spread < OUTPUT_SPREAD:
+        head.weight.data = head.weight.data * (OUTPUT_SPREAD / spread)
     return twin
 
 
 def set_attention(twin: PreTrainedModel, attention: str, built_for: str | None = None) -> None:
-    """Set a twin's attention; ValueError for one that its class does not have.
+    """Set a twin's attention; raise ValueError for one that its class does not have.
 
-    Older classes cannot change it once they are built, but follow their configuration in what masks they make.
+    Older classes cannot change it after they are built, but make the masks that their configuration asks for.
     """
     twin.set_attn_implementation(attention)
     if twin.config._attn_implementation != attention:
@@ -159,19 +159,19 @@ def set_attention(twin: PreTrainedModel, attention: str, built_for: str | None =
 
 
 def random_sequences(model: PreTrainedModel) -> list[list[int]]:
-    """Return sequences of ordinary tokens that the twin knows; padding and score tokens are none."""
+    """Return two random sequences of tokens in the twin's vocabulary, without its padding and score tokens."""
     generator = torch.Generator().manual_seed(1)
     rows = model.get_input_embeddings().weight.shape[0]
     config = model.config.get_text_config()
     special = {getattr(config, name, None) for name in ("pad_token_id", "score_token_id")}
-    known = torch.tensor([token for token in range(min(TOKENS, rows)) if token not in special])
-    return [known[torch.randint(len(known), (length,), generator=generator)].tolist() for length in LENGTHS]
+    known = torch.tensor([token for token in range(min(TWIN_TOKENS, rows)) if token not in special])
+    return [known[torch.randint(len(known), (length,), generator=generator)].tolist() for length in SEQUENCE_LENGTHS]
 
 
-def own_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
-    """Return what the class's own forward says of each sequence: unpacked, no mask, its own head.
+def class_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
+    """Return the outputs of the class's own forward for each sequence: unpacked, no mask, its own head.
 
-    A causal model reads all in one pass, as rows of one length: the others' tokens follow the shorter ones.
+    A causal LM reads all sequences in one batch; shorter ones are filled up with tokens of the others.
     """
     if twin.can_generate():
         width = max(map(len, sequences))
@@ -183,14 +183,14 @@ def own_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
     for sequence in sequences:
         row = torch.tensor([sequence], device=twin.device)
         scores = torch.full((len(sequence), 1), float("nan"), device=twin.device)
-        for length in (AGAIN, len(sequence)):
-            scores[length - 1] = own_score(twin, row[:, :length])
+        for length in (PREFIX_TOKENS, len(sequence)):
+            scores[length - 1] = class_score(twin, row[:, :length])
         found.append(scores)
     return found
 
 
 def packed_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
-    """Return what our forward says of sequences in one flat row."""
+    """Return the outputs of our forward for sequences in one flat row."""
     inputs, lengths = pack(sequences, twin.device), [len(sequence) for sequence in sequences]
     positions = torch.arange(sum(lengths), device=twin.device)
     low = twin.config._attn_implementation == FLASH
@@ -208,7 +208,7 @@ def packed_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
 
 
 def decoded_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
-    """Return what the sampler would see: left-padded prompts, then one token at a time with a cache."""
+    """Return the outputs of decoding as the sampler does it: left-padded prompts, then single tokens with a cache."""
     prompts = [sequence[:-2] for sequence in sequences]
     width = max(map(len, prompts))
     tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=twin.device)
@@ -229,7 +229,7 @@ def decoded_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
 
 
 def _difference(found: Rows, expected: Rows) -> float:
-    """Return the largest difference where both have a value; NaN if one side lacks a value that it should have."""
+    """Return the largest absolute difference where both sides have a value; NaN if a sequence has none to compare."""
     worst = 0.0
     for one, other in zip(found, expected, strict=True):
         gap = (one.float().cpu() - other.float().cpu()).abs()

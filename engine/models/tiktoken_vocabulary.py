@@ -1,8 +1,8 @@
-"""The first Qwen's vocabulary, `qwen.tiktoken`, as a fast tokenizer: 151,643 byte sequences and 208 control tokens.
+"""Read the first Qwen's vocabulary, `qwen.tiktoken`, as a fast tokenizer: 151,643 byte sequences, 208 control tokens.
 
-Its models (Qwen-7B, Qwen-14B and their chat models of 2023) come with that file and with code of their own, but without
-a `tokenizer.json`. Ids are those of tiktoken. Text that spells a control token becomes it, as with every tokenizer of
-transformers; `chatml.encode` prevents that.
+Its models (Qwen-7B, Qwen-14B and their chat models of 2023) come with that file and custom code, but without a
+`tokenizer.json`. Ids are the same as tiktoken's. Text that spells a control token is encoded as that token, as in every
+transformers tokenizer; `chatml.encode` prevents that.
 """
 
 import base64
@@ -14,25 +14,26 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError
 
-FILE = "qwen.tiktoken"
-REGULAR = 151_643
-CONTROL = (END_OF_TEXT, IM_START, IM_END, *(f"<|extra_{number}|>" for number in range(205)))
-# cl100k's pattern, with one digit a piece.
-SPLIT = (
+VOCABULARY_FILE = "qwen.tiktoken"
+NUM_REGULAR_TOKENS = 151_643
+CONTROL_TOKENS = (END_OF_TEXT, IM_START, IM_END, *(f"<|extra_{number}|>" for number in range(205)))
+# The pattern of cl100k, but each digit is split off by itself.
+SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 def read_ranks(file: Path) -> dict[bytes, int]:
-    """Read a tiktoken file: token -> rank, which is its id. TokenizerError if it is not the first Qwen's."""
+    """Read a tiktoken file as {token bytes: rank}; the rank is the id. Raises TokenizerError if it is not Qwen's."""
     try:
         lines = [line.split() for line in file.read_bytes().splitlines() if line.strip()]
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except ValueError:
         ranks = {}
-    if sorted(ranks.values()) != list(range(REGULAR)):
+    if sorted(ranks.values()) != list(range(NUM_REGULAR_TOKENS)):
         raise TokenizerError(
-            f"{file} does not list {REGULAR:,} tokens, as the first Qwen's {FILE} does; fetch it again"
+            f"{file} does not list {NUM_REGULAR_TOKENS:,} tokens, as the first Qwen's {VOCABULARY_FILE} does; download "
+            "it again"
         )
     return ranks
 
@@ -40,11 +41,11 @@ def read_ranks(file: Path) -> dict[bytes, int]:
 def fast_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a tiktoken file: text is NFC-normalised, split, and merged lowest rank first.
 
-    Padding is <|endoftext|>, which also ends documents, as the published models were trained.
+    The padding token is <|endoftext|>, which also ends documents, as in the published models.
     """
     ranks, letters = read_ranks(file), bytes_to_unicode()
     written = {token: "".join(letters[byte] for byte in token) for token in ranks}
-    # tiktoken merges whichever two neighbours make a token, so every way to halve a token is a merge of its rank.
+    # tiktoken merges any two neighbours that form a token, so each way to split a token in two is a merge of its rank.
     merges = [
         (written[token[:at]], written[token[at:]])
         for token in sorted(ranks, key=ranks.__getitem__)
@@ -56,12 +57,12 @@ def fast_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL])
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, name_or_path=str(file.parent)
     )

@@ -1,4 +1,4 @@
-"""Tokenizers made ready for ChatML. Loads no model, so that looking at data is quick."""
+"""Load tokenizers and prepare them for ChatML. Nothing here loads a model, so that data can be inspected quickly."""
 
 from pathlib import Path
 
@@ -11,24 +11,24 @@ from engine.models import tiktoken_vocabulary
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of `path` and add ChatML's tokens and template; RunError if there is none."""
+    """Load the tokenizer of `path` and add ChatML's tokens and template; raise RunError if there is none."""
     tokenizer = published_tokenizer(path, revision)
     prepare_tokenizer(tokenizer)
     return tokenizer
 
 
 def published_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of `path` as it was saved, its own chat template included; RunError if there is none.
+    """Load the tokenizer of `path` as it was saved, with its own chat template; raise RunError if there is none.
 
-    The first Qwen's `qwen.tiktoken` is read where there is no `tokenizer.json`.
+    Reads the first Qwen's `qwen.tiktoken` if there is no `tokenizer.json`.
     """
     try:
-        if (file := first_qwen(path, revision)) is not None:
+        if (file := find_tiktoken_file(path, revision)) is not None:
             return tiktoken_vocabulary.fast_tokenizer(file)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         if set(tokenizer.get_vocab()) <= {token.content for token in tokenizer.added_tokens_decoder.values()}:
-            # What transformers makes of a model's configuration where there are no files of a tokenizer.
-            raise OSError("it has the files of a model alone")
+            # transformers made this tokenizer up from the model's configuration.
+            raise OSError("it has no tokenizer files")
         return tokenizer
     except TokenizerError as error:
         raise RunError(f"{path}: {error}") from None
@@ -36,20 +36,20 @@ def published_tokenizer(path: str, revision: str | None = None) -> PreTrainedTok
         raise RunError(f"no tokenizer at {path} ({first_line(error)}); give a model folder or a hub id") from None
 
 
-def first_qwen(path: str, revision: str | None) -> Path | None:
-    """Return the file of the first Qwen's vocabulary, where a model has that one alone."""
-    for name in ("tokenizer.json", tiktoken_vocabulary.FILE):
+def find_tiktoken_file(path: str, revision: str | None) -> Path | None:
+    """Return the path of the first Qwen's vocabulary file; None if there is a tokenizer.json, or neither."""
+    for name in ("tokenizer.json", tiktoken_vocabulary.VOCABULARY_FILE):
         found = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         if found is not None:
-            return Path(found) if name == tiktoken_vocabulary.FILE else None
+            return Path(found) if name == tiktoken_vocabulary.VOCABULARY_FILE else None
     return None
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the ChatML tokens that are missing, and our template.
+    """Add missing ChatML tokens and our chat template to a tokenizer, in place.
 
-    Where there is no padding token, <|endoftext|> becomes it, as in Qwen's tokenizers. RunError for a tokenizer that
-    ChatML cannot be written with.
+    If it has no padding token, <|endoftext|> becomes that, as in Qwen's tokenizers. Raises RunError for a tokenizer
+    that cannot encode ChatML.
     """
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([t for t in (END_OF_TEXT, IM_START, IM_END) if t not in known], special_tokens=True)

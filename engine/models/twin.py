@@ -1,7 +1,7 @@
-"""A small float32 twin of a loaded model: the same class and configuration, a few layers, a small vocabulary.
+"""Build a small float32 twin of a loaded model: the same class and configuration, a few layers, a small vocabulary.
 
-Its cost does not depend on the model's depth or vocabulary, nor on how its weights are stored: float32 weights are
-shared with the model, others are converted, quantised ones are drawn.
+Its cost does not depend on the model's depth, vocabulary or storage: float32 weights are shared with the model, other
+dtypes are converted, and quantised weights are replaced by random ones.
 """
 
 import copy
@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-LEAST_LAYERS = 2
-# The tokens of a sliding window, where there is one: shorter than the sequences of a test, so that it shows.
-WINDOW = 4
-# Integers by which layers of one kind differ.
-PLACES = ("idx", "index", "layer_id", "layer_number")
+MIN_LAYERS = 2
+# Sliding windows are shrunk to at most this many tokens, fewer than a test sequence has, so that they have an effect.
+WINDOW_TOKENS = 4
+# Parts of the names of attributes that count layers; layers of one kind differ in them.
+LAYER_NUMBER_NAMES = ("idx", "index", "layer_id", "layer_number")
 
 
 def float32_twin(model: PreTrainedModel, tokens: int, *, all_layers: bool = False) -> PreTrainedModel:
     """Return a twin with the first `tokens` rows of the vocabulary, and every kind of layer that the model has.
 
-    So that no part of the forward pass is without effect, as in a new model, vectors (biases, norms, sinks) are
-    moved a little and matrices are brought up to the size that keeps their input's. Takes nothing from torch's own
-    generators. A sliding window is shrunk to WINDOW tokens.
+    Parts of a new model's forward pass have no effect. So vectors (biases, norms, sinks) are changed a little, and
+    small matrices are scaled up until they preserve the size of their input. Torch's own random generators are not
+    used. A sliding window is shrunk to WINDOW_TOKENS.
     """
     noise = torch.Generator().manual_seed(0)
     memo: dict[int, Any] = {}
@@ -36,7 +36,7 @@ def float32_twin(model: PreTrainedModel, tokens: int, *, all_layers: bool = Fals
         if id(module) in dropped:
             continue
         if isinstance(module, torch.nn.Linear) and module.weight.dtype in (torch.uint8, torch.int8):  # bitsandbytes
-            memo[id(module)] = _drawn(module, noise)
+            memo[id(module)] = _random_linear(module, noise)
             continue
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if id(tensor) not in memo:
@@ -50,34 +50,34 @@ def float32_twin(model: PreTrainedModel, tokens: int, *, all_layers: bool = Fals
             module.padding_idx = None  # it may be beyond the small vocabulary
         for holder in (module, getattr(module, "config", None)):
             if isinstance(window := getattr(holder, "sliding_window", None), int):
-                holder.sliding_window = min(window, WINDOW)
+                holder.sliding_window = min(window, WINDOW_TOKENS)
     return twin.requires_grad_(False)
 
 
 def _stacks(model: PreTrainedModel) -> list[torch.nn.ModuleList]:
-    """Return the model's lists of layers, those inside of layers left out."""
+    """Return the model's lists of layers, except lists inside layers."""
     found = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) > LEAST_LAYERS
+        if isinstance(module, torch.nn.ModuleList) and len(module) > MIN_LAYERS
     ]
     return [module for name, module in found if not any(name.startswith(f"{outer}.") for outer, _ in found)]
 
 
 def _depth(stack: torch.nn.ModuleList) -> int:
-    """Return how many layers from the first on have every kind of layer among them."""
+    """Return how many of the first layers are needed to have every kind of layer."""
     kinds = [_kind(layer) for layer in stack]
-    return max(LEAST_LAYERS, 1 + max(kinds.index(kind) for kind in Counter(kinds)))
+    return max(MIN_LAYERS, 1 + max(kinds.index(kind) for kind in Counter(kinds)))
 
 
 def _kind(layer: torch.nn.Module) -> str:
-    """Return what a layer is made of: classes, shapes, and settings that are no floats."""
+    """Return a description of a layer's parts: classes, shapes, and settings other than floats."""
     parts = []
     for name, module in layer.named_modules():
         settings = {
             key: value
             for key, value in vars(module).items()
-            if isinstance(value, bool | int | str | None) and not any(place in key for place in PLACES)
+            if isinstance(value, bool | int | str | None) and not any(place in key for place in LAYER_NUMBER_NAMES)
         }
         shapes = [tuple(weight.shape) for weight in module.parameters(recurse=False)]
         parts.append((name, type(module).__name__, shapes, sorted(settings.items(), key=lambda item: item[0])))
@@ -114,8 +114,8 @@ def _float32(tensor: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
     return torch.nn.Parameter(values, requires_grad=False)
 
 
-def _drawn(layer: torch.nn.Linear, noise: torch.Generator) -> torch.nn.Linear:
-    """Return a plain layer with random weights in place of a quantised one."""
+def _random_linear(layer: torch.nn.Linear, noise: torch.Generator) -> torch.nn.Linear:
+    """Return a plain linear layer with random weights in place of a quantised one."""
     plain = torch.nn.utils.skip_init(torch.nn.Linear, layer.in_features, layer.out_features, layer.bias is not None)
     for weight in plain.parameters():
         weight.data = torch.randn(weight.shape, generator=noise) * layer.in_features**-0.5

@@ -1,4 +1,4 @@
-"""A base model made ready for ChatML: embedding rows for the control tokens, and the tokens that end generation."""
+"""Prepare a base model for ChatML: embedding rows for the control tokens, and the tokens that end generation."""
 
 import copy
 
@@ -9,9 +9,10 @@ from chatml import END_OF_TEXT, control
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model an embedding row for every token, tied or not; new rows and biases start as the mean of the old.
+    """Extend the embedding table and output head, tied or not, to a row for every token of `tokenizer`.
 
-    A table that is large enough already (padded for speed, as Qwen's) keeps its size.
+    New rows and biases are initialised with the mean of the existing ones. A table that is large enough already (Qwen's
+    are padded for speed) keeps its size.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) <= rows:
@@ -25,17 +26,17 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             table[rows:] = table[:rows].mean(0)
 
 
-def knows_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether <|im_start|> and <|im_end|> have embedding rows of their own.
+def knows_chatml_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether <|im_start|> and <|im_end|> have different embedding rows, as after training.
 
-    They are equal where the tokens were just added, and where both are still zero.
+    The two rows are equal if the tokens were just added, and if both are still zero.
     """
     ids, table = control(tokenizer), model.get_input_embeddings().weight
     return not torch.equal(table[ids.im_start], table[ids.im_end])
 
 
 def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make plain `generate` stop at <|im_end|> and <|endoftext|>, and what reads config.json at <|im_end|>."""
+    """Make `generate` stop at <|im_end|> and <|endoftext|>, and programs that read config.json at <|im_end|>."""
     ids = control(tokenizer)
     model.config.get_text_config().eos_token_id = ids.im_end
     model.generation_config.eos_token_id = [ids.im_end, ids.endoftext]
@@ -45,17 +46,17 @@ def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 def same_vocabulary(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Return whether both tokenizers give every token the same id, the ChatML tokens included.
 
-    Two models may exchange token ids only then; equal sizes are not enough.
+    Two models can exchange token ids only if they do; equal sizes are not enough.
     """
     return one.get_vocab() == other.get_vocab() and control(one) == control(other)
 
 
-def pad_apart_from_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Set a reward model's padding token, and return the tokenizer to save beside it.
+def set_padding_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Set a reward model's padding token, and return the tokenizer to save with it.
 
-    transformers' own pooling reads the last token that is not the configuration's padding token. Where that is
-    <|im_end|>, as SmolLM2's, it would read one token before it: <|endoftext|> takes its place. Our forward does not
-    look at padding.
+    transformers' pooling reads the score at the last token that is not padding. If <|im_end|> is the padding token, as
+    in SmolLM2, it would read one token too early, so <|endoftext|> becomes the padding token. Our forward ignores
+    padding.
     """
     if tokenizer.pad_token_id == model.config.score_token_id:
         tokenizer = copy.deepcopy(tokenizer)

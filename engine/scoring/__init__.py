@@ -1,1 +1,1 @@
-"""What gives an answer its score: reward models together, a function, or a judge behind an endpoint."""
+"""Score answers: with reward models, a function, or a judge behind an endpoint."""

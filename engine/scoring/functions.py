@@ -1,4 +1,4 @@
-"""Functions of the user's that score answers, named by a recipe as "module:function": loaded, checked, called."""
+"""Load, check and call the user's functions that score answers; a recipe names them as "module:function"."""
 
 import importlib
 import inspect
@@ -9,45 +9,47 @@ from typing import Any
 
 from engine.errors import RunError, first_line
 
-# Characters of an answer that an error quotes.
-QUOTED = 80
+# An error quotes at most this many characters of an answer.
+QUOTED_CHARACTERS = 80
 
 
 def load_function(path: str, key: str, *arguments: str) -> Callable[..., Any]:
-    """Return the function at "module:function", which will be called with `arguments`, given by position.
+    """Return the function at "module:function"; check that it can be called with `arguments` by position.
 
-    Raises RunError, naming the recipe's key, if there is no such function or if it takes other arguments.
+    Raises RunError, naming the recipe key `key`, if there is no such function or it takes other arguments.
     """
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise RunError(
-            f"{key}={path}: {module_name} cannot be imported ({error}); name a module that python finds from here, "
-            f"or leave {key} out"
+            f"{key}={path}: {module_name} cannot be imported ({error}); name a module that Python can import from "
+            f"here, or leave {key} out"
         ) from None
     function = vars(module).get(name)
     if not callable(function):
         raise RunError(f"{key}={path}: {module_name} has no function {name}; write module:function")
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some functions written in C do not say what they take
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return function
     try:
         signature.bind(*arguments)
     except TypeError as error:
         raise RunError(
-            f"{key}={path} is {name}{signature}, and is called with ({', '.join(arguments)}): {error}; write "
+            f"{key}={path} is {name}{signature}, but is called with ({', '.join(arguments)}): {error}; write "
             f"def {name}({', '.join(arguments)})"
         ) from None
     return function
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a score is a finite real number, numpy's included; a truth value is none."""
+    """Return whether a score is a finite real number, of numpy or Python; booleans are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def failed(name: str, answer: str, error: Exception) -> RunError:
-    """Return the error that says which of the user's functions failed, on which answer, and how."""
-    return RunError(f"{name} failed on the answer {answer[:QUOTED]!r}: {type(error).__name__}: {first_line(error)}")
+def function_error(name: str, answer: str, error: Exception) -> RunError:
+    """Return the RunError for a user's function that failed: its name, the answer and the exception."""
+    return RunError(
+        f"{name} failed on the answer {answer[:QUOTED_CHARACTERS]!r}: {type(error).__name__}: {first_line(error)}"
+    )

@@ -1,6 +1,6 @@
-"""The gold scorer: a function that knows how good an answer is, given by a recipe as "module:function".
+"""The gold scorer: a user's function that knows how good an answer is; a recipe names it as "module:function".
 
-Only evaluation and read-only monitors call it; no loss, reward, sampling or choice of checkpoint sees its scores.
+Only evaluation and read-only monitors call it; no loss, reward, sampling or choice of checkpoint uses its scores.
 """
 
 from collections.abc import Callable, Collection
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import RunError
-from engine.scoring.functions import failed, load_function
+from engine.scoring.functions import function_error, load_function
 
-# The key under which the user's function returns the total; the others are its parts.
-TOTAL = "gold"
+# The key of the total in the dict that the user's function returns; the other keys are its parts.
+TOTAL_KEY = "gold"
 
 
 @dataclass(frozen=True)
 class GoldScore:
-    """How good one answer is."""
+    """The gold score of one answer."""
 
     total: float
     parts: dict[str, float]
-    """by name; `correct` is 1 for a right answer"""
+    """scores by name; `correct` is 1 for a right answer"""
 
     def as_row(self) -> dict[str, float]:
-        """The score as it stands in answers.jsonl: {"total": …, part: …}."""
+        """Return the score as in answers.jsonl: {"total": …, part: …}."""
         return {"total": self.total, **self.parts}
 
 
@@ -32,13 +32,13 @@ Gold = Callable[[dict[str, Any], str], GoldScore]
 
 
 def load_gold(path: str, key: str, taken_names: Collection[str] = ()) -> Gold:
-    """Load the function at "module:function", with its results checked.
+    """Load the function at "module:function"; the returned function checks its results.
 
-    The function takes the record of a prompt and the text of an answer, and returns a dict of numbers: the total under
-    `gold`, and parts under names of its own, none of which may be among `taken_names`, those of other figures.
+    The user's function takes the record of a prompt and the text of an answer. It returns a dict of numbers: the total
+    under `gold`, and parts under other names, but not under `taken_names`, those of other figures.
 
-    Raises RunError, naming `key`, where there is no such function or it takes other arguments; the returned one raises
-    it where the function fails or has a bad result.
+    Raises RunError, naming the recipe key `key`, if there is no such function or it takes other arguments. The returned
+    function raises RunError if the user's function fails or its result is not such a dict.
     """
     function = load_function(path, key, "record", "answer")
 
@@ -46,10 +46,10 @@ def load_gold(path: str, key: str, taken_names: Collection[str] = ()) -> Gold:
         try:
             scores = function(record, answer)
         except Exception as error:
-            raise failed(f"{key}={path}", answer, error) from error
+            raise function_error(f"{key}={path}", answer, error) from error
         try:
             parts = {name: float(value) for name, value in scores.items()}
-            total = parts.pop(TOTAL)
+            total = parts.pop(TOTAL_KEY)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise RunError(
                 f"{key}={path} returned {scores!r}; it must return a dict of numbers with the key gold"

@@ -1,6 +1,6 @@
-"""A judge behind an OpenAI-compatible endpoint in place of a reward model; its scores are cached on disk.
+"""Score answers with a judge behind an OpenAI-compatible endpoint in place of a reward model; cache scores on disk.
 
-What was judged once is not asked again, in this run or a later one, so a run that resumes sees the same scores.
+No answer is judged twice, in this run or a later one, so a resumed run sees the same scores.
 """
 
 import hashlib
@@ -19,12 +19,16 @@ from config.scoring import ANSWER, CONVERSATION, Judge
 from engine.errors import RunError
 from engine.files import jsonl
 from engine.forward.responses import Tokens
-from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, key_in_environment
+from engine.generation.endpoint import ChatEndpoint, EndpointError, Reply, api_key_from_environment
 from engine.scoring.answers import conversation_and_answer
 
 
 class LLMJudge:
-    """Scores answers by asking for a number; equal questions are asked once."""
+    """A Scorer that asks a model for a number; equal questions are asked once.
+
+    `key` is the recipe key of the judge, for error messages; `folder` is where `cache_name` is, unless the recipe names
+    a cache.
+    """
 
     def __init__(
         self,
@@ -36,58 +40,58 @@ class LLMJudge:
         cache_name: str = "judge.jsonl",
     ) -> None:
         self.judge, self.key, self.tokenizer, self.device = judge, key, tokenizer, device
-        api_key = key_in_environment(judge.key_from, f"{key}.key_from")
+        api_key = api_key_from_environment(judge.key_from, f"{key}.key_from")
         self.endpoint = ChatEndpoint(judge.url, judge.model, api_key, judge.timeout, judge.retries)
         self.cache = Path(judge.cache) if judge.cache else folder / cache_name
-        self.known = {row["question"]: row["score"] for row in jsonl.read_and_repair(self.cache)}
-        self.writing = Lock()
+        self.scores = {row["question"]: row["score"] for row in jsonl.read_and_repair(self.cache)}
+        self.write_lock = Lock()
 
     def __call__(
         self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Mapping[str, Any]], budget: int
     ) -> torch.Tensor:
         questions = [self.question(ids, start) for ids, start in zip(sequences, starts, strict=True)]
-        names = [self.name(question) for question in questions]
-        new = {name: question for name, question in zip(names, questions, strict=True) if name not in self.known}
+        names = [self.cache_key(question) for question in questions]
+        new = {name: question for name, question in zip(names, questions, strict=True) if name not in self.scores}
         pool = ThreadPoolExecutor(self.judge.parallel)
         try:
-            list(pool.map(self.learn, new.items()))
+            list(pool.map(self.ask_and_cache, new.items()))
         finally:
-            pool.shutdown(cancel_futures=True)  # the first that fails for good ends the others
-        return torch.tensor([self.known[name] for name in names], dtype=torch.float32, device=self.device)
+            pool.shutdown(cancel_futures=True)  # once a question has finally failed, the others are cancelled
+        return torch.tensor([self.scores[name] for name in names], dtype=torch.float32, device=self.device)
 
-    def learn(self, asked: tuple[str, str]) -> None:
-        """Ask one new question, given with its name, and keep its score at once."""
+    def ask_and_cache(self, asked: tuple[str, str]) -> None:
+        """Ask one new question, given as (cache key, question), and write its score to the cache at once."""
         name, question = asked
         score = self.ask(question)
-        with self.writing:
-            self.known[name] = score
+        with self.write_lock:
+            self.scores[name] = score
             jsonl.append(self.cache, [{"question": name, "score": score}])
 
     def question(self, ids: Tokens, start: int) -> str:
-        """The question about a conversation, of which the tokens from `start` on are the answer to be judged."""
+        """Return the question about a conversation whose answer starts at index `start` of the token ids."""
         messages, answer = conversation_and_answer(ids, start, self.tokenizer)
         conversation = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
         parts = {CONVERSATION: conversation, ANSWER: answer}
-        # One pass, so that text which spells {answer} stays text.
+        # One pass, so that "{answer}" in a conversation is not replaced.
         return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found[0]], self.judge.question)
 
-    def name(self, question: str) -> str:
-        """The question's name in the cache: a hash of all that decides its score."""
+    def cache_key(self, question: str) -> str:
+        """Return the question's key in the cache: a hash of everything that decides its score."""
         decisive = [self.judge.url, self.judge.model, self.judge.score_pattern, question]
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
     def ask(self, question: str) -> float:
-        """The judge's number. RunError once all tries have failed."""
+        """Return the judge's number; raise RunError if all tries fail."""
         try:
-            return self.endpoint.ask([{"role": "user", "content": question}], self.number_in, temperature=0)
+            return self.endpoint.ask([{"role": "user", "content": question}], self.read_score, temperature=0)
         except EndpointError as error:
             raise RunError(
                 f"{self.key}.url={self.judge.url} gave no score in {error.tries} tries (the last: {error.problem}); "
-                "see to the endpoint and run the same command again: what was judged is kept"
+                "check the endpoint and run the same command again: scores so far are cached"
             ) from None
 
-    def number_in(self, reply: Reply) -> float:
-        """The score in a reply. Raises ValueError where there is none."""
+    def read_score(self, reply: Reply) -> float:
+        """Return the score in a reply; raise ValueError if there is none."""
         found = re.search(self.judge.score_pattern, reply.text)
         if found is None:
             raise ValueError(f"no number in the reply {reply.text[:80]!r}")

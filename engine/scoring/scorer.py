@@ -1,7 +1,7 @@
-"""The one interface behind which everything that scores answers stands, and reward models behind it.
+"""The interface of everything that scores answers, and its implementation by reward models.
 
-Reward models of different seeds agree where they have learnt something and disagree where an answer fools one of them:
-mean - λ deviation is the more careful score (after Coste et al. 2024, who subtract the variance).
+Reward models trained with different seeds agree where they have learned something and disagree where an answer exploits
+one of them: mean - λ · standard deviation is a more careful score (after Coste et al. 2024, who subtract the variance).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ from chatml import control
 from config.scoring import Scoring
 from config.sections import Model
 from engine.errors import RunError
-from engine.forward.responses import TOKENS_A_FORWARD, Tokens, sequence_scores
+from engine.forward.responses import TOKENS_PER_FORWARD, Tokens, sequence_scores
 from engine.models.loading import load_scalar, scalar_config
 from engine.models.tokenizer import load_tokenizer
 from engine.models.vocabulary import same_vocabulary
-from engine.scoring.answers import last_turn
+from engine.scoring.answers import last_turn_start
 from engine.scoring.judge import LLMJudge
 from engine.scoring.rule import RuleScorer
 
@@ -28,20 +28,28 @@ Record = Mapping[str, Any]
 
 
 class Scorer(Protocol):
+    """Scores answers: a reward model or several, a rule, or a judge."""
+
     def __call__(
         self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Record], budget: int
     ) -> torch.Tensor:
-        """(sequences,) scores of whole conversations, each ended by its answer's <|im_end|>.
+        """Return (sequences,) float32 scores of whole conversations, each ending with its answer's <|im_end|>.
 
-        `starts` are the positions at which the answers begin; `records` are what their prompts were read from ({} where
-        that is not known); `budget` tokens a forward.
+        Args:
+            sequences: token ids.
+            starts: for each sequence the index of its answer's first token.
+            records: for each sequence the record that its prompt was read from; {} if unknown.
+            budget: tokens per forward pass, where there is one.
         """
 
 
 @dataclass(frozen=True)
 class RewardModels:
+    """A Scorer by one reward model, or by several that `combine_scores` combines."""
+
     models: list[PreTrainedModel]
     std_coef: float
+    """λ: weight of the standard deviation over models"""
 
     def __call__(
         self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Record], budget: int
@@ -50,9 +58,9 @@ class RewardModels:
 
 
 def combine_scores(scores: Sequence[torch.Tensor], std_coef: float) -> torch.Tensor:
-    """Mean minus `std_coef` times the deviation (with n, not n - 1) over models, each (sequences,)."""
+    """Return mean - std_coef · standard deviation (dividing by n, not n - 1) over models; all are (sequences,)."""
     stacked = torch.stack(list(scores))
-    if not stacked.numel():  # no answer has ended; a deviation of nothing warns
+    if not stacked.numel():  # no answer has ended; torch warns about the deviation of an empty tensor
         return stacked.mean(0)
     return stacked.mean(0) - std_coef * stacked.std(0, correction=0)
 
@@ -67,28 +75,35 @@ def score_sequences(
     folder: Path,
     device: torch.device,
 ) -> list[float]:
-    """Scores by what a recipe names at `key`, its models loaded one at a time, each as `model_of` its path says.
+    """Return the scores of conversations by the reward that a recipe names at `key`.
 
-    `sequences` are conversations that `tokenizer` encoded from messages, each ended by its answer's <|im_end|>.
+    Reward models are loaded one at a time.
+
+    Args:
+        sequences: token ids of conversations that `tokenizer` encoded from messages, each ending with its answer's
+            <|im_end|>.
+        records: for each sequence the record that its prompt was read from; {} if unknown.
+        model_of: returns the model section with which to load the reward model of a path.
+        folder: where a judge caches its scores.
     """
     if not sequences:
         return []
     if not scoring.paths:
         scorer = rule_or_judge(scoring, key, tokenizer, folder, torch.device("cpu"))
-        starts = [last_turn(sequence, tokenizer) for sequence in sequences]
-        return scorer(sequences, starts, records, TOKENS_A_FORWARD).tolist()
+        starts = [last_turn_start(sequence, tokenizer) for sequence in sequences]
+        return scorer(sequences, starts, records, TOKENS_PER_FORWARD).tolist()
     by_model = []
     for path in scoring.paths:
         refuse_other_vocabulary(path, key, model_of(path), tokenizer)
         model = load_scalar(path, model_of(path), tokenizer, trained=False, device=device)
-        by_model.append(sequence_scores(model, sequences, TOKENS_A_FORWARD).double().cpu())
+        by_model.append(sequence_scores(model, sequences, TOKENS_PER_FORWARD).double().cpu())
     return combine_scores(by_model, scoring.std_coef).tolist()
 
 
 def refuse_other_vocabulary(path: str, key: str, model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise RunError unless the reward model in `path` reads the same tokens as `tokenizer`, id by id.
+    """Raise RunError unless the reward model in `path` has the vocabulary of `tokenizer`, id by id.
 
-    It must read its score at the <|im_end|> of `tokenizer` too. Vocabularies of equal size may still number their
+    It must also read its score at the <|im_end|> of `tokenizer`. Vocabularies of equal size may still number their
     tokens differently, and a model that reads other tokens scores at random.
     """
     own = load_tokenizer(path, model.revision)
@@ -116,7 +131,7 @@ def rule_or_judge(
     device: torch.device,
     cache_name: str = "judge.jsonl",
 ) -> Scorer:
-    """The rule or the judge that a recipe names at `key`; a judge's scores are kept in `folder`, as `cache_name`."""
+    """Return the rule or judge that a recipe names at `key`; a judge caches its scores in `folder` as `cache_name`."""
     if scoring.rule is not None:
         return RuleScorer(scoring.rule, f"{key}.rule", tokenizer, device)
     return LLMJudge(scoring.judge, f"{key}.judge", tokenizer, folder, device, cache_name)

@@ -58,7 +58,7 @@ def answer_alone(answer):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_a_checker_that_takes_something_else_is_refused_before_any_model_is_load
         run(evaluate, recipe)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: eval.obeys={HERE}:answer_alone is answer_alone(answer), and is called with (record, answer): too many "
+        f"error: eval.obeys={HERE}:answer_alone is answer_alone(answer), but is called with (record, answer): too many "
         "positional arguments; write def answer_alone(record, answer)\n"
     )
     assert not (tmp_path / "run").exists()

@@ -139,6 +139,6 @@ def test_what_would_change_the_base_is_refused(setting, tmp_path):
     with pytest.raises(RunError) as error:
         train_sft(load(SFT, setting / "sft.yaml", [f"run.dir={tmp_path}/third", f"model.path={tmp_path}/base", *QLORA]))
     assert str(error.value) == (
-        f"{tmp_path}/base has no rows for the ChatML tokens, and an adapter of a base in 4 bits cannot bring them; "
+        f"{tmp_path}/base has no rows for the ChatML tokens, and an adapter on a base in 4 bits cannot add them; "
         "leave load_in_4bit out"
     )

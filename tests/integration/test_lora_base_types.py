@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from config.sections import Lora
 from engine.models import adapters
-from engine.models.adapters import lora_config, store_linear_low
+from engine.models.adapters import lora_config, store_linear_weights
 from tests.support.processes import run_stage
 from tests.support.small_models import small_model
 from tests.support.stage_runs import same, untimed, weights
@@ -30,7 +30,7 @@ def test_what_is_computed_stays_the_same_to_the_last_bit():
         model = small_model(vocab_size=len(qwen()), tie_word_embeddings=False)
         model.load_state_dict({name: weight.bfloat16().float() for name, weight in model.state_dict().items()})
         if low:
-            store_linear_low(model, torch.bfloat16)
+            store_linear_weights(model, torch.bfloat16)
         model = get_peft_model(model, lora_config(Lora(r=4), model, qwen()))
         drawn.manual_seed(1)
         adapters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -52,8 +52,8 @@ def test_what_is_computed_stays_the_same_to_the_last_bit():
 
 def test_layers_that_bfloat16_would_round_are_left_alone():
     model = small_model()
-    store_linear_low(model, torch.bfloat16)
-    store_linear_low(model, torch.float32)
+    store_linear_weights(model, torch.bfloat16)
+    store_linear_weights(model, torch.float32)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
@@ -62,13 +62,13 @@ def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage):
     held = []
 
     def holding(base, dtype):
-        store_linear_low(base, dtype)
+        store_linear_weights(base, dtype)
         held.append({weight.dtype for weight in base.parameters()})
 
-    monkeypatch.setattr(adapters, "store_linear_low", holding)
+    monkeypatch.setattr(adapters, "store_linear_weights", holding)
     lean = alone(setting, stage, *LORA)
     assert held == [{torch.float32, torch.bfloat16}]
-    monkeypatch.setattr(adapters, "store_linear_low", lambda base, dtype: None)
+    monkeypatch.setattr(adapters, "store_linear_weights", lambda base, dtype: None)
     whole = alone(setting, stage, *LORA, "run.keep_checkpoints=1")
     assert untimed(lean) == untimed(whole)
     assert same(weights(lean), weights(whole))

@@ -45,7 +45,7 @@ def test_prompt_and_response_beyond_the_context(setting, tmp_path):
     overrides = [f"model.path={model}", "ppo.steps=1", "data.pretrain_length=16"]
     assert refused(tmp_path / "run", setting, *overrides) == (
         "the longest prompt of data.prompts with sampling.max_new_tokens=12 has 30 tokens, and beyond 24 the model's "
-        "positions (rope_type dynamic) depend on the longest sequence beside them; lower data.max_prompt_tokens or "
+        "positions (rope_type dynamic) depend on the longest sequence in the batch; lower data.max_prompt_tokens or "
         "sampling.max_new_tokens, together to 24"
     )
     train(recipe_of(setting, f"run.dir={tmp_path / 'advised'}", *overrides, "sampling.max_new_tokens=6",
@@ -90,7 +90,7 @@ def test_gold_that_takes_other_arguments(setting, tmp_path):
     gold = "tests.integration.test_ppo_edges:gold_of_the_answer_alone"
     overrides = [f"data.heldout={setting.parent}/prompts.jsonl", f"watch.gold={gold}"]
     assert refused(tmp_path / "run", setting, *overrides) == (
-        f"watch.gold={gold} is gold_of_the_answer_alone(answer), and is called with (record, answer): too many "
+        f"watch.gold={gold} is gold_of_the_answer_alone(answer), but is called with (record, answer): too many "
         "positional arguments; write def gold_of_the_answer_alone(record, answer)"
     )
 

@@ -159,7 +159,7 @@ def test_the_offset_is_of_no_more_pairs_than_were_trained_on(setting, tmp_path, 
 def test_evaluation_and_offset_say_how_far_they_are(setting, tmp_path, monkeypatch, capsys):
     """In a log: a line now and then, here after every forward pass."""
     monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", -1.0)
-    monkeypatch.setattr("reward.train.TOKENS_A_FORWARD", 150)
+    monkeypatch.setattr("reward.train.TOKENS_PER_FORWARD", 150)
     train(recipe_of(setting, tmp_path, f"data.eval={setting / 'pairs.jsonl'}", "trainer.eval_steps=4",
                     "trainer.eval_strategy=steps"))  # fmt: skip
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" s left")]

@@ -15,7 +15,7 @@ from engine.files.jsonl import read
 from engine.models.loading import new_scalar
 from engine.models.saving import save_model
 from engine.models.tokenizer import load_tokenizer
-from engine.scoring.answers import last_turn
+from engine.scoring.answers import last_turn_start
 from engine.scoring.rule import RuleScorer
 from engine.scoring.scorer import combine_scores
 from eval.evaluate import evaluate
@@ -139,7 +139,7 @@ def test_a_judge_in_ppo(setting, tmp_path):
         ("TALK", "tests.integration.test_scoring has no function TALK; write module:function"),
         (
             "read_back",
-            "is read_back(ids: collections.abc.Sequence[int], tokenizer: Any) -> list[dict[str, str]], and is called "
+            "is read_back(ids: collections.abc.Sequence[int], tokenizer: Any) -> list[dict[str, str]], but is called "
             "with (messages, answer, record): too many positional arguments; write def read_back(messages, answer, "
             "record)",
         ),
@@ -149,7 +149,7 @@ def test_a_rule_that_fails(function, message):
     ids = encode([*TALK[:2], {"role": "assistant", "content": "No."}], qwen()).input_ids[:-1]
     with pytest.raises(RunError) as error:
         RuleScorer(f"tests.integration.test_scoring:{function}", "reward.rule", qwen(), torch.device("cpu"))(
-            [ids], [last_turn(ids, qwen())], [{}], 0
+            [ids], [last_turn_start(ids, qwen())], [{}], 0
         )
     assert f"reward.rule=tests.integration.test_scoring:{function}" in str(error.value)
     assert message in str(error.value)

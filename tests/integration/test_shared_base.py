@@ -12,7 +12,7 @@ from config.sections import Model
 from engine.errors import RunError
 from engine.files.jsonl import read
 from engine.forward.responses import response_logprobs, response_values, sequence_scores
-from engine.models.adapter_files import DOWN, UP, Adapter
+from engine.models.adapter_files import LORA_A, LORA_B, Adapter
 from engine.models.loading import load_causal, load_scalar
 from engine.models.multi_adapter import Role, Roles
 from engine.models.tokenizer import load_tokenizer
@@ -118,8 +118,8 @@ def test_weights_at_rest_are_little_more_than_one_base(setting):
     layers = {n: m for n, m in base.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
     tensors = {}
     for name, layer in layers.items():
-        tensors[name + DOWN] = torch.empty(64, layer.in_features, device="meta")
-        tensors[name + UP] = torch.empty(layer.out_features, 64, device="meta")
+        tensors[name + LORA_A] = torch.empty(64, layer.in_features, device="meta")
+        tensors[name + LORA_B] = torch.empty(layer.out_features, 64, device="meta")
     roles, adapter = Roles(), Adapter({"r": 64, "lora_alpha": 16}, tensors, None)
     for name, dtype in (("policy", torch.float32), ("value", torch.float32), ("reference", None), ("reward", None)):
         Role(base, roles, name, adapter, dtype or torch.bfloat16, trained=dtype is not None)

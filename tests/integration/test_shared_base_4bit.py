@@ -99,7 +99,7 @@ def test_each_role_is_pefts_adapter_on_the_same_base(setting, checkpointing):
         assert_close(found, expected_logprobs().detach(), atol=1e-4, rtol=0)
 
     row = pack_responses(PROMPTS, ANSWERS, torch.device("cpu"))
-    with models.policy.roles.playing("value"):  # what is recomputed is the policy's all the same
+    with models.policy.roles.activate("value"):  # what is recomputed is the policy's all the same
         loss = models.policy(**row.logprob_arguments).logprobs.sum()
         loss.backward()
     expected_logprobs().sum().backward()

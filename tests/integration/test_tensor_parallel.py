@@ -14,7 +14,7 @@ from engine.errors import RunError
 from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
 from engine.generation.streams import RandomStream
-from engine.generation.tensor_parallel import Team, plan_of
+from engine.generation.tensor_parallel import TensorParallelGroup, tensor_parallel_plan
 from ppo.train import train
 from tests.integration.test_ppo_processes import CHANGES, assert_the_same_run
 from tests.support.ppo_setting import make_setting, recipe_of
@@ -55,7 +55,7 @@ def sharded_policy():
     """Return a rank's and the model's weights, the logits' largest difference, and the shards' device afterwards."""
     accelerator = Accelerator(cpu=True)
     whole = small_model("qwen3", vocab_size=101, attention_bias=True)
-    team = Team(whole, accelerator.num_processes, accelerator)
+    team = TensorParallelGroup(whole, accelerator.num_processes, accelerator)
     tokens = torch.arange(10)[None]
     with torch.no_grad(), team.sharded_policy() as shards:
         held = sum(weight.numel() for weight in shards.parameters())
@@ -77,7 +77,7 @@ def written_by(seeds):
     """The answers to two prompts, one of each process, whose random numbers are its own."""
     accelerator = Accelerator(cpu=True)
     rank, model = accelerator.process_index, small_model()
-    team = Team(model, accelerator.num_processes, accelerator) if accelerator.num_processes > 1 else None
+    team = TensorParallelGroup(model, accelerator.num_processes, accelerator) if accelerator.num_processes > 1 else None
     sampling = Sampling(max_new_tokens=20)
     decode = partial(sample, sampling=sampling, end=7, stops=[7, 8])
     request = GenerationRequest([[1, 2, 3], [4, 5]], [0, 1], responses=2, stream=RandomStream.of_step(seeds[rank], 1))
@@ -95,17 +95,17 @@ def test_a_team_goes_by_what_its_first_process_draws():
 
 def test_what_cannot_be_sharded(setting, tmp_path):
     with pytest.raises(RunError) as error:
-        plan_of(small_model(), 4)
+        tensor_parallel_plan(small_model(), 4)
     assert str(error.value) == "sampling.split=4 does not divide this model's num_key_value_heads, 2; choose another"
     experts = Qwen2MoeForCausalLM(Qwen2MoeConfig(**SIZES, num_experts=2, moe_intermediate_size=32))
     with pytest.raises(RunError) as error:
-        plan_of(experts, 2)
+        tensor_parallel_plan(experts, 2)
     assert str(error.value) == "sampling.split=2: a qwen2_moe model cannot be sharded for decoding; use 1"
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}", "sampling.split=2"))
     assert str(error.value) == (
-        "sampling.split=2 does not divide the number of ranks, 1; choose a divisor of it, best the ranks of one "
-        "machine or fewer"
+        "sampling.split=2 does not divide the number of ranks, 1; choose a divisor of it, preferably at most the "
+        "ranks of one machine"
     )
 
 

@@ -200,7 +200,7 @@ def test_rewards_alone():
         (
             "nowhere.at_all:score",
             "eval.gold=nowhere.at_all:score: nowhere.at_all cannot be imported (No module named 'nowhere'); name a "
-            "module that python finds from here, or leave eval.gold out",
+            "module that Python can import from here, or leave eval.gold out",
         ),
         ("math:score", "eval.gold=math:score: math has no function score; write module:function"),
         ("math:pi", "eval.gold=math:pi: math has no function pi; write module:function"),

@@ -88,7 +88,7 @@ def test_packed_attention_refuses_what_it_would_leave_out(given, named):
     harmless = {"is_causal": True, "position_ids": lengths["position_ids"], "use_cache": False, "softcap": None}
     attention.packed_attention(torch.nn.Module(), q, k, v, None, **known, **harmless)
     mask = given.pop("attention_mask", None)
-    with pytest.raises(ValueError, match=rf"^packed attention does not know {named}$"):
+    with pytest.raises(ValueError, match=rf"^packed attention does not support {named}$"):
         attention.packed_attention(torch.nn.Module(), q, k, v, mask, **known, **given)
 
 

@@ -26,7 +26,7 @@ def test_layout_by_hand():
 
 @pytest.mark.parametrize("lengths", [[], [2, 0]])
 def test_an_empty_sequence_is_refused(lengths):
-    with pytest.raises(ValueError, match="packed sequences need a token each"):
+    with pytest.raises(ValueError, match="packed sequences need at least one token each"):
         layout(lengths)
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from engine.forward.attention import use_attention
-from engine.forward.pairs import pack_pairs, pair_scores, shared_tokens
+from engine.forward.pairs import pack_pairs, pair_scores, shared_prefix_length
 from engine.forward.responses import sequence_scores
 from engine.forward.scalar_head import scalar_class
 from tests.support.small_models import small_config
@@ -46,7 +46,7 @@ def test_row_by_hand():
 
 
 def test_every_side_keeps_a_token_of_its_own():
-    assert [shared_tokens(pair) for pair in PAIRS] == [3, 0, 2, 3]
+    assert [shared_prefix_length(pair) for pair in PAIRS] == [3, 0, 2, 3]
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])

@@ -117,6 +117,6 @@ def test_logits_that_are_not_numbers_are_refused(top_p, record):
     with pytest.raises(RunError) as error:
         draw_token(logits, top_p, 1.0, lambda rows, attempt: uniform(0, rows, attempt), record=record)
     assert str(error.value) == (
-        "the model that generates responses returned logits that are not finite (NaN); look at the checkpoint that it "
+        "the model that generates responses returned logits that are not finite (NaN); check the checkpoint that it "
         "was loaded from"
     )

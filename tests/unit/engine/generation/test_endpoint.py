@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import RunError
 from engine.generation import endpoint
-from engine.generation.endpoint import ChatEndpoint, EndpointError, key_in_environment
+from engine.generation.endpoint import ChatEndpoint, EndpointError, api_key_from_environment
 from tests.support.judge_server import serving
 
 TALK = [{"role": "user", "content": "Hi"}]
@@ -14,7 +14,7 @@ TALK = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 def test_a_conversation_is_sent_with_its_sampling():
@@ -46,7 +46,7 @@ def test_half_a_surrogate_pair_is_replaced():
 def test_pauses_double(monkeypatch):
     slept = []
     monkeypatch.setattr(endpoint.time, "sleep", slept.append)
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.5)
     with serving(lambda number, _: 500 if number < 3 else "Hello") as (url, requests):
         assert ChatEndpoint(url, "m").reply(TALK) == "Hello"
     assert (slept, len(requests)) == ([0.5, 1.0, 2.0], 4)
@@ -105,8 +105,8 @@ def test_nobody_there():
 
 def test_a_key_in_the_environment(monkeypatch):
     monkeypatch.setenv("A_KEY", "secret")
-    assert key_in_environment("A_KEY", "x.key_from") == "secret"
-    assert key_in_environment(None, "x.key_from") is None
+    assert api_key_from_environment("A_KEY", "x.key_from") == "secret"
+    assert api_key_from_environment(None, "x.key_from") is None
     with pytest.raises(RunError) as error:
-        key_in_environment("NO_SUCH_KEY", "x.key_from")
+        api_key_from_environment("NO_SUCH_KEY", "x.key_from")
     assert str(error.value) == "x.key_from=NO_SUCH_KEY: no such environment variable; set it to the key"

@@ -27,7 +27,8 @@ def test_half_of_a_low_rank_pair_is_refused(adapter):
     with pytest.raises(RunError) as error:
         read_adapter(str(adapter), "model.path")
     assert str(error.value) == (
-        f"model.path={adapter} has one of two LoRA matrices of model.layers.1.self_attn.q_proj; copy the whole folder"
+        f"model.path={adapter} has only one of the two LoRA matrices of model.layers.1.self_attn.q_proj; "
+        "copy the whole folder"
     )
 
 

@@ -25,8 +25,8 @@ from tests.support.tokenizers import llama, qwen
 
 TALK = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Good day."}]
 NOTE = (
-    "lora.merge=false: the adapter will hold embedding rows of 4 tokens (trainable_tokens_delta), which some servers "
-    "(vLLM) refuse; lora.train_tokens=false leaves those rows as the base has them\n"
+    "lora.merge=false: the adapter will contain embedding rows of 4 tokens (trainable_tokens_delta), which some "
+    "servers (vLLM) refuse; lora.train_tokens=false leaves those rows as the base has them\n"
 )
 
 
@@ -82,7 +82,7 @@ def test_an_adapter_of_another_base_is_refused_until_its_own_is_named(tmp_path):
     with pytest.raises(RunError) as error:
         load_causal(str(folder), Model(path=""), tokenizer, trained=False)
     assert str(error.value) == (
-        f"the adapter in {folder} is of a base with other shapes than {other}; name the base that it was trained on "
+        f"the adapter in {folder} was trained on a base with other shapes than {other}; name that base "
         "in its adapter_config.json"
     )
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
@@ -104,8 +104,8 @@ def test_rows_of_tokens_that_the_base_never_saw_have_to_be_trained(tmp_path):
     with pytest.raises(RunError) as error:
         trained(base, Lora(r=4, train_tokens=False))
     assert str(error.value) == (
-        "lora.train_tokens=false leaves the rows of <|im_start|> and <|im_end|> as the base has them, but it was never "
-        "trained on these tokens; set lora.train_tokens=true"
+        "lora.train_tokens=false leaves the rows of <|im_start|> and <|im_end|> as the base has them, but the base "
+        "was never trained on these tokens; set lora.train_tokens=true"
     )
     trained(base, Lora(r=4, train_tokens=True))
 

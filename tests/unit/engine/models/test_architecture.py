@@ -65,7 +65,7 @@ def test_weights_that_are_stored_quantised_are_refused(tmp_path, method, in_4bit
         load_causal(str(tmp_path), Model(path=str(tmp_path)), qwen(), trained=True, in_4bit=in_4bit)
     assert str(error.value) == (
         f"the weights of {tmp_path} are stored quantised ({method}), and such weights cannot be trained; give the "
-        "model that they were made from (to train adapters on it in 4 bits: lora.load_in_4bit=true "
+        "unquantised model (to train adapters on it in 4 bits: lora.load_in_4bit=true "
         "lora.merge=false lora.r=64)"
     )
     (tmp_path / "sft.yaml").write_text("stage: sft\nmodel: {path: m}\ndata: {train: t}\nrun: {dir: r}\n")
@@ -76,6 +76,6 @@ def test_weights_that_are_stored_quantised_are_refused(tmp_path, method, in_4bit
 @pytest.mark.parametrize("key", ["final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale"])
 def test_logits_that_are_scaled_or_capped_are_refused_by_any_name(key):
     assert refusal(LlamaConfig(**{key: 30.0})) == (
-        f"llama models transform their logits ({key}), which plumbline does not do yet; take a base of another family"
+        f"llama models transform their logits ({key}), which plumbline does not support; use a base of another family"
     )
     causal_class(LlamaConfig(**{key: None}), "there", in_4bit=False)

@@ -59,7 +59,7 @@ def test_a_foreign_prefix_is_named(folder, prefix, writer):
     rewrite(folder, lambda weights: {prefix + key: value for key, value in weights.items()})
     assert refused(folder) == (
         f"{folder} lacks lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight and 24 more "
-        f"weights, which would be trained from random numbers; its keys begin with {prefix!r}{writer}: save it again "
+        f"weights, which would be initialised at random; its keys begin with {prefix!r}{writer}: save it again "
         "without that prefix"
     )
     # The advice, followed:
@@ -69,7 +69,7 @@ def test_a_foreign_prefix_is_named(folder, prefix, writer):
 
 def test_a_missing_layer_and_a_missing_head_are_refused(folder):
     rewrite(folder, lambda weights: {key: value for key, value in weights.items() if key != "lm_head.weight"})
-    advice = "which would be trained from random numbers; copy the whole folder, with all files of weights"
+    advice = "which would be initialised at random; copy the whole folder, with all weight files"
     assert refused(folder) == f"{folder} lacks lm_head.weight, {advice}"
     rewrite(folder, tie_word_embeddings=True)
     load(folder)  # a head that is tied is not missing
@@ -80,8 +80,8 @@ def test_a_missing_layer_and_a_missing_head_are_refused(folder):
 def test_weights_of_other_shapes_are_refused(folder):
     rewrite(folder, intermediate_size=32)
     assert refused(folder) == (
-        f"{folder}: model.layers.0.mlp.down_proj.weight has the shape [32, 64], by config.json it should have "
-        "[32, 32]; see that config.json belongs to these weights"
+        f"{folder}: model.layers.0.mlp.down_proj.weight has the shape [32, 64], but config.json gives "
+        "[32, 32]; check that config.json belongs to these weights"
     )
     rewrite(folder, intermediate_size=64)
     load(folder)
@@ -93,7 +93,7 @@ def test_a_weight_that_the_class_does_not_use_is_refused_within_a_layer_and_said
     assert "warning" not in capsys.readouterr().err
     rewrite(folder, lambda weights: {**weights, "mtp.fc.weight": torch.ones(4)})
     load(folder)
-    note = f"warning: {folder} has mtp.fc.weight, not part of Qwen2ForCausalLM; left out\n"
+    note = f"warning: {folder} has mtp.fc.weight, not part of Qwen2ForCausalLM; ignored\n"
     assert note in capsys.readouterr().err
     rewrite(folder, lambda weights: {**weights, "model.layers.0.self_attn.q_norm.weight": torch.ones(8)})
     assert refused(folder).startswith(
@@ -106,11 +106,11 @@ def test_a_git_lfs_pointer_and_a_truncated_file_are_one_line(folder):
     whole = file.read_bytes()
     file.write_bytes(whole[:5000])
     assert refused(folder) == (
-        f"{file} is damaged or not whole (Error while deserializing header: incomplete metadata, file not fully "
+        f"{file} is damaged or incomplete (Error while deserializing header: incomplete metadata, file not fully "
         "covered); download it again"
     )
     file.write_text(POINTER)
-    message = f"{file} is a Git LFS pointer and not the weights; fetch them: git lfs pull"
+    message = f"{file} is a Git LFS pointer, not the weights; fetch them: git lfs pull"
     assert refused(folder) == message
     path, section = str(folder), Model(path=str(folder))
     stored = lambda _: load_causal(path, section, load_tokenizer(path), trained=True, as_stored=True)  # noqa: E731

@@ -53,7 +53,7 @@ def test_rotary_positions_go_on_with_a_warning(config, capsys):
     check_length(config(max_position_embeddings=64), 65, WHAT, WAY_OUT)
     assert capsys.readouterr().out == (
         "warning: the longest row of data.train has 65 tokens, and the model was made for 64 "
-        "(max_position_embeddings); set data.max_length=64, unless the model is to learn longer text\n"
+        "(max_position_embeddings); set data.max_length=64, unless you mean to train it on longer text\n"
     )
 
 
@@ -68,7 +68,7 @@ def test_dynamic_rotary_positions_are_refused_where_they_begin_to_depend_on_neig
     check_length(config, 64, WHAT, WAY_OUT)
     assert refusal(config, 65) == (
         "the longest row of data.train has 65 tokens, and beyond 64 the model's positions (rope_type dynamic) depend "
-        "on the longest sequence beside them; set data.max_length=64"
+        "on the longest sequence in the batch; set data.max_length=64"
     )
 
 

@@ -177,7 +177,7 @@ def test_a_reward_model_without_its_offset_is_refused(reward_folder):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError) as error:
         load_scalar(str(folder), Model(path=""), tokenizer, trained=False)
-    assert str(error.value) == f"{folder} is no reward model: it has no score_offset; make one with: make rm"
+    assert str(error.value) == f"{folder} is not a reward model: it has no score_offset; train one with: make rm"
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path):
@@ -205,11 +205,11 @@ def test_a_reward_model_of_another_tool_keeps_its_head_or_says_that_it_does_not(
     assert_close(model.model.state_dict(), plain.model.state_dict())
     if plain.config.num_labels == 1:
         assert torch.equal(model.score.weight, plain.score.weight)
-        note = "is a reward model of another tool: its head is kept, and its score is read at the last <|im_end|>"
+        note = "is a reward model from another tool: its head is kept, and its score is read at the last <|im_end|>"
     else:
         assert model.score.weight.shape == (1, 32)
         assert torch.equal(model.score.weight, new_scalar(path, Model(path=path), tokenizer, seed=1).score.weight)
-        note = "has a head of 3 labels; a new one of one label takes its place"
+        note = "has a head with 3 labels; it is replaced by a new head with one label"
     assert capsys.readouterr().out.splitlines()[0] == f"{path} {note}"
     ids = encode(CONVERSATION, tokenizer).input_ids[:-1]
     with torch.no_grad(), use_attention(plain.eval(), "eager"):
@@ -223,7 +223,7 @@ def test_a_reward_model_of_another_tool_without_its_head_is_refused(foreign):
     weights = load_file(f"{path}/model.safetensors")
     del weights["score.weight"]
     save_file(weights, f"{path}/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RunError, match=r"lacks score\.weight, which would be trained from random numbers"):
+    with pytest.raises(RunError, match=r"lacks score\.weight, which would be initialised at random"):
         new_scalar(path, Model(path=path), load_tokenizer(path), seed=1)
 
 
@@ -244,7 +244,7 @@ def test_an_adapter_that_does_not_fit_whole_is_refused(tmp_path, change):
         found = "lacks base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta; copy its whole folder"
     else:
         del weights[first]
-        found = f"lacks {first}; its tensors are not those that its adapter_config.json describes"
+        found = f"lacks {first}; its tensors do not match its adapter_config.json"
     save_file(weights, out / "adapter_model.safetensors")
     with pytest.raises(RunError) as error:
         load_causal(str(out), Model(path=""), tokenizer, trained=False)

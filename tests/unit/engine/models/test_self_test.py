@@ -96,8 +96,8 @@ def test_a_state_that_runs_on_is_refused_with_figure_and_reason(written):
     found = float(message.removeprefix(f"{path}: a sequence packed beside another differs by ").split(" ")[0])
     assert found > 0.1
     assert message.endswith(
-        " under model.attention=packed, likely by a state that runs on from token to token (convolution or recurrence);"
-        " plumbline cannot train lfm2 models, take a base of another family (docs/models.md)"
+        " under model.attention=packed, likely because of a state that is carried from token to token (convolution or "
+        "recurrence); plumbline cannot train lfm2 models, use a base of another family (docs/models.md)"
     )
 
 
@@ -158,7 +158,7 @@ def test_the_advice_for_a_reward_model_is_that_of_every_stage_that_loads_one(wri
 def test_what_packed_attention_does_not_pass_on_is_refused(written, model_class, config, reason):
     message = refusal(written(model_class, config))
     assert reason in message
-    assert message.endswith("take a base of another family (docs/models.md)")
+    assert message.endswith("use a base of another family (docs/models.md)")
 
 
 def test_a_biased_head_passes_only_because_the_bias_counts(monkeypatch):

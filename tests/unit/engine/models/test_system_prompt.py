@@ -10,7 +10,7 @@ from trl.chat_template_utils import qwen2_5_chat_template, qwen3_chat_template
 from config import RecipeError, load
 from engine.data.chatml_section import ChatML
 from engine.models.saved_tokenizer import TRAINING_TEMPLATE, save_tokenizer
-from engine.models.system_prompt import default_system_prompt, lost, stage_tokenizer
+from engine.models.system_prompt import default_system_prompt, dropped_prompt_warning, stage_tokenizer
 from engine.models.tokenizer import load_tokenizer
 from sft.recipe import SFT
 from tests.support.real_tokenizers import as_published
@@ -65,9 +65,9 @@ def test_a_run_reports_it_and_its_advice_keeps_it(source, capsys, tmp_path):
     stage_tokenizer(recipe.model, recipe.chatml)
     printed = capsys.readouterr().out
     assert printed == (
-        f"warning: {recipe.model.path}: its chat template puts a system prompt before conversations that have none, "
-        f'"{QWEN}"; this run and the template that it saves put none there. To train with it: '
-        f"'chatml.system={QWEN}'; to save it in the template, too: chatml.keep_system=true\n"
+        f"warning: {recipe.model.path}: its chat template adds a system prompt to conversations without one, "
+        f'"{QWEN}"; this run and the template that it saves do not. To train with it: '
+        f"'chatml.system={QWEN}'; to save it in the template as well: chatml.keep_system=true\n"
     )
     advice = printed.partition("To train with it: ")[2].partition("; to save it")[0]
     recipe = read(*shlex.split(advice), "chatml.keep_system=true")
@@ -88,7 +88,7 @@ def test_a_run_reports_it_and_its_advice_keeps_it(source, capsys, tmp_path):
     "prompt", ["Be kind.", 'It\'s: fine, "so" #1', "$HOME costs 5 $", "One.\nTwo.", "Répondez {en} français!"]
 )
 def test_the_advice_is_one_word_of_a_shell_whatever_the_prompt(source, prompt):
-    advice = lost(prompt, ChatML()).partition("To train with it: ")[2].partition("; to save it")[0]
+    advice = dropped_prompt_warning(prompt, ChatML()).partition("To train with it: ")[2].partition("; to save it")[0]
     words = subprocess.run(["bash", "-c", f"printf '%s\\0' {advice}"], capture_output=True, text=True, check=True)
     (word,) = words.stdout.split("\0")[:-1]
     assert source(None)(word).chatml.system == prompt
@@ -96,7 +96,7 @@ def test_the_advice_is_one_word_of_a_shell_whatever_the_prompt(source, prompt):
 
 def test_a_plain_prompt_stands_in_the_arguments_of_make_too(source, tmp_path):
     (tmp_path / "Makefile").write_text("all:\n\t@printf '%s' $(ARGS)\n")
-    advice = lost(QWEN, ChatML()).partition("To train with it: ")[2].partition("; to save it")[0]
+    advice = dropped_prompt_warning(QWEN, ChatML()).partition("To train with it: ")[2].partition("; to save it")[0]
     command = ["bash", "-c", f'make -C {tmp_path} -s --no-print-directory ARGS="{advice}"']
     word = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert source(None)(word).chatml.system == QWEN
@@ -106,7 +106,7 @@ def test_a_prompt_that_is_not_saved_is_reported_as_well(source, capsys):
     recipe = source(qwen2_5_chat_template)("chatml.system=Be kind.")
     stage_tokenizer(recipe.model, recipe.chatml)
     assert capsys.readouterr().out.endswith(
-        '"; the template that this run saves puts none there. To save chatml.system in it: chatml.keep_system=true\n'
+        '"; the template that this run saves does not. To save chatml.system in it: chatml.keep_system=true\n'
     )
     recipe = source(qwen2_5_chat_template)("chatml.system=Be kind.", "chatml.keep_system=true")
     assert default_system_prompt(stage_tokenizer(recipe.model, recipe.chatml)) == "Be kind."

@@ -79,5 +79,5 @@ def test_another_file_of_that_name_is_one_line(content, tmp_path):
         load_tokenizer(str(tmp_path))
     assert str(error.value) == (
         f"{tmp_path}: {tmp_path / 'qwen.tiktoken'} does not list 151,643 tokens, as the first Qwen's qwen.tiktoken "
-        "does; fetch it again"
+        "does; download it again"
     )

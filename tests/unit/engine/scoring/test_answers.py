@@ -5,7 +5,7 @@ import torch
 
 from chatml import control, encode, plain_encoder
 from config.scoring import Judge
-from engine.scoring.answers import conversation_and_answer, last_turn
+from engine.scoring.answers import conversation_and_answer, last_turn_start
 from engine.scoring.judge import LLMJudge
 from engine.scoring.rule import RuleScorer
 from tests.support.tokenizers import llama, qwen
@@ -41,7 +41,7 @@ def test_an_answer_is_read_as_it_was_written(make, text):
     answered = [*ASKED, {"role": "assistant", "content": text}]
     tokens = encode(answered, make()).input_ids
     tokens = tokens[: len(tokens) - len(plain_encoder(make())("\n"))]
-    start = last_turn(tokens, make())
+    start = last_turn_start(tokens, make())
     assert start == len(encode(ASKED, make(), add_generation_prompt=True).input_ids)
     assert conversation_and_answer(tokens, start, make()) == (ASKED, text)
 

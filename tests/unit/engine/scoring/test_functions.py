@@ -49,12 +49,12 @@ def of_the_record(record, answer):
     [
         (
             "answer_alone",
-            "watch.gold=NAME is answer_alone(answer), and is called with (record, answer): too many positional "
+            "watch.gold=NAME is answer_alone(answer), but is called with (record, answer): too many positional "
             "arguments; write def answer_alone(record, answer)",
         ),
         (
             "keywords_only",
-            "watch.gold=NAME is keywords_only(*, record, answer), and is called with (record, answer): too many "
+            "watch.gold=NAME is keywords_only(*, record, answer), but is called with (record, answer): too many "
             "positional arguments; write def keywords_only(record, answer)",
         ),
     ],
@@ -96,7 +96,7 @@ def test_a_slow_rule_says_what_it_is_at(monkeypatch, capsys):
     tokens, start = generated(qwen(), "42", "@im_end")
     scorer = RuleScorer(f"{HERE}:slow", "reward.rule", qwen(), torch.device("cpu"))
     assert scorer([tokens], [start], [{}], 0).tolist() == [1.0]
-    said = f"reward.rule={HERE}:slow has been scoring for 0 s, now the answer '42'; it has no time limit\n"
+    said = f"reward.rule={HERE}:slow has been running for 0 s, now on the answer '42'; it has no time limit\n"
     assert capsys.readouterr().out == said
 
 

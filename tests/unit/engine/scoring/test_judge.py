@@ -9,7 +9,7 @@ from chatml import encode
 from config.scoring import Judge
 from engine.errors import RunError
 from engine.generation import endpoint
-from engine.scoring.answers import last_turn
+from engine.scoring.answers import last_turn_start
 from engine.scoring.judge import LLMJudge
 from tests.support.judge_server import serving
 from tests.support.tokenizers import qwen
@@ -19,7 +19,7 @@ ASKED = "{conversation}\n--\n{answer}"
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 def talk(question, answer, system=None):
@@ -39,7 +39,7 @@ def length_of_answer(_, body):
 
 
 def scores(made, *talks):
-    starts = [last_turn(talk, qwen()) for talk in talks]
+    starts = [last_turn_start(talk, qwen()) for talk in talks]
     return made(list(talks), starts, [{}] * len(talks), 0).tolist()
 
 
@@ -103,8 +103,8 @@ def test_what_does_not_pass_ends_the_run(tmp_path, failure, tries, last):
     with serving(lambda number, _: failure) as (url, requests), pytest.raises(RunError) as error:
         scores(scorer(url, tmp_path, retries=2, timeout=patience(failure)), talk("Hi", "Hello"))
     assert str(error.value) == (
-        f"reward.judge.url={url} gave no score in {tries} tries (the last: {last}); see to the endpoint and run the "
-        "same command again: what was judged is kept"
+        f"reward.judge.url={url} gave no score in {tries} tries (the last: {last}); check the endpoint and run the "
+        "same command again: scores so far are cached"
     )
     assert len(requests) == tries
 

@@ -42,6 +42,6 @@ def test_a_function_that_fails_or_takes_something_else():
     with pytest.raises(RunError) as error:
         load_obeys(f"{HERE}:answer_alone", "eval.obeys")
     assert str(error.value) == (
-        f"eval.obeys={HERE}:answer_alone is answer_alone(answer), and is called with (record, answer): too many "
+        f"eval.obeys={HERE}:answer_alone is answer_alone(answer), but is called with (record, answer): too many "
         "positional arguments; write def answer_alone(record, answer)"
     )
