@@ -1,11 +1,11 @@
-"""Conversations to tokens and back: the messages, the records they come in, and ChatML.
+"""Convert records to conversations, and conversations to ChatML tokens and back.
 
     encode(messages, tokenizer)        token ids and labels of one conversation
-    read_back(ids, tokenizer)          the turns that token ids hold, as text
-    read_conversation(record) ...      what the records of chat and comparison data hold
-    chat_template(tokenizer)           the Jinja template to save beside the tokenizer
+    read_back(ids, tokenizer)          the turns of ChatML token ids, as text
+    read_conversation(record) ...      the conversation, prompt or comparison in a record of chat data
+    chat_template(tokenizer)           the Jinja template to save with the tokenizer
 
-No torch: a tokenizer is handed in.
+Imports no torch; the caller passes the tokenizer.
 """
 
 from chatml.decode import check_reads_back, read_back

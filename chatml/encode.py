@@ -1,20 +1,22 @@
-"""Conversations to token ids and labels, piece by piece.
+"""Encode conversations as token ids and labels.
 
-    <|im_start|>role⏎content<|im_end|>⏎        once a turn; <BOS> before the first where the model's format demands one
+    <|im_start|>role⏎content<|im_end|>⏎        per turn; <BOS> before the first turn if the model's format requires it
 
-Control tokens are put by id; role, newline and content are each encoded on their own by an encoder that knows no added
-token (`chatml.tokens`), and so are stretches of content that are learnt and that are not. A tokenizer that puts a space
-before a text does so where it would in the whole conversation (`chatml.prefix`). What the loss falls on is decided by
-the mask:
+Control tokens are inserted by id. Role, newline and content are encoded separately, by an encoder without added tokens
+(`chatml.tokens`). Text that is trained on and text that is masked are encoded separately too, so no token spans both.
+A tokenizer that puts a space before a text does so where it would in the whole conversation (`chatml.prefix`).
 
-- `assistant`: what the assistant says and its <|im_end|>, and nothing else; not the newline after it.
-- `qwen`: what Qwen's published `finetune.py` trains on: besides that every turn's <|im_start|>, <|im_end|> and the
-  newline after it, whoever speaks; not the role word, not the newline after that, not what system and user say.
+The mask decides which tokens are trained on:
+
+- `assistant`: the assistant's text and its <|im_end|>; not the newline after it.
+- `qwen`: as Qwen's published `finetune.py`: the tokens of `assistant`, and the <|im_start|>, the <|im_end|> and the
+  newline after it of every turn, whatever its role. The role, the newline after it, and the text of system and user
+  turns are masked.
 - `all`: every token.
 
-Under the first two a message with `train: false` takes no part, nor do, departing from Qwen's code, a tool's result and
-an answer of nothing but white space. `last_answer` takes all turns out but the assistant's last. A sequence's first
-token is never a target: nothing comes before it to predict it from.
+Under `assistant` and `qwen`, messages with `train: false` are masked. So are tool results and assistant messages that
+are only white space, which Qwen's code trains on. `train_on: last_answer` masks all turns but the assistant's last one.
+The first token of a sequence is never a target, since no token precedes it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +25,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from chatml.forms import read_messages, read_tools
 from chatml.messages import Message
-from chatml.parsing import parsed
-from chatml.tokens import Control, Place, PlainEncoder, control, known_before, plain_encoder
+from chatml.parsing import parse_messages
+from chatml.tokens import Control, Place, PlainEncoder, cached_control_and_encoder, control, plain_encoder
 from chatml.tools import ToolFormat, render
 from chatml.turns import Turn
 
@@ -35,7 +37,10 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Tokens of one sequence; `labels` equal `input_ids` where the loss falls and are -100 elsewhere."""
+    """Tokens of one sequence: `labels` equal `input_ids` where a token is trained on, and are -100 (IGNORE) elsewhere.
+
+    Labels are not shifted.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -43,7 +48,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTurn:
-    """Tokens of one turn with all that stands around its text, the newline after <|im_end|> included."""
+    """Tokens of one turn, from <|im_start|> to the newline after <|im_end|>."""
 
     turn: Turn
     input_ids: list[int]
@@ -64,15 +69,22 @@ def encode(
     tool_format: ToolFormat = "hermes",
     parse_text: bool = False,
 ) -> Encoded:
-    """One conversation as token ids and labels, both of the same length.
+    """Return the token ids and labels of one conversation.
 
-    `messages` are Messages or mappings with role and content (and `train`, `tool_calls`, `reasoning_content`, `name`);
-    `tools` is a list of function signatures; `tokenizer` a fast tokenizer of transformers that has the three ChatML
-    tokens. With `add_generation_prompt` the sequence ends where the assistant is to begin. `parse_text` reads reasoning
-    and calls that the assistant's text spells out (`chatml.parsing`). Raises RecordError, TokenizerError.
+    Args:
+        messages: Messages, or mappings with role and content (optionally train, tool_calls, reasoning_content, name).
+        tokenizer: a fast tokenizer of transformers with the tokens <|im_start|>, <|im_end|> and <|endoftext|>.
+        mask: which tokens are trained on; see the module's docstring.
+        train_on: all assistant turns, or the last one only; ignored under the mask `all`.
+        tools: a list of function signatures, or None.
+        add_generation_prompt: append <|im_start|>assistant⏎.
+        tool_format: how tools, calls and results are rendered as text.
+        parse_text: parse reasoning and tool calls from the assistant's text first (`chatml.parsing`).
+
+    Raise RecordError if the conversation cannot be encoded, TokenizerError if the tokenizer cannot encode ChatML.
     """
-    said = read_messages(messages, "messages")
-    turns = render(parsed(said) if parse_text else said, read_tools(tools), tool_format)
+    given = read_messages(messages, "messages")
+    turns = render(parse_messages(given) if parse_text else given, read_tools(tools), tool_format)
     (encoded,) = encode_turns([turns], tokenizer, mask, train_on)
     return join(encoded, tokenizer, add_generation_prompt=add_generation_prompt)
 
@@ -80,9 +92,10 @@ def encode(
 def encode_turns(
     conversations: Iterable[Sequence[Turn]], tokenizer: Any, mask: Mask, train_on: TrainOn = "every_answer"
 ) -> list[list[EncodedTurn]]:
-    """The turns of many conversations, each with its own tokens, so that whole turns can be left out before `join`.
+    """Encode the turns of many conversations separately, so that whole turns can be dropped before `join`.
 
-    All texts go through the tokenizer in one call, which uses all cores. `train_on` has no say where the mask is `all`.
+    All texts go through the tokenizer in one call, which uses all cores. `train_on` is ignored under the mask `all`.
+    Raise RecordError if a text cannot be encoded, TokenizerError if the tokenizer cannot encode ChatML.
     """
     for what, given, known in (("mask", mask, get_args(Mask)), ("train_on", train_on, get_args(TrainOn))):
         if given not in known:
@@ -93,13 +106,13 @@ def encode_turns(
     newline = plain("\n", "after_token")
     headers = {role: _header(role, ids, plain) for role in {turn.role for turns in conversations for turn in turns}}
 
-    def around(turn: Turn, silent: bool) -> EncodedTurn:
+    def encode_turn(turn: Turn, masked: bool) -> EncodedTurn:
         content, labels = next(bodies)
         end = [] if turn.unfinished else [ids.im_end, *newline]
         tokens = [*headers[turn.role], *content, *end]
         if mask == "all":
             return EncodedTurn(turn, tokens, tokens)
-        if silent:
+        if masked:
             return EncodedTurn(turn, tokens, [IGNORE] * len(tokens))
         above, below = [IGNORE] * len(headers[turn.role]), [IGNORE] * len(end)
         if mask == "qwen" and not turn.excluded:
@@ -112,13 +125,16 @@ def encode_turns(
     for turns in conversations:
         answers = [at for at, turn in enumerate(turns) if turn.role == "assistant"]
         last = answers[-1] if answers and train_on == "last_answer" else None
-        encoded.append([around(turn, last not in (None, at)) for at, turn in enumerate(turns)])
+        encoded.append([encode_turn(turn, last not in (None, at)) for at, turn in enumerate(turns)])
     return encoded
 
 
 def join(turns: Sequence[EncodedTurn], tokenizer: Any, *, add_generation_prompt: bool = False) -> Encoded:
-    """One sequence of the turns: BOS where there is one, the turns, and the header of an answer to come."""
-    known, plain = known_before(tokenizer)
+    """Join turns to one sequence: the tokenizer's BOS (if it has one), the turns, the generation prompt (if asked for).
+
+    After an unfinished turn (ReAct), which the assistant continues, no generation prompt is added.
+    """
+    known, plain = cached_control_and_encoder(tokenizer)
     ids, labels = ([], []) if known.bos is None else ([known.bos], [IGNORE])
     for turn in turns:
         ids += turn.input_ids
@@ -133,12 +149,12 @@ def join(turns: Sequence[EncodedTurn], tokenizer: Any, *, add_generation_prompt:
 
 
 def generation_prompt(tokenizer: Any) -> list[int]:
-    """The tokens that the assistant's answer follows: <|im_start|>assistant⏎."""
+    """Return the tokens of <|im_start|>assistant⏎."""
     return header("assistant", tokenizer)
 
 
 def header(role: str, tokenizer: Any) -> list[int]:
-    """The tokens before a turn's text: <|im_start|>role⏎."""
+    """Return the tokens of <|im_start|>role⏎."""
     return _header(role, control(tokenizer), plain_encoder(tokenizer))
 
 
@@ -149,9 +165,9 @@ def _header(role: str, ids: Control, plain: PlainEncoder) -> list[int]:
 def _bodies(
     turns: Sequence[Turn], plain: PlainEncoder, markers: Mapping[str, int]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids and labels of each turn's text."""
+    """Yield token ids and labels of each turn's text."""
     pieces = [_pieces(turn, markers) for turn in turns]
-    # Both sides of a comparison hold the same question: every text is encoded once.
+    # The two sides of a comparison repeat the same prompt, so equal texts are encoded once.
     tokens_of: dict[tuple[str, Place], list[int]] = {}
     for place in ("inside", "after_token"):
         texts = list(dict.fromkeys(piece.content for turn in pieces for piece in turn if piece.place == place))
@@ -167,16 +183,16 @@ def _bodies(
 
 
 class _Piece(NamedTuple):
-    """What of a turn is encoded on its own: the text between markers, or the id of one."""
+    """A part of a turn that is encoded separately: text, or the id of a marker token."""
 
     content: str | int
     learn: bool
     place: Place | None
-    """None of a marker"""
+    """None for a marker"""
 
 
 def _pieces(turn: Turn, markers: Mapping[str, int]) -> list[_Piece]:
-    """Text that is learnt and text that is not never meet in a token."""
+    """Merge parts with the same label; parts with different labels stay separate, so that no token spans both."""
     pieces: list[_Piece] = []
     for text, learn, marker in turn.parts:
         last = pieces[-1] if pieces else None

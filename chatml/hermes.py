@@ -1,8 +1,8 @@
-"""Tools in hermes form, that of Qwen2.5 and later.
+"""Render tools in the hermes format, which Qwen2.5 and later models use.
 
-Signatures stand in the system turn, calls between `<tool_call>` and `</tool_call>` in the assistant's, results between
-`<tool_response>` and `</tool_response>` in the user's. Where a tokenizer has tokens of these names (Qwen2.5, Qwen3),
-the markers that stand here are these tokens, as those models were trained; what came out of a record never is.
+Signatures are in the system turn, calls between `<tool_call>` and `</tool_call>` in assistant turns, results between
+`<tool_response>` and `</tool_response>` in user turns. If the tokenizer has tokens with these names (Qwen2.5, Qwen3),
+the markers that the format adds become these tokens, as in those models' training. Text of a record never does.
 """
 
 import json
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatml.messages import Message, RecordError
-from chatml.parsing import unwrapped
+from chatml.parsing import unwrap_tool_response
 from chatml.tokens import TOOL_MARKERS
-from chatml.turns import Part, Turn, between, reasoning, said
+from chatml.turns import Part, Turn, assistant_parts, between_markers, reasoning_parts
 
 HERMES_HEAD = """# Tools
 
@@ -31,7 +31,7 @@ For each function call, return a json object with function name and arguments wi
 
 
 def _marked(text: str) -> tuple[Part, ...]:
-    """Words of the format itself; splitting by a group leaves every second piece a marker."""
+    """Split fixed text of the format at its markers; re.split with a group makes every second piece a marker."""
     pieces = re.split(f"({'|'.join(TOOL_MARKERS)})", text)
     return tuple(Part(piece, False, marker=bool(at % 2)) for at, piece in enumerate(pieces))
 
@@ -40,15 +40,15 @@ _HEAD, _TAIL = _marked(HERMES_HEAD), _marked(HERMES_TAIL)
 
 
 def hermes(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequence[dict[str, Any]]) -> Iterator[Turn]:
-    """The turns of `messages`; `exchanges` says which exchange each message belongs to.
+    """Yield the turns of `messages`; `exchanges` has the exchange number of each message.
 
-    Raises RecordError for a tool's result that stands in <tool_response> already.
+    Raise RecordError for a tool result that is already wrapped in <tool_response>.
     """
     for number, message in enumerate(messages, start=1):
-        if message.role == "tool" and unwrapped(message.content) is not None:
+        if message.role == "tool" and unwrap_tool_response(message.content) is not None:
             raise RecordError(
-                f"message {number}: the result stands in <tool_response> already, which is put around every result; "
-                "take it out, or set chatml.parse_text=true"
+                f"message {number}: the result is already wrapped in <tool_response>, which is added to every result; "
+                "remove the tags, or set chatml.parse_text=true"
             )
     start = 0
     if tools:
@@ -72,24 +72,24 @@ def hermes(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequenc
 
 def _parts(message: Message) -> Iterator[Part]:
     if message.role == "tool":
-        yield from between("<tool_response>", message.content, False, "</tool_response>")
+        yield from between_markers("<tool_response>", message.content, False, "</tool_response>")
         return
     if message.role != "assistant":
         yield Part(message.content, False)
         return
-    yield from reasoning(message)
+    yield from reasoning_parts(message)
     content = message.content if message.reasoning is None else message.content.lstrip("\n")
     if not message.tool_calls:
-        yield from said(content, message.train and message.says_something)
+        yield from assistant_parts(content, message.train and message.is_nonempty)
     else:
         if content:
-            yield from said(content, message.train)
+            yield from assistant_parts(content, message.train)
             yield Part("\n", message.train)
         for number, call in enumerate(message.tool_calls):
             if number:
                 yield Part("\n", message.train)
             written = f'{{"name": {_json(call.name)}, "arguments": {_json(call.arguments)}}}'
-            yield from between("<tool_call>", written, message.train, "</tool_call>")
+            yield from between_markers("<tool_call>", written, message.train, "</tool_call>")
 
 
 def _json(value: Any) -> str:

@@ -1,22 +1,22 @@
-"""What a conversation is made of: messages with roles, calls of tools, and comparisons between answers."""
+"""Messages, tool calls, conversations, and comparisons between two responses."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from chatml.names import unknown
+from chatml.names import unknown_role
 
 ROLES = ("system", "user", "assistant", "tool")
 
 
 class RecordError(ValueError):
-    """A record that cannot be read: what is wrong and the way out. Readers of files put `file:line: ` before."""
+    """A record that cannot be read: what is wrong, and how to fix it. File readers prepend `file:line: `."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call of a tool, as the assistant writes it."""
+    """One tool call of the assistant. Raises RecordError if the name is not text or the arguments are not JSON."""
 
     name: str
     arguments: dict[str, Any]
@@ -31,25 +31,25 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, before it is written as ChatML. Raises RecordError where a field cannot be used."""
+    """One message of a conversation. Raises RecordError if a field is invalid."""
 
     role: str
     """one of ROLES"""
     content: str
-    """what is said; a tool's result where the role is tool"""
+    """the text; for the role tool, the tool's result"""
     train: bool = True
-    """false keeps this one message out of the loss (it has no say where the mask is `all`)"""
+    """whether the message is trained on; the mask `all` ignores this"""
     tool_calls: tuple[ToolCall, ...] | None = None
-    """what an assistant asks of tools, after its content"""
+    """calls of an assistant message, rendered after its content"""
     name: str | None = None
-    """the tool that answers, where the role is tool"""
+    """for the role tool: the name of the tool"""
     reasoning_content: str | None = None
-    """what an assistant thinks before its content; line breaks around it do not count, and of nothing else are an empty
-    thought, as Qwen3 writes it where it does not think"""
+    """an assistant's reasoning, rendered before its content; line breaks around it are removed. Line breaks alone give
+    an empty <think> block, as Qwen3 has it with thinking turned off"""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise RecordError(f"unknown role {unknown(self.role, ROLES)}")
+            raise RecordError(f"unknown role {unknown_role(self.role, ROLES)}")
         check_text(self.content, "content")
         if not isinstance(self.train, bool):
             raise RecordError(f"train is {self.train!r}; use true or false")
@@ -61,17 +61,17 @@ class Message:
                 raise RecordError(f"a {self.role} message has reasoning_content; only an assistant message can")
 
     @property
-    def says_something(self) -> bool:
-        """False for an answer of nothing but white space: to learn it is to learn silence."""
+    def is_nonempty(self) -> bool:
+        """Whether there is a call, reasoning or text that is not white space; empty messages are not trained on."""
         return bool(self.content.strip() or self.tool_calls or self.reasoning)
 
     @property
     def reasoning(self) -> str | None:
-        """The reasoning as it is written; None where there is none."""
+        """The reasoning without line breaks around it; None if the message has none."""
         return self.reasoning_content.strip("\n") if self.reasoning_content else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The message as `apply_chat_template` takes it; keys that say nothing are left out."""
+        """Return the message as `apply_chat_template` takes it, without keys that have their default."""
         plain: dict[str, Any] = {"role": self.role, "content": self.content}
         if not self.train:
             plain["train"] = False
@@ -85,14 +85,17 @@ class Message:
 
 
 class Conversation(NamedTuple):
-    """Messages in order, and the tools that the assistant may call in them."""
+    """Messages in order, and the tools that the assistant may call (in OpenAI's format)."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None = None
 
 
 class Pair(NamedTuple):
-    """A comparison: what both sides share, then the better and the worse rest. Both end in an assistant turn."""
+    """A comparison: the shared prompt, and the messages that follow it in the preferred and in the rejected side.
+
+    Both sides end with an assistant message.
+    """
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -101,34 +104,34 @@ class Pair(NamedTuple):
 
 
 def check_text(text: Any, what: str) -> str:
-    """`text` itself, if tokens can be made of it. Raises RecordError naming `what` where they cannot."""
+    """Return `text` if it is a string that can be encoded as UTF-8; else raise RecordError, naming `what`."""
     if not isinstance(text, str):
-        raise RecordError(f"{what} is {kind(text)}; it must be a string")
+        raise RecordError(f"{what} is {json_type(text)}; it must be a string")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise RecordError(
-            f"{what} holds half a surrogate pair ({text[error.start]!a} at character {error.start}); "
-            "it is no text: write the character whole"
+            f"{what} has half a surrogate pair ({text[error.start]!a} at character {error.start}); "
+            "it is not text: write the whole character"
         ) from None
     return text
 
 
 def check_json(value: Any, what: str) -> None:
-    """Raises RecordError naming `what` where a value cannot be written as JSON, or not as text."""
+    """Raise RecordError, naming `what`, if a value cannot be written as JSON in UTF-8."""
     try:
         written = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, ValueError) and str(error).startswith("Out of range float"):
             raise RecordError(
-                f"{what}: a number that JSON does not have (NaN, Infinity, or beyond 1.8e308); write it as text"
+                f"{what}: a number that JSON cannot represent (NaN, Infinity, or beyond 1.8e308); write it as text"
             ) from None
         raise RecordError(f"{what} cannot be written as JSON ({error}); use text, numbers, lists and objects") from None
     check_text(written, what)
 
 
-def kind(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
+def json_type(value: Any) -> str:
+    """Return the type of a JSON value for an error message: "a string", "an object", "null", ..."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,11 +1,11 @@
-"""Names of roles: ours, those that published records use, and those that a recipe maps to ours (`data.roles`)."""
+"""Names of roles: ours, those of published records, and those that a recipe maps to ours (`data.roles`)."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# ShareGPT's words for the speakers. A function call is the assistant speaking; `chatml.forms` tells it apart.
-SPEAKERS = {
+# ShareGPT's names -> ours. A function call is an assistant message too; `chatml.forms` reads it separately.
+SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
@@ -22,16 +22,16 @@ Roles = Mapping[str, str] | None
 """role names in records -> ours: {"developer": "system", "model": "assistant"}"""
 
 
-def with_our_roles(record: dict[str, Any], roles: Roles) -> dict[str, Any]:
-    """Return a record in which the roles of messages (`role`, or ShareGPT's `from`) are renamed by `roles`."""
+def rename_roles(record: dict[str, Any], roles: Roles) -> dict[str, Any]:
+    """Return the record with the roles of its messages (`role`, or ShareGPT's `from`) renamed by `roles`."""
     if not roles:
         return record
     renamed = {name: _renamed(record[name], roles) for name in _MESSAGES if name in record}
     return {**record, **renamed}
 
 
-def unknown(name: Any, known: Iterable[str]) -> str:
-    """Return the words for a role that is none of `known`, with the way out."""
+def unknown_role(name: Any, known: Iterable[str]) -> str:
+    """Return the end of an error message about a role that is not in `known`: the name, and what to use instead."""
     plain = isinstance(name, str) and re.fullmatch(r"[\w-]+", name)
     mapped = f", or map it to system, user, assistant or tool: data.roles.{name}=ROLE" if plain else ""
     return f"{name!r}; use {', '.join(known)}{mapped}"

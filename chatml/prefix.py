@@ -1,18 +1,18 @@
-"""Tokenizers that put a space before a text: those of Llama 2, Mistral and others made by sentencepiece.
+"""Tokenizers that put a space before a text: those of Llama 2, Mistral and others made with sentencepiece.
 
-`Hi` alone then becomes `▁Hi`. Where a tokenizer does it matters: before every stretch between added tokens, or only at
-the very beginning of what it is given. Text that goes on after other text never gets one.
+They encode `Hi` as `▁Hi`. Some do so after every added token, others only at the start of their input. Text that
+follows other text never gets the space.
 """
 
 from collections.abc import Iterator
 from typing import Any, Literal
 
 Prefix = Literal["none", "first", "every"]
-"""before which stretches of text the space is put: before none, before the first of an input, or before every one"""
+"""which texts get the space: none, the first text of the input, or every text after an added token as well"""
 
 
 def prefix_of(spec: dict[str, Any]) -> Prefix:
-    """Return where a tokenizer puts its space. `spec` is a tokenizer.json as a dict."""
+    """Return where a tokenizer puts its space. `spec` is the content of its tokenizer.json."""
     found: Prefix = "none"
     for step in (*_steps(spec["normalizer"]), *_steps(spec["pre_tokenizer"])):
         kind, scheme = step["type"], step.get("prepend_scheme")
@@ -24,14 +24,14 @@ def prefix_of(spec: dict[str, Any]) -> Prefix:
 
 
 def without_prefix(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the tokenizer.json of the same tokenizer without its space."""
+    """Return the content of tokenizer.json changed so that the tokenizer puts no space."""
     kept = {name: _chain([_unspaced(step) for step in _steps(spec[name]) if step["type"] != "Prepend"], inner)
             for name, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))}  # fmt: skip
     return {**spec, **kept}
 
 
 def _steps(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a normaliser or a pre-tokenizer, sequences within sequences flattened."""
+    """Yield the steps of a normaliser or a pre-tokenizer, with nested sequences flattened."""
     if part is None:
         return
     if part["type"] != "Sequence":

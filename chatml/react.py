@@ -1,9 +1,9 @@
-"""Tools in the report's form (3.4), ReAct.
+"""Render tools in the ReAct format (report, 3.4).
 
-Instruction and tools stand before the question, and all rounds of Thought, Action, Action Input and Observation inside
-one assistant turn. Qwen's code attaches the instruction to the last question; here it stands before the first, so that
-every answer of a conversation sees the tools, and so that a prompt is always what the whole conversation begins with.
-Our choice, too: the thought before a call that came without one.
+The instruction and the tools precede the question. All rounds of Thought, Action, Action Input and Observation are in
+one assistant turn. Qwen's code puts the instruction before the last question. Here it precedes the first, so that every
+response of a conversation sees the tools, and a prompt is always a prefix of the whole conversation. A call without a
+thought gets one ("I can use NAME."), which the report does not specify.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatml.messages import Message, RecordError, ToolCall
-from chatml.turns import Part, Turn, reasoning, said
+from chatml.turns import Part, Turn, assistant_parts, reasoning_parts
 
 REACT_HEAD = """Answer the following questions as best you can. You have access to the following tools:
 
@@ -39,7 +39,10 @@ REACT_ANSWER = "Thought: I now know the final answer.\nFinal Answer: "
 
 
 def react(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequence[dict[str, Any]]) -> Iterator[Turn]:
-    """The turns of `messages`; raises RecordError for calls made at once that have not all been answered."""
+    """Yield the turns of `messages`; `exchanges` has the exchange number of each message.
+
+    Raise RecordError for parallel calls of which some have no result.
+    """
     questions = (index for index, message in enumerate(messages) if message.role == "user")
     introduction = next(questions, None) if tools else None
     base = exchanges[introduction] if introduction is not None else 0
@@ -62,7 +65,7 @@ def react(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequence
 
 
 def _continues(messages: Sequence[Message], index: int) -> bool:
-    """Whether this message is written into the assistant turn of the one before it."""
+    """Whether this message is rendered inside the assistant turn of the message before it."""
     return messages[index].role == "tool" or (
         messages[index].role == "assistant" and messages[index - 1].role == "tool"
     )
@@ -83,13 +86,13 @@ def _instruction(tools: Sequence[dict[str, Any]]) -> str:
 
 
 def _answer(messages: Sequence[Message], indices: range, tools: bool) -> tuple[tuple[Part, ...], bool]:
-    """One assistant turn: rounds of an action and its observation, then the answer; and whether it is unfinished."""
+    """Return one assistant turn (rounds of action and observation, then the response), and whether it is unfinished."""
     parts: list[Part] = []
-    waiting: list[tuple[ToolCall, bool]] = []  # calls made together are written one after the other
+    waiting: list[tuple[ToolCall, bool]] = []  # parallel calls, rendered one after the other
 
     def act(call: ToolCall, thought: str, learn: bool) -> None:
         parts.append(Part("Thought: ", learn))
-        parts.extend(said(thought or f"I can use {call.name}.", learn))
+        parts.extend(assistant_parts(thought or f"I can use {call.name}.", learn))
         written = f"\nAction: {call.name}\nAction Input: {_json(call.arguments)}\nObservation:"
         parts.append(Part(written, learn))
 
@@ -103,21 +106,21 @@ def _answer(messages: Sequence[Message], indices: range, tools: bool) -> tuple[t
             continue
         if parts:
             parts.append(Part("\n", False))
-        parts.extend(reasoning(message))
+        parts.extend(reasoning_parts(message))
         content = message.content if message.reasoning is None else message.content.lstrip("\n")
         if message.tool_calls:
             first, *others = message.tool_calls
             act(first, content, message.train)
             waiting = [(call, message.train) for call in others]
         else:
-            learn = message.train and message.says_something
+            learn = message.train and message.is_nonempty
             if tools or len(indices) > 1:
                 parts.append(Part(REACT_ANSWER, learn))
-            parts.extend(said(content, learn))
+            parts.extend(assistant_parts(content, learn))
     if waiting:
         raise RecordError(
-            f"message {indices[-1] + 1}: {len(waiting) + 1} tools are called at once and not all have answered; "
-            "ReAct writes one call at a time: add the results, or use chatml.tools=hermes"
+            f"message {indices[-1] + 1}: {len(waiting) + 1} tools are called at once and some results are missing; "
+            "ReAct allows one call at a time: add the results, or use chatml.tools=hermes"
         )
     unfinished = indices[-1] == len(messages) - 1 and messages[indices[-1]].role == "tool"
     if unfinished:

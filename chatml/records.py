@@ -1,19 +1,22 @@
-"""Records to conversations: the shapes that chat and comparison data come in, told apart by their fields.
+"""Read conversations, prompts and comparisons from records. The fields of a record decide which format it has.
 
-A record holds a conversation as
+A conversation is in
     messages        [{role, content}, ...], and tools
-    conversations   ShareGPT: [{from, value}, ...], with function_call and observation turns; system and tools beside it
-    prompt          text, messages or an hh-rlhf transcript, and response (text or messages); system
+    conversations   ShareGPT: [{from, value}, ...], with function_call and observation turns; and system, tools
+    prompt          text, messages or an hh-rlhf transcript; and response (text or messages), system
     instruction     Alpaca: with input, output, system and history ([[question, answer], ...])
-    text            an hh-rlhf transcript, or plain text, which is no conversation (`read_text`)
-and a comparison as chosen and rejected: hh-rlhf transcripts, whole lists of messages, or answers (text, one message,
-messages) beside what they answer in any of these shapes; `margin` may say how much better the chosen one is. Where a
-record has the fields of several shapes, the first in this order counts, and a comparison before all. A field that is
-null is not there.
+    text            an hh-rlhf transcript; or plain text, which is not a conversation (`read_text`)
 
-`fields` renames first: {"question": "prompt", "answer": "response"} says that the file's `question` is our `prompt`;
-{"prompt": None} leaves out the file's `prompt`. `roles` renames the roles of messages: {"model": "assistant"}. With
-`parse_text`, reasoning and calls are read from the assistant's text (`chatml.parsing`).
+A comparison is in chosen and rejected. These are hh-rlhf transcripts, whole lists of messages, or responses (text, one
+message, messages) with the prompt in any of the formats above. `margin` may give how much better the chosen one is.
+
+If a record has the fields of several formats, the first in this order is read, and a comparison before all others.
+Fields that are null are ignored.
+
+Arguments of all functions here: `fields` renames fields first, so {"question": "prompt", "answer": "response"} reads
+`question` as `prompt`, and {"prompt": None} ignores `prompt`. `roles` renames the roles of messages:
+{"model": "assistant"}. With `parse_text`, reasoning and tool calls are parsed from the assistant's text
+(`chatml.parsing`).
 """
 
 import dataclasses
@@ -22,16 +25,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatml.forms import read_message, read_messages, read_tools
-from chatml.messages import Conversation, Message, Pair, RecordError, check_text, kind
-from chatml.names import Roles, with_our_roles
-from chatml.parsing import parsed
+from chatml.messages import Conversation, Message, Pair, RecordError, check_text, json_type
+from chatml.names import Roles, rename_roles
+from chatml.parsing import parse_messages
 from chatml.transcripts import is_transcript, read_transcript
 
 FIELDS = (
     *("messages", "conversations", "prompt", "response", "chosen", "rejected"),
     *("instruction", "input", "output", "history", "system", "tools", "text", "margin"),
 )
-"""every field that has a meaning; `fields` renames to these"""
+"""every field that is read; `fields` renames to these"""
 
 Fields = Mapping[str, str | None] | None
 Messages = tuple[Message, ...]
@@ -40,15 +43,17 @@ Messages = tuple[Message, ...]
 def read_conversation(
     record: Mapping[str, Any], fields: Fields = None, roles: Roles = None, *, parse_text: bool = False
 ) -> Conversation:
-    """The conversation a record holds; of a comparison its chosen side. Raises RecordError.
+    """Return the conversation of a record, or the chosen side of a comparison, with at least one assistant message.
 
-    At least one message is the assistant's.
+    Raise RecordError.
     """
-    record = with_our_roles(_renamed(record, fields), roles)
-    messages = _whole(record, parse_text)
+    record = rename_roles(_renamed(record, fields), roles)
+    messages = _full_conversation(record, parse_text)
     if not any(message.role == "assistant" for message in messages):
-        wanted = _ANSWERS.get(_shape(record, _CONVERSATIONS))
-        hint = f"no {wanted!r}; {_has(record)}" if wanted and wanted not in record else "a conversation needs one"
+        wanted = _RESPONSE_FIELDS.get(_shape(record, _CONVERSATION_FIELDS))
+        hint = (
+            f"no {wanted!r}; {_fields_text(record)}" if wanted and wanted not in record else "a conversation needs one"
+        )
         raise RecordError(f"no assistant turn, so nothing to train on: {hint}")
     return Conversation(messages, read_tools(record.get("tools")))
 
@@ -56,30 +61,30 @@ def read_conversation(
 def read_prompt(
     record: Mapping[str, Any], fields: Fields = None, roles: Roles = None, *, parse_text: bool = False
 ) -> Conversation:
-    """What the assistant is to answer: the conversation without the assistant turns it ends with, if it does.
+    """Return the prompt of a record in any format: the conversation without the assistant messages at its end.
 
-    Any shape will do, with an answer or without; of a comparison the chosen side is cut. Raises RecordError.
+    The prompt of a comparison comes from its chosen side. Raise RecordError.
     """
-    record = with_our_roles(_renamed(record, fields), roles)
-    messages = _whole(record, parse_text)
+    record = rename_roles(_renamed(record, fields), roles)
+    messages = _full_conversation(record, parse_text)
     while messages and messages[-1].role == "assistant":
         messages = messages[:-1]
     if not any(message.role == "user" for message in messages):
-        raise RecordError("no user turn before the answer, so nothing to ask")
+        raise RecordError("no user turn before the answer, so no prompt")
     return Conversation(messages, read_tools(record.get("tools")))
 
 
 def read_pair(
     record: Mapping[str, Any], fields: Fields = None, roles: Roles = None, *, parse_text: bool = False
 ) -> Pair:
-    """The comparison a record holds; what both sides share from the start is the prompt, wherever it stood.
+    """Return the comparison of a record. The messages that both sides start with become its prompt.
 
-    Turns after a side's last answer are left out. Raises RecordError.
+    Messages after a side's last assistant message are dropped. Raise RecordError.
     """
-    record = with_our_roles(_renamed(record, fields), roles)
+    record = rename_roles(_renamed(record, fields), roles)
     missing = [name for name in ("chosen", "rejected") if name not in record]
     if missing:
-        raise RecordError(f"no {' and no '.join(map(repr, missing))}, so no comparison; {_has(record)}")
+        raise RecordError(f"no {' and no '.join(map(repr, missing))}, so no comparison; {_fields_text(record)}")
     chosen, rejected = (_ending_in_answer(_side(record, name, parse_text), name) for name in ("chosen", "rejected"))
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
@@ -88,7 +93,7 @@ def read_pair(
 
 
 def read_margin(record: Mapping[str, Any], fields: Fields = None) -> float:
-    """How much better a comparison's chosen side is, where its record says so; else 0. Raises RecordError."""
+    """Return the margin of a comparison (how much better its chosen side is), 0 by default. Raise RecordError."""
     margin = _renamed(record, fields).get("margin", 0.0)
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
         raise RecordError(f"'margin' is {margin!r}; it must be a number: how much better 'chosen' is")
@@ -96,56 +101,56 @@ def read_margin(record: Mapping[str, Any], fields: Fields = None) -> float:
 
 
 def read_text(record: Mapping[str, Any], fields: Fields = None) -> str:
-    """The plain text of a record. Raises RecordError."""
+    """Return the plain text of a record. Raise RecordError."""
     record = _renamed(record, fields)
     if "text" not in record:
-        raise RecordError(f"no 'text'; {_has(record)}")
+        raise RecordError(f"no 'text'; {_fields_text(record)}")
     return check_text(record["text"], "'text'")
 
 
 def is_text(record: Mapping[str, Any], fields: Fields = None) -> bool:
-    """Whether a record holds plain text rather than a conversation."""
+    """Return whether a record is plain text rather than a conversation or comparison."""
     record = _renamed(record, fields)
     if not isinstance(record.get("text"), str) or _is_transcript(record["text"]):
         return False
-    return _shape(record, (*_COMPARISONS, "chosen", "rejected")) is None
+    return _shape(record, (*_PAIR_CONTEXT_FIELDS, "chosen", "rejected")) is None
 
 
 def _renamed(record: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     if not isinstance(record, Mapping):
-        raise RecordError(f"it is {kind(record)}; a record is an object")
+        raise RecordError(f"it is {json_type(record)}; a record is an object")
     renames = {theirs: ours for theirs, ours in (fields or {}).items() if theirs in record}
     kept = {key: value for key, value in record.items() if key not in renames and key not in renames.values()}
     renamed = {**kept, **{ours: record[theirs] for theirs, ours in renames.items() if ours is not None}}
     return {key: value for key, value in renamed.items() if value is not None}
 
 
-def _whole(record: dict[str, Any], parse_text: bool) -> Messages:
-    """All messages of a record, its answer included if it has one."""
+def _full_conversation(record: dict[str, Any], parse_text: bool) -> Messages:
+    """Return all messages of a record, with its response if it has one."""
     if "chosen" in record and "rejected" in record:
         return _side(record, "chosen", parse_text)
-    shape = _shape(record, _CONVERSATIONS)
+    shape = _shape(record, _CONVERSATION_FIELDS)
     if shape is None and check_text(record.get("text", ""), "'text'"):
         raise RecordError("'text' is plain text, not a conversation; a transcript begins with '\\n\\nHuman:'")
     if shape is None:
-        raise RecordError(f"fits no shape of record; {_has(record)}")
-    answer, messages = _ANSWERS.get(shape), _beginning(record, shape)
+        raise RecordError(f"matches no known format; {_fields_text(record)}")
+    answer, messages = _RESPONSE_FIELDS.get(shape), _context(record, shape)
     if answer in record:
-        messages = _answered(messages, shape, record[answer], answer)
-    return parsed(messages) if parse_text else messages
+        messages = _append_answer(messages, shape, record[answer], answer)
+    return parse_messages(messages) if parse_text else messages
 
 
-# What a conversation begins with
+# The messages before the response
 
 
 def _shape(record: dict[str, Any], order: Sequence[str]) -> str | None:
-    """The first field of `order` that the record has; `text` only where it is a transcript."""
+    """Return the first field of `order` that the record has; `text` only if it is a transcript."""
     found = (name for name in order if name in record)
     return next((name for name in found if name != "text" or _is_transcript(record["text"])), None)
 
 
-def _beginning(record: dict[str, Any], shape: str) -> Messages:
-    """The system prompt, if there is one, and the messages in the fields that make up a shape, without the answer."""
+def _context(record: dict[str, Any], shape: str) -> Messages:
+    """Return the messages in the fields of a format, without the response; the first is the system prompt, if any."""
     messages = _READERS[shape](record)
     if record.get("system", "") == "":
         return messages
@@ -161,13 +166,13 @@ def _prompt(record: dict[str, Any]) -> Messages:
     prompt = record["prompt"]
     if _is_transcript(prompt):
         return _without_open_turn(read_transcript(prompt, "prompt"))
-    return _said("user", prompt, "prompt")
+    return _messages_of("user", prompt, "prompt")
 
 
 def _alpaca(record: dict[str, Any]) -> Messages:
     history = record.get("history", [])
     if not isinstance(history, list | tuple):
-        raise RecordError(f"'history' is {kind(history)}; it must be a list of [question, answer]")
+        raise RecordError(f"'history' is {json_type(history)}; it must be a list of [question, answer]")
     messages = []
     for number, past in enumerate(history, start=1):
         if not isinstance(past, list | tuple) or len(past) != 2:
@@ -184,64 +189,64 @@ _READERS = {
     "instruction": _alpaca,
     "text": lambda record: read_transcript(record["text"], "text"),
 }
-_CONVERSATIONS = ("messages", "conversations", "prompt", "instruction", "text")
-# A comparison's `messages` often repeat one of its sides; what both answer is then in `prompt`.
-_COMPARISONS = ("prompt", "conversations", "instruction", "messages")
-_ANSWERS = {"prompt": "response", "instruction": "output"}
+_CONVERSATION_FIELDS = ("messages", "conversations", "prompt", "instruction", "text")
+# In comparisons `messages` often repeats one side, so `prompt` is looked for first.
+_PAIR_CONTEXT_FIELDS = ("prompt", "conversations", "instruction", "messages")
+_RESPONSE_FIELDS = {"prompt": "response", "instruction": "output"}
 
 
-# Answers
+# Responses
 
 
 def _side(record: dict[str, Any], name: str, parse_text: bool) -> Messages:
-    """One whole side of a comparison, from the first message on."""
-    value, shape = record[name], _shape(record, _COMPARISONS)
+    """Return one side of a comparison, with its prompt."""
+    value, shape = record[name], _shape(record, _PAIR_CONTEXT_FIELDS)
     if shape is not None:
-        messages = _answered(_beginning(record, shape), shape, value, name)
+        messages = _append_answer(_context(record, shape), shape, value, name)
     elif isinstance(value, str):
         messages = read_transcript(value, name, ends_with_answer=True)
     else:
-        messages = _said("assistant", value, name)
-    return parsed(messages) if parse_text else messages
+        messages = _messages_of("assistant", value, name)
+    return parse_messages(messages) if parse_text else messages
 
 
-def _answered(context: Messages, shape: str, value: Any, name: str) -> Messages:
-    """A whole conversation: what the fields of `shape` hold, and the answer to it in the field `name`.
+def _append_answer(context: Messages, shape: str, value: Any, name: str) -> Messages:
+    """Return `context`, the messages in the field `shape`, followed by the response in the field `name`.
 
-    The answer may be a whole conversation or transcript itself; then it has to begin with what it answers.
+    The response may be a whole conversation or transcript; then it must begin with the messages of `context`.
     """
     if transcript := _is_transcript(value):
-        said = read_transcript(value, name, ends_with_answer=True)
+        response = read_transcript(value, name, ends_with_answer=True)
     else:
-        said = _said("assistant", value, name)
+        response = _messages_of("assistant", value, name)
     repeated = context
-    if context and said and context[0].role == "system" and said[0].role == "user":
-        repeated = context[1:]  # the system prompt stands beside, and the answer does not repeat it
-    if said[: len(repeated)] == (_stripped(repeated) if transcript else repeated):
-        return context + said[len(repeated) :]
+    if context and response and context[0].role == "system" and response[0].role == "user":
+        repeated = context[1:]  # The response does not repeat a system prompt from a field of its own.
+    if response[: len(repeated)] == (_stripped(repeated) if transcript else repeated):
+        return context + response[len(repeated) :]
     if transcript:
         raise RecordError(
-            f"{name!r} is a whole transcript, and does not begin with what {shape!r} holds; let it begin so, or hold "
-            "the answer alone"
+            f"{name!r} is a whole transcript but does not begin with the text of {shape!r}; let it begin with it, or "
+            "give the answer alone"
         )
-    if said and said[0].role != "assistant":
+    if response and response[0].role != "assistant":
         raise RecordError(f"{name!r} neither begins with an assistant turn nor repeats {shape!r}")
-    return context + said
+    return context + response
 
 
 def _stripped(messages: Messages) -> Messages:
-    """The messages as a transcript holds them: without white space around."""
+    """Return the messages without white space around their content, as `read_transcript` returns them."""
     return tuple(dataclasses.replace(message, content=message.content.strip()) for message in messages)
 
 
-def _said(role: str, value: Any, name: str) -> Messages:
-    """What a field holds: text said by `role`, one message, or messages."""
+def _messages_of(role: str, value: Any, name: str) -> Messages:
+    """Return the messages in a field: its text as one message of `role`, one message, or a list of messages."""
     if isinstance(value, str):
         return (_message(role, value, name),)
     if isinstance(value, list | tuple):
         return read_messages(value, name)
     if not isinstance(value, Mapping):
-        raise RecordError(f"{name!r} is {kind(value)}; it must be text or messages")
+        raise RecordError(f"{name!r} is {json_type(value)}; it must be text or messages")
     try:
         return (read_message(value),)
     except RecordError as error:
@@ -255,12 +260,12 @@ def _ending_in_answer(messages: Messages, name: str) -> Messages:
     else:
         raise RecordError(f"{name!r} has no assistant turn, so no answer to compare")
     if not any(message.role == "user" for message in messages[:stop]):
-        raise RecordError(f"{name!r} has no user turn, so nothing that it answers")
+        raise RecordError(f"{name!r} has no user turn, so no prompt")
     return messages[:stop]
 
 
 def _without_open_turn(messages: Messages) -> Messages:
-    """Without the empty assistant turn of a transcript that ends in `Assistant:`, waiting for its answer."""
+    """Return the messages of a transcript without an empty assistant message at its end (`Assistant:` and no text)."""
     last = messages[-1]
     return messages[:-1] if last.role == "assistant" and not last.content else messages
 
@@ -273,10 +278,10 @@ def _message(role: str, text: Any, field: str) -> Message:
     return Message(role, check_text(text, repr(field)))
 
 
-# Words for errors
+# Error messages
 
 
-def _has(record: Mapping[str, Any]) -> str:
+def _fields_text(record: Mapping[str, Any]) -> str:
     shown: Sequence[str] = list(map(str, record))
     has = f"it has {', '.join(shown)}" if shown else "it has no fields"
     return f"{has}; use data.fields to rename to {', '.join(FIELDS)}, or to leave out (null)"

@@ -1,6 +1,6 @@
-"""Results of tools in the order of their calls: a result names its call (`tool_call_id`), and may come in any order.
+"""Sort tool results into the order of their calls. A result names its call (`tool_call_id`); records have any order.
 
-What is written (`chatml.hermes`, `chatml.react`) has no ids, so the order alone tells which result is whose.
+The rendered formats (`chatml.hermes`, `chatml.react`) have no ids, so only the order shows which call a result is for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from typing import Any
 from chatml.messages import Message, RecordError
 
 
-def in_order_of_calls(messages: Sequence[Message], items: Sequence[Any]) -> list[Message]:
-    """Return the messages, the results after each message with calls in the order of these calls.
+def sort_results_by_call(messages: Sequence[Message], items: Sequence[Any]) -> list[Message]:
+    """Return the messages with the results after each message sorted into the order of its calls.
 
-    `items` are what the messages were read from, with their ids. Where neither calls nor results have ids, and where
-    one call has one result and only one of them an id, the order is as it was. Raises RecordError, naming the message
-    by its number from 1, for an id that is missing, unknown or there twice.
+    `items` are the raw messages, with their ids, in the same order. The order is kept if there are no ids, and if there
+    is one call with one result and only one of the two has an id. Raise RecordError, naming the number of the message
+    from 1, for an id that is missing, unknown or used twice.
     """
     ordered, at = list(messages), 0
     with_ids = False  # whether any call so far has an id
@@ -24,9 +24,9 @@ def in_order_of_calls(messages: Sequence[Message], items: Sequence[Any]) -> list
         while stop < len(messages) and messages[stop].role == "tool":
             stop += 1
         if messages[at].role == "tool" and with_ids and (found := _id(items[at], "tool_call_id")):
-            raise RecordError(f"message {at + 1}: tool_call_id {found!r} is no call of the message before")
+            raise RecordError(f"message {at + 1}: tool_call_id {found!r} is not a call of the message before")
         if calls and stop > start:
-            places = _places(calls, [_id(item, "tool_call_id") for item in items[start:stop]], at + 1)
+            places = _result_positions(calls, [_id(item, "tool_call_id") for item in items[start:stop]], at + 1)
             ordered[start:stop] = [messages[start + place] for place in places]
             at = stop - 1
         with_ids = with_ids or any(calls)
@@ -34,8 +34,8 @@ def in_order_of_calls(messages: Sequence[Message], items: Sequence[Any]) -> list
     return ordered
 
 
-def _places(calls: list[str | None], results: list[str | None], caller: int) -> list[int]:
-    """Return for each call which result is its own; message number `caller` has the calls, the results follow it."""
+def _result_positions(calls: list[str | None], results: list[str | None], caller: int) -> list[int]:
+    """Return the index of each call's result; message number `caller` has the calls, and the results follow it."""
     alone = len(calls) == len(results) == 1
     if not (any(calls) or any(results)) or (alone and not (any(calls) and any(results))):
         return list(range(len(results)))
@@ -43,19 +43,19 @@ def _places(calls: list[str | None], results: list[str | None], caller: int) -> 
         if call is None:
             raise RecordError(f"message {caller}: call {number} has no id; give each call one")
         if calls.count(call) > 1:
-            raise RecordError(f"message {caller}: two calls have the id {call!r}; give each call an id of its own")
+            raise RecordError(f"message {caller}: two calls have the id {call!r}; give each call its own id")
     theirs = f"message {caller}'s calls: {', '.join(map(repr, calls))}"
     for place, result in enumerate(results):
         number = caller + 1 + place
         if result is None:
             raise RecordError(f"message {number}: no tool_call_id; name one of {theirs}")
         if result not in calls:
-            raise RecordError(f"message {number}: tool_call_id {result!r} is none of {theirs}")
+            raise RecordError(f"message {number}: tool_call_id {result!r} is not one of {theirs}")
         if result in results[:place]:
-            raise RecordError(f"message {number}: a second result of the call {result!r}; keep one of them")
+            raise RecordError(f"message {number}: a second result for the call {result!r}; keep one of them")
     for call in calls:
         if call not in results:
-            raise RecordError(f"message {caller}: no result of the call {call!r}; add a tool message with its id")
+            raise RecordError(f"message {caller}: no result for the call {call!r}; add a tool message with its id")
     return [results.index(call) for call in calls]
 
 

@@ -1,13 +1,13 @@
-"""The chat template saved with every tokenizer, for `apply_chat_template` and the engines that serve a model.
+"""The chat template saved with every tokenizer, for `apply_chat_template` and inference servers.
 
-It renders to the tokens of `chatml.encode`, tools in hermes form, with two differences that a template cannot avoid.
-White space at an edge may merge with what is beyond it: where content begins, and around an observation in ReAct text.
-And content that spells an added token becomes it: tokenising a rendered template does not protect (transformers
-#29279), `chatml.encode` does.
+It gives the tokens of `chatml.encode` with tools in the hermes format, except in two cases that a template cannot
+avoid. White space may merge with its neighbours at the start of content and around an observation in ReAct text. And
+content that spells an added token becomes that token: tokenising rendered text does not prevent it (transformers
+#29279), while `chatml.encode` does.
 
-The `{% generation %}` marks stand around what mask `assistant` trains on: content and its <|im_end|>, unless the
-message says `train: false` or nothing at all, and not around observations in ReAct text (`chatml.turns.said`). No
-system prompt is put in that the conversation does not have.
+The `{% generation %}` blocks enclose what the mask `assistant` trains on: content and its <|im_end|>. Not enclosed are
+messages with `train: false`, empty messages, and observations in ReAct text (`chatml.turns.assistant_parts`). The
+template adds no default system prompt.
 """
 
 from typing import Any
@@ -88,5 +88,5 @@ TEMPLATE = """\
 
 
 def chat_template(tokenizer: Any) -> str:
-    """The template to save with this tokenizer: TEMPLATE, after a BOS where the model's own format demands one."""
+    """Return the template to save with this tokenizer: TEMPLATE, after a BOS if the model's format requires one."""
     return TEMPLATE if control(tokenizer).bos is None else "{{- bos_token -}}\n" + TEMPLATE

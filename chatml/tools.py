@@ -1,7 +1,7 @@
-"""Messages to turns: tools, their calls and their results written out in `hermes` or `react` form.
+"""Render messages as turns, with tools, calls and results in the `hermes` or `react` format.
 
-All that came out of a record is text, to be encoded like any other: content that spells `<tool_call>`, or a tool of
-that name, stays text, even where a tokenizer has a token of that name.
+Text of a record stays text: content that spells `<tool_call>`, or a tool with that name, is encoded as text even if the
+tokenizer has a token with that name.
 """
 
 from collections.abc import Sequence
@@ -19,5 +19,5 @@ _FORMATS = {"hermes": hermes, "react": react}
 def render(
     messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, tool_format: ToolFormat = "hermes"
 ) -> list[Turn]:
-    """The turns that `messages` are written as. Pure; raises RecordError where a format cannot hold them."""
+    """Return the turns of `messages`. Raise RecordError if the format cannot express them."""
     return list(_FORMATS[tool_format](messages, number_exchanges(messages), tools or ()))

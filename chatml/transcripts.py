@@ -1,8 +1,8 @@
-"""hh-rlhf transcripts: `\\n\\nHuman: ...\\n\\nAssistant: ...`, one string for a whole conversation.
+"""Read hh-rlhf transcripts: `\\n\\nHuman: ...\\n\\nAssistant: ...`, one string for a whole conversation.
 
-Nothing tells a marker from text that spells one, so two facts about these files decide. The speakers alternate: the
-marker of who already speaks belongs to what is said. And the last turn of a comparison is an answer: where a `Human:`
-follows it, the model went on to write the person's part, and the comparison is about that text.
+A marker and text that spells one look the same, so two properties of these files decide. Speakers alternate: a marker
+of the current speaker is part of the text. And a comparison ends with a response: if `Human:` follows it, the model
+generated the user's turn as well, and the comparison includes that text.
 """
 
 import re
@@ -19,13 +19,14 @@ def is_transcript(text: str) -> bool:
 
 
 def read_transcript(text: str, what: str, *, ends_with_answer: bool = False) -> tuple[Message, ...]:
-    """The messages of a transcript, without the white space around them. Raises RecordError naming the field `what`.
+    """Return the messages of a transcript, without white space around their content.
 
-    `ends_with_answer` is for the sides of a comparison: what follows the last answer is read as part of it.
+    With `ends_with_answer`, for the sides of a comparison, text after the last response is read as part of it. Raise
+    RecordError, naming the field `what`.
     """
     if not is_transcript(text):
-        raise RecordError(f"{what!r} does not begin with {START!r}; a transcript does")
-    turns: list[tuple[str, int, int]] = []  # speaker, where the turn's text begins, where its marker begins
+        raise RecordError(f"{what!r} does not begin with {START!r}, as a transcript must")
+    turns: list[tuple[str, int, int]] = []  # speaker, start of the turn's text, start of its marker
     for marker in _MARKER.finditer(text):
         if not turns or marker[1] != turns[-1][0]:
             turns.append((marker[1], marker.end(), marker.start()))

@@ -1,4 +1,4 @@
-"""Turns: messages as they are written, tools already put into words, and who of it is to be learnt from."""
+"""Turns: rendered messages, with a flag on every part of their text that says whether it may be trained on."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,41 +12,41 @@ _REACT_LINE = re.compile("^(Thought|Action|Observation):", re.MULTILINE)
 
 
 class Part(NamedTuple):
-    """A stretch of a turn's text. It never shares a token with a neighbour that is learnt where it is not."""
+    """A part of a turn's text. No token spans two parts with different `learn` flags."""
 
     text: str
     learn: bool
-    """whether the assistant said it, and may learn to say it"""
+    """whether the mask `assistant` trains on it"""
     marker: bool = False
-    """one of MARKERS that a format put there: the token of that name, where the tokenizer has one"""
+    """whether a tool format added it as one of MARKERS; it becomes the token with that name, if there is one"""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One ChatML turn, tools already written out."""
+    """One ChatML turn, with tools rendered as text."""
 
     role: str
-    """the word after <|im_start|>"""
+    """the role after <|im_start|>"""
     parts: tuple[Part, ...]
     messages: range
-    """indices of the messages it was made of"""
+    """indices of the messages in it"""
     exchange: int
-    """which exchange it belongs to, counted from 1; 0 for what every later turn builds on (system prompt, tools)"""
+    """number of its exchange, from 1; 0 for turns that all others depend on (system prompt, tools)"""
     excluded: bool = False
-    """none of its messages may be trained on, whatever the mask's rules for the tokens around the text"""
+    """whether all of its messages have `train: false`, so that its control tokens are masked too"""
     unfinished: bool = False
-    """the assistant is to go on inside this turn (ReAct after a tool's result), so no <|im_end|> follows"""
+    """whether the assistant continues this turn (ReAct after a tool's result), so that no <|im_end|> follows"""
 
     @property
     def text(self) -> str:
         return "".join(part.text for part in self.parts)
 
 
-def said(text: str, train: bool) -> Iterator[Part]:
-    """What an assistant's message says, as parts; in ReAct text an observation is the tool's, and not to be learnt.
+def assistant_parts(text: str, train: bool) -> Iterator[Part]:
+    """Yield the parts of an assistant's text; observations in ReAct text come from tools and are not trained on.
 
-    It goes from after a line's `Observation:`, where a line with `Action:` came before it since the last `Thought:`, to
-    the next line with `Thought:` or to the end.
+    An observation starts after `Observation:` at the start of a line, if a line with `Action:` precedes it since the
+    last `Thought:`. It ends before the next line with `Thought:`, or at the end of the text.
     """
     if not train:
         yield Part(text, False)
@@ -67,26 +67,26 @@ def said(text: str, train: bool) -> Iterator[Part]:
         yield Part(text[start:], not observed)
 
 
-def between(start: str, text: str, learn: bool, end: str) -> Iterator[Part]:
-    """Text on lines of its own between two markers."""
+def between_markers(start: str, text: str, learn: bool, end: str) -> Iterator[Part]:
+    """Yield a text on separate lines between two markers."""
     yield Part(start, learn, marker=True)
     yield Part(f"\n{text}\n", learn)
     yield Part(end, learn, marker=True)
 
 
-def reasoning(message: Message) -> Iterator[Part]:
-    """What an assistant's message thinks before it speaks, as Qwen3 writes it; nothing where it does not."""
+def reasoning_parts(message: Message) -> Iterator[Part]:
+    """Yield an assistant message's <think> block in Qwen3's format; nothing if it has no reasoning."""
     if message.reasoning is not None:
-        learn = message.train and message.says_something
-        yield from between(THINK, message.reasoning, learn, THINK_END)
+        learn = message.train and message.is_nonempty
+        yield from between_markers(THINK, message.reasoning, learn, THINK_END)
         yield Part("\n\n", learn)
 
 
 def number_exchanges(messages: Sequence[Message]) -> list[int]:
-    """For each message the exchange it belongs to: 0 for a system prompt at the start, then 1, 2, ...
+    """Return the exchange number of each message: 0 for a system prompt at the start, then 1, 2, ...
 
-    An exchange is what is asked and all that follows until the next is asked: it begins with the first message that is
-    not the assistant's or a tool's after one that is.
+    An exchange is a question and everything up to the next question. It starts with the first message of a user or
+    system after a message of the assistant or a tool.
     """
     numbers: list[int] = []
     number, asking = 0, False

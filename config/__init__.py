@@ -1,4 +1,4 @@
-"""What a recipe is: YAML files, their loader, the sections that stages share, the command line. Imports no torch."""
+"""Recipes: YAML files, their loader, the sections that stages share, and the command line. Imports no torch."""
 
 from config.inputs import missing_input
 from config.loader import load, resolved_yaml

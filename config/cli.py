@@ -3,7 +3,7 @@
     main(PPO, "ppo.train:train")                                the whole body of ppo/__main__.py
     main(Show, "show.print_page:show", read=show_recipe)        for a command that takes recipes of other stages
 
-The stage, and with it torch, is imported once the recipe is known to be good.
+The stage, and torch with it, is imported only after the recipe has been checked.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from config.packages import check_packages
 from config.schema import Recipe, RecipeError
 from config.threads import choose_wait_policy
 
-# Calls a stage with its recipe, and turns what goes wrong into one line and an exit code.
+# Runs a stage with its recipe, and reports an error as one line and an exit code.
 RUNNER = "engine.run.entry:run"
 
 
@@ -33,17 +33,17 @@ def main(
 ) -> None:
     """Run `stage`, a function written "module:function", with the recipe that the command line names.
 
-    `--check` says whether the recipe is good and stops there; `--help` prints every key of `schema`. A mistake is one
-    line on stderr and exit code 2.
+    With `--check` the recipe is only checked; `--help` prints every key of `schema`. A mistake in the recipe or the
+    arguments is reported as one line on stderr, with exit code 2.
 
     Args:
-        schema: what `--help` describes, and what the recipe is loaded as unless `read` is given.
-        read: called with the recipe's path and the overrides, returns what the stage gets; raises RecipeError.
-        needs_inputs: whether the files that the recipe names must exist; `read` checks for itself.
+        schema: the schema that `--help` describes; the recipe is loaded with it unless `read` is given.
+        read: returns the argument of the stage, given the recipe's path and the overrides; raises RecipeError.
+        needs_inputs: whether the files that the recipe names must exist; with `read`, that function checks them.
     """
     recipe = from_command_line(schema, sys.argv[1:], read=read, needs_inputs=needs_inputs)
     choose_wait_policy()
-    function(RUNNER)(function(stage), recipe)
+    import_function(RUNNER)(import_function(stage), recipe)
 
 
 def from_command_line(
@@ -53,14 +53,14 @@ def from_command_line(
     read: Callable[[str, Sequence[str]], Any] | None = None,
     needs_inputs: bool = True,
 ) -> Any:
-    """Return the recipe that the arguments name, as `main` loads it; exit if there is none to run."""
+    """Return the recipe that the arguments name, as `main` loads it; exit after `--help`, `--check` and mistakes."""
     usage = f"usage: python -m {_module()} RECIPE.yaml [--check] [key=value ...]"
     if "-h" in arguments or "--help" in arguments:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader may have seen enough (| head)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # The output may be piped into head.
         print(usage, "", *help_text(schema), sep="\n")
         sys.exit(0)
     path, *overrides = [argument for argument in arguments if argument != "--check"] or [""]
-    overrides = joined(overrides)
+    overrides = rejoin_overrides(overrides)
     if not path or "=" in path or path.startswith("-"):
         _exit(f"no recipe given; {usage}")
     try:
@@ -79,10 +79,10 @@ def from_command_line(
     return recipe
 
 
-def joined(words: Sequence[str]) -> list[str]:
-    """Return the overrides that a shell has split at spaces, whole: a word belongs to the one with an open bracket.
+def rejoin_overrides(words: Sequence[str]) -> list[str]:
+    """Join overrides that the shell has split at spaces: words after an open bracket belong to the same override.
 
-    make hands ARGS to a shell, which makes four words of `eval.subjects={a: A, b: B}`.
+    make passes ARGS to a shell, which splits `eval.subjects={a: A, b: B}` into four words.
     """
     overrides: list[str] = []
     for word in words:
@@ -94,14 +94,14 @@ def joined(words: Sequence[str]) -> list[str]:
     return overrides
 
 
-def function(path: str) -> Callable[..., Any]:
-    """Import the function that "module:function" names."""
+def import_function(path: str) -> Callable[..., Any]:
+    """Import and return the function at "module:function"."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _module() -> str:
-    """Return the name under which Python runs the command, as `-m` takes it."""
+    """Return the module that Python runs, as it is given to `-m`."""
     spec = sys.modules["__main__"].__spec__
     return spec.name.removesuffix(".__main__") if spec else sys.argv[0]
 

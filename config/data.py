@@ -1,4 +1,4 @@
-"""Data sections: their common keys, and the sources of records that their keys name."""
+"""The keys that all data sections share, and the sources of records."""
 
 import dataclasses
 import json
@@ -23,10 +23,10 @@ SOURCES = "sources"
 
 @dataclass(frozen=True)
 class Source(Section):
-    """Where records come from: one item of a data key."""
+    """A source of records: one item of a data key."""
 
     path: str = MISSING
-    """a file, a folder (of data files, or written by save_to_disk), a glob, or the hub id of a data set (owner/name)"""
+    """a file, a folder (of data files, or saved with save_to_disk), a glob, or the hub id of a data set (owner/name)"""
     split: str = "train"
     """split of a hub data set or of a folder"""
     name: str | None = None
@@ -36,17 +36,17 @@ class Source(Section):
     weight: float = number(1.0, above=0)
     """how often its rows are drawn, relative to those of the other sources"""
     skip: int = number(0, least=0)
-    """leave out this many records at the front"""
+    """skip this many records at the start"""
     take: int | None = number(None, least=1)
-    """only this many records, after those that are skipped"""
+    """read only this many records, after the skipped ones; all by default"""
     without_share: float | None = number(None, above=0, below=1)
-    """leave out this share of the records, chosen by a hash of each: always the same ones, whatever their order"""
+    """leave out this share of the records; a hash of each record decides, so their order does not matter"""
     only_share: float | None = number(None, above=0, below=1)
-    """take only the share that `without_share` would leave out"""
+    """read only the records that `without_share` with the same number would leave out"""
 
     @property
     def on_hub(self) -> bool:
-        """Whether `path` is the id of a data set on the hub and not a path on this machine."""
+        """Whether `path` is the hub id of a data set rather than a path on this machine."""
         return is_hub_id(self.path) and not self.path.endswith(DATA_SUFFIXES)
 
     def check(self, key: str) -> None:
@@ -55,27 +55,28 @@ class Source(Section):
 
 
 def named_sources(default: Any = None) -> Any:
-    """Return a field of a data section that names sources; without `default` it may be left empty."""
+    """Return a dataclass field for a key that names sources; its default is None (no sources)."""
     return field(default=default, metadata={SOURCES: True})
 
 
 @dataclass(frozen=True)
 class Data(Section):
-    """The common keys of all data sections."""
+    """The keys that all data sections share."""
 
     fields: dict[str, str | None] = field(default_factory=dict)
-    """names in the records -> names that are read: {question: prompt, answer: response}; null: the field is not read,
-    as {prompt: null} beside whole conversations in `messages`"""
+    """renames fields of the records: {question: prompt, answer: response}; null ignores a field, for example
+    {prompt: null} if `messages` has the whole conversation"""
     roles: dict[str, str] = field(default_factory=dict)
-    """role names in the records -> system, user, assistant or tool: {developer: system, model: assistant}"""
+    """renames roles in the records to system, user, assistant or tool: {developer: system, model: assistant}"""
     document_end: str | None = None
-    """what stands between the documents of plain text, as <|endoftext|>: text is split there, and the mark itself is
-    not read"""
+    """separator between documents of plain text, for example <|endoftext|>: text is split there, and the separator is
+    removed"""
     too_long: TooLong = "cut_oldest_turns"
-    """what to do with a record longer than the stage's limit: drop it, cut its oldest turns or its oldest tokens, or
-    stop; both sides of a comparison are cut alike, and no answer is trained on without its end"""
+    """what to do with a record longer than the stage's limit: drop it, cut its oldest turns (cut_oldest_turns) or its
+    oldest tokens (cut_left), or stop (error); both sides of a comparison are cut alike, and no answer is trained on
+    without its end"""
     on_bad_record: OnBadRecord = "error"
-    """what to do with a record that cannot be read: stop the run, or skip and count it"""
+    """what to do with a record that cannot be read: stop the run (error), or skip and count it (skip)"""
 
     def check(self, key: str) -> None:
         self.check_reading(key)
@@ -83,22 +84,22 @@ class Data(Section):
             sources(getattr(self, name), f"{key}.{name}")
 
     def check_reading(self, key: str) -> None:
-        """Raise RecipeError for a mistake in how records are read."""
+        """Raise RecipeError for a mistake in `roles` or `document_end`."""
         for theirs, ours in self.roles.items():
             if ours not in ROLES:
                 place = f"{key}.roles.{theirs}"
                 raise RecipeError(f"{place} is {show(ours)}; it must be one of {', '.join(ROLES)}", key=place)
         if self.document_end == "":
             key = f"{key}.document_end"
-            raise RecipeError(f"{key} is empty; give the text that stands between documents, or null", key=key)
+            raise RecipeError(f"{key} is empty; give the separator between documents, or null", key=key)
 
     @classmethod
     def source_keys(cls) -> list[str]:
-        """Return the names of the keys that name sources."""
+        """Return the keys that name sources."""
         return [item.name for item in dataclasses.fields(cls) if SOURCES in item.metadata]
 
     def sources(self, name: str) -> list[Source]:
-        """Return the sources that one of those keys names."""
+        """Return the sources that the key `name` of this section names."""
         return sources(getattr(self, name), f"data.{name}")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
@@ -112,13 +113,14 @@ class TrainingData(Data):
     """The data section of a stage that trains on some rows and evaluates on others."""
 
     train: Any = named_sources(MISSING)
-    """training data: a source or a list of them; conversations or plain text in finetuning, comparisons for a reward
-    model"""
+    """training data, a source or a list of sources: conversations or plain text for stage sft, comparisons for stage
+    reward"""
     eval: Any = named_sources()
-    """evaluated on every `trainer.eval_steps`: sources, or a share of data.train (0.02, say), chosen by a hash of the
-    record and then not trained on"""
+    """evaluation data, used every `trainer.eval_steps` steps: sources, or a share of data.train (for example 0.02),
+    chosen by a hash of each record and not trained on"""
     max_length: int = number(2048, least=16)
-    """tokens in a conversation and in a packed row, or in one side of a comparison (report, 3.1.2 and 3.2.1: 2048)"""
+    """limit in tokens of a conversation and of a packed row, or of one side of a comparison (report, 3.1.2 and 3.2.1:
+    2048)"""
 
     def check(self, key: str) -> None:
         share = self.eval_share
@@ -133,14 +135,14 @@ class TrainingData(Data):
             )
         if any(source.without_share or source.only_share for source in sources(self.train, f"{key}.train")):
             raise RecipeError(
-                f"{key}.eval is {show(self.eval)}, a share of {key}.train, which names a share of its own; "
-                f"leave that out, or give {key}.eval a source",
+                f"{key}.eval is {show(self.eval)}, a share of {key}.train, which has without_share or only_share "
+                f"already; leave that out, or give {key}.eval a source",
                 key=f"{key}.eval",
             )
 
     @property
     def eval_share(self) -> float | None:
-        """The share of the training records that is held out; None if `eval` names sources, or nothing."""
+        """The share of the training records to evaluate on; None if `eval` names sources or is null."""
         return self.eval if isinstance(self.eval, int | float) and not isinstance(self.eval, bool) else None
 
     def sources(self, name: str) -> list[Source]:
@@ -151,9 +153,9 @@ class TrainingData(Data):
 
 
 def sources(value: Any, key: str) -> list[Source]:
-    """Return the sources that a data key names: by a string, a mapping with the keys of `Source`, or a list of these.
+    """Return the sources in a data key: a string, a mapping with the keys of `Source`, a list of these, or None.
 
-    `owner/name:split` stands for a hub data set and its split; None names nothing. Raise RecipeError, naming `key`.
+    `owner/name:split` is a hub data set and its split. Raise RecipeError, naming `key`.
     """
     if value is None:
         return []
@@ -165,7 +167,7 @@ def sources(value: Any, key: str) -> list[Source]:
 
 
 def source_text(path: str, split: str) -> str:
-    """Return a source with a split as a recipe names it, the path in quotes where YAML needs them."""
+    """Return a source with a split in YAML, for error messages; the path is quoted if necessary."""
     plain = re.fullmatch(r"[\w./-]+", path)
     return f"{{path: {path if plain else json.dumps(path, ensure_ascii=False)}, split: {split}}}"
 

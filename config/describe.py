@@ -1,4 +1,4 @@
-"""A schema in words, for `--help`: every key with its default, its type or permitted values, and its meaning."""
+"""The text of `--help`: every key of a schema with its default, its type or permitted values, and its meaning."""
 
 import ast
 import dataclasses
@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from config.data import SOURCES, Source
 from config.schema import CHANGEABLE, GROWS, RANGE, Recipe, Section, join, show
-from config.typed import field_types, is_section, words
+from config.typed import describe_type, field_types, is_section
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class Key:
     name: str
     """dotted"""
     default: str
-    """as it would be written; empty for a mandatory key"""
+    """as in YAML; empty for a mandatory key"""
     kind: str
     """type, permitted values and bounds, in words"""
     meaning: str
-    """the text that stands under the field"""
+    """the text under the field"""
     is_source: bool
-    """whether it names sources of records"""
+    """whether the key names sources of records"""
 
 
 def describe(schema: type[Section], key: str = "") -> Iterator[Key]:
-    """Yield every key of a schema, with `key` before its name."""
+    """Yield every key of a schema; `key` is the schema's own dotted name, put before theirs."""
     hints, meanings = field_types(schema), _meanings(schema)
     for field in dataclasses.fields(schema):
         full_key = join(key, field.name)
@@ -43,7 +43,7 @@ def describe(schema: type[Section], key: str = "") -> Iterator[Key]:
         default, is_source = _default(field), SOURCES in field.metadata
         written = "" if default == MISSING else "null" if default is None else show(default)
         hint = hints[field.name]
-        kind = "a source or a list of sources" if is_source else "as described" if hint is Any else words(hint)
+        kind = "a source or a list of sources" if is_source else "as described" if hint is Any else describe_type(hint)
         if bounds := field.metadata.get(RANGE):
             kind += f", {bounds}"
         may = (
@@ -81,7 +81,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _meanings(schema: type[Section]) -> dict[str, str]:
-    """Return the text under each field, inherited ones too; Python itself does not keep it."""
+    """Return field -> the text under it, also for inherited fields. It is read from the source: Python drops it."""
     classes = [base for base in reversed(schema.__mro__) if dataclasses.is_dataclass(base)]
     bodies = [ast.parse(textwrap.dedent(inspect.getsource(each))).body[0].body for each in classes]
     return {

@@ -1,4 +1,4 @@
-"""Recipe files: YAML, and the files they extend."""
+"""Read recipe files and the files that they extend."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,18 @@ from config.typed import nearest
 EXTENDS = "extends"
 
 
-def read(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
-    """Return (file, its values) of a recipe and of all that it extends, the furthest parent first.
+def read_layers(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
+    """Return (file, values) for a recipe and all files that it extends, the most distant parent first.
 
-    `extends: other.yaml`, relative to the file that names it, is taken out. Raise RecipeError if a file cannot be read.
+    The key `extends`, a path relative to its file, is removed from the values. Raise RecipeError if a file cannot be
+    read.
     """
     layers: list[tuple[Path, dict[Any, Any]]] = []
     child: Path | None = None
     while True:
         if any(path.resolve() == seen.resolve() for seen, _ in layers):
             raise RecipeError(f"{child}:{line_of(child, EXTENDS)}: extends {path}, which extends this file in turn")
-        values = _mapping(path, child)
+        values = _read_mapping(path, child)
         parent = values.pop(EXTENDS, None)
         layers.insert(0, (path, values))
         if parent is None:
@@ -34,9 +35,9 @@ def read(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
 
 
 def line_of(path: Path, key: str) -> int | None:
-    """Return the line, from 1, on which a dotted key stands in a YAML file; None if the file does not contain it.
+    """Return the line number, from 1, of a dotted key in a YAML file; None if the file does not contain it.
 
-    A name of a mapping may itself have dots (`eval.require.differences.ppo.answers.accuracy.mean`).
+    The names in a mapping may contain dots themselves (`eval.require.differences.ppo.answers.accuracy.mean`).
     """
     node, line, rest = yaml.compose(path.read_text(encoding="utf-8")), None, key
     while rest:
@@ -49,7 +50,7 @@ def line_of(path: Path, key: str) -> int | None:
     return line
 
 
-def _mapping(path: Path, child: Path | None) -> dict[Any, Any]:
+def _read_mapping(path: Path, child: Path | None) -> dict[Any, Any]:
     where = f"{child}:{line_of(child, EXTENDS)}: extends " if child else ""
     try:
         loaded = OmegaConf.load(path)
@@ -65,9 +66,9 @@ def _mapping(path: Path, child: Path | None) -> dict[Any, Any]:
         raise RecipeError(f"{where}{path} cannot be read ({reason})") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: this is not YAML ({error.problem})") from None
+        raise RecipeError(f"{path}:{line}: not valid YAML ({error.problem})") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise RecipeError(f"{path}: this is not a recipe ({str(error).splitlines()[0]})") from None
+        raise RecipeError(f"{path}: not a valid recipe ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections; this is {show(values)}")
     return values

@@ -1,6 +1,6 @@
-"""Load a recipe: from defaults, files and overrides to one frozen, checked dataclass. Imports no torch.
+"""Load a recipe from defaults, files and overrides into a frozen, checked dataclass. Imports no torch.
 
-dataclass defaults <- the file's `extends`, parents first <- the file <- key=value ...
+Later values replace earlier ones: dataclass defaults, the files in `extends` (parents first), the file, key=value ...
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
-from config.files import line_of, read
+from config.files import line_of, read_layers
 from config.schema import Recipe, RecipeError, validate
 from config.stage import check_stage
 from config.typed import Builder
@@ -23,7 +23,7 @@ RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 @dataclass(frozen=True)
 class _Override:
-    """One `key=value` of the command line; `raw` is the value as it was typed."""
+    """One `key=value` of the command line; `raw` is the value as typed."""
 
     key: str
     value: Any
@@ -37,15 +37,15 @@ def load(
     *,
     other_sections: bool | Collection[str] = False,
 ) -> RecipeT:
-    """Return the recipe in `path` with `overrides` (each `dotted.key=value`) laid over it.
+    """Return the recipe in `path` with `overrides` (each `dotted.key=value`) applied.
 
-    With `other_sections`, top-level keys that the schema does not have are allowed and left out: those of the given
-    names, or with True all that the files contain.
+    `other_sections` are top-level keys to accept and ignore although the schema does not have them: these names, or
+    with True all that the files contain.
 
     Raise RecipeError for a missing or wrong stage, an unknown or missing key, a wrong type, a value out of bounds, and
-    keys that contradict each other. Whether the files that it names exist is not checked; see `config.inputs`.
+    keys that contradict each other. Whether input files exist is checked elsewhere (`config.inputs`).
     """
-    layers = read(Path(path))
+    layers = read_layers(Path(path))
     parsed = [_parse(override) for override in overrides]
     try:
         stage = next((override.value for override in reversed(parsed) if override.key == "stage"), None)
@@ -70,30 +70,30 @@ def load(
 
 
 def resolved_yaml(recipe: Recipe) -> str:
-    """Return the recipe as YAML with every default and interpolation resolved; loading it gives the same recipe."""
+    """Return the recipe as YAML with all defaults and resolved interpolations; loading it gives the same recipe."""
     return yaml.safe_dump(_escaped(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _parse(override: str) -> _Override:
-    """Return an override as a key and a value read as YAML.
+    """Split an override into key and value, and parse the value as YAML.
 
-    YAML's quotes keep a key with dots and a value with operators: `eval.require={"a.b.mean": ">= -0.01"}`.
+    Names with dots and values with operators need quotes: `eval.require={"a.b.mean": ">= -0.01"}`.
     """
     key, equals, raw = override.partition("=")
     if not equals or not key.strip("."):
         way_out = "write key=value, for example run.seed=1"
-        if override.endswith(("}", "]")):  # the shell has split a mapping or a list at its spaces
+        if override.endswith(("}", "]")):  # The shell has split a mapping or a list at its spaces.
             way_out = "if it belongs to the value before it, put quotes around the whole: 'key={a: b}'"
-        raise RecipeError(f"{override} is no override; {way_out}")
+        raise RecipeError(f"{override} is not an override; {way_out}")
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]))["value"]
     except (yaml.YAMLError, GrammarParseError):
-        value = raw  # Text with YAML's own characters in it; only a text field accepts it.
+        value = raw  # Text that is not valid YAML; only text fields accept it.
     return _Override(key, value, raw)
 
 
 def _located(error: RecipeError, layers: list[tuple[Path, dict[Any, Any]]], overrides: list[_Override]) -> RecipeError:
-    """Return the error with file and line before it, if its key was last set in a file."""
+    """Return the error with file and line in front, unless the command line sets its key."""
     if error.key is None:
         return error
     key = error.key.partition("[")[0]
@@ -106,7 +106,7 @@ def _located(error: RecipeError, layers: list[tuple[Path, dict[Any, Any]]], over
 
 
 def _escaped(value: Any) -> Any:
-    """Return plain values in which text that looks like an interpolation is escaped."""
+    """Return plain values with `${` in text escaped, so that it is not read as an interpolation."""
     if isinstance(value, str):
         return value.replace("${", "\\${")
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Optional packages that a recipe's values need, checked before torch is imported.
+"""Check that the optional packages that a recipe needs are installed, before torch is imported.
 
-A field declares them beside its values (`setting(..., packages={...})`). They are looked for by the commands that run
-a stage, not by those that only read its recipe: a run can be planned where it could not run.
+A field declares the packages that its values need (`setting(..., packages={...})`). Only commands that run the stage
+check them, so `make plan` works without them.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 
 from config.schema import PACKAGES, RecipeError, Section, join, show
 
-# Package, as pip names it -> the modules of which one has to be there, where that is not its own name.
+# Package, as pip names it -> modules of which one must be installed; by default the module with the package's name.
 MODULES = {
     "tensorboard": ("tensorboard", "tensorboardX"),
     "torch-optimi": ("optimi",),
@@ -20,8 +20,8 @@ MODULES = {
 
 
 def check_packages(section: Section, key: str = "") -> None:
-    """Raise RecipeError for the first value whose package is not installed, with the command that installs it."""
-    for full_key, value, package in needed(section, key):
+    """Raise RecipeError for the first value whose package is missing; the message has the command that installs it."""
+    for full_key, value, package in needed_packages(section, key):
         modules = MODULES.get(package, (package.replace("-", "_"),))
         if not any(map(_is_installed, modules)):
             raise RecipeError(
@@ -31,26 +31,26 @@ def check_packages(section: Section, key: str = "") -> None:
             )
 
 
-def needed(section: Section, key: str = "") -> Iterator[tuple[str, Any, str]]:
+def needed_packages(section: Section, key: str = "") -> Iterator[tuple[str, Any, str]]:
     """Yield (key, value, package) of every value that needs an optional package."""
     for field in dataclasses.fields(section):
         value, full_key = getattr(section, field.name), join(key, field.name)
         packages = field.metadata.get(PACKAGES, {})
         if isinstance(value, Section):
-            yield from needed(value, full_key)
-        elif isinstance(value, Mapping):  # of which each name has a table of its own
+            yield from needed_packages(value, full_key)
+        elif isinstance(value, Mapping):  # `packages` then has one table per name.
             for name, item in value.items():
-                yield from _of(item, join(full_key, name), packages.get(name, {}))
+                yield from _needed_by_value(item, join(full_key, name), packages.get(name, {}))
         else:
-            yield from _of(value, full_key, packages)
+            yield from _needed_by_value(value, full_key, packages)
 
 
 def _is_installed(module: str) -> bool:
     spec = importlib.util.find_spec(module)
-    return spec is not None and spec.origin is not None  # a plain folder of that name, as wandb/, has no origin
+    return spec is not None and spec.origin is not None  # A plain folder with that name, such as wandb/, has no origin.
 
 
-def _of(value: Any, key: str, packages: Mapping[Any, str]) -> Iterator[tuple[str, Any, str]]:
+def _needed_by_value(value: Any, key: str, packages: Mapping[Any, str]) -> Iterator[tuple[str, Any, str]]:
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str | bool) and item in packages:
             yield key, item, packages[item]

@@ -1,8 +1,8 @@
-"""Which keys of a recipe may change when its run resumes. Imports no torch.
+"""Decide which keys of a recipe may change when its run resumes. Imports no torch.
 
-A run belongs to one recipe. Keys that leave the result alone (where the run is, what it logs, how much goes through a
-model at once) may differ all the same, and a run may be made longer. A field declares it (`changeable`, `grows`);
-`Recipe.fixed_keys` names the keys that one recipe fixes again, and why.
+A run belongs to one recipe. Keys that do not affect the result (the run's folder, logging, batch sizes of forward
+passes) may change all the same, and a run may be made longer. Fields declare this (`changeable`, `grows`), and
+`Recipe.fixed_keys` returns the keys for which a recipe makes an exception.
 """
 
 import dataclasses
@@ -21,24 +21,24 @@ MISSING = object()
 
 @dataclass(frozen=True)
 class Changes:
-    """How a recipe differs from the one that began its run: dotted keys, sorted."""
+    """The dotted keys, sorted, in which a recipe differs from the one that started its run."""
 
     refused: tuple[str, ...]
-    """with the reason behind them where there is one besides that they decide the result"""
+    """keys that may not change, each followed by the reason in brackets if it is not just that it affects the result"""
     permitted: tuple[str, ...]
     grown: bool
     """whether the run has become longer"""
 
     def __str__(self) -> str:
-        """In words that follow "which differs in"."""
+        """Return the end of the message "... which differs in"."""
         text = ", ".join(self.refused)
         return f"{text} ({', '.join(self.permitted)} may change)" if self.permitted else text
 
 
 def changes(before_yaml: str, recipe: Recipe) -> Changes:
-    """Compare the recipe that began a run with the one that it is to resume with.
+    """Compare the recipe that started a run (as YAML) with the recipe to resume it with.
 
-    A key that an earlier version did not have counts with its default.
+    Keys that `before_yaml` lacks, because an earlier version did not have them, count with their default.
     """
     before = _filled(type(recipe), OmegaConf.to_container(OmegaConf.create(before_yaml)), recipe)
     now = OmegaConf.to_container(OmegaConf.create(resolved_yaml(recipe)))
@@ -62,7 +62,7 @@ def changes(before_yaml: str, recipe: Recipe) -> Changes:
 
 
 def _filled(schema: type[Section], values: Mapping[str, Any], recipe: Section) -> dict[str, Any]:
-    """Return the values with the defaults of missing keys; earlier versions lacked even the stage."""
+    """Return the values with defaults for missing keys; recipes of earlier versions may lack even `stage`."""
     filled = dict(values)
     for field in dataclasses.fields(schema):
         hint = field_types(schema)[field.name]
@@ -77,7 +77,7 @@ def _filled(schema: type[Section], values: Mapping[str, Any], recipe: Section) -
 
 
 def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested mappings; an empty one has no leaves."""
+    """Yield (dotted key, value) of nested mappings; nothing for an empty mapping."""
     if not isinstance(tree, Mapping):
         yield key, tree
         return
@@ -86,7 +86,7 @@ def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _flagged(schema: type[Section], flag: str, key: str = "") -> Iterator[str]:
-    """Yield the full keys of the fields that have a flag, and those of a mapping whose names it lists."""
+    """Yield the full keys of the fields with a flag; for a mapping, of the names that the flag lists."""
     for field in dataclasses.fields(schema):
         hint, full_key = field_types(schema)[field.name], join(key, field.name)
         flagged = field.metadata.get(flag, False)

@@ -1,7 +1,7 @@
-"""What a recipe is made of: sections that carry their own bounds, and the one error that users see.
+"""The base classes of recipes and their sections, and RecipeError, the error for users' mistakes.
 
-A section is a frozen dataclass. A bound stands beside the field it bounds (`number(0.2, above=0)`); rules for several
-fields at once stand in the section's `check`. Both are checked after every value has its type.
+A section is a frozen dataclass. Bounds are declared with the field (`number(0.2, above=0)`); rules about several fields
+are in the section's `check`. Both are checked after all values have been converted to their types.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ STAGES: tuple[str, ...] = get_args(Stage)
 RANGE = "range"
 WHOLE = "whole"
 NAMES = "names"
-# Whether a field may change, or grow, when its run resumes; of a mapping the names that may (config/resume.py).
+# Whether a field may change, or grow, when its run resumes; for a mapping, the names that may (config/resume.py).
 CHANGEABLE = "changeable"
 GROWS = "grows"
-# Value -> the optional package that it needs; of a mapping, name -> such a table (config/packages.py).
+# Value -> the optional package that it needs; for a mapping, name -> such a table (config/packages.py).
 PACKAGES = "packages"
 
 
 class RecipeError(Exception):
-    """A user's mistake in a recipe, an override or a path, in one line: what, where, and the way out.
+    """A user's mistake in a recipe, an override or a path. The message is one line: what, where, and how to fix it.
 
-    `key` is the dotted key that the message is about, if any; the loader puts file and line before the message.
+    `key` is the dotted key that the message is about, if any; with it the loader adds file and line to the message.
     """
 
     def __init__(self, message: str, key: str | None = None) -> None:
@@ -38,7 +38,7 @@ class RecipeError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers that a field may hold: `value in range`, and `str(range)` for messages."""
+    """The bounds of a number: `value in range` checks them, `str(range)` is their text in messages."""
 
     above: float | None = None
     least: float | None = None
@@ -70,16 +70,16 @@ def number(
 ) -> Any:
     """Return a dataclass field for a number within bounds; without a default it is mandatory.
 
-    `changeable` and `grows`: whether it may be another, or a larger one, when its run resumes.
+    `changeable`: whether the value may change when the run resumes. `grows`: whether it may become larger.
     """
     metadata = {RANGE: Range(above, least, below, most), CHANGEABLE: changeable, GROWS: grows}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def setting(default: Any, *, changeable: bool = False, packages: Mapping[Any, str] | None = None) -> Any:
-    """Return a dataclass field that is no number.
+    """Return a dataclass field for a value without bounds.
 
-    `changeable`: whether it may be another when its run resumes. `packages`: value -> the optional package it needs.
+    `changeable`: whether the value may change when the run resumes. `packages`: value -> the optional package it needs.
     """
     metadata = {CHANGEABLE: changeable, PACKAGES: packages or {}}
     if isinstance(default, list):
@@ -90,11 +90,11 @@ def setting(default: Any, *, changeable: bool = False, packages: Mapping[Any, st
 def whole_mapping(*references: str) -> Any:
     """Return a dataclass field for a mapping, empty by default, that replaces an earlier one when given as a whole.
 
-    `eval.subjects={a: A}` leaves only a, whatever the file names; `eval.subjects.b=B` adds or changes b. Mappings
-    without this (`data.fields`, `trainer`) are merged key by key.
+    `eval.subjects={a: A}` leaves only a, whatever the file names; `eval.subjects.b=B` adds or changes b. Other mappings
+    (`data.fields`, `trainer`) are merged key by key.
 
-    `references` are fields beside it that name one of its keys: where an override replaces the mapping, those that name
-    a key that is gone are emptied.
+    `references` are fields of the same section whose value is a name in the mapping. If an override replaces the
+    mapping and the name is gone, the field is set to null.
     """
     return dataclasses.field(default_factory=dict, metadata={WHOLE: references})
 
@@ -107,15 +107,15 @@ def open_mapping(
 ) -> Any:
     """Return a dataclass field for a mapping whose keys another library defines; `names` returns them for messages.
 
-    `changeable` and `grows`: the names whose values may change, or grow, when the run resumes. `packages`: name -> its
-    values that need an optional package.
+    `changeable` and `grows`: the names whose values may change, or grow, when the run resumes. `packages`: name ->
+    value -> the optional package it needs.
     """
     metadata = {NAMES: names, CHANGEABLE: changeable, GROWS: grows, PACKAGES: packages or {}}
     return dataclasses.field(default_factory=dict, metadata=metadata)
 
 
 class Section:
-    """Base of every section and of every stage's recipe."""
+    """Base class of all sections and recipes."""
 
     def check(self, key: str) -> None:
         """Raise RecipeError if fields contradict each other. `key` is the section's dotted name, "" for a recipe."""
@@ -123,28 +123,28 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(Section):
-    """A stage's whole recipe: its stage, its sections, and the files and folders it reads."""
+    """Base class of the recipes of all stages."""
 
     STAGE: ClassVar[Stage | None] = None
-    """the stage whose recipes this schema reads; None for commands that take a recipe of any stage"""
+    """the stage whose recipes this schema describes; None for commands that accept recipes of any stage"""
 
     stage: Stage = MISSING
     """which stage runs the recipe"""
 
     def inputs(self) -> Iterator[tuple[str, str]]:
-        """Yield (key, path) of everything that must exist on this machine before the stage starts; no hub ids."""
+        """Yield (key, path) of every file or folder that must exist before the stage starts; hub ids are left out."""
         raise NotImplementedError
 
     def fixed_keys(self, before: Mapping[str, Any]) -> dict[str, str]:
-        """Return key -> why a key that may change when a run resumes may not in this recipe.
+        """Return key -> reason, for keys that may otherwise change when a run resumes but not in this recipe.
 
-        `before` holds the values of the recipe that began the run.
+        `before` has the values of the recipe that started the run.
         """
         return {}
 
     def memory_advice(self) -> str:
-        """Return which keys to change when memory runs out, in words that follow "out of memory;"."""
-        return "take a smaller model, or a device with more"
+        """Return the end of the message "out of memory; ...": which keys to change."""
+        return "use a smaller model, or a device with more memory"
 
 
 def join(key: str, name: str) -> str:
@@ -152,7 +152,7 @@ def join(key: str, name: str) -> str:
 
 
 def validate(section: Section, key: str = "") -> None:
-    """Raise RecipeError for the first value out of bounds, NaN, infinity, or combination that cannot work."""
+    """Raise RecipeError for the first value that is out of bounds, NaN or infinite, or combination that cannot work."""
     for field in dataclasses.fields(section):
         value, full_key = getattr(section, field.name), join(key, field.name)
         if isinstance(value, Section):
@@ -180,7 +180,7 @@ def _scalars(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def show(value: Any) -> str:
-    """Return a value as the user would write it in a recipe."""
+    """Return a value for an error message, as the user would write it in a recipe."""
     if value is None:
         return "empty"
     if isinstance(value, bool):

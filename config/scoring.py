@@ -1,4 +1,4 @@
-"""What scores a response: reward models, a function, or an LLM judge behind an endpoint."""
+"""Sections for scoring responses: with reward models, a function, or an LLM judge."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,9 @@ from config.schema import RecipeError, Section, number, show, validate
 from config.sections import model_inputs, model_paths
 from config.typed import Builder
 
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+FUNCTION_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 CONVERSATION, ANSWER = "{conversation}", "{answer}"
-QUESTION = f"""Judge the last answer of an assistant in this conversation.
+DEFAULT_QUESTION = f"""Judge the last answer of an assistant in this conversation.
 
 {CONVERSATION}
 
@@ -24,26 +24,26 @@ Is it right, helpful and to the point? Reply with a number from 0 (useless) to 1
 
 @dataclass(frozen=True)
 class Judge(Section):
-    """A model behind an OpenAI-compatible endpoint that is asked for a number."""
+    """An LLM judge: a model behind an OpenAI-compatible endpoint whose reply contains a score."""
 
     url: str | None = None
-    """up to and with the version, http://localhost:8000/v1; empty: no judge"""
+    """base URL of the endpoint, with the version: http://localhost:8000/v1; null: no judge"""
     model: str = ""
-    """which of the endpoint's models is asked"""
-    question: str = QUESTION
+    """name of the model at the endpoint"""
+    question: str = DEFAULT_QUESTION
     """the prompt; {conversation} and {answer} are replaced"""
     score_pattern: str = r"-?\d+(?:\.\d+)?"
-    """finds the score in the reply: a regular expression, of which the first match counts (its first group, if any)"""
+    """regular expression that finds the score in the reply: the first match counts (its first group, if it has one)"""
     key_from: str | None = None
-    """the environment variable that holds the endpoint's key"""
+    """environment variable with the endpoint's API key"""
     timeout: float = number(60.0, above=0, changeable=True)
-    """seconds that a reply may take"""
+    """seconds to wait for a reply"""
     retries: int = number(4, least=0, changeable=True)
-    """how often a request that failed is sent again, after ½, 1, 2, ... seconds"""
+    """how many times a failed request is sent again, after ½, 1, 2, ... seconds"""
     parallel: int = number(8, least=1, changeable=True)
-    """requests at a time"""
+    """number of requests at the same time"""
     cache: str | None = None
-    """file of known scores, read and appended to; by default judge.jsonl in the run folder, judge_NAME.jsonl of
+    """file of known scores, read and appended to; by default judge.jsonl in the run folder, or judge_NAME.jsonl for
     the part NAME of a mix"""
 
     def check(self, key: str) -> None:
@@ -52,13 +52,13 @@ class Judge(Section):
         if not self.url.startswith(("http://", "https://")):
             raise RecipeError(f"{key}.url is {self.url}; it must begin with http:// or https://", key=f"{key}.url")
         if not self.model:
-            raise RecipeError(f"{key}.model is empty; name the model that {self.url} is asked for", key=f"{key}.model")
+            raise RecipeError(f"{key}.model is empty; name one of the models of {self.url}", key=f"{key}.model")
         check_placeholders(self.question, f"{key}.question", CONVERSATION, ANSWER)
         try:
             re.compile(self.score_pattern)
         except re.error as error:
             raise RecipeError(
-                f"{key}.score_pattern is {self.score_pattern}, which is no pattern ({error})",
+                f"{key}.score_pattern is {self.score_pattern}, which is not a regular expression ({error})",
                 key=f"{key}.score_pattern",
             ) from None
 
@@ -66,26 +66,26 @@ class Judge(Section):
 @dataclass(frozen=True)
 class Scoring(Section):
     path: Any = None
-    """the reward model, or a list of differently seeded ones"""
+    """the reward model, or a list of reward models (an ensemble)"""
     std_coef: float = number(0.0, least=0)
-    """lambda: a score is the mean over the models minus lambda times their deviation"""
+    """lambda: a score is the mean over the ensemble minus lambda times its standard deviation"""
     rule: str | None = None
-    """function in place of a model, "module:function"; takes messages, answer and record, returns a number"""
+    """function used instead of a model, "module:function"; takes messages, answer and record, returns a number"""
     judge: Judge = field(default_factory=Judge)
-    """endpoint in place of a model"""
+    """LLM judge used instead of a model"""
 
     @property
     def paths(self) -> list[str]:
-        """The reward models; none where something else scores."""
+        """The reward models; empty if a rule or a judge scores."""
         return [] if self.path is None else [self.path] if isinstance(self.path, str) else list(self.path)
 
     @property
     def source(self) -> Any:
-        """The models, the rule or the endpoint that scores, for messages."""
+        """The models, the rule or the judge's URL, for messages."""
         return self.path or self.rule or self.judge.url
 
     def sources(self, key: str) -> dict[str, Any]:
-        """Return full key -> value of all that can score, one of which must be given."""
+        """Return full key -> value of the alternatives, of which exactly one must be given."""
         return {f"{key}.path": self.path, f"{key}.rule": self.rule, f"{key}.judge.url": self.judge.url}
 
     def check(self, key: str) -> None:
@@ -115,7 +115,7 @@ ScoringT = TypeVar("ScoringT", bound=Scoring)
 
 
 def scoring(value: Any, key: str, schema: type[ScoringT] = Scoring) -> ScoringT:
-    """Return what a key that names what scores stands for: a path, a list of paths, or a mapping with `schema`'s keys.
+    """Return the section in `value`: the path of a reward model, a list of paths, or a mapping with `schema`'s keys.
 
     Raise RecipeError, naming `key`.
     """
@@ -130,13 +130,13 @@ def scoring(value: Any, key: str, schema: type[ScoringT] = Scoring) -> ScoringT:
 
 
 def check_placeholders(text: str, key: str, *placeholders: str) -> None:
-    """Raise RecipeError unless a prompt contains every placeholder that is to be replaced."""
+    """Raise RecipeError unless a prompt contains every placeholder."""
     for placeholder in placeholders:
         if placeholder not in text:
-            raise RecipeError(f"{key} lacks {placeholder}; say where it stands", key=key)
+            raise RecipeError(f"{key} lacks {placeholder}; add it to the prompt", key=key)
 
 
 def check_function(value: str, key: str) -> None:
     """Raise RecipeError unless `value` is written module:function."""
-    if not FUNCTION.fullmatch(value):
+    if not FUNCTION_PATH.fullmatch(value):
         raise RecipeError(f"{key} is {show(value)}; it must be written module:function", key=key)

@@ -1,4 +1,4 @@
-"""The section `trainer`: any field of TRL's own configuration except those that another section decides."""
+"""The section `trainer`: any field of TRL's configuration, except those that another section decides."""
 
 import math
 import re
@@ -9,8 +9,8 @@ from config.schema import Range, RecipeError, open_mapping, show
 from config.trl_source import ConfigClass, trl_choices, trl_fields
 from config.typed import nearest
 
-# The field of TRL's that one of our keys decides.
-OWNED = {
+# Field of TRL's configuration -> our key that decides it.
+OWNED_FIELDS = {
     "output_dir": "run.dir",
     "run_name": "run.dir",
     "seed": "run.seed",
@@ -39,33 +39,33 @@ MEMORY_ADVICE = (
     "lower trainer.per_device_train_batch_size and raise trainer.gradient_accumulation_steps as much, "
     "set trainer.gradient_checkpointing=true, or lower data.max_length"
 )
-SHARED = "HARDWARE decides what processes share (recipes/accelerate)"
-LAST_STEP = "the finished model is the last one"
+SHARDING_REASON = "HARDWARE chooses the sharding (recipes/accelerate)"
+LAST_MODEL_REASON = "the finished model is always that of the last step"
 
 # Fields that have no effect here, and why.
-REFUSED = {
-    "resume_from_checkpoint": "a run continues by the same command",
-    "ignore_data_skip": "a run continues with the data it has not seen",
-    "save_only_model": "a checkpoint holds all that the run needs to continue",
-    "use_cpu": "a GPU is used where there is one",
+REFUSED_FIELDS = {
+    "resume_from_checkpoint": "the same command resumes a run",
+    "ignore_data_skip": "a resumed run continues with data that it has not seen",
+    "save_only_model": "checkpoints contain everything that is needed to resume",
+    "use_cpu": "a GPU is used if there is one",
     "disable_tqdm": "the run shows its own progress line",
     "logging_nan_inf_filter": "a loss that is not finite stops the run",
-    "remove_unused_columns": "rows hold only what the model takes",
-    "dataset_kwargs": "rows are made before the trainer sees them",
-    "dataset_num_proc": "rows are made before the trainer sees them",
+    "remove_unused_columns": "rows contain only inputs of the model",
+    "dataset_kwargs": "rows are prepared before the trainer gets them",
+    "dataset_num_proc": "rows are prepared before the trainer gets them",
     "chat_template_path": "conversations are ChatML",
     "eos_token": "conversations are ChatML",
     "pad_token": "conversations are ChatML",
-    "trust_remote_code": "models are those that transformers knows",
+    "trust_remote_code": "only models that are part of transformers are supported",
     "average_tokens_across_devices": "the loss is a mean over the tokens of all processes",
-    "fsdp": SHARED,
-    "fsdp_config": SHARED,
-    "deepspeed": SHARED,
-    "accelerator_config": SHARED,
-    "parallelism_config": SHARED,
-    "load_best_model_at_end": LAST_STEP,
-    "metric_for_best_model": LAST_STEP,
-    "greater_is_better": LAST_STEP,
+    "fsdp": SHARDING_REASON,
+    "fsdp_config": SHARDING_REASON,
+    "deepspeed": SHARDING_REASON,
+    "accelerator_config": SHARDING_REASON,
+    "parallelism_config": SHARDING_REASON,
+    "load_best_model_at_end": LAST_MODEL_REASON,
+    "metric_for_best_model": LAST_MODEL_REASON,
+    "greater_is_better": LAST_MODEL_REASON,
 }
 
 # Values that are not supported, and why.
@@ -108,17 +108,20 @@ OPTIMISER_PACKAGES = {
     }.items()
     for name in names.split()
 }
-# Values of one field that need another: (field, pattern of its value) -> the other, and its keys of which it needs one.
-COMPANIONS = {
+# Values that need another field: (field, pattern of its value) -> (other field, keys of which it needs at least one).
+COMPANION_FIELDS = {
     ("optim", r"galore_.*|apollo_.*"): ("optim_target_modules", ()),
     ("lr_scheduler_type", r"cosine.*_with_min_lr"): ("lr_scheduler_kwargs", ("min_lr", "min_lr_rate")),
     ("lr_scheduler_type", r"warmup_stable_decay"): ("lr_scheduler_kwargs", ("num_decay_steps",)),
 }
 
-# Fields that may change when a run resumes: they leave its weights alone, up to rounding and what dropout draws.
-BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}  # with TRL's defaults; see fixed_keys
+# Fields that may change when a run resumes: they do not affect its weights, except by rounding and dropout's draws.
+BATCH_DEFAULTS = {
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+}  # with TRL's defaults; see fixed_keys
 CHANGEABLE_FIELDS = (
-    *BATCH,
+    *BATCH_DEFAULTS,
     "gradient_checkpointing",
     "gradient_checkpointing_kwargs",
     "activation_offloading",
@@ -140,14 +143,14 @@ CHANGEABLE_FIELDS = (
 )
 LENGTH_FIELDS = ("max_steps", "num_train_epochs")
 
-# Types of values read from YAML, and the names that annotations use for them. An integer is accepted as a float.
-PLAIN = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str"}, type(None): {"None"}}
+# Type of a YAML value -> the names of types in annotations that accept it. An integer is accepted as a float.
+YAML_TYPE_NAMES = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str"}, type(None): {"None"}}
 
 
 def trainer_mapping(config_class: ConfigClass) -> Any:
     """Return a dataclass field for the section `trainer` of a stage whose configuration is `config_class`."""
     return open_mapping(
-        lambda: [name for name in trl_fields(config_class) if name not in OWNED | REFUSED],
+        lambda: [name for name in trl_fields(config_class) if name not in OWNED_FIELDS | REFUSED_FIELDS],
         changeable=CHANGEABLE_FIELDS,
         grows=LENGTH_FIELDS,
         packages={"optim": OPTIMISER_PACKAGES, "use_liger_kernel": {True: "liger-kernel"}},
@@ -155,10 +158,10 @@ def trainer_mapping(config_class: ConfigClass) -> Any:
 
 
 def fixed_fields(section: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]:
-    """Return key -> why, of the fields of `trainer` that a resumed run may not change here (config/resume.py).
+    """Return key -> reason, for the fields of `trainer` that a resumed run may not change (config/resume.py).
 
-    A learning rate that depends on the last step fixes the run's length. The batch is fixed, not its division into
-    per_device_train_batch_size and gradient_accumulation_steps.
+    A learning-rate schedule that depends on the last step fixes the length of the run. The batch size is fixed, but not
+    how per_device_train_batch_size and gradient_accumulation_steps divide it.
     """
     fixed = {}
     schedule, warmup = section.get("lr_scheduler_type", "linear"), section.get("warmup_steps") or 0
@@ -167,10 +170,10 @@ def fixed_fields(section: Mapping[str, Any], before: Mapping[str, Any]) -> dict[
     elif schedule == "constant_with_warmup" and (0 < warmup < 1 or section.get("warmup_ratio")):
         fixed |= dict.fromkeys(LENGTH_FIELDS, "the warm-up is a share of all steps")
     rows, were = (
-        math.prod(values.get(name, default) for name, default in BATCH.items()) for values in (section, before)
+        math.prod(values.get(name, default) for name, default in BATCH_DEFAULTS.items()) for values in (section, before)
     )
     if rows != were:
-        fixed |= dict.fromkeys(BATCH, f"a step has {were} rows and would have {rows}")
+        fixed |= dict.fromkeys(BATCH_DEFAULTS, f"a step has {were} rows and would have {rows}")
     return {f"trainer.{name}": why for name, why in fixed.items()}
 
 
@@ -179,8 +182,8 @@ def check_trainer(
 ) -> None:
     """Raise RecipeError for the first key of `trainer` that is unknown, decided elsewhere, mistyped or out of bounds.
 
-    `evaluates`: whether the recipe names data to evaluate on. `owned`: fields that the stage decides besides `OWNED`,
-    and our keys for them.
+    `evaluates`: whether the recipe names evaluation data. `owned`: field -> our key, for fields that this stage decides
+    in addition to `OWNED_FIELDS`.
     """
     if not section:
         return
@@ -191,11 +194,11 @@ def check_trainer(
             near = nearest(name, fields)
             way_out = f"did you mean trainer.{near[0]}?" if near else f"it takes the fields of TRL's {config_class}"
             raise RecipeError(f"unknown key {key}; {way_out}", key=key)
-        if ours := owned.get(name) or OWNED.get(name):
+        if ours := owned.get(name) or OWNED_FIELDS.get(name):
             raise RecipeError(f"{key} is decided by another section; set {ours} instead", key=key)
-        if name in REFUSED:
-            raise RecipeError(f"{key} has no effect here: {REFUSED[name]}; leave it out", key=key)
-        if not PLAIN.get(type(value), {"dict", "list"}) & set(_type_names(fields[name])):
+        if name in REFUSED_FIELDS:
+            raise RecipeError(f"{key} has no effect here: {REFUSED_FIELDS[name]}; leave it out", key=key)
+        if not YAML_TYPE_NAMES.get(type(value), {"dict", "list"}) & set(_type_names(fields[name])):
             quoted = "; put it in quotes if it is meant as text" if isinstance(value, bool) else ""
             raise RecipeError(f"{key} is {show(value)}; it must be of the type {fields[name]}{quoted}", key=key)
         if isinstance(value, str) and value not in choices.get(name, [value]):
@@ -203,10 +206,10 @@ def check_trainer(
             way_out = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(choices[name])}"
             raise RecipeError(f"{key} is {show(value)}; {way_out}", key=key)
         if reason := REFUSED_VALUES.get((name, value) if isinstance(value, str) else None):
-            raise RecipeError(f"{key} is {value}, which is not done here: {reason}; leave it out", key=key)
+            raise RecipeError(f"{key} is {value}, which is not supported: {reason}; leave it out", key=key)
         if name in BOUNDS and value is not None and value not in BOUNDS[name]:
             raise RecipeError(f"{key} is {show(value)}; it must be {BOUNDS[name]}", key=key)
-    for (name, values), (other, needed) in COMPANIONS.items():
+    for (name, values), (other, needed) in COMPANION_FIELDS.items():
         given = section.get(other)
         if re.fullmatch(values, str(section.get(name))) and (
             not given or (isinstance(given, Mapping) and needed and not given.keys() & set(needed))
@@ -220,13 +223,13 @@ def check_trainer(
     if not evaluates and section.get("eval_strategy", "no") != "no":
         raise RecipeError(
             f"trainer.eval_strategy is {show(section['eval_strategy'])}, but there is nothing to evaluate on; "
-            "give data.eval, or leave trainer.eval_strategy out",
+            "set data.eval, or leave trainer.eval_strategy out",
             key="trainer.eval_strategy",
         )
 
 
 def _type_names(annotation: str) -> Iterator[str]:
-    """Yield the names of a union's members; a type that is not plain (an enumeration, in TRL) is written as text."""
+    """Yield the names of a union's members; other types (in TRL, enumerations) are given as text in YAML."""
     known = {"bool", "int", "float", "str", "dict", "list", "None"}
     for member in annotation.split("|"):
         name = member.strip().partition("[")[0]

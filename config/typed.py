@@ -1,7 +1,7 @@
-"""From plain values to typed sections: OmegaConf converts, and a mistake is reported in the user's own words.
+"""Build typed sections from plain values. OmegaConf converts the values; errors name the key as the user wrote it.
 
-Values are set one by one, so that the key at fault is always known; OmegaConf's own errors run over several lines and
-do not always name it.
+Values are set one by one, so that the wrong key is always known. OmegaConf's own errors have several lines and do not
+always name the key.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Builder(Generic[SectionT]):
-    """Collects values for a section that stands at `key` of a recipe ("" for the recipe itself)."""
+    """Collects values for the section at `key` of a recipe ("" for the recipe itself)."""
 
     def __init__(self, schema: type[SectionT], key: str = "") -> None:
         self.schema, self.key = schema, key
@@ -27,26 +27,26 @@ class Builder(Generic[SectionT]):
         self.others: set[str] = set()
 
     def allow(self, names: Collection[str]) -> None:
-        """Accept these names beside the schema's own; interpolations see them, the built section lacks them."""
+        """Accept these names in addition to the schema's; interpolations can use them, `build` leaves them out."""
         self.others |= set(names)
 
     def set(self, path: tuple[str, ...], value: Any, raw: str | None = None) -> None:
-        """Put `value` at `path`.
+        """Set the value at `path`.
 
-        A mapping is merged into a section, and into a field that is itself a mapping unless that is replaced as a whole
-        (`config.schema.whole_mapping`); everything else, lists too, replaces what was there. `raw` is the text that an
-        override was read from: a text field takes it as it stands, so that `01` stays `01`.
+        A mapping is merged into a section, and into a mapping field unless it was declared with
+        `config.schema.whole_mapping`. Any other value, lists included, replaces the earlier one. `raw` is the original
+        text of an override: text fields use it, so that `01` stays `01`.
 
         Raise RecipeError for an unknown key and for a value of the wrong type.
         """
         self._set(self.config, self.schema, self.key, path, value, raw)
 
     def missing(self) -> list[str]:
-        """Return the mandatory keys that have no value yet."""
+        """Return the mandatory keys without a value."""
         return list(_missing(self.config, self.schema, self.key))
 
     def build(self) -> SectionT:
-        """Return the frozen dataclass, interpolations resolved. Raise RecipeError if one cannot be resolved."""
+        """Return the frozen dataclass with resolved interpolations. Raise RecipeError if one cannot be resolved."""
         try:
             return _instance(self.schema, OmegaConf.to_container(self.config, resolve=True))
         except OmegaConfBaseException as error:
@@ -68,7 +68,7 @@ class Builder(Generic[SectionT]):
         full_key, hints = join(key, name), field_types(schema)
         if name in self.others and config is self.config:
             with open_dict(config):
-                _put(config, ".".join(path), value, Any, ".".join(path), merge=True)
+                _assign(config, ".".join(path), value, Any, ".".join(path), merge=True)
             return
         if name not in hints:
             raise RecipeError(
@@ -77,26 +77,28 @@ class Builder(Generic[SectionT]):
         if is_section(hints[name]):
             self._set(config[name], hints[name], full_key, rest, value, raw)
         elif get_origin(hints[name]) is dict and len(rest) == 1:
-            _put(config, name, {**_plain(config[name]), rest[0]: value}, hints[name], join(full_key, rest[0]))
+            _assign(config, name, {**_to_dict(config[name]), rest[0]: value}, hints[name], join(full_key, rest[0]))
         elif rest:
             whole = join(full_key, rest[0]) if get_origin(hints[name]) is dict else full_key
             raise RecipeError(
-                f"{join(full_key, '.'.join(rest))} is no key of its own; give {whole} as a whole", key=whole
+                f"{join(full_key, '.'.join(rest))} is not a separate key; set {whole} as a whole", key=whole
             )
         elif get_origin(hints[name]) is dict and isinstance(value, Mapping):
             references = _metadata(schema, name).get(WHOLE)
-            before = _plain(config[name]) if references is None else {}
-            _put(config, name, {**before, **value}, hints[name], full_key)
+            before = _to_dict(config[name]) if references is None else {}
+            _assign(config, name, {**before, **value}, hints[name], full_key)
             for other in references or ():
                 if raw is not None and config[other] not in value:
-                    _put(config, other, None, hints[other], join(key, other))
+                    _assign(config, other, None, hints[other], join(key, other))
         else:
             if get_origin(hints[name]) is list and isinstance(value, str) and "${" not in value:
-                value = [value]  # one name stands for a list of one
-            _put(config, name, _text(value, raw, full_key) if _is_text(hints[name]) else value, hints[name], full_key)
+                value = [value]  # A single name is accepted as a list of one.
+            _assign(
+                config, name, _as_text(value, raw, full_key) if _is_text(hints[name]) else value, hints[name], full_key
+            )
 
     def _nearest(self, schema: type[Section], key: str, name: str) -> str:
-        """Return the way out of an unknown key: the key that was probably meant, else the keys there are."""
+        """Return the hint for an unknown key: the key that was probably meant, else all keys of the section."""
         everywhere = [full_key for full_key in all_keys(self.schema, self.key) if full_key.endswith(f".{name}")]
         everywhere = everywhere or [full_key for full_key in _open_keys(self.schema) if full_key.endswith(f".{name}")]
         here = [join(key, near) for near in nearest(name, field_types(schema))]
@@ -106,7 +108,7 @@ class Builder(Generic[SectionT]):
 
 
 def field_types(schema: type[Section]) -> dict[str, Any]:
-    """Return the type of every field; class variables are none."""
+    """Return name -> type of every field, without class variables."""
     hints = get_type_hints(schema)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
@@ -120,7 +122,7 @@ def all_keys(schema: type[Section], key: str = "") -> Iterator[str]:
 
 
 def _open_keys(schema: type[Section]) -> Iterator[str]:
-    """Yield the full keys of a recipe's mappings whose keys another library defines."""
+    """Yield the full keys in a recipe's mappings whose keys another library defines."""
     for field in dataclasses.fields(schema):
         if NAMES in field.metadata:
             yield from (join(field.name, name) for name in field.metadata[NAMES]())
@@ -131,7 +133,7 @@ def is_section(hint: Any) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known name that is most like `name`, in a list; an empty list if none is."""
+    """Return a list with the known name most similar to `name`; an empty list if none is similar."""
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
 
 
@@ -144,24 +146,24 @@ def _missing(config: DictConfig, schema: type[Section], key: str) -> Iterator[st
 
 
 def _instance(schema: type[SectionT], values: Mapping[str, Any]) -> SectionT:
-    """Return the dataclass with these values; names that it does not have are left out."""
+    """Return the dataclass with these values, ignoring names that it does not have."""
     hints = field_types(schema)
     return schema(
         **{name: _instance(hint, values[name]) if is_section(hint) else values[name] for name, hint in hints.items()}
     )
 
 
-def _put(config: DictConfig, name: str, value: Any, hint: Any, key: str, *, merge: bool = False) -> None:
-    """Set one field of a section, converted to its type."""
-    wrong = RecipeError(f"{key} is {show(value)}; it must be {words(hint)}", key=key)
+def _assign(config: DictConfig, name: str, value: Any, hint: Any, key: str, *, merge: bool = False) -> None:
+    """Convert a value to the type of a field and set it. Raise RecipeError, naming `key`."""
+    wrong = RecipeError(f"{key} is {show(value)}; it must be {describe_type(hint)}", key=key)
     if hint is bool and isinstance(value, int | float) and not isinstance(value, bool):
-        raise wrong  # OmegaConf takes any number for a truth value.
+        raise wrong  # OmegaConf accepts any number as a boolean.
     try:
         with read_write(config):
             OmegaConf.update(config, name, value, merge=merge)
     except GrammarParseError:
         raise RecipeError(
-            f"{key} is {show(value)}, which is no interpolation; write \\${{ where ${{ is meant as it stands",
+            f"{key} is {show(value)}, which is not a valid interpolation; write \\${{ for a literal ${{",
             key=key,
         ) from None
     except (OmegaConfBaseException, TypeError, ValueError):
@@ -172,21 +174,21 @@ def _metadata(schema: type[Section], name: str) -> Mapping[str, Any]:
     return next(field.metadata for field in dataclasses.fields(schema) if field.name == name)
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _to_dict(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config)
 
 
-def _text(value: Any, raw: str | None, key: str) -> Any:
-    """Return the value of a text field, if YAML has read the user's text as a number, a truth value or a mapping."""
+def _as_text(value: Any, raw: str | None, key: str) -> Any:
+    """Return the value of a text field: the original text if YAML has parsed it as a number, a boolean or a mapping."""
     if value is None or isinstance(value, str):
         return value
     if raw is None:
-        raise RecipeError(f"{key} is read by YAML as {show(value)}, which is no text; put it in quotes", key=key)
+        raise RecipeError(f"{key} is read by YAML as {show(value)}, which is not text; put it in quotes", key=key)
     return raw
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the type alone."""
+    """Return the members of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
@@ -194,16 +196,16 @@ def _is_text(hint: Any) -> bool:
     return str in _members(hint)
 
 
-def words(hint: Any) -> str:
-    """Return a type in words."""
-    return " or ".join(_words(member) for member in _members(hint))
+def describe_type(hint: Any) -> str:
+    """Return a type in words, for `--help` and error messages."""
+    return " or ".join(_describe_member(member) for member in _members(hint))
 
 
-def _words(hint: Any) -> str:
+def _describe_member(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(hint))
     if get_origin(hint) is list:
-        return f"a list in brackets, each item {words(get_args(hint)[0])}"
+        return f"a list in brackets, each item {describe_type(get_args(hint)[0])}"
     if get_origin(hint) is dict:
         return "a mapping"
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}

@@ -1,1 +1,1 @@
-"""What a run will hold in memory and how long it will take, told before any weight is loaded."""
+"""Plan how much memory a run needs and how long it takes, before any weights are loaded."""

@@ -1,4 +1,4 @@
-"""python -m plan RECIPE.yaml [--check] [key=value ...]: what a run takes, and what to change if it does not fit."""
+"""python -m plan RECIPE.yaml [--check] [key=value ...]: memory and time of a run, and changes that make it fit."""
 
 from config.cli import main
 from plan.recipe import PlanRecipe, planned_recipe

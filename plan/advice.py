@@ -1,54 +1,56 @@
-"""What to change if a run does not fit: changes are tried in copies of the recipe until its plan fits."""
+"""Find changes that make a run fit into memory, by planning changed copies of its recipe."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import RunError
-from plan.hardware import GIB, PER_MACHINE, Hardware
+from plan.generation import can_split
+from plan.hardware import GIB, GPUS_PER_MACHINE, Hardware
 from plan.recipe import Planned
 from plan.stages import Planning, planning
-from plan.writing import can_split
 
-MOST_PROCESSES = 512
+MAX_PROCESSES = 512
 Change = dict[str, Any]
-"""dotted keys and their new values"""
+"""dotted key -> new value"""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A set of changes and the plan that results."""
+    """A set of changes and the plan with them."""
 
     text: str
+    """the hardware in words, if it changes too"""
     changes: Change
     plan: Planning
 
 
 def advice(planned: Planned, plan: Planning) -> Iterator[str]:
-    """Yield a line for every way in which the run fits, or for the nearest to it."""
+    """Yield a line for every set of changes with which the run fits; if there is none, for the smallest run."""
     ways = list(all_ways(planned, plan))
     fitting = [way for way in ways if way.plan.fits]
-    yield "to make it fit, one of:" if fitting else "nothing that was tried makes it fit; nearest to it:"
+    yield "to make it fit, use one of:" if fitting else "no change that was tried makes it fit; the smallest is:"
     for way in fitting or [min(ways, key=lambda way: way.plan.peak.total)]:
-        keys = " ".join(f"{key}={written(value)}" for key, value in way.changes.items())
+        keys = " ".join(f"{key}={as_override(value)}" for key, value in way.changes.items())
         what = " ".join(part for part in (way.text, f'ARGS="{keys}"' if keys else "") if part)
         yield f"  {what}: {way.plan.peak.total / GIB:,.2f} GiB ({way.plan.peak.name})"
 
 
 def all_ways(planned: Planned, plan: Planning) -> Iterator[Way]:
-    """Yield changes that leave the result as it is; adapters instead of all weights, if necessary on a base in 4 bits;
-    more devices."""
+    """Yield sets of changes: those that do not affect the result; LoRA instead of training all weights; LoRA on a base
+    in 4 bits, if nothing else fits; and more devices.
+    """
     recipe, hardware, shape = planned.recipe, plan.hardware, plan.shape
 
     def tried(change: Change, on: Hardware) -> Planning | None:
         try:
-            return planning(changed(planned, change), shape, on)
-        except RunError:  # a combination that a stage refuses
+            return planning(with_changes(planned, change), shape, on)
+        except RunError:  # The stage refuses this combination.
             return None
 
     def reduced(start: Change, on: Hardware, text: str) -> Iterator[Way]:
         if (begun := tried(start, on)) is not None:
-            yield Way(text, *least(planned, start, begun, lambda change: tried(change, on)))
+            yield Way(text, *reduce_until_it_fits(planned, start, begun, lambda change: tried(change, on)))
 
     yield from (ways := list(reduced({}, hardware, "")))
     ppo, fewer = recipe.stage == "ppo", {}
@@ -65,12 +67,15 @@ def all_ways(planned: Planned, plan: Planning) -> Iterator[Way]:
 
 
 def first_fitting(ways: Callable[[Hardware, str], Iterator[Way]], hardware: Hardware, recipe: Any) -> Iterator[Way]:
-    """Yield the ways on the smallest number of devices, weights sharded, on which it fits; or those on the largest."""
+    """Yield the first way that fits on sharded devices, doubling their number; if none fits, the last that was tried.
+
+    `ways` yields the ways for given hardware and its description.
+    """
     sharing = hardware.sharing if hardware.sharing in ("fsdp2", "zero3") else "fsdp2"
-    most = recipe.ppo.queries_per_step if recipe.stage == "ppo" else MOST_PROCESSES
+    most = recipe.ppo.queries_per_step if recipe.stage == "ppo" else MAX_PROCESSES
     count, last = 2, None
     while count <= most:
-        machines = -(-count // PER_MACHINE)
+        machines = -(-count // GPUS_PER_MACHINE)
         if count > hardware.processes or sharing != hardware.sharing:
             on = replace(hardware, sharing=sharing, processes=count, machines=machines)
             where = f" on {machines} machines" if machines > 1 else ""
@@ -84,12 +89,16 @@ def first_fitting(ways: Callable[[Hardware, str], Iterator[Way]], hardware: Hard
         yield last
 
 
-def least(
+def reduce_until_it_fits(
     planned: Planned, change: Change, plan: Planning, tried: Callable[[Change], Planning | None]
 ) -> tuple[Change, Planning]:
-    """Return `change` and as many more as it takes to fit, each time the one that helps most, and the plan."""
+    """Add changes to `change`, each time the one that saves most, until the run fits; return all changes and the plan.
+
+    `tried` returns the plan for a set of changes, None if the stage refuses them. If nothing saves more, the plan that
+    is returned may not fit.
+    """
     while not plan.fits:
-        found = [(more, tried(more)) for more in harmless(changed(planned, change).recipe, change, plan)]
+        found = [(more, tried(more)) for more in memory_savings(with_changes(planned, change).recipe, change, plan)]
         better = [(more, made) for more, made in found if made is not None and made.peak.total < plan.peak.total]
         if not better:
             return change, plan
@@ -97,8 +106,8 @@ def least(
     return change, plan
 
 
-def harmless(recipe: Any, change: Change, plan: Planning) -> Iterator[Change]:
-    """Yield `change` with one more that costs time, and leaves the result as it is up to rounding."""
+def memory_savings(recipe: Any, change: Change, plan: Planning) -> Iterator[Change]:
+    """Yield `change` with one more change that saves memory, costs time, and affects the result only by rounding."""
     if recipe.stage == "ppo":
         ppo, sampling = recipe.ppo, recipe.sampling
         longest = recipe.data.max_prompt_tokens + sampling.max_new_tokens
@@ -125,8 +134,8 @@ def harmless(recipe: Any, change: Change, plan: Planning) -> Iterator[Change]:
         }
 
 
-def changed(planned: Planned, change: Change) -> Planned:
-    """Return the plan's recipe with other values at some dotted keys."""
+def with_changes(planned: Planned, change: Change) -> Planned:
+    """Return a copy whose recipe has these values at some dotted keys."""
     recipe = planned.recipe
     for key, value in change.items():
         name, _, field = key.partition(".")
@@ -139,5 +148,5 @@ def changed(planned: Planned, change: Change) -> Planned:
     return replace(planned, recipe=recipe)
 
 
-def written(value: Any) -> str:
+def as_override(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

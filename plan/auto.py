@@ -1,4 +1,4 @@
-"""HARDWARE=auto: the configuration for this machine, by the plan of the recipe."""
+"""HARDWARE=auto: choose the accelerate configuration for this machine from the plan of the recipe."""
 
 import sys
 
@@ -11,7 +11,7 @@ from plan.stages import Planning, planning
 
 
 def print_choice(planned: Planned) -> None:
-    """Print the name of the configuration on standard output, and the reason on standard error."""
+    """Print the name of the configuration to stdout, and the reason to stderr."""
     gpus = torch.cuda.device_count()
     memory = torch.cuda.get_device_properties(0).total_memory if gpus else 0
     name, reason = choose(planned, gpus, memory)
@@ -20,17 +20,17 @@ def print_choice(planned: Planned) -> None:
 
 
 def choose(planned: Planned, gpus: int, gpu_bytes: int) -> tuple[str, str]:
-    """Return the configuration for a machine with so many GPUs, each of `gpu_bytes`, and the reason in words.
+    """Return the configuration for a machine with `gpus` GPUs of `gpu_bytes` bytes each, and the reason in words.
 
-    Several GPUs each hold whole models (ddp) if that fits, or if the run cannot be planned or refuses to be sharded;
-    else they shard them (fsdp2).
+    With several GPUs it is ddp (full models on each GPU) if that fits, or if the run cannot be planned or sharded, and
+    fsdp2 otherwise.
     """
     if gpus < 2:
         return ("one_gpu", "1 GPU") if gpus else ("cpu", "no GPU")
     words = f"{gpus} GPUs of {gpu_bytes / 1e9:.0f} GB"
     try:
         plan = planned_on("ddp", planned, gpus, gpu_bytes)
-        words += f", {plan.peak.total / 1e9:.0f} GB of each for whole models"
+        words += f", {plan.peak.total / 1e9:.0f} GB of each for full models"
         if not plan.fits:
             planned_on("fsdp2", planned, gpus, gpu_bytes)
             return "fsdp2", words

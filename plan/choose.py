@@ -1,4 +1,4 @@
-"""python -m plan.choose RECIPE.yaml [--check] [key=value ...]: what HARDWARE=auto stands for on this machine."""
+"""python -m plan.choose RECIPE.yaml [--check] [key=value ...]: print the configuration that HARDWARE=auto chooses."""
 
 from config.cli import main
 from plan.recipe import PlanRecipe, planned_recipe

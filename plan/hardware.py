@@ -1,4 +1,4 @@
-"""What a run is planned for: the processes of an accelerate configuration, and the figures of their devices."""
+"""The hardware that a run is planned for: the processes of an accelerate configuration and their devices."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +9,18 @@ from engine.run import accelerate_config
 
 GIB = 2**30
 # GPUs in a machine, unless the configuration says otherwise.
-PER_MACHINE = 8
+GPUS_PER_MACHINE = 8
 Sharing = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
 
 
 @dataclass(frozen=True)
 class Device:
     memory: float | None
-    """bytes; None for this machine's own"""
+    """bytes; None: the RAM of this machine"""
     flops: float | None
-    """dense bfloat16 products, operations a second, as its maker states; None: measured here"""
+    """operations per second of dense bfloat16 products, the manufacturer's figure; None: measured here"""
     bandwidth: float | None
-    """bytes a second from its memory, as its maker states; None if decoding is not bound by it"""
+    """bytes per second from its memory, the manufacturer's figure; None if decoding is not limited by it"""
 
 
 DEVICES = {
@@ -44,8 +44,9 @@ class Hardware:
     memory: float
     """bytes of one device"""
     flops: float | None
-    """of one device; None: to be measured"""
+    """operations per second of one device; None: to be measured"""
     bandwidth: float | None
+    """bytes per second of one device's memory; None if decoding is not limited by it"""
 
     @property
     def cpu(self) -> bool:
@@ -53,29 +54,30 @@ class Hardware:
 
     @property
     def usable(self) -> float:
-        """Bytes to plan with: a tenth is left for the driver, fragmentation and what is not counted."""
+        """Bytes of one device to plan with: a tenth is left for the driver, fragmentation and what is not counted."""
         return 0.9 * self.memory
 
 
 def read_hardware(
     name: str | None, processes: int | None, device: str | None, memory_gib: float | None, tflops: float | None
 ) -> Hardware:
-    """Return a file of recipes/accelerate/ as hardware; the other arguments replace what it says or implies.
+    """Return the hardware of a file in recipes/accelerate/; arguments that are not None replace its values.
 
-    Raise RecipeError if there is no such file.
+    `name` has no suffix; None and "auto" stand for one process on this machine's device. Raise RecipeError if there is
+    no such file.
     """
     values = _configuration(name)
     on_cpu = values.get("use_cpu", not list(Path("/dev").glob("nvidia[0-9]*")))
     device = device or ("cpu" if on_cpu else "h100")
     known, alone = DEVICES[device], values.get("distributed_type", "NO") == "NO"
     machines = int(values.get("num_machines") or 1)
-    # Files that name no number of processes get one for every GPU.
-    count = processes or (1 if alone else int(values.get("num_processes") or PER_MACHINE * machines))
+    # A file without a number of processes gets one per GPU.
+    count = processes or (1 if alone else int(values.get("num_processes") or GPUS_PER_MACHINE * machines))
     return Hardware(
         name or "none",
         sharing_of(values) if count > 1 else "none",
         count,
-        max(machines, -(-count // PER_MACHINE)),
+        max(machines, -(-count // GPUS_PER_MACHINE)),
         device,
         memory_gib * GIB if memory_gib else known.memory or this_machines_memory(),
         tflops * 1e12 if tflops else known.flops,
@@ -84,7 +86,7 @@ def read_hardware(
 
 
 def sharing_of(values: dict[str, Any]) -> Sharing:
-    """Return how the processes of an accelerate configuration shard a model."""
+    """Return how the processes of an accelerate configuration replicate or shard a model."""
     kind = values.get("distributed_type", "NO")
     if kind == "FSDP":
         return "fsdp2"

@@ -1,4 +1,4 @@
-"""Print a plan."""
+"""Print the page of `make plan`."""
 
 from collections.abc import Iterator
 
@@ -22,9 +22,9 @@ def page(planned: Planned) -> Iterator[str]:
     for name, (parameters, trained) in plan.models.items():
         yield f"{name:<11} {parameters:,} parameters, " + (f"{trained:,} of them trained" if trained else "frozen")
     yield ""
-    yield from memory(plan)
+    yield from memory_lines(plan)
     yield ""
-    yield from work(plan, planned.plan.utilisation)
+    yield from work_lines(plan, planned.plan.utilisation)
     if not plan.fits:
         yield ""
         yield from advice(planned, plan)
@@ -33,42 +33,44 @@ def page(planned: Planned) -> Iterator[str]:
 def hardware_words(hardware: Hardware) -> str:
     count = f"{hardware.processes} × " if hardware.processes > 1 else ""
     machines = f" on {hardware.machines} machines" if hardware.machines > 1 else ""
-    shared = {"none": "", "ddp": ", each with whole models"}.get(hardware.sharing, f", sharing by {hardware.sharing}")
+    shared = {"none": "", "ddp": ", full models on each"}.get(hardware.sharing, f", sharded by {hardware.sharing}")
     return f"{count}{hardware.device_name}, {hardware.memory / GIB:.0f} GiB each{machines}{shared}"
 
 
-def memory(plan: Planning) -> Iterator[str]:
-    """Yield every phase's total, and the parts of the largest."""
+def memory_lines(plan: Planning) -> Iterator[str]:
+    """Yield the total of every phase, the parts of the largest, and whether it fits."""
     yield "memory of one device, GiB"
     for phase in plan.phases:
-        yield f"  {phase.name:<30} {gib(phase.total):>8}{'   <- the most' if phase is plan.peak else ''}"
+        yield f"  {phase.name:<30} {gib(phase.total):>8}{'   <- peak' if phase is plan.peak else ''}"
     yield f"of which in {plan.peak.name}"
-    yield from parts(plan.peak)
+    yield from part_lines(plan.peak)
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     yield f"{verdict}: {gib(plan.peak.total)} of {gib(plan.hardware.usable)} GiB, a tenth of the device left free"
     if plan.hardware.processes > 1:
-        yield f"and of each machine's own memory {gib(plan.host)} GiB while weights are loaded"
-        if plan.merging:
-            yield f"and of the first one's {gib(plan.merging)} GiB while adapters are merged (lora.merge=false: none)"
+        yield f"host memory of each machine: {gib(plan.host_bytes)} GiB while weights are loaded"
+        if plan.merging_bytes:
+            merging = f"{gib(plan.merging_bytes)} GiB while adapters are merged (lora.merge=false: none)"
+            yield f"host memory of the first machine: {merging}"
 
 
-def parts(phase: Phase) -> Iterator[str]:
+def part_lines(phase: Phase) -> Iterator[str]:
     for name, size in sorted(phase.parts.items(), key=lambda item: -item[1]):
         if size:
             yield f"  {name:<30} {gib(size):>8}"
 
 
-def work(plan: Planning, utilisation: float) -> Iterator[str]:
-    """Yield tokens, steps and hours, with what was assumed."""
+def work_lines(plan: Planning, utilisation: float) -> Iterator[str]:
+    """Yield tokens, steps and time, with the assumed speed."""
     done, hardware = plan.work, plan.hardware
     seconds = done.seconds(hardware, utilisation)
     yield f"tokens a step    {done.tokens:,}"
-    rows = "" if done.steps else " (epochs of rows that are not counted here: plan.rows=ROWS)"
+    rows = "" if done.steps else " (the recipe counts epochs: give plan.rows=ROWS)"
     yield f"steps            {f'{done.steps:,}' if done.steps else 'unknown'}{rows}"
     yield f"seconds a step   {seconds:,.1f}"
     if done.steps:
         yield f"hours            {done.steps * seconds / 3600:,.1f}"
-    speed = f"{hardware.flops / 1e12:.0f} TFLOP/s as its maker states" if hardware.flops else "its float32 product here"
+    known = hardware.flops and f"{hardware.flops / 1e12:.0f} TFLOP/s, the manufacturer's figure"
+    speed = known or "the speed of a float32 product on this machine"
     yield f"assumed          {utilisation:.0%} of {speed} (plan.utilisation, plan.tflops)"
 
 

@@ -1,7 +1,7 @@
-"""The recipe of any training stage, with a section `plan` beside its own: the planned hardware and lengths of data.
+"""The recipe of a training stage with the section `plan`: the planned hardware and the lengths of data.
 
-The stage's own schema reads the recipe, so it is checked as the stage checks it. Data need not exist yet, nor models
-that have yet to be trained: those have the shape of the model that they start from.
+The recipe is loaded and checked with the stage's own schema. Data need not exist yet. Neither need models that another
+recipe trains: they have the shape of the model that their training starts from.
 """
 
 import dataclasses
@@ -22,36 +22,37 @@ from reward.recipe import Reward
 from sft.recipe import SFT
 
 SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO)}
-# Stands in a recipe for data that the user has yet to name.
-LATER = "given-later.jsonl"
+# Placeholder for data that the user has not named yet.
+DATA_PLACEHOLDER = "given-later.jsonl"
 
 
 @dataclass(frozen=True)
 class Plan(Section):
     hardware: str | None = None
-    """a file of recipes/accelerate/ without its .yaml; one process on this machine's device by default, as for auto"""
+    """name of a file in recipes/accelerate/ without .yaml; null and auto: one process on this machine's device"""
     processes: int | None = number(None, least=1)
-    """number of processes, one a device; by default what the file says, or else 8 a machine"""
+    """number of processes, one per device; by default the number in the file, or else 8 per machine"""
     device: str | None = None
-    """device of a process: cpu, h100, h200, a100, a100-40, l40s, 4090; h100 by default if it is a GPU"""
+    """device of a process: cpu, h100, h200, a100, a100-40, l40s or 4090; by default cpu or h100, depending on the
+    file"""
     memory_gib: float | None = number(None, above=0)
-    """memory of a device, if it differs from that of its kind"""
+    """memory of a device in GiB, if it differs from the usual one"""
     tflops: float | None = number(None, above=0)
-    """dense matrix products of a device, in 10^12 operations a second, if they differ from those of its kind"""
+    """speed of dense matrix products on a device in TFLOP/s, if it differs from the manufacturer's figure"""
     utilisation: float = number(0.4, above=0, most=1)
-    """share of that speed that training reaches: an assumption, measure your own"""
+    """share of that speed that training reaches (model FLOPs utilisation): an assumption, measure your own"""
     rows: int | None = number(None, least=1)
-    """rows of data.train, after packing if rows are packed: needed to count steps if the recipe counts epochs"""
+    """number of rows of data.train, after packing; needed for the number of steps if the recipe counts epochs"""
     row_tokens: int | None = number(None, least=1)
-    """tokens in a row, or in both sides of a comparison together; the longest allowed by default"""
+    """tokens in a row, or in both sides of a comparison together; by default the longest allowed"""
     sequence_tokens: int | None = number(None, least=1)
-    """tokens in a sequence, of which a packed row holds several; a whole row by default"""
+    """tokens in each sequence of a packed row; by default a whole row"""
     prompt_tokens: int | None = number(None, least=1)
-    """tokens in a prompt of PPO; data.max_prompt_tokens by default"""
+    """tokens in a prompt of PPO; by default data.max_prompt_tokens"""
     response_tokens: int | None = number(None, least=1)
-    """tokens in a response; sampling.max_new_tokens by default"""
+    """tokens in a response of PPO; by default sampling.max_new_tokens"""
     lora_r: int = number(64, least=1)
-    """rank of the adapters under models=shared, if they have yet to be trained"""
+    """rank of the adapters with models=shared, if they are not trained yet"""
 
     def check(self, key: str) -> None:
         if self.device is not None and self.device not in DEVICES:
@@ -64,33 +65,33 @@ class Plan(Section):
 
 @dataclass(frozen=True)
 class PlanRecipe(Recipe):
-    """What of the recipe is the plan's own."""
+    """The section `plan` of a recipe; its other sections are read with the stage's schema."""
 
     plan: Plan = field(default_factory=Plan)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage's recipe and what it is planned for."""
+    """A stage's recipe and the section `plan`."""
 
     recipe: SFT | Reward | PPO
     plan: Plan
 
     @property
     def hardware(self) -> Hardware:
-        """Raises RecipeError if the plan names hardware that there is not."""
+        """The planned hardware. Raises RecipeError if its configuration does not exist."""
         plan = self.plan
         return read_hardware(plan.hardware, plan.processes, plan.device, plan.memory_gib, plan.tflops)
 
 
 def planned_recipe(path: str, overrides: Sequence[str]) -> Planned:
-    """Return the recipe of a training stage and its section `plan`, its model resolved to one that exists.
+    """Return the recipe of a training stage with the section `plan`; its model is resolved to one that exists.
 
-    Raise RecipeError, also if the recipe's stage does not train.
+    Raise RecipeError for a mistake in the recipe, and if its stage is not a training stage.
     """
     stage = stage_of(path, overrides)
     if stage not in SCHEMAS:
-        raise RecipeError(f"{path} is no recipe of a stage that trains; take one of sft, base, pmp, rm or ppo")
+        raise RecipeError(f"{path} is not a recipe of a training stage; use one of sft, base, pmp, rm or ppo")
     schema = SCHEMAS[stage]
     recipe = load(schema, path, [*_data_to_come(stage, path, overrides), *overrides], other_sections=("plan",))
     sections = [section.name for section in dataclasses.fields(schema)]
@@ -105,8 +106,8 @@ def planned_recipe(path: str, overrides: Sequence[str]) -> Planned:
 
 
 def _data_to_come(stage: str, path: str, overrides: Sequence[str]) -> list[str]:
-    """Return overrides for the data that a stage needs and that neither the files nor the command name."""
-    given = OmegaConf.merge(*(values.get("data") or {} for _, values in files.read(Path(path))))
+    """Return overrides with placeholders for mandatory data that neither the files nor the overrides name."""
+    given = OmegaConf.merge(*(values.get("data") or {} for _, values in files.read_layers(Path(path))))
     keys = {"ppo": ("prompts", "pretrain")}.get(stage, ("train",))
     asked = {override.partition("=")[0] for override in overrides}
-    return [f"data.{key}={LATER}" for key in keys if key not in given and f"data.{key}" not in asked]
+    return [f"data.{key}={DATA_PLACEHOLDER}" for key in keys if key not in given and f"data.{key}" not in asked]

@@ -1,7 +1,7 @@
-"""Models by their configurations alone: parameters counted on the real class, built without memory for them.
+"""The shape of a model from its configuration. Parameters are counted on the real class, built without memory.
 
-Where a configuration comes from: the folder; what the hub has left on this machine; the table of published shapes below
-(the models that the shipped recipes name), so that a plan needs no network; the hub.
+The configuration comes from the model's folder, else from the hub's cache, else from the table of published shapes
+below (the models of the shipped recipes, so that their plans need no network), else from the hub.
 """
 
 import os
@@ -34,11 +34,11 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory and time depend on. Widths are in numbers, not bytes."""
+    """Sizes that memory and time depend on, in numbers (not bytes)."""
 
     name: str
     parameters: int
-    """of the causal LM"""
+    """of the causal LM, with its output head"""
     vocabulary: int
     hidden: int
     layers: int
@@ -46,9 +46,9 @@ class Shape:
     """of one layer"""
     heads: int
     queries: int
-    """width of all heads' queries together"""
+    """width of the queries of all heads together"""
     keys: int
-    """width of all heads' keys together, and of their values"""
+    """width of the keys of all heads together; values have the same width"""
     intermediate: int
     tied: bool
     """whether the output head is the embedding table"""
@@ -59,28 +59,31 @@ class Shape:
 
     @property
     def table(self) -> int:
-        """Parameters of the embedding table, and of the output head."""
+        """Parameters of the embedding table; the output head has as many."""
         return self.vocabulary * self.hidden
 
     @property
     def scalar_parameters(self) -> int:
-        """With a scalar head in place of the output head."""
+        """Parameters of the model with a scalar head instead of the output head."""
         return self.parameters - (0 if self.tied else self.table) + self.hidden
 
     @property
     def products(self) -> int:
-        """Parameters that a token is multiplied with in the layers."""
+        """Parameters of all linear layers without the output head: those in matrix products with every token."""
         return sum(inputs * outputs for _, inputs, outputs in self.linear)
 
 
 def shape_of(path: str, model: Model) -> Shape:
-    """The shape of what `path` holds or names. RunError where nothing is known of it, or it has other layers."""
+    """Return the shape of the model at `path`, a folder or hub id.
+
+    Raise RunError if its configuration cannot be loaded or its layers are not dense and gated.
+    """
     config, name = config_of(path, model)
     return shape(config, name)
 
 
 def config_of(path: str, model: Model) -> tuple[PretrainedConfig, str]:
-    """A model's configuration, and where it is from in words."""
+    """Return the configuration of the model at `path`, and the model's name for the printed plan."""
     path = base_of(path)
     if os.path.exists(path) or isinstance(try_to_load_from_cache(path, "config.json"), str):
         return load_config(path, model), path
@@ -95,7 +98,10 @@ def config_of(path: str, model: Model) -> tuple[PretrainedConfig, str]:
 
 
 def shape(config: PretrainedConfig, name: str) -> Shape:
-    """Built on the meta device: every tensor has its size and none has memory."""
+    """Return the shape of a model with this configuration, built on the meta device, where tensors have no memory.
+
+    Raise RunError, naming the model `name`, if its layers are not dense and gated.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     body, values = model.base_model, config.get_text_config()
@@ -127,8 +133,11 @@ def shape(config: PretrainedConfig, name: str) -> Shape:
 
 
 def lora_parameters(shape: Shape, r: int, target_modules: str | Iterable[str], *, scalar: bool) -> int:
-    """Trained parameters of adapters of rank r: r (inputs + outputs) for each linear layer that gets one, and two rows
-    of each table (of a tokenizer with tool tokens there are some more), or the scalar head."""
+    """Return the number of trained parameters with LoRA adapters of rank r.
+
+    These are r (inputs + outputs) for each linear layer with an adapter, two rows of each table (a few more if the
+    tokenizer has tool tokens), and the scalar head of a reward or value model (`scalar`).
+    """
     if target_modules == "all-linear":
         chosen = shape.linear
     elif isinstance(target_modules, str):
@@ -140,7 +149,7 @@ def lora_parameters(shape: Shape, r: int, target_modules: str | Iterable[str], *
 
 
 def adapter_rank(path: str) -> int | None:
-    """The rank of the adapter in a folder; None where there is none yet."""
+    """Return the rank of the adapter in a folder; None if there is none yet."""
     from peft import PeftConfig
 
     return PeftConfig.from_pretrained(path).r if (Path(path) / "adapter_config.json").exists() else None

@@ -1,36 +1,36 @@
-"""Recipes as plans: the models that a stage loads, the memory of its phases, its work in a step."""
+"""Plan a stage from its recipe: the models that it loads, the memory of its phases, and the work of a step."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import RunError
 from engine.forward.responses import TOKENS_PER_FORWARD
+from plan.generation import check_generation, compiled_decoding_parts, generation_phases
 from plan.hardware import Hardware
-from plan.memory import Parts, Pass, Trained, saved_in_4bit, state
-from plan.phases import PROCESS, Phase, forward_only, training
+from plan.memory import Parts, Pass, Trained, saved_in_4bit, training_state
+from plan.phases import CPU_PROCESS_BYTES, Phase, forward_only, training
 from plan.recipe import Plan, Planned
 from plan.shape import Shape, adapter_rank, lora_parameters, shape_of
 from plan.work import Work, ppo_work, trainer_work
-from plan.writing import compiled_for_the_run, refuse_writing, writing
 
-# What transformers takes where a recipe says nothing.
+# Default of transformers.
 DEFAULT_BATCH = 8
 
 
 @dataclass(frozen=True)
 class Planning:
-    """Everything that a plan says of a run."""
+    """The plan of a run."""
 
     shape: Shape
     hardware: Hardware
     models: dict[str, tuple[int, int]]
-    """name -> (parameters, those that are trained)"""
+    """name -> (parameters, trained parameters)"""
     phases: list[Phase]
     work: Work
-    host: float
-    """bytes of weights that the processes of one machine load before they share them"""
-    merging: float = 0.0
-    """bytes of the model that one process merges adapters into at the end"""
+    host_bytes: float
+    """bytes of host memory per machine for weights while they are loaded"""
+    merging_bytes: float = 0.0
+    """bytes of host memory on the first machine for the model with merged adapters, at the end"""
 
     @property
     def peak(self) -> Phase:
@@ -42,9 +42,9 @@ class Planning:
 
 
 def planning(planned: Planned, shape: Shape | None = None, hardware: Hardware | None = None) -> Planning:
-    """Return the plan of a recipe, by default of its own model and hardware.
+    """Return the plan of a recipe, by default for its own model and hardware.
 
-    Raise RunError if the model is of a kind that cannot be planned, or the stage refuses the hardware.
+    Raise RunError if this kind of model cannot be planned, or if the stage does not support the hardware.
     """
     recipe, plan = planned.recipe, planned.plan
     shape = shape or shape_of(recipe.model.path, recipe.model)
@@ -54,19 +54,19 @@ def planning(planned: Planned, shape: Shape | None = None, hardware: Hardware | 
 
 
 def in_bf16(recipe: Any, hardware: Hardware) -> bool:
-    """Whether models compute in bfloat16 on the planned device."""
+    """Return whether models compute in bfloat16 on the planned device."""
     return recipe.model.dtype == "bfloat16" or (recipe.model.dtype == "auto" and not hardware.cpu)
 
 
 def trainer_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Planning:
-    """Finetuning, pretraining, and reward models: a trainer's step over rows or comparisons."""
+    """Return the plan of stage sft or reward: a trainer's steps over rows or comparisons."""
     scalar, trainer = recipe.stage == "reward", recipe.trainer
     bf16, lora = in_bf16(recipe, hardware), recipe.lora
     if lora.load_in_4bit and hardware.sharing not in ("none", "ddp"):
         raise RunError(f"lora.load_in_4bit=true was not tried under {hardware.sharing}; use HARDWARE=ddp or one_gpu")
     adapters = lora_parameters(shape, lora.r, lora.target_modules, scalar=scalar) if lora.r else 0
     model = Trained(shape, scalar, adapters, bf16, in_4bit=lora.load_in_4bit)
-    # The batch is the recipe's, whatever the number of processes: each takes its share, in parts.
+    # The batch size does not depend on the number of processes: each takes its share, in micro-batches.
     at_once = int(trainer.get("per_device_train_batch_size", DEFAULT_BATCH))
     batch = at_once * int(trainer.get("gradient_accumulation_steps", 1))
     again = -(-batch // (at_once * hardware.processes))
@@ -80,7 +80,7 @@ def trainer_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> P
         checkpointing=trainer.get("gradient_checkpointing", True),
         dropout=recipe.model.attention_dropout > 0 and not scalar,
     )
-    beside: Parts = {"process": PROCESS} if hardware.cpu else {}
+    beside: Parts = {"process": CPU_PROCESS_BYTES} if hardware.cpu else {}
     fused = "fused" in str(trainer.get("optim", "adamw_torch_fused"))
     phases = training(model, step, hardware, beside, fused)
     if scalar:
@@ -92,15 +92,15 @@ def trainer_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> P
     name = "reward model" if scalar else "model"
     merging = 4 * model.base if adapters and lora.merge else 0.0
     models = {name: (model.base + adapters, model.trained)}
-    return Planning(shape, hardware, models, phases, work, host(hardware, model, not scalar), merging)
+    return Planning(shape, hardware, models, phases, work, host_bytes(hardware, model, not scalar), merging)
 
 
 def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Planning:
-    """PPO: two models that are trained and two that are frozen, or all four on one base."""
+    """Return the plan of stage ppo: two trained models and at least two frozen ones, or all on one shared base."""
     ppo, bf16, shared = recipe.ppo, in_bf16(recipe, hardware), recipe.models == "shared"
     if shared and hardware.sharing not in ("none", "ddp"):
         raise RunError("models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full")
-    refuse_writing(recipe, shape, hardware)
+    check_generation(recipe, shape, hardware)
     rank = (adapter_rank(recipe.model.path) or plan.lora_r) if shared else 0
     adapters = [lora_parameters(shape, rank, "all-linear", scalar=scalar) if shared else 0 for scalar in (False, True)]
     policy, value = (
@@ -109,44 +109,44 @@ def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Plann
     number, judges = 2 if bf16 else 4, len(recipe.reward.models)
     has_value = ppo.advantage == "gae"
 
-    # At rest. Frozen models are shared out where the trained ones' weights are, but not while they are offloaded.
-    beside: Parts = {"process": PROCESS} if hardware.cpu else {}
+    # Between passes. Frozen models are sharded like the weights of trained ones, unless they are offloaded.
+    beside: Parts = {"process": CPU_PROCESS_BYTES} if hardware.cpu else {}
     if shared:
         frozen = number * (shape.parameters + adapters[0] + judges * adapters[1])
         frozen -= saved_in_4bit(shape, number) * ppo.load_in_4bit
     else:
         frozen = number * (shape.parameters + judges * shape.scalar_parameters)
-        if hardware.sharing in ("none", "ddp"):  # of the reference only the layers are stored in the computation's type
+        if hardware.sharing in ("none", "ddp"):  # The reference's tables and norms stay in float32.
             frozen += (4 - number) * (shape.parameters - shape.products)
         if hardware.sharing in ("fsdp2", "zero3") and not ppo.offload_frozen:
             frozen /= hardware.processes
     resting = 0 if ppo.offload_frozen else frozen
-    states = {"policy": state(policy, hardware), "value": state(value, hardware) if has_value else {}}
+    states = {"policy": training_state(policy, hardware), "value": training_state(value, hardware) if has_value else {}}
 
     def without(name: str, frozen_here: float) -> Parts:
-        """What is there besides one of the trained models."""
+        """Return the bytes of everything except one of the trained models."""
         other = states["value" if name == "policy" else "policy"]
-        held = sum(size for part, size in other.items() if part != "gradients" or hardware.sharing == "ddp")
-        return {**beside, "frozen models": frozen_here, "other trained model": held}
+        total = sum(size for part, size in other.items() if part != "gradients" or hardware.sharing == "ddp")
+        return {**beside, "frozen models": frozen_here, "other trained model": total}
 
     lengths = (plan.prompt_tokens or recipe.data.max_prompt_tokens,
                plan.response_tokens or recipe.sampling.max_new_tokens)  # fmt: skip
     whole = sum(lengths)
     responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
-    beside |= compiled_for_the_run(recipe, policy, responses, whole)
+    beside |= compiled_decoding_parts(recipe, policy, responses, whole)
     mini = max(1, responses // ppo.minibatches)
     phases: list[Phase] = []
 
     at_once = max(1, min(ppo.micro_batch_tokens // whole, responses))
-    phases += writing(recipe, policy, hardware, responses, lengths, without("policy", resting))
-    phases.append(forward_only(policy, at_once * whole, hardware, without("policy", frozen), "judging"))
+    phases += generation_phases(recipe, policy, hardware, responses, lengths, without("policy", resting))
+    phases.append(forward_only(policy, at_once * whole, hardware, without("policy", frozen), "scoring rollouts"))
 
     per_pass = min(at_once, mini)
     texts = ppo.micro_batch_tokens // recipe.data.pretrain_length if ppo.pretrain_coef > 0 else 0
     wanted = -(-int(ppo.pretrain_ratio * mini * lengths[1]) // max(recipe.data.pretrain_length - 1, 1))
     text_tokens = max(1, min(texts, wanted)) * recipe.data.pretrain_length if texts else 0
     common = {"checkpointing": ppo.gradient_checkpointing, "sequence": whole}
-    # A minibatch in as few passes as there can be: full ones, and what is left over.
+    # A minibatch takes as few passes as possible: full ones, and one for the rest.
     sizes = {"": (per_pass, mini >= 2 * per_pass), " left over": (mini % per_pass, True)}
     answers = {kind: Pass(size * whole, size * lengths[1], repeated=again, **common)
                for kind, (size, again) in sizes.items() if size}  # fmt: skip
@@ -161,12 +161,15 @@ def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Plann
     models |= {"reference": (shape.parameters + adapters[0], 0)}
     models |= {f"reward model {at + 1}": (shape.scalar_parameters + adapters[1], 0) for at in range(judges)}
     work = ppo_work(recipe, policy, lengths, has_value, judges, hardware)
-    return Planning(shape, hardware, models, phases, work, host(hardware, policy, True))
+    return Planning(shape, hardware, models, phases, work, host_bytes(hardware, policy, True))
 
 
-def host(hardware: Hardware, model: Trained, stored: bool) -> float:
-    """Every process loads whole float32 weights before it keeps its share; what FSDP2 and ZeRO-3 take from files as it
-    is stored (bfloat16, as published) is there once."""
+def host_bytes(hardware: Hardware, model: Trained, stored: bool) -> float:
+    """Return the bytes of host memory per machine for weights while they are loaded.
+
+    Every process loads full float32 weights before it keeps its shard. With `stored`, FSDP2 and ZeRO-3 read the
+    published bfloat16 files, which a machine holds once.
+    """
     if stored and hardware.sharing in ("fsdp2", "zero3"):
         return 2 * model.base
     return -(-hardware.processes // hardware.machines) * 4 * model.base

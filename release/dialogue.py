@@ -7,7 +7,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from chatml import Message, RecordError, control, encode
-from chatml.parsing import parsed
+from chatml.parsing import parse_messages
 from engine.dist.devices import default_device
 from engine.errors import RunError
 from engine.forward.attention import decoding_attention
@@ -66,7 +66,7 @@ def response_message(text: str, with_markers: bool) -> Message:
     message = Message("assistant", text)
     if with_markers:
         with contextlib.suppress(RecordError):  # malformed markup stays text
-            (message,) = parsed([message])
+            (message,) = parse_messages([message])
     return message
 
 

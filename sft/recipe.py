@@ -14,7 +14,7 @@ from engine.data.chatml_section import ChatML
 @dataclass(frozen=True)
 class Data(TrainingData):
     packing: bool = True
-    """several conversations share a row, none sees another"""
+    """pack several conversations into a row; attention does not cross from one to another"""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Stage 1: supervised finetuning (report, 3.1), and plain-text pretraining, which is the same without a mask.
+"""Stage 1: supervised finetuning (report, 3.1), and pretraining on plain text, which is the same without a mask.
 
-    L = - mean over trained tokens of log p(token | what stands before it in its own conversation)
+    L = - mean over trained tokens of log p(token | tokens before it in the same conversation)        in nats
 
-on trl.SFTTrainer over rows that are tokenised, masked and packed here. The mean is over the trained tokens of the whole
-batch, so packing, accumulation and the number of ranks do not change it.
+It runs trl.SFTTrainer on rows that are tokenised, masked and packed here. The mean is over the trained tokens of the
+whole batch, so packing, gradient accumulation and the number of ranks do not change it.
 """
 
 from itertools import accumulate
@@ -35,7 +35,7 @@ from sft.recipe import SFT
 
 
 def train(recipe: SFT) -> None:
-    """Run the stage to its end; it resumes from its last checkpoint if there is one."""
+    """Run the stage to its end, from its last checkpoint if there is one."""
     refuse_without_gpu(recipe.trainer)
     folder = RunFolder(recipe)
     tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
@@ -65,7 +65,7 @@ def train(recipe: SFT) -> None:
 
 
 def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
-    """Load the rows of `data.train` or `data.eval`, packed if the recipe says so."""
+    """Load the rows of `data.train` or `data.eval` (`name` is "train" or "eval"), packed if `data.packing` is set."""
     data = recipe.data
     rows, report = load_rows(
         encoding.conversations,
@@ -84,7 +84,7 @@ def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase
 class PackedTrainer(RankBatchTrainer, SFTTrainer):
     """SFTTrainer with our log-probabilities.
 
-    They are computed at trained positions only, and are right also where peft trains single embedding rows.
+    These are computed at trained positions only, and are correct also if peft trains single embedding rows.
     """
 
     def compute_loss(
@@ -102,12 +102,12 @@ class PackedTrainer(RankBatchTrainer, SFTTrainer):
             loss = loss * out.logprobs.detach().exp()
         if num_items_in_batch is None:
             loss = loss.sum() / max(len(loss), 1)
-        else:  # it counts the trained tokens of all ranks, over which DDP averages the gradient
+        else:  # num_items_in_batch counts the trained tokens of all ranks, and DDP averages gradients over ranks.
             loss = loss.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, out) if return_outputs else loss
 
     def trained_tokens(self, model: torch.nn.Module, inputs: dict[str, Any]) -> TokenLogProbs:
-        """Return the log-probabilities of the labels of one flat row, at its trained positions: (trained,)."""
+        """Return the log-probabilities, in nats, of the labels of one flat row at its trained positions: (trained,)."""
         labels = inputs["labels"][0, 1:]
         positions = (labels != IGNORE).nonzero()[:, 0]
         arguments = {name: value for name, value in inputs.items() if name != "labels"}
@@ -117,12 +117,12 @@ class PackedTrainer(RankBatchTrainer, SFTTrainer):
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Return the mean loss over trained tokens (the Trainer's, a mean over batches, depends on their size)."""
+        """Return the mean loss over trained tokens, in nats; the Trainer's mean over batches depends on their size."""
         rows, size = self.eval_dataset if eval_dataset is None else eval_dataset, self.args.eval_batch_size
         mine = take_share(range(len(rows)))
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        # Ranks without rows left still run the model, since forward passes of sharded models are collective.
+        # Ranks without rows left still run the model, since the forward pass of a sharded model is collective.
         for start in range(0, max_over_ranks(len(mine)), size):
             chosen = [rows[at] for at in mine[start : start + size]]
             logprobs = self.trained_tokens(self.model, self._prepare_inputs(self.data_collator(chosen))).logprobs
@@ -135,9 +135,9 @@ class PackedTrainer(RankBatchTrainer, SFTTrainer):
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join rows, each of one or several (packed) sequences, into one flat row with its labels: (1, total).
+    """Join rows, each with one or several (packed) sequences, into one flat row: inputs and labels are (1, total).
 
-    No rows give one token without a label.
+    An empty list gives one masked token.
     """
     if not rows:
         return collate([{"input_ids": [0], "labels": [IGNORE]}])

@@ -1,1 +1,1 @@
-"""Data as a stage sees it: conversations with what is trained on marked, and their figures."""
+"""Show data as a stage sees it: conversations with the trained tokens marked, and statistics."""

@@ -1,30 +1,30 @@
-"""Training records that share words with an evaluation set.
+"""Find training records that share text with an evaluation set.
 
-The report removed from its instruction data what shared a run of 13 words with a test set (2.1, by the method of Brown
-et al. 2020). Here such records are counted and named, to be judged by a person.
+The report removed instruction data that shares 13 consecutive words with a test set (2.1, the method of Brown et al.
+2020). Here such records are only counted and listed; the user decides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from show.words import grams
+from show.words import word_ngrams
 
-RUN = 13
+OVERLAP_WORDS = 13
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
     name: str
     places: list[str]
-    """where each of its records stands"""
+    """file and line of each record"""
     runs: dict[tuple[str, ...], int]
-    """each run of 13 words -> the first record that has it"""
+    """run of 13 words -> index of the first record that contains it"""
     short: int
-    """records without any such run, which cannot be found"""
+    """number of records with fewer words in every text; their overlap cannot be detected"""
 
 
-class Shared(NamedTuple):
+class Overlap(NamedTuple):
     """Training record `index` and evaluation record `other` have these 13 words in common."""
 
     index: int
@@ -33,12 +33,12 @@ class Shared(NamedTuple):
 
 
 def evaluation_set(name: str, records: Iterable[tuple[str, Mapping[str, Any]]]) -> EvaluationSet:
-    """The runs of words in every string of every record, whatever its field is called."""
+    """Return the runs of 13 words in all strings of the records, given as (place, record), whatever their field."""
     places: list[str] = []
     runs: dict[tuple[str, ...], int] = {}
     short = 0
     for where, record in records:
-        own = set(grams(strings(record), RUN))
+        own = set(word_ngrams(all_strings(record), OVERLAP_WORDS))
         short += not own
         for run in own:
             runs.setdefault(run, len(places))
@@ -46,23 +46,23 @@ def evaluation_set(name: str, records: Iterable[tuple[str, Mapping[str, Any]]]) 
     return EvaluationSet(name, places, runs, short)
 
 
-def shared(texts: Sequence[Sequence[str]], evaluation: EvaluationSet) -> list[Shared]:
-    """The first run that each record shares with the set, for those that share one. Each record is its texts."""
+def find_overlaps(texts: Sequence[Sequence[str]], evaluation: EvaluationSet) -> list[Overlap]:
+    """Return the first overlap of each record with the set, if it has one. Each record is given as its texts."""
     found = []
     for index, record in enumerate(texts):
-        run = next((run for run in grams(record, RUN) if run in evaluation.runs), None)
+        run = next((run for run in word_ngrams(record, OVERLAP_WORDS) if run in evaluation.runs), None)
         if run:
-            found.append(Shared(index, evaluation.runs[run], run))
+            found.append(Overlap(index, evaluation.runs[run], run))
     return found
 
 
-def strings(value: Any) -> Iterable[str]:
-    """Every string in nested lists and mappings."""
+def all_strings(value: Any) -> Iterable[str]:
+    """Yield every string in nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from strings(item)
+            yield from all_strings(item)
     elif isinstance(value, Sequence):
         for item in value:
-            yield from strings(item)
+            yield from all_strings(item)

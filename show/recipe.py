@@ -1,7 +1,7 @@
-"""What `make show` reads of a stage's recipe: where data comes from, how it is tokenised and masked.
+"""The parts of a stage's recipe that `make show` reads: sources of data, tokenizer, and mask.
 
-The data section has the keys of all stages, so that any of them can be shown with any recipe; other sections may stand
-in the recipe and are not read.
+The data section has the keys of all stages, so any of them can be shown with any recipe. Other sections of the recipe
+are ignored.
 """
 
 import dataclasses
@@ -25,33 +25,34 @@ from reward.annotation.recipe import Candidates, Prompts
 from sft.recipe import Data as SFTData
 
 KEYS = ("train", "eval", "prompts", "heldout", "pretrain")
-# And the keys that hold sets by name.
+# Keys with several sets by name.
 SETS = ("comparisons", "texts")
-# Data that a model is trained on, and that evaluation sets must therefore not contain.
+# Keys of training data, which evaluation sets must not overlap with.
 TRAINED_ON = ("train", "prompts", "pretrain")
 
 
 def is_comparisons(key: str) -> bool:
-    """Whether a data key holds a named set of comparisons."""
+    """Return whether a data key is a named set of comparisons."""
     return key.startswith("comparisons.")
 
 
 def is_texts(key: str) -> bool:
-    """Whether a data key holds plain text by its meaning, not by its records."""
+    """Return whether a data key is always plain text, whatever its records look like."""
     return key == "pretrain" or key.startswith("texts.")
 
 
 @dataclass(frozen=True)
 class View(Section):
     rows: int = number(3, least=0)
-    """records that are printed in full, evenly spaced from the first to the last"""
+    """number of records to print in full, evenly spaced from the first to the last"""
     places: int = number(3, least=0)
-    """places that are named for each finding in the table"""
+    """number of records to list for each finding in the table"""
     key: str | None = None
-    """only this data key: train, eval, prompts, heldout, pretrain, comparisons.NAME or texts.NAME; by default all"""
+    """the only data key to show: train, eval, prompts, heldout, pretrain, comparisons.NAME or texts.NAME; all by
+    default"""
     against: Any = None
-    """evaluation sets that training data should not overlap with: a source or a list of them; by default data.eval, and
-    what the eval.yaml beside the recipe names"""
+    """evaluation sets that training data should not overlap with, a source or a list of sources; by default data.eval,
+    data.heldout and the data of the eval.yaml in the recipe's folder"""
 
     def check(self, key: str) -> None:
         sources(self.against, f"{key}.against")
@@ -63,7 +64,7 @@ class View(Section):
 @dataclass(frozen=True)
 class Model(sections.Model):
     path: str | None = None
-    """the model whose tokenizer is used: a folder or a hub id; a model still to be trained has that of its base"""
+    """model whose tokenizer is used, a folder or a hub id; for a model not trained yet, its base model's"""
 
     def check(self, key: str) -> None:
         if self.path is not None:
@@ -89,7 +90,7 @@ class Show(Recipe):
 
     @property
     def shown(self) -> dict[str, list[Source]]:
-        """The sources of every data key that is to be shown."""
+        """Data key -> sources, for all keys to show."""
         given = {name: self.data.sources(name) for name in KEYS}
         given |= {f"{what}.{name}": named for what in SETS for name, named in self.data.sets(what).items()}
         return {name: named for name, named in given.items() if named and self.show.key in (None, name)}
@@ -107,9 +108,9 @@ class Show(Recipe):
 
 
 def show_recipe(path: str, overrides: Sequence[str]) -> Show:
-    """Return what `make show` reads of a recipe, model and evaluation sets resolved; all of it is on this machine.
+    """Return what `make show` reads of a recipe, with the tokenizer's model and the evaluation sets resolved.
 
-    Raise RecipeError.
+    Raise RecipeError for a mistake in the recipe, or if an input is not on this machine.
     """
     recipe = load(Show, path, overrides, other_sections=True)
     against = recipe.show.against
@@ -126,7 +127,7 @@ def show_recipe(path: str, overrides: Sequence[str]) -> Show:
 
 
 def tokenizer_of(recipe: Show, path: str, overrides: Sequence[str]) -> str:
-    """Return the model whose tokenizer is used: an evaluation's recipe names it elsewhere. Raise RecipeError."""
+    """Return the model whose tokenizer to use; recipes of stage eval name it elsewhere. Raise RecipeError."""
     if recipe.model.path is not None:
         return recipe.model.path
     if recipe.stage != Eval.STAGE:
@@ -135,12 +136,12 @@ def tokenizer_of(recipe: Show, path: str, overrides: Sequence[str]) -> str:
 
 
 def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Source]:
-    """Return what the recipe evaluates on and what the pipeline's evaluation reads, as far as it is on this machine."""
+    """Return the evaluation data of the recipe and of `eval_recipe`, without sources missing on this machine."""
     found = [*recipe.data.sources("eval"), *recipe.data.sources("heldout")]
     if eval_recipe.exists():
-        data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read(eval_recipe))), "data")
-        held_out = OmegaConf.to_container(data, resolve=True) if data is not None else {}
-        given = {name: held_out.get(name) for name in (*KEYS, "system_prompts")}
-        given |= {f"{what}.{name}": value for what in SETS for name, value in (held_out.get(what) or {}).items()}
+        data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read_layers(eval_recipe))), "data")
+        section = OmegaConf.to_container(data, resolve=True) if data is not None else {}
+        given = {name: section.get(name) for name in (*KEYS, "system_prompts")}
+        given |= {f"{what}.{name}": value for what in SETS for name, value in (section.get(what) or {}).items()}
         found += [source for name, value in given.items() for source in sources(value, f"data.{name}")]
     return [source for source in dict.fromkeys(found) if source.on_hub or glob.glob(source.path, recursive=True)]

@@ -1,4 +1,4 @@
-"""Records as they were read: what each holds, where it stands, and what is wrong with those that hold nothing."""
+"""Records as they were read: the content of each, its place, and the problem of those that cannot be read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from chatml import (
 from show.recipe import is_comparisons, is_texts
 
 COMPARISONS = "comparisons.train"
-"""what training data that holds comparisons is read as"""
-ASKED = ("prompts", "heldout")
-"""data keys of what is to be answered"""
-Held = Conversation | Pair | str
+"""key that selects reading records as comparisons"""
+PROMPT_KEYS = ("prompts", "heldout")
+"""data keys with prompts"""
+Content = Conversation | Pair | str
 """a conversation or a prompt, a comparison, or plain text"""
 
 
@@ -31,43 +31,43 @@ Held = Conversation | Pair | str
 class Record:
     where: str
     fields: dict[str, Any]
-    """the record as it stands in the file"""
-    held: Held | None
+    """the record as it is in the file"""
+    content: Content | None
     problem: str = ""
-    """why it cannot be read, where `held` is None"""
+    """why the record cannot be read, if `content` is None"""
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """Of a comparison the shared ones, then both sides; none of plain text."""
-        if isinstance(self.held, Pair):
-            return (*self.held.prompt, *self.held.chosen, *self.held.rejected)
-        return self.held.messages if isinstance(self.held, Conversation) else ()
+        """The messages; of a comparison its prompt, then both sides. Empty for plain text."""
+        if isinstance(self.content, Pair):
+            return (*self.content.prompt, *self.content.chosen, *self.content.rejected)
+        return self.content.messages if isinstance(self.content, Conversation) else ()
 
     @property
     def texts(self) -> list[str]:
-        """What makes the record different from others: all that is said but system prompts, which many share."""
-        if isinstance(self.held, str):
-            return [self.held]
-        return [text for message in self.messages if message.role != "system" for text in _said(message)]
+        """All texts of the record except system prompts, which many records share."""
+        if isinstance(self.content, str):
+            return [self.content]
+        return [text for message in self.messages if message.role != "system" for text in _message_texts(message)]
 
     @property
     def has_null(self) -> bool:
-        """Whether a null stands in a call's arguments or in a signature, as exports of tables have them everywhere."""
-        tools = self.held.tools if isinstance(self.held, Conversation) else None
+        """Whether a call's arguments or a tool's signature contain null; exports of tables add nulls everywhere."""
+        tools = self.content.tools if isinstance(self.content, Conversation) else None
         calls = [call.arguments for message in self.messages for call in message.tool_calls or ()]
         return _holds_null([tools or [], calls])
 
     @property
     def question(self) -> tuple[tuple[str, ...], ...]:
-        """What stands before the last answer, system prompts aside."""
-        messages = self.held.prompt if isinstance(self.held, Pair) else self.messages
+        """The messages before the last response, without system prompts, as tuples of role and texts."""
+        messages = self.content.prompt if isinstance(self.content, Pair) else self.messages
         while messages and messages[-1].role == "assistant":
             messages = messages[:-1]
-        return tuple((message.role, *_said(message)) for message in messages if message.role != "system")
+        return tuple((message.role, *_message_texts(message)) for message in messages if message.role != "system")
 
     @property
     def answers(self) -> list[str]:
-        """What the assistant says of its own; calls of tools are none."""
+        """The content of all assistant messages without tool calls."""
         return [m.content for m in self.messages if m.role == "assistant" and not m.tool_calls]
 
 
@@ -79,36 +79,38 @@ def read_records(
     *,
     parse_text: bool = False,
 ) -> list[Record]:
-    """The records of a data key (`train`, `prompts`, ...), each read as what the key is for.
+    """Read the records of a data key (`train`, `prompts`, ...), each given as (place, record).
 
-    Under `train` and `eval` a set of comparisons is told from conversations by its records: all of them have chosen and
-    rejected.
+    The key decides how they are read. Under `train` and `eval` they are comparisons if all of them have chosen and
+    rejected, else conversations.
     """
     if key in ("train", "eval") and all(_is_pair(record, fields) for _, record in records):
         key = COMPARISONS
-    held = partial(_held, key=key, fields=fields, how={"roles": roles, "parse_text": parse_text})
-    return [_read(where, record, held) for where, record in records]
+    parse = partial(_parse_record, key=key, fields=fields, how={"roles": roles, "parse_text": parse_text})
+    return [_read(where, record, parse) for where, record in records]
 
 
 def unread_fields(records: Sequence[Record], fields: Mapping[str, str | None]) -> list[str]:
-    """Fields of the records that have no meaning here, in the order they are met."""
+    """Return the names of fields that are not read, in order of first occurrence."""
     met = dict.fromkeys(name for record in records for name in record.fields)
     return [name for name in met if fields.get(name, name) not in (None, *FIELDS)]
 
 
-def _read(where: str, record: dict[str, Any] | RecordError, held: Callable[[dict[str, Any]], Held]) -> Record:
+def _read(where: str, record: dict[str, Any] | RecordError, parse: Callable[[dict[str, Any]], Content]) -> Record:
     if isinstance(record, RecordError):
         return Record(where, {}, None, str(record))
     try:
-        return Record(where, record, held(record))
+        return Record(where, record, parse(record))
     except RecordError as error:
         return Record(where, record, None, str(error))
 
 
-def _held(record: dict[str, Any], key: str, fields: Mapping[str, str | None], how: Mapping[str, Any]) -> Held:
+def _parse_record(
+    record: dict[str, Any], key: str, fields: Mapping[str, str | None], how: Mapping[str, Any]
+) -> Content:
     if is_comparisons(key):
         return read_pair(record, fields, **how)
-    if key in ASKED:
+    if key in PROMPT_KEYS:
         return read_prompt(record, fields, **how)
     if is_texts(key) or is_text(record, fields):
         return read_text(record, fields)
@@ -127,7 +129,7 @@ def _holds_null(value: Any) -> bool:
     return value is None or any(map(_holds_null, inside))
 
 
-def _said(message: Message) -> Iterator[str]:
+def _message_texts(message: Message) -> Iterator[str]:
     yield message.content
     if message.reasoning:
         yield message.reasoning

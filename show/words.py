@@ -1,7 +1,8 @@
-"""Text as words, and runs of words: what duplicates and overlaps are found by.
+"""Split text into words and runs of words, which duplicates and overlaps are found by.
 
-A word is a run of letters and digits in lower case; punctuation and white space count for nothing (Brown et al. 2020,
-appendix C). Chinese characters and Japanese kana, written without spaces, are a word each: our choice.
+A word is a run of letters and digits in lower case; punctuation and white space are ignored (Brown et al. 2020,
+appendix C). Each Chinese character and Japanese kana is a word, since these are written without spaces; the paper does
+not specify this.
 """
 
 import re
@@ -16,8 +17,8 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
-def grams(texts: Iterable[str], length: int) -> Iterator[tuple[str, ...]]:
-    """Every run of `length` words; none reaches from one text into the next, and shorter texts have none."""
+def word_ngrams(texts: Iterable[str], length: int) -> Iterator[tuple[str, ...]]:
+    """Yield every run of `length` words within a text; runs do not cross from one text to the next."""
     for text in texts:
         found = words(text)
         yield from zip(*(found[start:] for start in range(length)), strict=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from chatml import RecordError
-from chatml.messages import kind
+from chatml.messages import json_type
 from config import RecipeError
 
 Records = Iterator[tuple[str, dict[str, Any] | RecordError]]
@@ -78,7 +78,7 @@ def _line(line: bytes) -> dict[str, Any] | RecordError:
 def _object(record: Any) -> dict[str, Any] | RecordError:
     if isinstance(record, dict):
         return record
-    return RecordError(f"{kind(record)}; a record is an object with named fields")
+    return RecordError(f"{json_type(record)}; a record is an object with named fields")
 
 
 def _beyond_json(error: Exception) -> str:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from config.describe import describe
-from config.threads import CHOSEN
+from config.threads import WAIT_VARIABLES
 from eval.recipe import Eval
 from ppo.recipe import PPO
 from reward.recipe import Reward
@@ -96,7 +96,7 @@ def test_beside_a_busy_core_threads_of_a_stage_sleep_unless_the_user_says_otherw
     (tmp_path / "data.jsonl").write_text("{}\n")
     given = ["recipes/tiny/sft.yaml", f"model.path={tmp_path}", f"data.train={tmp_path}/data.jsonl",
              f"run.dir={tmp_path}/run"]  # fmt: skip
-    plain = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+    plain = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
     plain["OMP_NUM_THREADS"] = str(max(2, psutil.cpu_count()))  # as many as cores: beside one that is busy too many
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:

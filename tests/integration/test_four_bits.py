@@ -45,13 +45,13 @@ def setting(tmp_path_factory):
     [
         (
             ["lora.load_in_4bit=true"],
-            "lora.load_in_4bit=true holds weights that cannot be trained, and lora.r=0 trains them all; "
+            "lora.load_in_4bit=true stores weights that cannot be trained, and lora.r=0 trains them all; "
             "set lora.r, or lora.load_in_4bit=false",
         ),
         (
             ["lora.load_in_4bit=true", "lora.r=8"],
-            "lora.load_in_4bit=true and lora.merge=true would merge into weights of 4 bits; set lora.merge=false, and "
-            "merge the finished adapters into the whole base with make merge",
+            "lora.load_in_4bit=true and lora.merge=true would merge into 4-bit weights; set lora.merge=false, and "
+            "merge the finished adapters into the full base with make merge",
         ),
     ],
 )

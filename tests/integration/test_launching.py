@@ -11,7 +11,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from config import RecipeError
-from config.threads import CHOSEN
+from config.threads import WAIT_VARIABLES
 from engine.run import accelerate_config, launch
 from tests.support.paths import ROOT
 from tests.support.uneven_setting import alone, assert_same_run, make_setting
@@ -147,7 +147,7 @@ def test_a_launched_run_is_that_of_one_process(tmp_path):
 
 def test_ranks_inherit_how_the_launcher_lets_threads_wait(tmp_path, monkeypatch):
     """As libgomp has read it in each: it prints that when torch loads it."""
-    for name in CHOSEN:
+    for name in WAIT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", str(max(2, psutil.cpu_count())))  # beside a core that is busy too many
     (tmp_path / "flawed.py").write_text(FLAWED)

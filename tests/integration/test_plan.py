@@ -12,7 +12,7 @@ from config.sections import Model
 from config.stage import stage_of
 from engine.errors import RunError
 from engine.run import accelerate_config
-from plan.advice import all_ways, changed
+from plan.advice import all_ways, with_changes
 from plan.auto import choose
 from plan.hardware import GIB, read_hardware
 from plan.print_plan import page
@@ -96,8 +96,8 @@ def test_advice_is_computed():
     ways, last = [way.text or str(way.changes) for way in fitting], fitting[-1]
     assert ways == ["{'lora.r': 64}", "HARDWARE=fsdp2 with 2 processes"]
     # What it names does make the plan fit.
-    assert planning(changed(recipe, {"lora.r": 64})).fits
-    assert planning(changed(recipe, last.changes), hardware=read_hardware("fsdp2", 2, None, None, None)).fits
+    assert planning(with_changes(recipe, {"lora.r": 64})).fits
+    assert planning(with_changes(recipe, last.changes), hardware=read_hardware("fsdp2", 2, None, None, None)).fits
 
 
 def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
@@ -106,7 +106,7 @@ def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
     for path, keys in (("qwen1.5-7b/sft", ["lora.r=64"]), ("qwen1.5-72b/ppo", ["models=shared", "plan.device=h100"])):
         recipe = planned_recipe(f"recipes/{path}.yaml", [*limits, *keys, "plan.lora_r=16"])
         fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
-        assert planning(changed(recipe, fitting[0].changes)).fits
+        assert planning(with_changes(recipe, fitting[0].changes)).fits
         found.append(fitting[0].changes)
     assert found[0] == {"lora.merge": False, "lora.load_in_4bit": True}
     assert found[1]["ppo.load_in_4bit"]
@@ -115,7 +115,7 @@ def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
 def test_a_shared_base_is_counted_once_in_its_type_or_in_4_bits():
     keys = ["plan.hardware=one_gpu", "models=shared", "plan.lora_r=16"]
     whole, four = (plan_of("recipes/qwen1.5-72b/ppo.yaml", *keys, f"ppo.load_in_4bit={x}") for x in (False, True))
-    base, of_four = ({phase.name: phase.parts["frozen models"] for phase in made.phases}["judging"]
+    base, of_four = ({phase.name: phase.parts["frozen models"] for phase in made.phases}["scoring rollouts"]
                      for made in (whole, four))  # fmt: skip
     products, adapters = whole.shape.products, whole.models["policy"][1] + whole.models["value model"][1]
     assert base == 2 * (whole.shape.parameters + adapters)
@@ -137,7 +137,7 @@ def test_batches_are_halved_only_as_far_as_it_takes():
     assert first.plan.fits
     assert rows * first.changes["trainer.gradient_accumulation_steps"] == 128
     twice = {"trainer.per_device_train_batch_size": 2 * rows, "trainer.gradient_accumulation_steps": 64 // rows}
-    assert not planning(changed(recipe, twice)).fits
+    assert not planning(with_changes(recipe, twice)).fits
 
 
 def test_the_docs_show_what_the_command_prints():
@@ -151,8 +151,8 @@ def test_the_docs_show_what_the_command_prints():
 
 def test_what_ppo_can_give_up():
     recipe = planned_recipe("recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
-    full, shared = planning(recipe), planning(changed(recipe, {"models": "shared"}))
-    waiting = planning(changed(recipe, {"ppo.offload_frozen": True}))
+    full, shared = planning(recipe), planning(with_changes(recipe, {"models": "shared"}))
+    waiting = planning(with_changes(recipe, {"ppo.offload_frozen": True}))
     frozen = 2 * (full.models["reference"][0] + full.models["reward model 1"][0])
     # The reference's layers alone are stored in bfloat16.
     frozen += 2 * (full.shape.parameters - full.shape.products)
@@ -171,14 +171,14 @@ def test_every_reward_model_of_a_mix_counts():
 
 def test_compiled_decoding_holds_its_buffers_all_the_time():
     recipe = planned_recipe("recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
-    plain, compiled = planning(recipe), planning(changed(recipe, {"sampling.engine": "compiled"}))
+    plain, compiled = planning(recipe), planning(with_changes(recipe, {"sampling.engine": "compiled"}))
     held = {phase.parts["compiled decoding"] for phase in compiled.phases}
     assert len(held) == 1
     for before, after in zip(plain.phases, compiled.phases, strict=True):
         given_up = before.parts.get("autocast copies", 0) + before.parts.get("KV cache", 0)
-        if before.name == "writing answers":
+        if before.name == "generating responses":
             assert after.total == pytest.approx(before.total + max(held) - given_up)
-        elif before.name != "reading prompts":
+        elif before.name != "prefill":
             assert after.total == pytest.approx(before.total + max(held))
     with pytest.raises(RunError, match=r"^sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp"):
         plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=fsdp2", "sampling.engine=compiled")
@@ -194,7 +194,7 @@ def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
     assert way.changes == {"sampling.split": 8}
     assert way.plan.fits
     with pytest.raises(RunError) as error:
-        planning(changed(recipe, {"sampling.split": 5}))
+        planning(with_changes(recipe, {"sampling.split": 5}))
     assert str(error.value) == (
         "sampling.split=5 does not divide the 64 processes of this plan, or its model's heads; choose another"
     )
@@ -204,11 +204,14 @@ def test_published_files_are_read_once_a_machine():
     recipe = "recipes/qwen1.5-7b/sft.yaml"
     for hardware, rank in (("fsdp2", 0), ("fsdp2", 8), ("zero3", 8)):
         made = plan_of(recipe, f"plan.hardware={hardware}", f"lora.r={rank}")
-        assert made.host == 2 * PARAMETERS["Qwen/Qwen1.5-7B"]
+        assert made.host_bytes == 2 * PARAMETERS["Qwen/Qwen1.5-7B"]
 
 
 def test_adapters_are_merged_in_one_process():
-    recipe, told = "recipes/qwen1.5-7b/sft.yaml", "and of the first one's 28.76 GiB while adapters are merged "
+    recipe, told = (
+        "recipes/qwen1.5-7b/sft.yaml",
+        "host memory of the first machine: 28.76 GiB while adapters are merged ",
+    )
     for keys, shown in ((["lora.r=8"], True), (["lora.r=8", "lora.merge=false"], False), ([], False)):
         lines = list(page(planned_recipe(recipe, ["plan.hardware=fsdp2", *keys])))
         assert any(line.startswith(told) for line in lines) is shown
@@ -254,7 +257,7 @@ GPU = 80_000_000_000
         ("qwen1.5-0.5b/ppo", [], 8, "ddp", "8 GPUs of 80 GB, "),
         ("qwen1.5-1.8b/ppo", [], 8, "fsdp2", "8 GPUs of 80 GB, 1"),
         ("qwen1.5-72b/ppo", ["models=shared"], 8, "ddp",
-         "GB of each for whole models; models=shared runs in one process or under ddp"),
+         "GB of each for full models; models=shared runs in one process or under ddp"),
     ],
 )  # fmt: skip
 def test_what_auto_stands_for(recipe, overrides, gpus, name, reason):
@@ -285,7 +288,7 @@ def test_auto_prints_the_name_alone_and_why_beside_it():
         ("qwen1.5-7b/sft", ["zzz.a=1"],
          "unknown key zzz.a; the recipe has stage, model, lora, chatml, data, run, trainer"),
         ("qwen1.5-7b/sft", ["trainer.max_step=3"], "unknown key trainer.max_step; did you mean trainer.max_steps?"),
-        ("tiny/eval", [], "recipes/tiny/eval.yaml is no recipe of a stage that trains; take one of sft, base, pmp, rm "
+        ("tiny/eval", [], "recipes/tiny/eval.yaml is not a recipe of a training stage; use one of sft, base, pmp, rm "
                           "or ppo"),
         ("qwen1.5-7b/ppo", ["models=shared", "plan.hardware=fsdp2"],
          "models=shared runs in one process or under ddp; use HARDWARE=ddp, or set models=full"),

@@ -204,14 +204,15 @@ def test_all_of_them_in_an_evaluation(evaluated, tmp_path):
             "r.std_coef is 1.0, which needs several models in r.path; list them, or set r.std_coef=0",
         ),
         ({"judge": {"url": "localhost"}}, "r.judge.url is localhost; it must begin with http:// or https://"),
-        ({"judge": {"url": "http://a"}}, "r.judge.model is empty; name the model that http://a is asked for"),
+        ({"judge": {"url": "http://a"}}, "r.judge.model is empty; name one of the models of http://a"),
         (
             {"judge": {"url": "http://a", "model": "m", "question": "{answer}?"}},
-            "r.judge.question lacks {conversation}; say where it stands",
+            "r.judge.question lacks {conversation}; add it to the prompt",
         ),
         (
             {"judge": {"url": "http://a", "model": "m", "score_pattern": "("}},
-            "r.judge.score_pattern is (, which is no pattern (missing ), unterminated subpattern at position 0)",
+            "r.judge.score_pattern is (, which is not a regular expression "
+            "(missing ), unterminated subpattern at position 0)",
         ),
         ([], "r is []; it must be a path or a list of paths"),
         ({"pth": "a"}, "unknown key r.pth; did you mean r.path?"),

@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from show.examples import evenly
+from show.examples import evenly_spaced
 from show.print_page import show
 from show.recipe import show_recipe
 from tests.support.paths import DATA, ROOT
@@ -174,7 +174,7 @@ def test_unreadable_records_are_named_and_shown(page, tmp_path):
     shown = page(f"data.train={write(tmp_path / 'bad.jsonl', bad)}", "show.rows=1", "show.places=1")
     assert f"── 1 of 1 · {tmp_path}/bad.jsonl:1 · cannot be read\nquestion: Why?\nanswer: So.\n" in shown
     assert (
-        "\nrecords              3 read\ncannot be read       2: fits no shape of record; it has question, answer; "
+        "\nrecords              3 read\ncannot be read       2: matches no known format; it has question, answer; "
         in shown
     )
     assert (
@@ -211,13 +211,14 @@ def test_nulls_of_an_exported_table_are_counted(page, tmp_path):
     records = [asked({"a": 2}), asked({"a": [2, {"b": None}]}), asked({"a": 2}, required=None)]
     shown = page(f"data.train={write(tmp_path / 'nulls.jsonl', records)}")
     assert (
-        "\nnulls                2 in arguments or signatures of tools, which are trained on; meant, or of a table?\n"
+        "\nnulls                2 in arguments or signatures of tools, which are trained on; "
+        "meant, or an export artefact?\n"
         f"                       {tmp_path}/nulls.jsonl:2\n                       {tmp_path}/nulls.jsonl:3\n"
     ) in shown
 
 
 def test_records_are_taken_from_the_first_to_the_last():
-    assert [evenly(*given) for given in ((10, 3), (10, 1), (2, 3), (1, 3), (3, 0), (4, 4))] == [
+    assert [evenly_spaced(*given) for given in ((10, 3), (10, 1), (2, 3), (1, 3), (3, 0), (4, 4))] == [
         [0, 4, 9], [0], [0, 1], [0], [], [0, 1, 2, 3],
     ]  # fmt: skip
 

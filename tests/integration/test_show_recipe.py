@@ -117,7 +117,7 @@ def test_a_named_set_is_read_as_what_its_key_is_for():
     pair = {"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}
     for key, record in (("texts.web", text), ("comparisons.hh", pair), ("pretrain", text)):
         good, bad = read_records([("a:1", record), ("a:2", chat)], key, {})
-        assert (good.held is None, bad.held is None) == (False, True), key
+        assert (good.content is None, bad.content is None) == (False, True), key
 
 
 def test_without_a_tokenizer_one_line_says_so(tmp_path):

@@ -33,13 +33,13 @@ def without(message, key):
     [
         ("name one of message 2's calls: 'a', 'b'", talk(ASKED, ONLY_F, without(OF_G, "tool_call_id"), YES),
          talk(ASKED, ONLY_F, OF_G, YES)),
-        ("is none of message 2's calls: 'a', 'b'", talk(ASKED, ONLY_F, {**OF_G, "tool_call_id": "c"}, YES),
+        ("is not one of message 2's calls: 'a', 'b'", talk(ASKED, ONLY_F, {**OF_G, "tool_call_id": "c"}, YES),
          talk(ASKED, ONLY_F, OF_G, YES)),
         ("keep one of them", talk(ASKED, ONLY_F, OF_G, ONLY_F, YES), talk(ASKED, ONLY_F, OF_G, YES)),
         ("add a tool message with its id", talk(ASKED, OF_G, YES), talk(ASKED, OF_G, ONLY_F, YES)),
         ("give each call one", talk({**ASKED, "tool_calls": [TWO[0], without(TWO[1], "id")]}, ONLY_F, OF_G),
          talk(ASKED, ONLY_F, OF_G)),
-        ("give each call an id of its own", talk({**ASKED, "tool_calls": [TWO[0], TWO[0]]}, ONLY_F, OF_G),
+        ("give each call its own id", talk({**ASKED, "tool_calls": [TWO[0], TWO[0]]}, ONLY_F, OF_G),
          talk({**ASKED, "tool_calls": [TWO[0], {**TWO[0], "id": "b"}]}, ONLY_F, OF_G)),
         ("keep one of them", talk({**YES, "reasoning": "Hm.", "thinking": "Ha."}), talk({**YES, "reasoning": "Hm."})),
         ("only an assistant message can", {"messages": [{**HI, "reasoning": "Hm."}, YES]}, talk(YES)),
@@ -61,11 +61,11 @@ def test_a_conversation_is_mended(advice, record, mended):
     ("advice", "record", "mended"),
     [
         ("close it", said("<think>\nI add."), said("<think>\nI add.\n</think>\n\n7")),
-        ("calls stand at the end, each closed", said('<tool_call>\n{"name": "add"}'), said(CALL)),
-        ("calls stand at the end, each closed", said(f"{CALL}\nDone."), said(f"Done.\n{CALL}")),
+        ("put calls last and close each of them", said('<tool_call>\n{"name": "add"}'), said(CALL)),
+        ("put calls last and close each of them", said(f"{CALL}\nDone."), said(f"Done.\n{CALL}")),
         ("keep one of them", talk({**YES, "content": "<think>\na\n</think>\n\n7", "reasoning": "b"}),
          talk({**YES, "content": "7", "reasoning": "b"})),
-        ("give each result a message of its own",
+        ("put each result into its own message",
          talk(YES, {"role": "tool", "content": "<tool_response>1</tool_response><tool_response>2</tool_response>"}),
          talk(YES, *({"role": "tool", "content": f"<tool_response>{n}</tool_response>"} for n in "12"))),
     ],
@@ -84,6 +84,6 @@ def test_a_result_within_the_marker_has_both_ways_out():
     wrapped = [*called, {"role": "tool", "content": "<tool_response>7</tool_response>"}]
     with pytest.raises(RecordError) as error:
         encode(wrapped, qwen())
-    assert str(error.value).endswith("; take it out, or set chatml.parse_text=true")
+    assert str(error.value).endswith("; remove the tags, or set chatml.parse_text=true")
     encode(wrapped, qwen(), parse_text=True)
     encode([*called, {"role": "tool", "content": "7"}], qwen())

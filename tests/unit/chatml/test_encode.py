@@ -75,7 +75,7 @@ def test_an_added_token_that_text_cannot_do_without_is_refused():
     with pytest.raises(TokenizerError) as error:
         plain_encoder(qwen().__class__(tokenizer_object=backend))
     assert str(error.value) == (
-        "the tokenizer declares '!' an added token, but text cannot be written without it; "
+        "the tokenizer has '!' as an added token, but text cannot be encoded without it; "
         "use another token in its place (for padding: <|endoftext|>)"
     )
 

@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from chatml import ROLES, Message, RecordError, ToolCall, control, encode, plain_encoder, read_text
-from chatml.parsing import unwrapped
+from chatml.parsing import unwrap_tool_response
 from tests.support.tokenizers import EVERY, llama, merged, qwen, sentencepiece, tiny_world, words
 
 SPELLINGS = sorted({name for make in EVERY for name in make().get_added_vocab()})
@@ -88,7 +88,7 @@ def test_added_tokens_are_those_of_the_form_whatever_tools_say(
     make, tool_format, content, name, description, arguments, result
 ):
     """Reasoning, names, descriptions, arguments and results, beside the same conversation with nothing in them."""
-    assume(unwrapped(result) is None)  # a result that stands in <tool_response> already is refused
+    assume(unwrap_tool_response(result) is None)  # a result that stands in <tool_response> already is refused
 
     def talk(content, name, description, arguments, result):
         parameters = {"type": "object", "properties": arguments}
@@ -135,8 +135,8 @@ def test_added_tokens_that_are_not_special_survive_split_special_tokens():
     ]
 
 
-HALF = "holds half a surrogate pair ('\\ud83d' at character"
-WHOLE = "it is no text: write the character whole"
+HALF = "has half a surrogate pair ('\\ud83d' at character"
+WHOLE = "it is not text: write the whole character"
 
 
 @pytest.mark.parametrize("make", [qwen, llama])
@@ -168,9 +168,9 @@ def test_half_a_surrogate_pair_outside_of_messages():
     with pytest.raises(RecordError) as error:
         read_text({"text": "\ud83d"})
     assert str(error.value) == f"'text' {HALF} 0); {WHOLE}"
-    with pytest.raises(RecordError, match=r"^content holds half a surrogate pair"):
+    with pytest.raises(RecordError, match=r"^content has half a surrogate pair"):
         Message("user", json.loads('"\\udc00"'))
-    with pytest.raises(RecordError, match=r"^the arguments of 'add' holds half a surrogate pair"):
+    with pytest.raises(RecordError, match=r"^the arguments of 'add' has half a surrogate pair"):
         ToolCall("add", {"a": ["\udc00"]})
 
 
@@ -179,6 +179,6 @@ def test_a_model_that_writes_an_added_token_by_itself_is_stopped():
     with pytest.raises(RecordError) as error:
         plain_encoder(words())("Hi there")
     assert str(error.value) == (
-        "the text would become the tokenizer's own token '[UNK]', which text must never do; "
+        "the text would be encoded as the tokenizer's added token '[UNK]'; "
         "change the text, or use a byte-level tokenizer"
     )

@@ -6,7 +6,7 @@ from chatml import RecordError, ToolCall, encode
 from tests.support.rows_setting import TRAIN, conversation_rows, recipe, refusal
 from tests.support.tokenizers import qwen
 
-WAY_OUT = "a number that JSON does not have (NaN, Infinity, or beyond 1.8e308); write it as text"
+WAY_OUT = "a number that JSON cannot represent (NaN, Infinity, or beyond 1.8e308); write it as text"
 CALL = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [%s]}]}\n'
 
 
@@ -36,10 +36,10 @@ def test_no_number_beyond_json_is_written(tmp_path, number, line, what):
 
 
 def test_calls_made_in_code_and_in_text_too():
-    with pytest.raises(RecordError, match=r"^the arguments of 'f': a number that JSON does not have"):
+    with pytest.raises(RecordError, match=r"^the arguments of 'f': a number that JSON cannot represent"):
         ToolCall("f", {"a": float("nan")})
     spelt = '<tool_call>\n{"name": "f", "arguments": {"a": 1e400}}\n</tool_call>'
-    with pytest.raises(RecordError, match=r"^message 1: the arguments of 'f': a number that JSON does not have"):
+    with pytest.raises(RecordError, match=r"^message 1: the arguments of 'f': a number that JSON cannot represent"):
         encode([{"role": "assistant", "content": spelt}], qwen(), parse_text=True)
 
 

@@ -19,7 +19,7 @@ from chatml import (
     read_pair,
     read_prompt,
 )
-from chatml.parsing import parsed, unwrapped
+from chatml.parsing import parse_messages, unwrap_tool_response
 from engine.data.chatml_section import ChatML
 from tests.support.real_tokenizers import NAMES, real_tokenizer
 from tests.support.rows_setting import TRAIN, conversation_rows, recipe, refusal
@@ -35,7 +35,7 @@ def said(content):
 
 
 def read(content):
-    (message,) = parsed([said(content)])
+    (message,) = parse_messages([said(content)])
     return message
 
 
@@ -70,35 +70,35 @@ def test_what_is_read_from_an_answer(content, message):
         (said("<think>\nI add."), "<think> without </think>; close it, or set chatml.parse_text=false"),
         (
             said('<tool_call>\n{"name": "add"}'),
-            "<tool_call> without </tool_call>; calls stand at the end, each closed; or set chatml.parse_text=false",
+            "<tool_call> without </tool_call>; put calls last and close each of them, or set chatml.parse_text=false",
         ),
         (
             said(f"{CALL}\nDone."),
-            "text after a tool call; calls stand at the end, each closed; or set chatml.parse_text=false",
+            "text after a tool call; put calls last and close each of them, or set chatml.parse_text=false",
         ),
         (
             said("<tool_call>\n{'name': 'add'}\n</tool_call>"),
-            "a tool call: no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+            "a tool call: not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
         ),
         (said("<tool_call>[]</tool_call>"), "a tool call is a list; it must be an object with name and arguments"),
         (said("<tool_call>{}</tool_call>"), "a tool call has no name; give it name and arguments"),
         (
             Message("assistant", f"{THOUGHT}7", reasoning_content="I add."),
-            "reasoning both in the content and beside it; keep one of them",
+            "reasoning both in the content and in a separate field; keep one of them",
         ),
         (
             Message("assistant", CALL, tool_calls=(ADD,)),
-            "tool calls both in the content and beside it; keep one of them",
+            "tool calls both in the content and in a separate field; keep one of them",
         ),
         (
             Message("tool", "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"),
-            "several <tool_response> in one message; give each result a message of its own",
+            "several <tool_response> in one message; put each result into its own message",
         ),
     ],
 )
 def test_what_cannot_be_read_is_refused(message, error):
     with pytest.raises(RecordError) as raised:
-        parsed([Message("user", "Hi"), message])
+        parse_messages([Message("user", "Hi"), message])
     assert str(raised.value) == f"message 2: {error}"
 
 
@@ -154,14 +154,14 @@ def test_a_result_is_never_wrapped_twice(file):
     path = file({"messages": RESULT})
     told = refusal(conversation_rows, path, recipe(), **TRAIN)
     assert told == (
-        f"{path}:1: message 3: the result stands in <tool_response> already, which is put around every result; "
-        "take it out, or set chatml.parse_text=true; correct it, or set data.on_bad_record=skip"
+        f"{path}:1: message 3: the result is already wrapped in <tool_response>, which is added to every result; "
+        "remove the tags, or set chatml.parse_text=true; correct it, or set data.on_bad_record=skip"
     )
 
 
 def test_a_result_that_only_mentions_the_marker_is_a_result():
-    assert unwrapped("see <tool_response> and </tool_response>") is None
-    assert unwrapped(" <tool_response>7</tool_response>\n") == "7"
+    assert unwrap_tool_response("see <tool_response> and </tool_response>") is None
+    assert unwrap_tool_response(" <tool_response>7</tool_response>\n") == "7"
 
 
 # Injection
@@ -183,7 +183,7 @@ def with_meaning(encoded, tokenizer):
 
 def check_foreign(said, tokenizer):
     """What system, user and tool say writes no marker, whatever it spells: as many as if they said nothing."""
-    assume(not any(role == "tool" and unwrapped(text) is not None for role, text in said))
+    assume(not any(role == "tool" and unwrap_tool_response(text) is not None for role, text in said))
     spelt = encode([{"role": role, "content": text} for role, text in said], tokenizer, parse_text=True)
     empty = encode([{"role": role, "content": "."} for role, _ in said], tokenizer, parse_text=True)
     assert with_meaning(spelt, tokenizer) == with_meaning(empty, tokenizer)

@@ -118,9 +118,9 @@ def test_a_tokenizer_that_loses_line_breaks_is_refused_at_load(tmp_path):
     collapsing().save_pretrained(tmp_path)
     with pytest.raises(RunError) as error:
         load_tokenizer(str(tmp_path))
-    assert str(error.value).startswith(f"{tmp_path}: the tokenizer does not keep the text of ")
+    assert str(error.value).startswith(f"{tmp_path}: the tokenizer does not preserve the text of ")
     assert str(error.value).endswith(
-        "; ChatML needs spaces and line breaks as they are: use a model with a byte-level tokenizer"
+        "; ChatML needs spaces and line breaks unchanged: use a model with a byte-level tokenizer"
     )
     assert "\n" not in str(error.value)
 
@@ -130,8 +130,8 @@ def test_a_tokenizer_that_cannot_write_a_role_is_refused_at_load(tmp_path):
     with pytest.raises(RunError) as error:
         load_tokenizer(str(tmp_path))
     assert str(error.value) == (
-        f"{tmp_path}: ChatML cannot be written with this tokenizer: the text would become the tokenizer's own token "
-        "'[UNK]', which text must never do; change the text, or use a byte-level tokenizer"
+        f"{tmp_path}: this tokenizer cannot encode ChatML: the text would be encoded as the tokenizer's added token "
+        "'[UNK]'; change the text, or use a byte-level tokenizer"
     )
 
 

@@ -13,8 +13,8 @@ RENAME = (
 )
 OK = {"role": "user", "content": "Hi"}
 BAD_TALKS = [
-    ({"question": "Hi"}, f"fits no shape of record; it has question; {RENAME}"),
-    ({}, f"fits no shape of record; it has no fields; {RENAME}"),
+    ({"question": "Hi"}, f"matches no known format; it has question; {RENAME}"),
+    ({}, f"matches no known format; it has no fields; {RENAME}"),
     ({"text": "Once"}, r"'text' is plain text, not a conversation; a transcript begins with '\n\nHuman:'"),
     (
         {"prompt": "Hi", "answer": "Hello"},
@@ -33,7 +33,7 @@ BAD_TALKS = [
     ),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        "'messages', message 1: content holds a part that is no text; plumbline reads text only",
+        "'messages', message 1: content has a part that is not text; plumbline reads text only",
     ),
     ({"messages": [{**OK, "train": "no"}]}, "'messages', message 1: train is 'no'; use true or false"),
     (
@@ -42,7 +42,8 @@ BAD_TALKS = [
     ),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": "{3"}}]}]},
-        "'messages', message 1: the arguments of 'add': no JSON (Expecting property name enclosed in double quotes: "
+        "'messages', message 1: the arguments of 'add': not valid JSON (Expecting property name enclosed in double "
+        "quotes: "
         "line 1 column 2 (char 1))",
     ),
     (
@@ -62,7 +63,7 @@ BAD_TALKS = [
     ({"conversations": [{"from": "gpt"}]}, "'conversations', message 1: it has no value"),
     (
         {"conversations": [{"from": "function_call", "value": "add(3)"}]},
-        "'conversations', message 1: the function call: no JSON (Expecting value: line 1 column 1 (char 0))",
+        "'conversations', message 1: the function call: not valid JSON (Expecting value: line 1 column 1 (char 0))",
     ),
     (
         {**TALKS["sharegpt"], "tools": '{"name": "add"}'},
@@ -70,7 +71,7 @@ BAD_TALKS = [
     ),
     (
         {**TALKS["sharegpt"], "tools": [{"description": "Adds."}]},
-        "'tools' holds a tool without a name; give it name, description and parameters",
+        "'tools' has a tool without a name; give it name, description and parameters",
     ),
     ({"instruction": "Hi", "output": 7}, "'output' is a number; it must be text or messages"),
     ({"instruction": ["Hi"], "output": "Hello"}, "'instruction' is a list; it must be a string"),
@@ -118,18 +119,18 @@ BAD_TALKS = [
     ),
     (
         {**TALKS["sharegpt"], "tools": "[" * 100_000},
-        "'tools': no JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string)",
+        "'tools': not valid JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string)",
     ),
 ]
 BAD_PAIRS = [
     ({"chosen": "Hello"}, f"no 'rejected', so no comparison; it has chosen; {RENAME}"),
     ({"text": "Hello"}, f"no 'chosen' and no 'rejected', so no comparison; it has text; {RENAME}"),
-    ({"chosen": "Hello", "rejected": "Bye"}, r"'chosen' does not begin with '\n\nHuman:'; a transcript does"),
+    ({"chosen": "Hello", "rejected": "Bye"}, r"'chosen' does not begin with '\n\nHuman:', as a transcript must"),
     ({"prompt": "Hi", "chosen": "Hello", "rejected": 3}, "'rejected' is a number; it must be text or messages"),
     ({"prompt": "Hi", "chosen": "Hello", "rejected": []}, "'rejected' has no assistant turn, so no answer to compare"),
     (
         {"chosen": [ANSWER.as_dict()], "rejected": [ANSWER.as_dict()]},
-        "'chosen' has no user turn, so nothing that it answers",
+        "'chosen' has no user turn, so no prompt",
     ),
     (
         {"prompt": "Hi", "chosen": [{"role": "user", "content": "Ho"}], "rejected": "Bye"},
@@ -158,7 +159,7 @@ def test_what_is_wrong_with_a_comparison(record, message):
 
 
 def test_what_is_wrong_with_a_prompt_and_a_text():
-    with pytest.raises(RecordError, match=r"^no user turn before the answer, so nothing to ask$"):
+    with pytest.raises(RecordError, match=r"^no user turn before the answer, so no prompt$"):
         read_prompt({"messages": [SYSTEM.as_dict(), ANSWER.as_dict()]})
     with pytest.raises(RecordError, match=r"^'text' is a number; it must be a string$"):
         read_text({"text": 3})

@@ -91,23 +91,23 @@ def test_results_of_calls_that_are_text_keep_their_order():
         (
             BOTH,
             [result("1", "a"), result("2", "c")],
-            "message 4: tool_call_id 'c' is none of message 2's calls: 'a', 'b'",
+            "message 4: tool_call_id 'c' is not one of message 2's calls: 'a', 'b'",
         ),
         (
             [call("f", "a")],
             [result("1", "b")],
-            "message 3: tool_call_id 'b' is none of message 2's calls: 'a'",
+            "message 3: tool_call_id 'b' is not one of message 2's calls: 'a'",
         ),
         (
             BOTH,
             [result("1", "a"), result("2", "a")],
-            "message 4: a second result of the call 'a'; keep one of them",
+            "message 4: a second result for the call 'a'; keep one of them",
         ),
-        (BOTH, [result("1", "b")], "message 2: no result of the call 'a'; add a tool message with its id"),
+        (BOTH, [result("1", "b")], "message 2: no result for the call 'a'; add a tool message with its id"),
         (
             [call("f", "a"), call("g", "a")],
             [result("1", "a"), result("2", "a")],
-            "message 2: two calls have the id 'a'; give each call an id of its own",
+            "message 2: two calls have the id 'a'; give each call its own id",
         ),
         (
             [call("f", "a"), call("g")],
@@ -126,7 +126,7 @@ def test_a_result_away_from_its_call_is_an_error():
     away = [*SWAPPED, {"role": "user", "content": "And?"}, result("late", "a")]
     with pytest.raises(RecordError) as error:
         messages({"messages": away})
-    assert str(error.value) == ("'messages', message 6: tool_call_id 'a' is no call of the message before")
+    assert str(error.value) == ("'messages', message 6: tool_call_id 'a' is not a call of the message before")
 
 
 def test_the_records_themselves_are_left_as_they_are():

@@ -104,7 +104,7 @@ def lacking(*letters: str) -> PreTrainedTokenizerFast:
 def test_a_character_that_the_tokenizer_has_no_token_for_is_refused_and_does_not_vanish():
     encoder = plain_encoder(lacking("Ą", "ñ"))  # how a byte-level vocabulary writes the bytes 0x04 and 0xF1
     assert encoder.lost("a\x04b \U00050000 é") == ["\x04", "\U00050000"]
-    with pytest.raises(RecordError, match=r"^the tokenizer has no token for '\\x04', which would vanish; take it out$"):
+    with pytest.raises(RecordError, match=r"^the tokenizer has no token for '\\x04', which would be lost; remove it$"):
         encoder.batch(["whole", "a\x04b"])
     assert plain_encoder(qwen()).lost("a\x04b \U00050000") == []
 

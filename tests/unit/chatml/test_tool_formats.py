@@ -102,8 +102,8 @@ def test_react_cannot_write_calls_without_results():
     with pytest.raises(RecordError) as error:
         render([Message("user", "?"), Message("assistant", "", tool_calls=calls)], tool_format="react")
     assert str(error.value) == (
-        "message 2: 2 tools are called at once and not all have answered; "
-        "ReAct writes one call at a time: add the results, or use chatml.tools=hermes"
+        "message 2: 2 tools are called at once and some results are missing; "
+        "ReAct allows one call at a time: add the results, or use chatml.tools=hermes"
     )
 
 

@@ -111,8 +111,8 @@ def test_the_last_answer_alone_is_trained_on_where_the_recipe_says_so(rows):
         ),
         (
             {"messages": [TALK[0], said("assistant", "a\ud83d")]},
-            "'messages', message 2: content holds half a surrogate pair ('\\ud83d' at character 1); "
-            "it is no text: write the character whole",
+            "'messages', message 2: content has half a surrogate pair ('\\ud83d' at character 1); "
+            "it is not text: write the whole character",
         ),
     ],
 )
@@ -192,5 +192,5 @@ def test_a_prompt_ends_where_the_last_answer_would_begin(rows, record, asked):
 def test_no_question_is_an_error_in_a_prompt(rows, tmp_path):
     with pytest.raises(RecipeError) as error:
         rows(prompt_rows, {"messages": [said("assistant", "Hello")]})
-    problem = f"{tmp_path}/data.jsonl:1: no user turn before the answer, so nothing to ask"
+    problem = f"{tmp_path}/data.jsonl:1: no user turn before the answer, so no prompt"
     assert str(error.value) == f"{problem}; correct it, or set data.on_bad_record=skip"

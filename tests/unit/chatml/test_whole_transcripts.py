@@ -64,7 +64,7 @@ def test_messages_in_a_response_that_repeat_the_prompt():
 
 
 REFUSED = (
-    "is a whole transcript, and does not begin with what 'prompt' holds; let it begin so, or hold the answer alone"
+    "is a whole transcript but does not begin with the text of 'prompt'; let it begin with it, or give the answer alone"
 )
 
 

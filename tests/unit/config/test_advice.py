@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from config import RecipeError, load
-from config.cli import joined
+from config.cli import rejoin_overrides
 from config.data import source_text, sources
 from ppo.recipe import PPO
 from reward.recipe import Reward
@@ -49,10 +49,10 @@ def test_the_advice_is_taken(tmp_path, schema, given, advice, filled_in):
     file = tmp_path / "recipe.yaml"
     file.write_text(YAML[schema])
     with pytest.raises(RecipeError) as error:
-        load(schema, file, joined(shlex.split(given)))
+        load(schema, file, rejoin_overrides(shlex.split(given)))
     assert advice in str(error.value)
     followed = advice.replace("VALUE", filled_in).replace("NAME", filled_in) if "=" in advice else filled_in
-    load(schema, file, joined(shlex.split(f"{given} {followed}")))
+    load(schema, file, rejoin_overrides(shlex.split(f"{given} {followed}")))
 
 
 def test_a_field_is_left_out_by_null_and_a_document_has_no_end_by_null(tmp_path):

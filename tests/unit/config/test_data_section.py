@@ -47,7 +47,7 @@ def test_without_a_share_every_key_is_its_own():
         ({"train": "a", "eval": 0.0}, "FILE:1: data.eval is 0.0; a share of data.train must be above 0 and below 1"),
         (
             {"train": {"path": "a", "only_share": 0.5}, "eval": 0.1},
-            "FILE:1: data.eval is 0.1, a share of data.train, which names a share of its own; "
+            "FILE:1: data.eval is 0.1, a share of data.train, which has without_share or only_share already; "
             "leave that out, or give data.eval a source",
         ),
         ({"train": "a", "eval": True}, "FILE:1: data.eval is true; it must be a path, a hub id, or a mapping with the "

@@ -122,12 +122,12 @@ def test_an_input_that_nothing_makes_is_said_to_be_missing(project):
 
 def test_a_home_that_only_a_shell_knows_is_named(project, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
-    said = "does not exist: a recipe's ~ is not your home; write /home/ada/base"
+    said = "does not exist: ~ is not expanded in recipes; write /home/ada/base"
     assert missing(SFT, "recipes/tiny/sft.yaml", "model.path=~/base") == f"model.path: ~/base {said}"
     for key in ("run.dir", "run.local_dir"):
         with pytest.raises(RecipeError) as error:
             load(SFT, "recipes/tiny/sft.yaml", [f"{key}=~/sft"])
-        assert str(error.value) == f"{key}=~/sft: a recipe's ~ is not your home; write /home/ada/sft"
+        assert str(error.value) == f"{key}=~/sft: ~ is not expanded in recipes; write /home/ada/sft"
 
 
 def test_hub_ids_files_and_globs_pass(project):

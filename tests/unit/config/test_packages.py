@@ -7,7 +7,7 @@ import pytest
 
 from config import RecipeError, load
 from config.cli import from_command_line
-from config.packages import check_packages, needed
+from config.packages import check_packages, needed_packages
 from config.sections import TRACKERS
 from ppo.recipe import PPO
 from reward.recipe import Reward
@@ -65,7 +65,7 @@ def test_an_installed_one_is_looked_for_under_its_own_name(recipe, monkeypatch, 
     )
     check_packages(loaded)
     assert asked == [package.replace("-", "_")]
-    assert [needs for *_, needs in needed(loaded)] == [package]
+    assert [needs for *_, needs in needed_packages(loaded)] == [package]
 
 
 def test_a_stage_refuses_it_before_it_looks_for_the_data(recipe, capsys):
@@ -87,7 +87,7 @@ def test_a_folder_of_that_name_is_no_package(recipe, tmp_path, monkeypatch):
 
 def test_nothing_that_needs_none_is_looked_for(recipe):
     for schema in YAML:
-        assert list(needed(load(schema, recipe(schema)))) == []
+        assert list(needed_packages(load(schema, recipe(schema)))) == []
 
 
 def test_a_plain_name_is_a_list_of_one(recipe):
@@ -102,12 +102,12 @@ def test_a_plain_name_is_a_list_of_one(recipe):
     [
         (
             "run.report_to=[wandb, tensorbord]",
-            "run.report_to has tensorbord, which is no tracker; choose among tensorboard, wandb, trackio, mlflow, "
+            "run.report_to has tensorbord, which is not a tracker; use tensorboard, wandb, trackio, mlflow, "
             "comet_ml, clearml, dvclive, swanlab, or leave it out",
         ),
         (
             "lora.target_modules=q_proj,v_proj",
-            "lora.target_modules is q_proj,v_proj, which is one name to peft; list them: "
+            "lora.target_modules is q_proj,v_proj, which peft reads as one name; list them: "
             "lora.target_modules=[q_proj,v_proj]",
         ),
     ],

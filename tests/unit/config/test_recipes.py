@@ -74,9 +74,12 @@ def message(schema: type[Recipe], path: Path, *overrides: str) -> str:
         ("ppo.steps=true", "ppo.steps is true; it must be a whole number"),
         ("ppo.steps=", "ppo.steps is empty; it must be a whole number"),
         ("ppo.steps=null", "ppo.steps is empty; it must be a whole number"),
-        ("ppo.kl_coef", "ppo.kl_coef is no override; write key=value, for example run.seed=1"),
-        ("=1", "=1 is no override; write key=value, for example run.seed=1"),
-        ("b}", "b} is no override; if it belongs to the value before it, put quotes around the whole: 'key={a: b}'"),
+        ("ppo.kl_coef", "ppo.kl_coef is not an override; write key=value, for example run.seed=1"),
+        ("=1", "=1 is not an override; write key=value, for example run.seed=1"),
+        (
+            "b}",
+            "b} is not an override; if it belongs to the value before it, put quotes around the whole: 'key={a: b}'",
+        ),
         ("ppo.whiten_advantages=2", "ppo.whiten_advantages is 2; it must be true or false"),
         ("model.dtype=fp16", "model.dtype is fp16; it must be one of auto, float32, bfloat16"),
         (
@@ -86,10 +89,10 @@ def message(schema: type[Recipe], path: Path, *overrides: str) -> str:
         ),
         ("run.report_to={a: b}", "run.report_to is {a: b}; it must be a list in brackets, each item text"),
         ("data.fields=prompt", "data.fields is prompt; it must be a mapping"),
-        ("data.fields.a.b=c", "data.fields.a.b is no key of its own; give data.fields.a as a whole"),
+        ("data.fields.a.b=c", "data.fields.a.b is not a separate key; set data.fields.a as a whole"),
         ("data.prompts=[{weight: 2}]", "data.prompts[0] is {weight: 2}, without a path; add path: FILE"),
         ("data.prompts=[{pth: a}]", "unknown key data.prompts[0].pth; did you mean data.prompts[0].path?"),
-        ("data.prompts.0.path=x", "data.prompts.0.path is no key of its own; give data.prompts as a whole"),
+        ("data.prompts.0.path=x", "data.prompts.0.path is not a separate key; set data.prompts as a whole"),
         ("data.prompts=[]", "data.prompts is an empty list; name at least one source"),
         (
             "data.prompts=3",
@@ -132,7 +135,7 @@ def message(schema: type[Recipe], path: Path, *overrides: str) -> str:
         ("ppo.steps=${ppo.no}", "ppo.steps cannot be resolved: Interpolation key 'ppo.no' not found"),
         (
             "model.path=${x",
-            "model.path is ${x, which is no interpolation; write \\${ where ${ is meant as it stands",
+            "model.path is ${x, which is not a valid interpolation; write \\${ for a literal ${",
         ),
     ],
 )
@@ -145,7 +148,7 @@ def test_a_mistake_in_an_override_is_one_exact_line(recipe, override, expected):
     [
         ("model:\n  path: x\n  dtyp: auto\n", "FILE:3: unknown key model.dtyp; did you mean model.dtype?"),
         ("run:\n  seed: 1.5\n", "FILE:2: run.seed is 1.5; it must be a whole number"),
-        ("run:\n  dir: 5\n", "FILE:2: run.dir is read by YAML as 5, which is no text; put it in quotes"),
+        ("run:\n  dir: 5\n", "FILE:2: run.dir is read by YAML as 5, which is not text; put it in quotes"),
         ("run:\n", "FILE:1: run is empty, but it is a section; set its keys: "
                    "run.dir, run.seed, run.save_steps, run.keep_checkpoints, run.report_to, run.max_hours, "
                    "run.local_dir, run.push_to_hub, run.hub_private"),
@@ -154,8 +157,8 @@ def test_a_mistake_in_an_override_is_one_exact_line(recipe, override, expected):
         ("run: {dir: a}\nmodel: {path: a}\ndata:\n  train: a\n  max_length: 8\n",
          "FILE:5: data.max_length is 8; it must be at least 16"),
         ("- a\n", "FILE: a recipe is a mapping of sections; this is [a]"),
-        ("a: [1\n", "FILE:2: this is not YAML (did not find expected ',' or ']')"),
-        ("a: 1\na: 2\n", "FILE:2: this is not YAML (found duplicate key a)"),
+        ("a: [1\n", "FILE:2: not valid YAML (did not find expected ',' or ']')"),
+        ("a: 1\na: 2\n", "FILE:2: not valid YAML (found duplicate key a)"),
         ("extends: no.yaml\n", "FILE:1: extends FOLDER/no.yaml does not exist; name a recipe file"),
         ("extends: [a]\n", "FILE:1: extends is [a]; it must name one recipe"),
         ("extends: recipe.yaml\n", "FILE:1: extends FILE, which extends this file in turn"),

@@ -5,7 +5,7 @@ import yaml
 
 from config import load, resolved_yaml
 from config.resume import changes
-from config.trainer import BATCH, CHANGEABLE_FIELDS, LENGTH_FIELDS
+from config.trainer import BATCH_DEFAULTS, CHANGEABLE_FIELDS, LENGTH_FIELDS
 from config.trl_source import trl_fields
 from ppo.recipe import PPO
 from reward.recipe import Reward
@@ -122,4 +122,4 @@ def test_the_trainers_fields_are_those_of_trl():
     from trl import SFTConfig
 
     assert {*CHANGEABLE_FIELDS, *LENGTH_FIELDS} <= trl_fields("SFTConfig").keys()
-    assert {name: getattr(SFTConfig, name) for name in BATCH} == BATCH
+    assert {name: getattr(SFTConfig, name) for name in BATCH_DEFAULTS} == BATCH_DEFAULTS

@@ -27,8 +27,8 @@ def test_beside_a_busy_core_waiting_threads_sleep_and_a_line_says_so(machine, ca
     choose_wait_policy()
     assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE"}
     assert capsys.readouterr().err == (
-        "other processes leave 2.8 of 4 cores free, so threads that wait sleep (OMP_WAIT_POLICY=PASSIVE); "
-        "docs/troubleshooting.md\n"
+        "other processes leave 2.8 of 4 cores free, so waiting threads sleep (OMP_WAIT_POLICY=PASSIVE); "
+        "see docs/troubleshooting.md\n"
     )
 
 

@@ -9,7 +9,7 @@ from torch.optim import SGD
 from transformers import get_scheduler
 
 from config import RecipeError, load
-from config.trainer import BOUNDS, OPTIMISER_PACKAGES, OWNED, REFUSED
+from config.trainer import BOUNDS, OPTIMISER_PACKAGES, OWNED_FIELDS, REFUSED_FIELDS
 from config.trl_source import trl_fields
 from reward.recipe import Reward
 from sft.recipe import SFT
@@ -32,7 +32,7 @@ def message(schema: type[SFT] | type[Reward], path: Path, *overrides: str) -> st
 
 def test_what_is_owned_refused_or_bounded_exists():
     known = trl_fields("SFTConfig") | trl_fields("RewardConfig")
-    assert not {*OWNED, *REFUSED, *BOUNDS} - set(known)
+    assert not {*OWNED_FIELDS, *REFUSED_FIELDS, *BOUNDS} - set(known)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,12 @@ def test_what_is_owned_refused_or_bounded_exists():
         ),
         (
             "resume_from_checkpoint=true",
-            "trainer.resume_from_checkpoint has no effect here: a run continues by the same command; leave it out",
+            "trainer.resume_from_checkpoint has no effect here: the same command resumes a run; leave it out",
         ),
         (
             "load_best_model_at_end=true",
-            "trainer.load_best_model_at_end has no effect here: the finished model is the last one; leave it out",
+            "trainer.load_best_model_at_end has no effect here: the finished model is always that of the last step; "
+            "leave it out",
         ),
         ("learning_rate=abc", "trainer.learning_rate is abc; it must be of the type float"),
         ("learning_rate=0", "trainer.learning_rate is 0; it must be above 0"),
@@ -77,7 +78,7 @@ def test_what_is_owned_refused_or_bounded_exists():
         (
             "eval_strategy=steps",
             "trainer.eval_strategy is steps, but there is nothing to evaluate on; "
-            "give data.eval, or leave trainer.eval_strategy out",
+            "set data.eval, or leave trainer.eval_strategy out",
         ),
         ("lr_scheduler_type=cosin", "trainer.lr_scheduler_type is cosin; did you mean cosine?"),
         ("optim=adamw_8bits", "trainer.optim is adamw_8bits; did you mean adamw_8bit?"),
@@ -95,7 +96,7 @@ def test_what_is_owned_refused_or_bounded_exists():
         ),
         (
             "lr_scheduler_kwargs.min_lr=1",
-            "trainer.lr_scheduler_kwargs.min_lr is no key of its own; give trainer.lr_scheduler_kwargs as a whole",
+            "trainer.lr_scheduler_kwargs.min_lr is not a separate key; set trainer.lr_scheduler_kwargs as a whole",
         ),
     ],
 )

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from config import RecipeError, load
-from config.cli import joined
+from config.cli import rejoin_overrides
 from eval.recipe import Eval
 from eval.subjects import BestOf, Endpoint, LocalModel
 
@@ -123,19 +123,19 @@ ONE = "eval.subjects={a: x/model"
         ),
         (
             ["eval.subjects={a.b: x/model}"],
-            "eval.subjects has the name a.b; use letters, digits, _ and - alone, because names are parts of keys",
+            "eval.subjects has the name a.b; use only letters, digits, _ and -, because names are parts of keys",
         ),
         (
             ["eval.subjects={'a|b': x/model}"],
-            "eval.subjects has the name a|b; use letters, digits, _ and - alone, because names are parts of keys",
+            "eval.subjects has the name a|b; use only letters, digits, _ and -, because names are parts of keys",
         ),
         (
             ["eval.rewards={a/b: x/model}"],
-            "eval.rewards has the name a/b; use letters, digits, _ and - alone, because names are parts of keys",
+            "eval.rewards has the name a/b; use only letters, digits, _ and -, because names are parts of keys",
         ),
         (
             ["data.comparisons={a b: x.jsonl}"],
-            "data.comparisons has the name a b; use letters, digits, _ and - alone, because names are parts of keys",
+            "data.comparisons has the name a b; use only letters, digits, _ and -, because names are parts of keys",
         ),
         (
             ["eval.reference=nobody"],
@@ -225,7 +225,7 @@ def test_what_conversations_need(recipe, overrides, expected):
 def test_overrides_that_a_shell_has_split():
     """What make hands on of ARGS="eval.subjects={a: A, b: B}"; quotes are gone, and so is YAML."""
     words = "eval.subjects={a: A/m, b: [x]} run.seed=3 eval.require={subjects.a.answers.gold: >= -1, b: x} run.dir=r"
-    assert joined(words.split()) == [
+    assert rejoin_overrides(words.split()) == [
         "eval.subjects={a: A/m, b: [x]}",
         "run.seed=3",
         "eval.require={subjects.a.answers.gold: >= -1, b: x}",

@@ -17,22 +17,22 @@ from plan.hardware import Hardware
 from plan.memory import (
     Pass,
     Trained,
-    casts,
+    autocast_copies,
+    backward_activations,
     compiled_decoding,
     decode_logits,
-    gathered,
-    in_backward,
+    forward_activations,
+    gathered_weights,
+    generation_weights,
     kv_cache,
     layer_activations,
-    logits,
-    passing,
+    logit_buffers,
     saved_in_4bit,
-    state,
-    written_with,
+    training_state,
 )
 from plan.phases import training
 from plan.shape import Shape, lora_parameters, shape
-from plan.work import flops_again, forward_flops, training_flops
+from plan.work import forward_flops, recomputed_flops, training_flops
 from tests.integration.test_four_bits import needs_bitsandbytes
 from tests.support.small_models import FAMILIES, small_config
 from tests.support.stage_runs import write_base
@@ -52,9 +52,9 @@ def test_a_small_step_by_hand():
     assert SMALL.parameters == 256 + 2 * 608 + 8 == 1480
     # norms 4·2·2·8, their results 4·2·8, attention 4 (3·8 + 2·4), MLP 4·4·16
     assert layer_activations(ALL, STEP, cpu=True) == 128 + 64 + 128 + 256
-    assert in_backward(ALL) == 4 * 2 * 16 + 4 * 2 * 8
-    assert passing(SMALL, 4) == 4 * (2 * 8 + max(3 * 16, 4 * 8 + 3 * 4))
-    assert passing(SMALL, 4, adapters=True) == 4 * (2 * 8 + 4 * 16)
+    assert backward_activations(ALL) == 4 * 2 * 16 + 4 * 2 * 8
+    assert forward_activations(SMALL, 4) == 4 * (2 * 8 + max(3 * 16, 4 * 8 + 3 * 4))
+    assert forward_activations(SMALL, 4, adapters=True) == 4 * (2 * 8 + 4 * 16)
     phases = {phase.name: phase.parts for phase in training(ALL, STEP, on(), {}, fused=True)}
     rest = {"weights": 5920, "optimiser": 11840}
     # two layers, the last norm's 2·4·8, of 9 positions the hidden state; two buffers of a tile of 512 × 32 logits
@@ -88,7 +88,7 @@ def test_checkpointing_keeps_the_stream_and_one_layer():
 )
 def test_bytes_a_parameter_on_one_of_four_devices(sharing, bf16, expected):
     model = Trained(SMALL, scalar=False, adapters=0, bf16=bf16)
-    found = state(model, on(sharing, 1 if sharing == "none" else 4, "h100"))
+    found = training_state(model, on(sharing, 1 if sharing == "none" else 4, "h100"))
     bucket = found.pop("bucket", None)
     assert tuple(size / 1480 for size in found.values()) == expected
     assert bucket == (2 * 5e8 if sharing == "zero3" else None)  # a GPU's is there whole, however few the weights
@@ -105,30 +105,30 @@ def test_zero3_keeps_its_bucket_between_steps():
 
 def test_what_sharded_processes_gather():
     # the table once, two layers; on the way back gradients of the table and of one layer
-    assert gathered(ALL, on("fsdp2", 4), forward=True) == 4 * (256 + 2 * 608)
-    assert gathered(ALL, on("fsdp2", 4), forward=False) == 4 * (256 + 2 * 608 + 256 + 608)
-    assert gathered(ALL, on("zero2", 4), forward=True) == gathered(ALL, on(), forward=False) == 0
-    assert gathered(ALL, on("zero2", 4), forward=False) == 4 * 1480
+    assert gathered_weights(ALL, on("fsdp2", 4), forward=True) == 4 * (256 + 2 * 608)
+    assert gathered_weights(ALL, on("fsdp2", 4), forward=False) == 4 * (256 + 2 * 608 + 256 + 608)
+    assert gathered_weights(ALL, on("zero2", 4), forward=True) == gathered_weights(ALL, on(), forward=False) == 0
+    assert gathered_weights(ALL, on("zero2", 4), forward=False) == 4 * 1480
     # of ZeRO-3 no more than 5e7 numbers ahead, 1e9 weights, 5e8 gradients
     large = Trained(replace(SMALL, parameters=3 * 10**9), scalar=False, adapters=0, bf16=True)
-    found = [gathered(large, on("zero3", 4), forward) for forward in (True, False)]
+    found = [gathered_weights(large, on("zero3", 4), forward) for forward in (True, False)]
     assert found == [2 * (1e9 + 5e7), 2 * (1e9 + 5e8)]
 
 
 def test_what_is_gathered_to_write():
     # of 1480 numbers 64 in the one linear layer, and the table of 256, which is the head as well
-    assert written_with(ALL, on("fsdp2", 4), split=1) == 4 * 1480
-    assert written_with(ALL, on("fsdp2", 4), split=2) == 4 * (1480 - 64 + (64 + 256) / 2)
-    assert written_with(ALL, on("ddp", 2), split=1) == 0
+    assert generation_weights(ALL, on("fsdp2", 4), split=1) == 4 * 1480
+    assert generation_weights(ALL, on("fsdp2", 4), split=2) == 4 * (1480 - 64 + (64 + 256) / 2)
+    assert generation_weights(ALL, on("ddp", 2), split=1) == 0
 
 
 def test_adapters_hold_gradients_and_moments_alone():
     model = Trained(SMALL, scalar=False, adapters=100, bf16=False)
-    assert state(model, on()) == {"weights": 4 * 1580, "gradients": 400, "optimiser": 800}
+    assert training_state(model, on()) == {"weights": 4 * 1580, "gradients": 400, "optimiser": 800}
     # shared out by FSDP2, what they stand on is in bfloat16 if it is computed with in bfloat16
-    assert state(model, on("fsdp2", 2)) == {"weights": 2 * 1580, "gradients": 200, "optimiser": 400}
+    assert training_state(model, on("fsdp2", 2)) == {"weights": 2 * 1580, "gradients": 200, "optimiser": 400}
     low = replace(model, bf16=True)
-    assert state(low, on("fsdp2", 2)) == {"weights": 1480 + 2 * 100, "gradients": 200, "optimiser": 400}
+    assert training_state(low, on("fsdp2", 2)) == {"weights": 1480 + 2 * 100, "gradients": 200, "optimiser": 400}
     tables = {sharing: training(low, STEP, on(sharing, 2), {}, fused=True)[1].parts["gradients"]
               for sharing in ("ddp", "fsdp2", "zero3")}  # fmt: skip
     assert tables == {"ddp": 2 * 1024, "fsdp2": 512, "zero3": 2 * 512}
@@ -137,15 +137,15 @@ def test_adapters_hold_gradients_and_moments_alone():
 def test_a_base_in_4_bits_by_hand():
     """64 of its weights are in a linear layer: half a byte each, and a scale."""
     whole, four = (Trained(SMALL, scalar=False, adapters=100, bf16=True, in_4bit=x) for x in (False, True))
-    assert four.weights == 4 * (1580 - 64) + 64 / 2 + 1 + 4 / 256
-    assert whole.weights == 4 * (1580 - 64) + 2 * 64  # what bfloat16 holds as well
-    assert whole.weights - four.weights == saved_in_4bit(SMALL, 2)
+    assert four.weight_bytes == 4 * (1580 - 64) + 64 / 2 + 1 + 4 / 256
+    assert whole.weight_bytes == 4 * (1580 - 64) + 2 * 64  # what bfloat16 holds as well
+    assert whole.weight_bytes - four.weight_bytes == saved_in_4bit(SMALL, 2)
     trained = Trained(SMALL, scalar=False, adapters=0, bf16=True)
-    assert (casts(trained, on()), casts(whole, on()), casts(four, on())) == (128, 0, 0)
+    assert (autocast_copies(trained, on()), autocast_copies(whole, on()), autocast_copies(four, on())) == (128, 0, 0)
     # decoded to float32, which it was loaded in, and to what is multiplied with; of PPO's base these are the same
-    assert four.decoded == 64 * (4 + 2)
+    assert four.dequantised_bytes == 64 * (4 + 2)
     shared = Trained(SMALL, scalar=False, adapters=100, bf16=True, shared=True, in_4bit=True)
-    assert (shared.weights, shared.decoded) == (400, 64 * 2)
+    assert (shared.weight_bytes, shared.dequantised_bytes) == (400, 64 * 2)
     phases = {phase.name: phase.parts for phase in training(four, STEP, on(), {}, fused=True)}
     assert [parts.get("decoded layer") for parts in phases.values()] == [384, 384, 384, None]
 
@@ -166,7 +166,7 @@ def test_decoding_by_hand():
     # two layers of 3 rows × 5 tokens × 4 keys, keys and values of 4 bytes; 4 bytes of one layer's while it grows
     assert kv_cache(SMALL, 3, 5, bf16=False) == 3 * 5 * 4 * (2 * 8 + 4)
     assert decode_logits(SMALL, 3, record=False) == 3 * 32 * 17
-    assert logits(ALL, cpu=True) == 2 * 4 * 512 * 32
+    assert logit_buffers(ALL, cpu=True) == 2 * 4 * 512 * 32
 
 
 def test_compiled_decoding_by_hand():
@@ -183,10 +183,10 @@ def test_operations_by_hand():
     assert forward_flops(shape_, 10, 10, 9) == 10 * (384 + 320) + 9 * 512
     model = Trained(shape_, scalar=False, adapters=0, bf16=False)
     assert training_flops(model, 10, 10, 9, checkpointing=True) == 4 * 7040 + 4 * 9 * 512
-    assert flops_again(model, 10, 10, 9, checkpointing=True) == 7040 + 9 * 512
+    assert recomputed_flops(model, 10, 10, 9, checkpointing=True) == 7040 + 9 * 512
     lora = replace(model, adapters=5)
     assert training_flops(lora, 10, 10, 9, checkpointing=False) == 2 * 7040 + 4 * 9 * 512
-    assert flops_again(lora, 10, 10, 9, checkpointing=False) == 9 * 512
+    assert recomputed_flops(lora, 10, 10, 9, checkpointing=False) == 9 * 512
 
 
 def kept(family, layers, *, bf16=False, lora=False, tokens=64):

@@ -118,7 +118,7 @@ ONE_OF = "give one of reward.path, reward.rule, reward.judge.url, reward.mix"
          "reward.mix.b.std_coef is 1.0, which needs several models in reward.mix.b.path; list them, or set "
          "reward.mix.b.std_coef=0"),
         (["reward.path=null", "reward.mix={a: x/a, 'b c': x/b}"],
-         "reward.mix has the name b c; use letters, digits, _ and - alone, because names are parts of keys"),
+         "reward.mix has the name b c; use only letters, digits, _ and -, because names are parts of keys"),
         (["reward.path=null", "reward.mix={a: x/a, seconds: x/b}"],
          "reward.mix has the name seconds, but metrics with seconds in their names are not scores; rename it"),
         (["reward.path=null", "reward.mix={a: x/a, b: x/b}", "reward.std_coef=1"],

@@ -3,20 +3,20 @@
 import pytest
 
 from chatml import Conversation, Message, Pair, control, encode, plain_encoder
-from show.duplicates import Near, jaccard, near_repeats, repeats, shingles
+from show.duplicates import NearDuplicate, exact_duplicates, jaccard, near_duplicates, shingles
 from show.figures import (
-    OUTSIDE,
-    breaks_off,
+    OUTSIDE_TURNS,
     chosen_longer,
     equal_sides,
+    looks_cut_off,
     percentiles,
     tokens_by_role,
     unanswered,
     without_end_token,
 )
-from show.overlap import Shared, evaluation_set, shared
+from show.overlap import Overlap, evaluation_set, find_overlaps
 from show.records import Record, read_records, unread_fields
-from show.words import grams, words
+from show.words import word_ngrams, words
 from tests.support.tokenizers import llama, qwen
 
 LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
@@ -43,11 +43,11 @@ def test_words(text, expected):
 
 
 def test_no_run_of_words_reaches_from_one_text_into_the_next():
-    assert list(grams(["a b c", "d e", "f"], 2)) == [("a", "b"), ("b", "c"), ("d", "e")]
+    assert list(word_ngrams(["a b c", "d e", "f"], 2)) == [("a", "b"), ("b", "c"), ("d", "e")]
 
 
 def test_repeats_name_the_first_that_is_alike():
-    assert repeats("abacab") == {2: 0, 4: 0, 5: 1}
+    assert exact_duplicates("abacab") == {2: 0, 4: 0, 5: 1}
 
 
 def test_shingles_of_a_record_shorter_than_one():
@@ -64,18 +64,18 @@ def test_a_near_duplicate_by_hand():
     """26 words make 22 runs of five. A last word changed leaves 21 in common of 23; a middle one, 17 of 27."""
     text, last, middle = LETTERS, [*LETTERS[:-1], "Ω"], [*LETTERS[:12], "Ω", *LETTERS[13:]]
     texts = [[" ".join(words)] for words in (text, last, middle, ["unlike", "all", "of", "the", "others"])]
-    assert near_repeats(texts) == [Near(1, 0, 21 / 23)]
+    assert near_duplicates(texts) == [NearDuplicate(1, 0, 21 / 23)]
 
 
 def test_near_duplicates_are_compared_with_what_stays():
     """The second is like the first, the third only like the second, so it stays; the fourth is like the third."""
     steps = [LETTERS, [*LETTERS[2:], "1", "2"], [*LETTERS[4:], "1", "2", "3", "4"], [*LETTERS[4:], "1", "2", "3", "5"]]
-    found = near_repeats([[" ".join(words)] for words in steps])
-    assert found == [Near(1, 0, 20 / 24), Near(3, 2, 21 / 23)]
+    found = near_duplicates([[" ".join(words)] for words in steps])
+    assert found == [NearDuplicate(1, 0, 20 / 24), NearDuplicate(3, 2, 21 / 23)]
 
 
 def test_case_and_punctuation_make_no_difference():
-    assert near_repeats([["Hello, World!"], ["hello world"], [""], [""]]) == [Near(1, 0, 1.0)]
+    assert near_duplicates([["Hello, World!"], ["hello world"], [""], [""]]) == [NearDuplicate(1, 0, 1.0)]
 
 
 def test_thirteen_words_by_hand():
@@ -91,7 +91,7 @@ def test_thirteen_words_by_hand():
         [" ".join(LETTERS[:6]), " ".join(LETTERS[6:13])],
         [thirteen.replace("g", "Ω")],
     ]
-    assert shared(texts, evaluation) == [Shared(1, 1, tuple(LETTERS[:13]))]
+    assert find_overlaps(texts, evaluation) == [Overlap(1, 1, tuple(LETTERS[:13]))]
 
 
 def test_percentiles_are_values_that_occur():
@@ -109,7 +109,7 @@ def test_tokens_by_role_add_up(make):
     around = len(plain("seven")) + 2 + len(plain("\n"))  # <|im_start|>, <|im_end|> and the newline after it
     expected = {role: (len(head) + around) * (1 if role == "system" else 2) for role, head in headers.items()}
     counts = tokens_by_role([{"input_ids": row}], headers, ids)
-    assert counts.pop(OUTSIDE, 0) == (ids.bos is not None)
+    assert counts.pop(OUTSIDE_TURNS, 0) == (ids.bos is not None)
     assert counts == expected
     pair = {"chosen_ids": row, "rejected_ids": row}
     assert tokens_by_role([pair], headers, ids)["user"] == 2 * expected["user"]
@@ -150,9 +150,9 @@ def vars_of(encoded):
      ("word:\n```", False), ("#### 72", False), ("word\n ", True), ("。", False)],
 )  # fmt: skip
 def test_answers_that_break_off(ending, off):
-    assert breaks_off("many " * 29 + ending) == (off and len(words(ending)) == 1)
-    assert breaks_off("many " * 30 + ending) == off
-    assert not breaks_off(ending)
+    assert looks_cut_off("many " * 29 + ending) == (off and len(words(ending)) == 1)
+    assert looks_cut_off("many " * 30 + ending) == off
+    assert not looks_cut_off(ending)
 
 
 def test_pairs_and_open_ends():
@@ -192,8 +192,8 @@ RECORDS = {
 )
 def test_what_a_record_is_read_as(key, names, kinds):
     read = read_records([(f"here:{i}", RECORDS[name]) for i, name in enumerate(names)], key, {})
-    assert [type(record.held) for record in read] == kinds
-    assert all(record.problem for record in read if record.held is None)
+    assert [type(record.content) for record in read] == kinds
+    assert all(record.problem for record in read if record.content is None)
 
 
 def test_fields_without_a_meaning():

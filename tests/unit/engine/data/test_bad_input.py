@@ -132,8 +132,8 @@ def answers(**answer):
 
 # Records: what reads them, the record, what is said.
 RECORDS = [
-    (conversation_rows, {"question": "Hi"}, f"fits no shape of record; it has question; {RENAME}"),
-    (conversation_rows, {}, f"fits no shape of record; it has no fields; {RENAME}"),
+    (conversation_rows, {"question": "Hi"}, f"matches no known format; it has question; {RENAME}"),
+    (conversation_rows, {}, f"matches no known format; it has no fields; {RENAME}"),
     (conversation_rows, {"messages": "Hi"}, "'messages' is a string; it must be a list of messages"),
     (conversation_rows, {"messages": []}, f"{NO_ANSWER}: a conversation needs one"),
     (conversation_rows, {"messages": [USER]}, f"{NO_ANSWER}: a conversation needs one"),
@@ -146,10 +146,10 @@ RECORDS = [
      "or map it to system, user, assistant or tool: data.roles.robot=ROLE"),
     (conversation_rows, answers(content=None), "'messages', message 2: it has no content"),
     (conversation_rows, answers(content=5), "'messages', message 2: content is a number; it must be a string"),
-    (conversation_rows, answers(content="\ud83d"), "'messages', message 2: content holds half a surrogate pair "
-     "('\\ud83d' at character 0); it is no text: write the character whole"),
+    (conversation_rows, answers(content="\ud83d"), "'messages', message 2: content has half a surrogate pair "
+     "('\\ud83d' at character 0); it is not text: write the whole character"),
     (conversation_rows, answers(content=[{"type": "image_url"}]),
-     "'messages', message 2: content holds a part that is no text; plumbline reads text only"),
+     "'messages', message 2: content has a part that is not text; plumbline reads text only"),
     (conversation_rows, answers(train="no"), "'messages', message 2: train is 'no'; use true or false"),
     (conversation_rows, answers(tool_calls="add"), "'messages', message 2: tool_calls is a string; it must be a list"),
     (conversation_rows, answers(tool_calls=[{}]),
@@ -168,15 +168,15 @@ RECORDS = [
     (conversation_rows, {"messages": [{"role": "system", "content": "a"}, USER, ANSWER], "system": "b"},
      "two system prompts: 'system' and the first message; keep one"),
     (conversation_rows, {**answers(), "tools": [{}]},
-     "'tools' holds a tool without a name; give it name, description and parameters"),
+     "'tools' has a tool without a name; give it name, description and parameters"),
     (text_rows, {"texts": "x"}, f"no 'text'; it has texts; {RENAME}"),
     (text_rows, {"text": ["x"]}, "'text' is a list; it must be a string"),
     (pair_rows, {"prompt": "Hi", "chosen": "x"},
      f"no 'rejected', so no comparison; it has prompt, chosen; {RENAME}"),
     (pair_rows, answers(), f"no 'chosen' and no 'rejected', so no comparison; it has messages; {RENAME}"),
-    (pair_rows, {"chosen": "x", "rejected": "y"}, r"'chosen' does not begin with '\n\nHuman:'; a transcript does"),
+    (pair_rows, {"chosen": "x", "rejected": "y"}, r"'chosen' does not begin with '\n\nHuman:', as a transcript must"),
     (pair_rows, {"chosen": [USER], "rejected": [USER]}, "'chosen' has no assistant turn, so no answer to compare"),
-    (prompt_rows, {"messages": [ANSWER]}, "no user turn before the answer, so nothing to ask"),
+    (prompt_rows, {"messages": [ANSWER]}, "no user turn before the answer, so no prompt"),
     (prompt_rows, {"text": "x"}, r"'text' is plain text, not a conversation; a transcript begins with '\n\nHuman:'"),
 ]  # fmt: skip
 
@@ -210,7 +210,9 @@ def test_text_that_cannot_be_written_in_tokens_is_skipped_alone(file):
     for make, records in ((conversation_rows, (good, bad, good)), (text_rows, ({"text": "Hi"}, {"text": "Yes."}))):
         rows, report = make(file(*records), recipe(on_bad_record="skip"), words(), **TRAIN)
         assert (len(rows), dict(report.dropped)) == (len(records) - 1, {"unreadable": 1})
-        assert report.bad[0].startswith(f"{file(*records)}:2: the text would become the tokenizer's own token '[UNK]'")
+        assert report.bad[0].startswith(
+            f"{file(*records)}:2: the text would be encoded as the tokenizer's added token '[UNK]'"
+        )
 
 
 def test_a_file_that_cannot_be_read_on_is_never_skipped(tmp_path):
@@ -223,5 +225,5 @@ def test_mostly_bad_records_stop_the_run_all_the_same(file):
     path = file(GOOD, {"a": 1}, {"b": 1})
     assert told(path, on_bad_record="skip") == (
         "data.train: only 1 of 3 records are kept (2 unreadable); correct them, or how they are read (data.fields); "
-        f"the first is FILE:2: fits no shape of record; it has a; {RENAME}"
+        f"the first is FILE:2: matches no known format; it has a; {RENAME}"
     )

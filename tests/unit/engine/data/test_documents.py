@@ -105,5 +105,5 @@ def test_the_key_in_a_recipe(tmp_path):
     assert load(SFT, file, []).data.document_end == "---"
     assert load(SFT, file, [f"data.document_end={json.dumps(END + chr(10))}"]).data.document_end == f"{END}\n"
     for share in ("null", "0.1"):
-        with pytest.raises(RecipeError, match="document_end is empty; give the text that stands between documents"):
+        with pytest.raises(RecipeError, match="document_end is empty; give the separator between documents"):
             load(SFT, file, ["data.document_end=''", f"data.eval={share}"])

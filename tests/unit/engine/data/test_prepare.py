@@ -138,7 +138,7 @@ def test_the_first_mistake_is_told_whoever_meets_it(tmp_path, cache, monkeypatch
         told.add(str(error.value).partition(";")[0])
         assert not made(cache)
     line = path.read_text().partition('{\n"a": 1')[0].count("\n") + 1
-    assert told == {f"{path}:{line}: fits no shape of record"}
+    assert told == {f"{path}:{line}: matches no known format"}
 
 
 def test_progress_is_told_in_a_log(file, cache, monkeypatch, capsys):

@@ -70,7 +70,7 @@ def test_the_recipes_system_prompt_is_an_instruction(file):
             {"messages": [*talk("Hi", "Yes."), SYSTEM, *talk("Why?")]},
             "no system turn at the start, so nothing to obey; add one, or set chatml.system",
         ),
-        ({"messages": [SYSTEM]}, "no user turn before the answer, so nothing to ask"),
+        ({"messages": [SYSTEM]}, "no user turn before the answer, so no prompt"),
         (
             {"messages": [*ASKED, SYSTEM]},
             "a system turn among the user's; after the system turn only the user asks",

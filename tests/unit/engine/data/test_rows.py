@@ -125,7 +125,7 @@ def test_text_that_a_tokenizer_cannot_write_is_named_with_file_and_line(file):
     path = file({"prompt": "Hi", "response": "Hi"}, {"prompt": "Hi", "response": "Yes."})
     with pytest.raises(RecipeError) as error:
         conversation_rows(path, recipe(), words(), **TRAIN)
-    assert str(error.value).startswith(f"{path}:2: the text would become the tokenizer's own token '[UNK]'")
+    assert str(error.value).startswith(f"{path}:2: the text would be encoded as the tokenizer's added token '[UNK]'")
 
 
 def test_fields_are_checked(file):
