@@ -1,1 +1,1 @@
-"""Speed and memory, beside what a user would pick instead: the same work done both ways, and the ratio."""
+"""Benchmarks: the speed and memory of plumbline compared with the alternative that a user would choose, mostly TRL."""

@@ -1,4 +1,4 @@
-"""python -m bench [PART ...] [--data FOLDER] [--rounds N]: every part, a table, and runs/bench/bench.json."""
+"""python -m bench [PART ...] [--data FOLDER] [--rounds N]: run benchmarks and write runs/bench/bench.json."""
 
 import argparse
 import importlib
@@ -11,13 +11,13 @@ from rich.console import Console
 from bench.row import Row, table
 from config import RecipeError
 
-# Each is a module of this package whose `rows(data, folder, rounds)` measures and returns its rows: `data` holds real
-# data sets, `folder` is for what the part writes.
+# Each part is a module of this package with a function `rows(data, folder, rounds)` that measures and returns its rows.
+# `data` is the folder of real data sets; the part writes models and temporary files to `folder`.
 PARTS = ("encoding", "sft", "comparisons", "ppo")
 
 
 def main(parts: list[str], data: Path, folder: Path, rounds: int) -> None:
-    """Run the parts, print their rows and write them down."""
+    """Run the parts, print their rows as a table and write them to `folder`/bench.json."""
     from engine.files import durable
     from engine.run.folder import environment
 
@@ -33,14 +33,14 @@ def main(parts: list[str], data: Path, folder: Path, rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     data = Path(os.environ.get("PLUMBLINE_DATA", "../shared/data"))
-    parser.add_argument("--data", type=Path, default=data, help="folder of real data sets; PLUMBLINE_DATA by default")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="where results go")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs")
+    parser.add_argument("--data", type=Path, default=data, help="folder of real data sets; default: $PLUMBLINE_DATA")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="folder for models and results")
+    parser.add_argument("--rounds", type=int, default=5, help="how many times each side runs")
     arguments = parser.parse_args()
     if unknown := [part for part in arguments.parts if part not in PARTS]:
-        parser.error(f"no part is called {unknown[0]}; use {', '.join(PARTS)}")
+        parser.error(f"unknown part {unknown[0]}; use {', '.join(PARTS)}")
     try:
         main(arguments.parts or list(PARTS), arguments.data, arguments.folder, arguments.rounds)
     except RecipeError as error:

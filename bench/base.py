@@ -1,7 +1,7 @@
-"""What the parts share: real data, and a base model made on the spot, so that nothing has to be downloaded.
+"""Inputs shared by the benchmarks: real data sets and a base model that is created locally, without a download.
 
-The model is a Qwen2 of four layers and random weights. Its vocabulary has the proportion to its width that a 7B's has,
-so that projecting onto it takes a like share of the time.
+The model is a Qwen2 of four layers with random weights. The ratio of its vocabulary to its hidden size is that of a 7B
+model, so the output projection takes a similar share of the time.
 """
 
 import json
@@ -12,38 +12,37 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
 from config import RecipeError
 
-VOCABULARY, WIDTH, LAYERS, HEADS = 8192, 256, 4, 4
-# Qwen's splitting: every digit a piece of its own.
+VOCABULARY_SIZE, HIDDEN_SIZE, NUM_LAYERS, NUM_HEADS = 8192, 256, 4, 4
+# Qwen's pre-tokenisation; each digit is a token of its own.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-def real(data: Path, name: str) -> Path:
-    """A file of the real data. Raises RecipeError where it is not there."""
+def real_file(data: Path, name: str) -> Path:
+    """Return the path of the file `name` in the data folder. Raises RecipeError if it does not exist."""
     if not (data / name).exists():
-        raise RecipeError(
-            f"{data / name}: no such file; the benchmark measures on real data: name its folder with --data"
-        )
+        raise RecipeError(f"{data / name}: no such file; the benchmark needs real data: pass its folder with --data")
     return data / name
 
 
-def made_base(data: Path, folder: Path) -> Path:
-    """The folder of the base model and its tokenizer, made at the first call."""
+def base_model(data: Path, folder: Path) -> Path:
+    """Return the folder of the base model and its tokenizer; the first call creates it."""
     base = folder / "base"
     if not base.exists():
         from engine.files import durable
 
-        texts = real(data, "alpaca_en.json").read_text(encoding="utf-8"), real(data, "wikitext2_valid.txt").read_text()
-        durable.write_folder(base, lambda partial: _write(partial, [*_said(json.loads(texts[0])), texts[1]]))
+        alpaca = json.loads(real_file(data, "alpaca_en.json").read_text(encoding="utf-8"))
+        wikitext = real_file(data, "wikitext2_valid.txt").read_text()
+        durable.write_folder(base, lambda partial: _write_base_model(partial, [*_alpaca_texts(alpaca), wikitext]))
     return base
 
 
-def _said(records: list[dict[str, str]]) -> list[str]:
+def _alpaca_texts(records: list[dict[str, str]]) -> list[str]:
     return [text for record in records for text in record.values()]
 
 
-def _write(folder: Path, texts: list[str]) -> None:
+def _write_base_model(folder: Path, texts: list[str]) -> None:
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -58,7 +57,7 @@ def _write(folder: Path, texts: list[str]) -> None:
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(control),
+        vocab_size=VOCABULARY_SIZE - len(control),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -69,11 +68,11 @@ def _write(folder: Path, texts: list[str]) -> None:
     )
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=3 * HIDDEN_SIZE,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=NUM_HEADS,
+        num_key_value_heads=NUM_HEADS,
         max_position_embeddings=4096,
     )
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What a run of a transformers Trainer, ours or TRL's, takes: tokens a second and memory, once it is going."""
+"""Tokens per second and peak memory of a transformers Trainer, ours or TRL's, after the first steps."""
 
 import time
 from pathlib import Path
@@ -11,15 +11,15 @@ from transformers import Trainer
 from bench.row import Figures
 from engine.dist.devices import peak_memory
 
-# Calls of `training_step` before the clock starts.
-UNTIMED = 4
+# Calls of `training_step` before the timing starts.
+UNTIMED_STEPS = 4
 
 
 class Clock:
-    """Watches every `Trainer.training_step` from the moment it is made.
+    """Measure every `Trainer.training_step` of this process, from the creation of the clock on.
 
-    A token is one that is no padding. Time is from the start of one call to the start of a later one, so it holds the
-    optimiser, the loader and the log; memory is the peak above what was there before the first call.
+    Padding tokens are not counted. Time runs from the start of one call to the start of a later one, so it includes the
+    optimiser, the data loader and the log. Memory is the peak above the memory in use before the first call.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Clock:
 
         def watched(trainer: Trainer, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
             if not self._starts:
-                self._before = begin_peak()
+                self._before = reset_peak_memory()
             mask = inputs.get("attention_mask")
             self._tokens.append(inputs["input_ids"].numel() if mask is None else int(mask.sum()))
             self._starts.append(time.perf_counter())
@@ -38,16 +38,16 @@ class Clock:
         Trainer.training_step = watched
 
     def figures(self) -> Figures:
-        """Once the run is over; its last call is not timed."""
-        seconds = self._starts[-1] - self._starts[UNTIMED]
+        """Return tokens per second and peak MiB of the finished run; the last call is not timed."""
+        seconds = self._starts[-1] - self._starts[UNTIMED_STEPS]
         return {
-            "tokens_per_second": sum(self._tokens[UNTIMED:-1]) / seconds,
+            "tokens_per_second": sum(self._tokens[UNTIMED_STEPS:-1]) / seconds,
             "peak_mib": (peak_memory() - self._before) / 2**20,
         }
 
 
-def begin_peak() -> int:
-    """Forget the peak so far; bytes in use now."""
+def reset_peak_memory() -> int:
+    """Reset the peak memory of this process (of the GPU, if there is one) and return the bytes in use now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()

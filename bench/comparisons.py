@@ -1,28 +1,32 @@
-"""A reward model's training steps beside trl.RewardTrainer's, on hh-rlhf comparisons: pairs a second, peak memory.
+"""Reward-model training compared with trl.RewardTrainer on hh-rlhf comparisons: pairs per second and peak memory.
 
-Same base, same token ids in the same order, same number of pairs in a step, same bound on length, same optimiser. In
-the first row TRL's precision and checkpointing are set as ours are; in the second it runs as it is configured when
-nobody configures it. Steps are timed from the end of the first, which warms up.
+Both use the same base model, token ids, order, pairs per step, maximum length and optimiser. In the first row TRL has
+our precision and checkpointing; in the second it has its defaults. The first step warms up and is not timed.
 """
 
 import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from bench.base import made_base, real
+from bench.base import base_model, real_file
 from bench.race import race
 from bench.row import Figures, Row, compare
 from engine.dist.devices import peak_memory
 
-# Pairs a step, steps, and tokens a side at most (RewardConfig's default); pairs with a longer side are left out.
-BATCH, STEPS, MAX_LENGTH = 16, 6, 1024
-SETTINGS = {"per_device_train_batch_size": BATCH, "max_steps": STEPS, "logging_steps": 1, "learning_rate": 1e-5}
+# MAX_LENGTH is RewardConfig's default, in tokens per side; pairs with a longer side are dropped.
+PAIRS_PER_STEP, STEPS, MAX_LENGTH = 16, 6, 1024
+SETTINGS = {
+    "per_device_train_batch_size": PAIRS_PER_STEP,
+    "max_steps": STEPS,
+    "logging_steps": 1,
+    "learning_rate": 1e-5,
+}
 
 
 def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
     arguments = {
-        "pairs": str(real(data, "hh_helpful_rejection_sampled.jsonl.gz")),
-        "base": str(made_base(data, folder)),
+        "pairs": str(real_file(data, "hh_helpful_rejection_sampled.jsonl.gz")),
+        "base": str(base_model(data, folder)),
     }
     sides = {
         "ours": ("bench.comparisons:ours", arguments),
@@ -34,34 +38,34 @@ def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
         compare("reward model", beside, "pairs_per_second", found["ours"], found[side], bar)
         for side, beside, bar in (
             ("trl", "trl.RewardTrainer, same batch, float32, no checkpointing", 2),
-            ("trl's defaults", "trl.RewardTrainer as it comes: bfloat16, half the batch, checkpointing", 1),
+            ("trl's defaults", "trl.RewardTrainer with its defaults: bfloat16, half the batch, checkpointing", 1),
         )
     ]
 
 
 def ours(pairs: str, base: str) -> Figures:
-    """The stage itself."""
+    """Run the reward stage."""
     from engine.files.jsonl import read
     from reward.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         train(recipe(pairs, base, folder))
         lines = [line for line in read(Path(folder) / "metrics.jsonl") if "loss" in line]
-    return figures(BATCH, [line["elapsed_seconds"] for line in lines])
+    return step_figures(PAIRS_PER_STEP, [line["elapsed_seconds"] for line in lines])
 
 
 def trl(pairs: str, base: str) -> Figures:
-    """RewardTrainer, everything that has one set as ours is."""
-    return trained_by_trl(pairs, base, bf16=False, gradient_checkpointing=False, max_length=MAX_LENGTH, **SETTINGS)
+    """Run RewardTrainer with our settings."""
+    return train_with_trl(pairs, base, bf16=False, gradient_checkpointing=False, max_length=MAX_LENGTH, **SETTINGS)
 
 
 def trl_defaults(pairs: str, base: str) -> Figures:
-    """RewardTrainer, told nothing but how long to run."""
-    return trained_by_trl(pairs, base, max_steps=STEPS, logging_steps=1)
+    """Run RewardTrainer with its defaults; only the number of steps is set."""
+    return train_with_trl(pairs, base, max_steps=STEPS, logging_steps=1)
 
 
-def trained_by_trl(pairs: str, base: str, **settings: object) -> Figures:
-    """RewardTrainer over our rows (it takes token ids as they are)."""
+def train_with_trl(pairs: str, base: str, **settings: object) -> Figures:
+    """Run RewardTrainer on our tokenised rows, which it uses unchanged."""
     from transformers import AutoModelForSequenceClassification, TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
@@ -86,7 +90,7 @@ def trained_by_trl(pairs: str, base: str, **settings: object) -> Figures:
             callbacks=[Clock()],
         )
         trainer.train()
-    return figures(trainer.args.per_device_train_batch_size, times[:STEPS])
+    return step_figures(trainer.args.per_device_train_batch_size, times[:STEPS])
 
 
 def recipe(pairs: str, base: str, folder: str):
@@ -103,6 +107,6 @@ def recipe(pairs: str, base: str, folder: str):
     )
 
 
-def figures(batch: int, ends: list[float]) -> Figures:
-    """Of the moments at which each step ended."""
+def step_figures(batch: int, ends: list[float]) -> Figures:
+    """Return the figures of one run; `ends` are the times in seconds at which its steps ended, `batch` is in pairs."""
     return {"pairs_per_second": batch * (len(ends) - 1) / (ends[-1] - ends[0]), "peak_mib": peak_memory() / 2**20}

@@ -1,8 +1,8 @@
-"""Conversations to token ids and labels, beside what trl.SFTTrainer does with the same conversations.
+"""Conversations to token ids and labels, compared with trl.SFTTrainer on the same conversations.
 
-TRL is given messages already in memory, its own training chat template of Qwen2.5 and `assistant_only_loss`, and is
-timed from there to a data set with labels; we are timed from the file to rows on disk, the account of them included.
-Both work in one process; tokenizers are free to use threads. Of several times, the first aside, the median counts.
+TRL gets messages in memory, its own training chat template for Qwen2.5 and `assistant_only_loss`; its time is that from
+the messages to a data set with labels. Our time is that from the file to rows on disk, with the report on the data.
+Each side runs in one process; tokenizers may use threads. The result is the median of several runs after a first one.
 """
 
 import json
@@ -13,25 +13,25 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.base import made_base, real
+from bench.base import base_model, real_file
 from bench.race import race
 from bench.row import Figures, Row, compare
 
-NAME, MAX_LENGTH, TIMES = "encoding conversations", 2048, 5
-# Said in so many words, because the template would put in one of its own.
+TITLE, MAX_LENGTH, TIMED_RUNS = "encoding conversations", 2048, 5
+# Explicit, because TRL's template would otherwise insert its own default.
 SYSTEM = "You are a helpful assistant."
 
 
 def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
-    arguments = {"records": str(real(data, "alpaca_en.json")), "base": str(made_base(data, folder))}
+    arguments = {"records": str(real_file(data, "alpaca_en.json")), "base": str(base_model(data, folder))}
     sides = {"ours": ("bench.encoding:ours", arguments), "trl": ("bench.encoding:trl", arguments)}
     found = race(sides, rounds)
     beside = "trl.SFTTrainer, its training template and assistant masks"
-    return [compare(NAME, beside, "tokens_per_second", found["ours"], found["trl"], bar=3)]
+    return [compare(TITLE, beside, "tokens_per_second", found["ours"], found["trl"], bar=3)]
 
 
 def ours(records: str, base: str) -> Figures:
-    """The rows of the file, nothing of which was prepared before."""
+    """Prepare the rows of the file, each time with an empty cache."""
     import datasets
     from transformers import AutoTokenizer
 
@@ -49,11 +49,11 @@ def ours(records: str, base: str) -> Figures:
             datasets.config.HF_DATASETS_CACHE = cache
             return stage_rows(encoding.conversations, recipe, tokenizer)
 
-    return rate(prepare)
+    return tokens_per_second(prepare)
 
 
 def trl(records: str, base: str) -> Figures:
-    """What the trainer's constructor does with a data set of messages."""
+    """Prepare a data set of messages as the constructor of SFTTrainer does."""
     import datasets
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -62,7 +62,7 @@ def trl(records: str, base: str) -> Figures:
     datasets.disable_caching()
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = qwen2_5_chat_template
-    given = [{"messages": messages(record)} for record in json.loads(Path(records).read_text(encoding="utf-8"))]
+    given = [{"messages": alpaca_messages(record)} for record in json.loads(Path(records).read_text(encoding="utf-8"))]
     data = datasets.Dataset.from_list(given)
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
@@ -73,20 +73,20 @@ def trl(records: str, base: str) -> Figures:
             train_dataset=data,
             processing_class=tokenizer,
         )
-        return rate(lambda: trainer._prepare_dataset(data, tokenizer, trainer.args, False, None, "train"))
+        return tokens_per_second(lambda: trainer._prepare_dataset(data, tokenizer, trainer.args, False, None, "train"))
 
 
-def messages(record: dict[str, str]) -> list[dict[str, str]]:
-    """An alpaca record as TRL takes it."""
+def alpaca_messages(record: dict[str, str]) -> list[dict[str, str]]:
+    """Return the messages of an alpaca record, in the format that TRL expects."""
     question = "\n".join(text for text in (record["instruction"], record["input"]) if text)
-    said = {"system": SYSTEM, "user": question, "assistant": record["output"]}
-    return [{"role": role, "content": text} for role, text in said.items()]
+    contents = {"system": SYSTEM, "user": question, "assistant": record["output"]}
+    return [{"role": role, "content": text} for role, text in contents.items()]
 
 
-def rate(prepare: Callable[[], Any]) -> Figures:
-    """Tokens a second of the rows that `prepare` returns."""
+def tokens_per_second(prepare: Callable[[], Any]) -> Figures:
+    """Return the tokens per second of `prepare`, which returns tokenised rows."""
     tokens, seconds = sum(map(len, prepare()["input_ids"])), []
-    for _ in range(TIMES):
+    for _ in range(TIMED_RUNS):
         began = time.perf_counter()
         prepare()
         seconds.append(time.perf_counter() - began)

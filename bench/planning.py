@@ -1,10 +1,10 @@
-"""What a plan says beside what its run takes: peak memory of real stages on a CPU, random weights, a few steps.
+"""Planned and measured peak memory of real stages on a CPU, with random weights and a few steps.
 
-    python -m bench.planning [SETTING ...]       all of them by default; a table, and runs/bench/planning.json
+    python -m bench.planning [SETTING ...]       all by default; print a table and write runs/bench/planning.json
 
-Measured is the peak of resident memory above what stood after the imports, in a process of its own. It has
-MALLOC_MMAP_THRESHOLD_ set: glibc then gives large blocks back as soon as they are free, so that resident memory is what
-is in use, as an allocator's count on a GPU is. `--kept` measures without it too: up to twice as much.
+The measured peak is resident memory above that after the imports, in a separate process. MALLOC_MMAP_THRESHOLD_ is set,
+so glibc returns large blocks as soon as they are freed and resident memory is the memory in use, like the count of a
+GPU's allocator. `--kept` also measures without this variable, which gives up to twice as much.
 """
 
 import argparse
@@ -17,38 +17,38 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.race import alone
+from bench.race import run_side
 
-EXACT = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-BAR = 0.15
-# Tokens of ChatML around a question and its answer.
-AROUND, SIDES = 26, ("chosen", "rejected")
+MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+MAX_DEVIATION = 0.15
+# ChatML tokens around a prompt and its response.
+CHATML_TOKENS, SIDES = 26, ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A stage's run: the model's shape, and what differs from the recipe below."""
+    """A run of a stage: the shape of the model, and the overrides of the recipe below."""
 
     stage: str
     hidden: int
     layers: int
     heads: int
     keys: int
-    """heads of keys and values"""
+    """key-value heads"""
     intermediate: int
     vocabulary: int
     tied: bool
     length: int
-    """tokens in a row, in a side of a comparison, or in a prompt"""
+    """tokens per row, per side of a comparison, or per prompt"""
     overrides: tuple[str, ...] = ()
     family: str = "qwen2"
     frozen: bool = False
-    """whether it was chosen after the formulas were"""
+    """whether the setting was chosen after the planner's formulas were fixed"""
     hardware: str = ""
-    """how two processes share the model, if they do: a file of recipes/accelerate/"""
+    """file of recipes/accelerate/ by which two processes shard the model; empty for one process"""
 
     @property
-    def planned_with(self) -> list[str]:
+    def plan_overrides(self) -> list[str]:
         processes = [f"plan.hardware={self.hardware}", "plan.processes=2"] if self.hardware else []
         return [*self.overrides, *processes, "plan.device=cpu"]
 
@@ -79,7 +79,7 @@ SETTINGS: dict[str, Setting] = {
     "ppo": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 256),
     "ppo, writing": Setting("ppo", 256, 4, 4, 4, 704, 96000, False, 128,
                             ("sampling.batch_size=64", "ppo.queries_per_step=32", "ppo.pretrain_coef=0")),
-    # Chosen after the formulas were.
+    # Chosen after the formulas were fixed.
     "sft, Qwen3, in two parts": Setting("sft", 512, 6, 8, 2, 1536, 48000, False, 512, (
         "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=2"), "qwen3", True),
     "sft, bfloat16": Setting("sft", 512, 8, 8, 4, 1408, 32000, False, 1024, ("model.dtype=bfloat16",), frozen=True),
@@ -96,7 +96,7 @@ SETTINGS: dict[str, Setting] = {
     "reward, LoRA, Qwen3": Setting("reward", 640, 8, 10, 5, 1792, 28000, False, 512, ("lora.r=32",), "qwen3", True),
     "ppo, GRPO": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
         "ppo.advantage=grpo", "ppo.micro_batch_tokens=1024"), frozen=True),
-    # A second round, after what the first had missed was mended.
+    # A second round, chosen after the errors found by the first were fixed.
     "sft, wide": Setting("sft", 768, 4, 12, 3, 3072, 20000, False, 1536, frozen=True),
     "sft, LoRA, checkpointing": Setting("sft", 896, 8, 14, 7, 2432, 32000, True, 768, (
         "lora.r=64", "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"), frozen=True),
@@ -109,7 +109,7 @@ SETTINGS: dict[str, Setting] = {
         "sampling.max_new_tokens=320", "ppo.fused_adamw=true"), frozen=True),
     "ppo, Qwen3, bfloat16": Setting("ppo", 512, 7, 8, 4, 1536, 30000, False, 160, (
         "model.dtype=bfloat16", "ppo.gradient_checkpointing=true"), "qwen3", True),
-    # With bitsandbytes installed.
+    # Needs bitsandbytes.
     "sft, 4 bits": Setting("sft", 768, 12, 12, 4, 2048, 32000, False, 512, (
         "lora.r=16", "lora.merge=false", "lora.load_in_4bit=true"), frozen=True),
 }  # fmt: skip
@@ -119,60 +119,60 @@ def main(
     settings: dict[str, Setting],
     folder: Path,
     kept: bool = False,
-    side: str = "bench.planning:measured",
+    side: str = "bench.planning:measure",
 ) -> None:
-    """Measure by calls of `side`, and print a line a setting; `kept` runs each as it is as well."""
+    """Measure each setting by a call of `side`, and print a line for it; `kept` also measures glibc's default."""
     found = []
-    print(f"{'MiB':<24}{'planned':>10}{'measured':>10}{'ratio':>7}{'as glibc keeps it' if kept else '':>20}")
+    print(f"{'MiB':<24}{'planned':>10}{'measured':>10}{'ratio':>7}{'glibc default' if kept else '':>20}")
     for name, setting in settings.items():
         if "lora.load_in_4bit=true" in setting.overrides and find_spec("bitsandbytes") is None:
-            print(f"{name}: left out, bitsandbytes is not installed")
+            print(f"{name}: skipped, bitsandbytes is not installed")
             continue
         home = folder.resolve() / "planning" / name.replace(", ", "-").replace(" ", "-")
         given = {"setting": asdict(setting), "home": str(home)}
-        planned = alone("bench.planning:planned", given)["mib"]
-        exact = alone(side, given, environment=EXACT)["mib"]
+        planned = run_side("bench.planning:plan_peak", given)["mib"]
+        exact = run_side(side, given, environment=MALLOC_ENVIRONMENT)["mib"]
         row = {"setting": name, **asdict(setting), "planned": planned, "measured": exact}
-        met = "" if abs(planned / exact - 1) <= BAR else "  MISSED"
+        met = "" if abs(planned / exact - 1) <= MAX_DEVIATION else "  MISSED"
         line = f"{name:<24}{planned:>10,.0f}{exact:>10,.0f}{planned / exact:>7.2f}{met}"
         if kept:
-            row["as_glibc_keeps"] = alone(side, given)["mib"]
+            row["as_glibc_keeps"] = run_side(side, given)["mib"]
             line += f"{row['as_glibc_keeps']:>20,.0f}"
         print(line, flush=True)
         found.append(row)
     (folder / "planning.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def planned(setting: dict[str, Any], home: str) -> dict[str, float]:
-    """The plan's peak; makes the setting's models and data where they are not there yet."""
+def plan_peak(setting: dict[str, Any], home: str) -> dict[str, float]:
+    """Return the planned peak in MiB; writes the setting's models and data if they do not exist yet."""
     from plan.recipe import planned_recipe
     from plan.stages import planning
 
     asked = Setting(**setting)
-    made(asked, Path(home))
-    recipe = planned_recipe(f"{home}/{asked.stage}.yaml", asked.planned_with)
+    make_inputs(asked, Path(home))
+    recipe = planned_recipe(f"{home}/{asked.stage}.yaml", asked.plan_overrides)
     return {"mib": planning(recipe).peak.total / 2**20}
 
 
-def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
-    """The stage as its command runs it: the peak above what stood after the imports."""
+def measure(setting: dict[str, Any], home: str) -> dict[str, float]:
+    """Run the stage from the start and return its peak in MiB, above the memory after the imports."""
     shutil.rmtree(f"{home}/run", ignore_errors=True)
-    return {"mib": one_run(setting, home)}
+    return {"mib": measure_run(setting, home)}
 
 
-def one_run(setting: dict[str, Any], home: str) -> float:
-    """MiB that this process takes for a run."""
-    from bench.clock import begin_peak
+def measure_run(setting: dict[str, Any], home: str) -> float:
+    """Run the stage in this process and return its peak in MiB, above the memory after the imports."""
+    from bench.clock import reset_peak_memory
     from engine.dist.devices import peak_memory
 
-    train, recipe = stage(setting["stage"], home, setting["overrides"])
-    before = begin_peak()
+    train, recipe = load_stage(setting["stage"], home, setting["overrides"])
+    before = reset_peak_memory()
     train(recipe)
     return (peak_memory() - before) / 2**20
 
 
-def stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable[[Any], None], Any]:
-    """What runs a stage and the recipe in `home`; with it all is imported that its run imports."""
+def load_stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable[[Any], None], Any]:
+    """Return the stage's train function and the recipe in `home`; imports everything that the run imports."""
     import peft  # noqa: F401
     from trl import RewardTrainer, SFTTrainer  # noqa: F401
 
@@ -189,8 +189,8 @@ def stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable[[Any
     return train, load(schema, f"{home}/{name}.yaml", overrides)
 
 
-def made(setting: Setting, home: Path) -> None:
-    """A base, a reward model, a tokenizer of bytes, data and a recipe, at the first call."""
+def make_inputs(setting: Setting, home: Path) -> None:
+    """Write a base model, a reward model, a byte tokenizer, data and a recipe, if `home` does not have them yet."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -218,34 +218,35 @@ def made(setting: Setting, home: Path) -> None:
     reward = new_scalar(section.path, section, prepared, seed=1).to(torch.bfloat16)
     save_model(reward, prepared, home / "reward")
 
-    write_data(home, setting.length - 1, setting.length - AROUND, setting.length - AROUND - 20)
+    write_data(home, setting.length - 1, setting.length - CHATML_TOKENS, setting.length - CHATML_TOKENS - 20)
     (home / f"{setting.stage}.yaml").write_text(RECIPES[setting.stage].format(home=home, length=setting.length))
     (home / "ready").touch()
 
 
 def write_data(home: Path, text: int, prompt: int, answer: int) -> None:
-    """48 texts, prompts and comparisons of as many letters, each of which is a token."""
+    """Write 48 random texts, prompts and comparisons; lengths are in letters, each of which is one token."""
     drawn = random.Random(0)
-    said = [
-        {"text.jsonl": {"text": letters(drawn, text)}, "prompts.jsonl": {"prompt": letters(drawn, prompt)},
-         "pairs.jsonl": {"prompt": letters(drawn, 20), **{key: letters(drawn, answer) for key in SIDES}}}
+    records = [
+        {"text.jsonl": {"text": random_letters(drawn, text)},
+         "prompts.jsonl": {"prompt": random_letters(drawn, prompt)},
+         "pairs.jsonl": {"prompt": random_letters(drawn, 20), **{key: random_letters(drawn, answer) for key in SIDES}}}
         for _ in range(48)
     ]  # fmt: skip
-    for name in said[0]:
-        (home / name).write_text("".join(json.dumps(row[name]) + "\n" for row in said))
+    for name in records[0]:
+        (home / name).write_text("".join(json.dumps(row[name]) + "\n" for row in records))
 
 
-def letters(drawn: Any, count: int) -> str:
+def random_letters(drawn: Any, count: int) -> str:
     return "".join(drawn.choice("abcdefghijklmno ") for _ in range(count))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.planning", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"{'; '.join(SETTINGS)}")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="where models and results go")
-    parser.add_argument("--kept", action="store_true", help="run each as it is as well, which takes twice the time")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="folder for models and results")
+    parser.add_argument("--kept", action="store_true", help="also measure with glibc's default; takes twice the time")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.settings if name not in SETTINGS]:
-        parser.error(f"no setting is called {unknown[0]}; use {'; '.join(SETTINGS)}")
+        parser.error(f"unknown setting {unknown[0]}; use {'; '.join(SETTINGS)}")
     asked = {name: SETTINGS[name] for name in arguments.settings or SETTINGS}
     main(asked, arguments.folder, arguments.kept)

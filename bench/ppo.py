@@ -1,12 +1,13 @@
-"""One step of PPO beside TRL 1.12.0's PPOTrainer, the last release that had one: steps a second, memory, phases.
+"""A PPO step compared with PPOTrainer of TRL 1.12.0, the last release that has one: speed, memory, phases.
 
-Both sides get the same random weights, prompts, batch, epochs (4, of one minibatch), type and threads, and run in turn.
-TRL runs in a virtual environment that this benchmark makes: our packages, with trl 1.12.0 in front of them. For
-fairness its two gc.collect() calls a step are taken out, both use the fused AdamW (TRL's default), and ours has no
-pretraining text, which TRL does not support, top-p 1 and one response a prompt. With `fixed` lengths nothing ends a
-response; else the end token is made likely enough for responses to end after 16 to 128 tokens, half of them by some 40.
+Both sides get the same random weights, prompts, batch, epochs (4, of one minibatch), dtype and threads, and alternate.
+TRL runs in a virtual environment that this benchmark creates: our packages, with trl 1.12.0 before them in the path.
+For fairness its two gc.collect() calls per step are removed, both use the fused AdamW (TRL's default), and ours runs
+with top-p 1, one response per prompt and without pretraining text, which TRL does not support. With `fixed` lengths no
+response ends early. Otherwise the probability of the end token is raised so that responses have 16 to 128 tokens and
+half of them have ended after about 40.
 
-The floor is the time that the operations of all matrix products would take at the measured speed of a large one.
+The floor is the time of all matrix products of the step at the measured speed of a large one.
 """
 
 import json
@@ -18,18 +19,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.race import alone, race
+from bench.race import race, run_side
 from bench.row import Figures, Row, compare
 
-TRL, EPOCHS, STEPS, WARM = "1.12.0", 4, 3, 1
-# The end token is impossible before this many tokens of a response.
+TRL_VERSION, EPOCHS, STEPS, WARMUP_STEPS = "1.12.0", 4, 3, 1
+# Responses have at least this many tokens.
 SHORTEST_RESPONSE = 16
 PHASES = ("sample_seconds", "score_seconds", "learn_seconds", "floor_seconds")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of step; the shapes are of all four models."""
+    """One benchmark case; all four models have the same shape."""
 
     vocabulary: int
     width: int
@@ -52,45 +53,47 @@ CASES = {
 
 
 def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
-    python = str(environment(folder))
-    return [row for name in CASES for row in compared(name, folder, rounds, python)]
+    python = str(trl_environment(folder))
+    return [row for name in CASES for row in compare_case(name, folder, rounds, python)]
 
 
-def compared(name: str, folder: Path, rounds: int, python: str) -> list[Row]:
-    """The rows of one case."""
+def compare_case(name: str, folder: Path, rounds: int, python: str) -> list[Row]:
+    """Measure one case and return its row."""
     models = str(make_models(name, folder))
     given = {"case": asdict(CASES[name]), "models": models}
     sides = {
         "ours": ("bench.ppo:ours", given),
-        "trl": ("bench.ppo:theirs", given | {"python": python}),
+        "trl": ("bench.ppo:trl", given | {"python": python}),
     }
     found = race(sides, rounds)
     last = found["ours"][-1]
     print("  " + ", ".join(f"{phase.replace('_seconds', '')} {last[phase]:.2f} s" for phase in PHASES), flush=True)
     kept = {side: [{k: v for k, v in f.items() if k not in PHASES} for f in found[side]] for side in found}
     title = f"PPO step ({name})"
-    return [compare(title, f"TRL {TRL}'s PPOTrainer", "steps_per_hour", kept["ours"], kept["trl"], CASES[name].bar)]
+    return [
+        compare(title, f"TRL {TRL_VERSION}'s PPOTrainer", "steps_per_hour", kept["ours"], kept["trl"], CASES[name].bar)
+    ]
 
 
-def environment(folder: Path) -> Path:
-    """The Python of the virtual environment with TRL's PPO, made at the first call."""
-    home = folder.resolve() / f"trl-{TRL}"
+def trl_environment(folder: Path) -> Path:
+    """Return the Python of a virtual environment with TRL's PPO; the first call creates it."""
+    home = folder.resolve() / f"trl-{TRL_VERSION}"
     python = home / "bin" / "python"
     if not (home / "ready").exists():
         venv.create(home, clear=True, with_pip=False)
         inside = next((home / "lib").glob("python*")) / "site-packages"
         subprocess.run(
             [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target",
-             str(inside), f"trl=={TRL}"], check=True,
+             str(inside), f"trl=={TRL_VERSION}"], check=True,
         )  # fmt: skip
         ours = next(path for path in sys.path if path.endswith("site-packages"))
-        (inside / "ours.pth").write_text(ours + "\n")  # behind what is installed here
+        (inside / "ours.pth").write_text(ours + "\n")  # after trl in the path
         (home / "ready").touch()
     return python
 
 
 def make_models(name: str, folder: Path) -> Path:
-    """Random policy and reward model of a case with a tokenizer of bytes, made at the first call."""
+    """Return the folder of a case's random policy and reward model with a byte tokenizer; the first call writes it."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -119,7 +122,7 @@ def make_models(name: str, folder: Path) -> Path:
 
 
 def bytes_tokenizer() -> Any:
-    """A tokenizer whose tokens are bytes, and ChatML's."""
+    """Return a tokenizer whose tokens are the 256 bytes and ChatML's control tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -134,14 +137,14 @@ def bytes_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=IM_END, pad_token=END_OF_TEXT)
 
 
-def prompts_of(case: Case) -> list[list[int]]:
-    """Token ids: 64 each, or between 16 and 128."""
+def make_prompts(case: Case) -> list[list[int]]:
+    """Return the token ids of the prompts: 64 each for fixed lengths, otherwise 16 to 128."""
     lengths = [64 if case.fixed else 16 + 112 * at // (case.responses - 1) for at in range(case.responses)]
     return [[(7 * at + 13 * t) % 250 for t in range(length)] for at, length in enumerate(lengths)]
 
 
-def make_ending(model: Any, end: int) -> None:
-    """While generating, give the end token a probability of about 1/40 at every position from the 16th on."""
+def make_responses_end(model: Any, end: int) -> None:
+    """Patch `model`: in generation the end token gets a probability of about 1/40 from the 16th position on."""
     import math
 
     import torch
@@ -149,28 +152,28 @@ def make_ending(model: Any, end: int) -> None:
     plain, forward, at = model.lm_head.forward, model.forward, [0]
 
     def counted(input_ids: torch.Tensor, **rest: Any) -> Any:
-        at[0] = at[0] + 1 if input_ids.shape[1] == 1 else 1  # which token of the response this pass is for
+        at[0] = at[0] + 1 if input_ids.shape[1] == 1 else 1  # position in the response of the next token
         return forward(input_ids=input_ids, **rest)
 
     def ending(hidden: torch.Tensor) -> torch.Tensor:
         logits = plain(hidden)
-        if hidden.shape[1] == 1 and not torch.is_grad_enabled():  # only the cost matters here
+        if hidden.shape[1] == 1 and not torch.is_grad_enabled():  # only while decoding
             logits[..., end] = logits.logsumexp(-1) - math.log(40) if at[0] >= SHORTEST_RESPONSE else -math.inf
         return logits
 
     model.forward, model.lm_head.forward = counted, ending
 
 
-def theirs(case: dict[str, Any], models: str, python: str) -> Figures:
-    """Run TRL's side in its own environment."""
-    return alone("bench.ppo_trl:steps", {"case": case, "models": models}, python)
+def trl(case: dict[str, Any], models: str, python: str) -> Figures:
+    """Run TRL's side, in its own environment."""
+    return run_side("bench.ppo_trl:steps", {"case": case, "models": models}, python)
 
 
 def ours(case: dict[str, Any], models: str) -> Figures:
-    """Run our side: the stage's own phases on its own models."""
+    """Run our side: the phases of a PPO step as the stage runs them."""
     import torch
 
-    from bench.clock import begin_peak
+    from bench.clock import reset_peak_memory
     from config import load
     from engine.data.prompt_rows import PromptRow
     from engine.dist import devices
@@ -197,14 +200,14 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     accelerator = start_accelerator(0, recipe.model, [], models)
     tokenizer = load_tokenizer(recipe.model.path)
     models = load_models(recipe, tokenizer, accelerator)
-    prompts = [PromptRow(ids, [], {}) for ids in prompts_of(work)]
+    prompts = [PromptRow(ids, [], {}) for ids in make_prompts(work)]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     policy = accelerator.unwrap_model(models.policy)
     if not work.fixed:
-        make_ending(policy, end)
+        make_responses_end(policy, end)
 
     class FixedLengthEngine(OwnEngine):
-        """Nothing ends a response before its length; all count as finished, so that all are scored."""
+        """With fixed lengths no token ends a response. All responses count as finished, so all are scored."""
 
         def generate(self, request: GenerationRequest) -> list[list[Response]]:
             stops = [-1] if work.fixed else [end]
@@ -219,8 +222,8 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     updater = Updater(models, recipe.ppo, temperature=1.0, seed=0, pretrain=None, accelerator=accelerator)
     mix = RewardMix(recipe.reward.parts, "mean")
     seconds = dict.fromkeys(PHASES, 0.0)
-    before = begin_peak()
-    for step in range(1, 1 + WARM + STEPS):
+    before = reset_peak_memory()
+    for step in range(1, 1 + WARMUP_STEPS + STEPS):
         at = [time.perf_counter()]
         rollout = sampler.sample(step)
         at.append(time.perf_counter())
@@ -228,37 +231,37 @@ def ours(case: dict[str, Any], models: str) -> Figures:
         at.append(time.perf_counter())
         updater.update(rollout, assessment, step)
         at.append(time.perf_counter())
-        if step > WARM:
+        if step > WARMUP_STEPS:
             for phase, start, stop in zip(PHASES, at, at[1:], strict=False):
                 seconds[phase] += (stop - start) / STEPS
     top, trained = devices.peak_memory(), [p for m in (models.policy, models.value) for p in m.parameters()]
-    seconds["floor_seconds"] = floor(work, rollout.prompts, rollout.tokens, getattr(torch, work.dtype))
+    seconds["floor_seconds"] = matmul_seconds(work, rollout.prompts, rollout.tokens, getattr(torch, work.dtype))
     taken = sum(seconds[phase] for phase in PHASES[:3])
-    # Above weights, gradients and AdamW's two moments, all float32.
+    # Without gradients and AdamW's two moments, 12 bytes per parameter in float32.
     above = top - before - 12 * sum(p.numel() for p in trained)
     return {"steps_per_hour": 3600 / taken, "peak_mib": max(above, 0) / 2**20, **seconds}
 
 
-def floor(case: Case, prompts: list[list[int]], answers: list[list[int]], dtype: Any) -> float:
-    """Return the seconds of one step's matrix products, without attention's, at the speed of a large product."""
+def matmul_seconds(case: Case, prompts: list[list[int]], answers: list[list[int]], dtype: Any) -> float:
+    """Return the seconds of a step's matrix products, without those of attention, at the speed of a large product."""
     from plan.work import measured_flops
 
     layer = 4 * case.width**2 + 3 * case.width * case.intermediate
     total, written = sum(map(len, prompts)) + sum(map(len, answers)), sum(map(len, answers))
     body, head = 2 * case.layers * layer * total, 2 * case.width * case.vocabulary * written
-    forward = body + head  # one pass of the policy; a scalar model's is the body alone
+    forward = body + head  # one pass of the policy; a pass of a scalar model is the body only
     sampling, scoring = forward, 2 * forward + 2 * body
     learning = EPOCHS * 3 * (forward + body)
     return (sampling + scoring + learning) / measured_flops(2048, dtype)
 
 
 if __name__ == "__main__":
-    # python -m bench.ppo CASE [ROUNDS]: one case alone.
+    # python -m bench.ppo CASE [ROUNDS]: run one case.
     from rich.console import Console
 
     from bench.row import table
 
     home = Path("runs/bench")
-    found = compared(sys.argv[1], home, int(sys.argv[2]) if len(sys.argv) > 2 else 1, str(environment(home)))
+    found = compare_case(sys.argv[1], home, int(sys.argv[2]) if len(sys.argv) > 2 else 1, str(trl_environment(home)))
     Console().print(table(found))
     print(json.dumps([row.as_json() for row in found]))

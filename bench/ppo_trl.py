@@ -1,17 +1,17 @@
-"""TRL's side of bench/ppo.py, run by the Python of the environment that holds TRL 1.12.0."""
+"""TRL's side of bench/ppo.py; runs in the virtual environment with TRL 1.12.0."""
 
 import tempfile
 import time
 from typing import Any
 
-from bench.clock import begin_peak
-from bench.ppo import EPOCHS, STEPS, WARM, Case, make_ending, prompts_of
+from bench.clock import reset_peak_memory
+from bench.ppo import EPOCHS, STEPS, WARMUP_STEPS, Case, make_prompts, make_responses_end
 from bench.row import Figures
 from engine.dist.devices import peak_memory
 
 
 def steps(case: dict[str, Any], models: str) -> Figures:
-    """PPOTrainer on the case's prompts, its two gc.collect() calls a step taken out."""
+    """Run PPOTrainer on the prompts of the case, without its two gc.collect() calls per step."""
     import torch
     from datasets import Dataset
     from transformers import (
@@ -40,23 +40,23 @@ def steps(case: dict[str, Any], models: str) -> Figures:
         AutoModelForSequenceClassification.from_pretrained(f"{models}/reward", dtype=torch.float32) for _ in "ab"
     )
     if not work.fixed:
-        make_ending(policy, tokenizer.eos_token_id)
-        make_ending(reference, tokenizer.eos_token_id)
+        make_responses_end(policy, tokenizer.eos_token_id)
+        make_responses_end(reference, tokenizer.eos_token_id)
     with tempfile.TemporaryDirectory() as folder:
         config = PPOConfig(
             folder, per_device_train_batch_size=work.responses, num_ppo_epochs=EPOCHS, num_mini_batches=1,
-            total_episodes=work.responses * (WARM + STEPS), response_length=64 if work.fixed else 128,
+            total_episodes=work.responses * (WARMUP_STEPS + STEPS), response_length=64 if work.fixed else 128,
             stop_token=None if work.fixed else "eos", temperature=1.0, learning_rate=1e-6, report_to="none",
             num_sample_generations=0, save_strategy="no", use_cpu=True, bf16=work.dtype == "bfloat16",
             gradient_checkpointing=False, logging_steps=10**6, disable_tqdm=True,
         )  # fmt: skip
         trainer = PPOTrainer(
-            config, tokenizer, policy, reference, reward, Dataset.from_dict({"input_ids": prompts_of(work)}), value,
+            config, tokenizer, policy, reference, reward, Dataset.from_dict({"input_ids": make_prompts(work)}), value,
             callbacks=[Clock()],
         )  # fmt: skip
-        before = begin_peak()
+        before = reset_peak_memory()
         trainer.train()
-    seconds = (ends[-1] - ends[WARM - 1]) / STEPS
+    seconds = (ends[-1] - ends[WARMUP_STEPS - 1]) / STEPS
     trained = [p for model in (policy, value) for p in model.parameters()]
     above = peak_memory() - before - 12 * sum(p.numel() for p in trained)
     return {"steps_per_hour": 3600 / seconds, "peak_mib": max(above, 0) / 2**20}

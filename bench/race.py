@@ -1,9 +1,9 @@
-"""Sides of a comparison in turn, each time in a process of its own.
+"""Run the sides of a comparison alternately, each time in a new process.
 
-A side is a function of a module, named "module:function", that takes keyword arguments as JSON has them and returns
-Figures. What it prints is shown only if it fails.
+A side is a function "module:function" that takes JSON values as keyword arguments and returns Figures. The end of its
+stderr is shown only if it fails.
 
-    python -m bench.race bench.sft:ours '{"steps": 40}'     one side, once
+    python -m bench.race bench.sft:ours '{"records": "...", ...}'     run one side once
 """
 
 import importlib
@@ -18,40 +18,46 @@ from bench.row import Figures
 
 Side = tuple[str, dict[str, Any]]
 """(function, its arguments)"""
-MARK = "figures: "
+FIGURES_PREFIX = "figures: "
 
 
 def race(sides: Mapping[str, Side], rounds: int) -> dict[str, list[Figures]]:
-    """The figures of every side in every round; every other round runs them in the opposite order."""
+    """Return side -> its figures in each round. Every other round runs the sides in reverse order."""
     found: dict[str, list[Figures]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: -1 if number % 2 else 1]:
-            found[name].append(alone(*sides[name]))
+            found[name].append(run_side(*sides[name]))
             print(f"  round {number + 1}, {name}: {_text(found[name][-1])}", flush=True)
     return found
 
 
-def alone(
+def run_side(
     function: str,
     arguments: dict[str, Any],
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> Figures:
-    """What a side returns in a fresh process of `python`, with more environment variables than this one has.
+    """Run a side in a new process and return its figures.
 
-    Raises RuntimeError, with the end of what it said, where it fails, and TimeoutExpired where that takes longer than
-    `seconds`: the process is ended then.
+    Args:
+        function: "module:function".
+        arguments: keyword arguments of the function, JSON values.
+        python: the interpreter.
+        environment: variables to set in addition to those of this process.
+        seconds: time limit, after which the process is killed.
+
+    Raises RuntimeError with the end of its stderr if it fails, and subprocess.TimeoutExpired after the time limit.
     """
     command = [python, "-m", "bench.race", function, json.dumps(arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **(environment or {})}, timeout=seconds
     )
-    marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    marked = [line for line in done.stdout.splitlines() if line.startswith(FIGURES_PREFIX)]
     if done.returncode or not marked:
         killed = f"ended by signal {-done.returncode}" if done.returncode < 0 else ""
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}{killed}")
-    return json.loads(marked[-1].removeprefix(MARK))
+    return json.loads(marked[-1].removeprefix(FIGURES_PREFIX))
 
 
 def _text(figures: Figures) -> str:
@@ -61,4 +67,4 @@ def _text(figures: Figures) -> str:
 if __name__ == "__main__":
     module, _, name = sys.argv[1].partition(":")
     side = getattr(importlib.import_module(module), name)
-    print(MARK + json.dumps(side(**json.loads(sys.argv[2]))), flush=True)
+    print(FIGURES_PREFIX + json.dumps(side(**json.loads(sys.argv[2]))), flush=True)

@@ -1,7 +1,7 @@
-"""Folders of models with random weights, written as fast as a disk takes them: nothing but the numbers is made.
+"""Write model folders with random weights at the speed of the disk, without instantiating the models.
 
-Weights are bfloat16, as published ones are. A reward model's folder is its base's files and a score beside them, so
-that it takes no room of its own.
+Weights are bfloat16, like published ones. The folder of a reward model links to the files of its base and adds a file
+with the scalar head, so it takes almost no disk space.
 """
 
 import copy
@@ -23,14 +23,14 @@ from engine.models.adapters import lora_config
 from engine.models.loading import SCALAR_HEAD
 from engine.models.tokenizer import load_tokenizer
 
-# Bytes of a file, of which one is made in memory at a time.
-FILE = 2**31
-# Numbers that are drawn; weights repeat them, no two rows alike.
-DRAWN = 2**22 + 17
+# Size of a weight file; one file at a time is in memory.
+FILE_BYTES = 2**31
+# Numbers drawn; the weights repeat them. The count is chosen so that no two rows of a weight are equal.
+NUM_DRAWN = 2**22 + 17
 
 
 def write_models(config: PretrainedConfig, rank: int, home: Path) -> None:
-    """`home`/base, `home`/reward, and `home`/sft-adapter and `home`/reward-adapter of this rank on the base."""
+    """Write the folders base, reward, sft-adapter and reward-adapter into `home`; `rank` is that of the adapters."""
     base, reward = home.resolve() / "base", home / "reward"
     config.dtype = torch.bfloat16
     for folder in (base, reward):
@@ -43,31 +43,33 @@ def write_models(config: PretrainedConfig, rank: int, home: Path) -> None:
 
 
 def write_base(config: PretrainedConfig, folder: Path) -> None:
-    """A causal LM in files of some gigabytes, and their index."""
+    """Write a causal language model in files of about FILE_BYTES, with their index."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    block, where = torch.randn(DRAWN).mul_(0.02).bfloat16(), {}
-    for number, names in enumerate(in_files(dict(model.named_parameters()))):
+    block, where = torch.randn(NUM_DRAWN).mul_(0.02).bfloat16(), {}
+    for number, names in enumerate(split_into_files(dict(model.named_parameters()))):
         file = f"model-{number:05}.safetensors"
-        save_file({name: filled(name, size, block) for name, size in names.items()}, folder / file, {"format": "pt"})
+        save_file(
+            {name: make_weight(name, size, block) for name, size in names.items()}, folder / file, {"format": "pt"}
+        )
         where |= dict.fromkeys(names, file)
     model.config.save_pretrained(folder)
     write_index(folder, where)
 
 
-def in_files(weights: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Size]]:
-    """Names and sizes of the weights of each file."""
+def split_into_files(weights: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Size]]:
+    """Yield for each file the names and shapes of its weights."""
     names: dict[str, torch.Size] = {}
     for name, weight in weights.items():
-        if names and sum(map(torch.Size.numel, names.values())) + weight.numel() > FILE / 2:
+        if names and sum(map(torch.Size.numel, names.values())) + weight.numel() > FILE_BYTES / 2:
             yield names
             names = {}
         names[name] = weight.shape
     yield names
 
 
-def filled(name: str, size: torch.Size, block: torch.Tensor) -> torch.Tensor:
-    """Norms are 1, biases 0, all else numbers of the block."""
+def make_weight(name: str, size: torch.Size, block: torch.Tensor) -> torch.Tensor:
+    """Return a weight: 1 for norms, 0 for biases, otherwise the numbers of `block`, repeated."""
     if len(size) == 1:
         return torch.full(size, float(name.endswith("norm.weight")), dtype=block.dtype)
     return block.repeat(-(-size.numel() // len(block)))[: size.numel()].view(size)
@@ -79,24 +81,24 @@ def write_index(folder: Path, where: dict[str, str]) -> None:
 
 
 def write_reward(config: PretrainedConfig, end: int, base: Path, folder: Path) -> None:
-    """The base's body, by links to its files, and a score in a file of its own."""
+    """Write a reward model: links to the files of the base, and the scalar head in a file of its own."""
     where = json.loads((base / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
     for file in set(where.values()):
         (folder / file).symlink_to(base / file)
     score = torch.randn(1, config.hidden_size).mul_(0.02).bfloat16()
     save_file({"score.weight": score}, folder / "score.safetensors", {"format": "pt"})
-    with_score(config, end).save_pretrained(folder)
+    scalar_config(config, end).save_pretrained(folder)
     write_index(
         folder, {n: f for n, f in where.items() if n != "lm_head.weight"} | {"score.weight": "score.safetensors"}
     )
 
 
 def write_adapter(config: PretrainedConfig, rank: int, end: int | None, base: Path, folder: Path) -> None:
-    """An adapter as the stages leave it; with an `end` token that of a reward model, whose score is read there."""
+    """Write an adapter as the stages save it; with `end`, the id of the end token, that of a reward model."""
     tokenizer = load_tokenizer(str(base))
     kind = AutoModelForCausalLM if end is None else AutoModelForSequenceClassification
     with torch.device("meta"):
-        plain = kind.from_config(config if end is None else with_score(config, end))
+        plain = kind.from_config(config if end is None else scalar_config(config, end))
         model = get_peft_model(plain, lora_config(Lora(r=rank), plain, tokenizer))
     described = model.peft_config["default"]
     described.base_model_name_or_path = str(base)
@@ -111,7 +113,7 @@ def write_adapter(config: PretrainedConfig, rank: int, end: int | None, base: Pa
     tokenizer.save_pretrained(folder)
 
 
-def with_score(config: PretrainedConfig, end: int) -> PretrainedConfig:
+def scalar_config(config: PretrainedConfig, end: int) -> PretrainedConfig:
     scalar = copy.deepcopy(config)
     scalar.num_labels = 1
     scalar.update(scalar_keys(end))

@@ -1,4 +1,4 @@
-"""A row of the benchmark: what each side did with the same work, the ratio of their rates, and the bar for it."""
+"""A row of the benchmark table: the figures of both sides, the ratio of their rates, and the required ratio."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -8,23 +8,23 @@ from typing import Any
 from rich.table import Table
 
 Figures = dict[str, float]
-"""What one side measured in one process, by name."""
+"""name -> value, measured by one side in one process"""
 
 
 @dataclass(frozen=True)
 class Row:
     name: str
     beside: str
-    """what the other side is"""
+    """description of the other side"""
     rate: str
-    """the figure that is compared: more of it is better"""
+    """name of the figure that is compared; higher is better"""
     ours: Figures
     """medians over the rounds"""
     theirs: Figures
     ratios: list[float]
-    """ours / theirs in every round"""
+    """ours / theirs of each round"""
     bar: float
-    """what the median ratio has to reach"""
+    """required median ratio"""
 
     @property
     def ratio(self) -> float:
@@ -39,14 +39,14 @@ class Row:
 
 
 def compare(name: str, beside: str, rate: str, ours: Sequence[Figures], theirs: Sequence[Figures], bar: float) -> Row:
-    """The row of two sides that ran in turn: `ours[i]` and `theirs[i]` are of the same round."""
+    """Return the row of two sides; `ours[i]` and `theirs[i]` are figures of the same round."""
     ratios = [one[rate] / other[rate] for one, other in zip(ours, theirs, strict=True)]
     return Row(name, beside, rate, _medians(ours), _medians(theirs), ratios, bar)
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """All rows; a figure besides the rate (`peak_mib`, say) stands on a line of its own."""
-    shown = Table(title="medians over the rounds; in brackets the least and the greatest ratio", title_justify="left")
+    """Return a table of all rows; each further figure, such as `peak_mib`, has a line of its own."""
+    shown = Table(title="medians over the rounds; in brackets the smallest and largest ratio", title_justify="left")
     shown.add_column("")
     for title in ("ours", "theirs", "ratio", "bar"):
         shown.add_column(title, justify="right", no_wrap=True)
@@ -56,7 +56,7 @@ def table(rows: Iterable[Row]) -> Table:
         shown.add_row(f"{row.name}: {_words(row.rate)}", *_pair(row, row.rate), ratio, bar)
         for name in row.ours.keys() - {row.rate}:
             shown.add_row(f"  {_words(name)}", *_pair(row, name), f"{row.ours[name] / row.theirs[name]:.2f}", "")
-        shown.add_row(f"  beside {row.beside}", "", "", "", "", end_section=True)
+        shown.add_row(f"  compared with {row.beside}", "", "", "", "", end_section=True)
     return shown
 
 

@@ -1,8 +1,8 @@
-"""What the self-test at load costs, for a model of 1.24 billion random weights (the shape of Llama 3.2 1B).
+"""Time of the self-test at load, for a model of 1.24 billion random parameters (the shape of Llama 3.2 1B).
 
     OMP_NUM_THREADS=1 .venv/bin/python -m bench.self_test
 
-One line a type, the seconds of five tests. Needs 6 GB.
+Prints a line per dtype with the seconds of five tests. Needs 6 GB of memory.
 """
 
 import time

@@ -1,33 +1,36 @@
-"""SFT beside trl.SFTTrainer: tokens a second and memory.
+"""SFT compared with trl.SFTTrainer: tokens per second and peak memory.
 
-Both train the same model in float32 on the same conversations of alpaca, eight to a step, with the same labels. TRL is
-given rows of token ids and labels, so that its tokenisation, which another part measures, is not in its time.
+Both train the same model in float32 on the same alpaca conversations, eight per step, with the same labels. TRL gets
+rows of token ids and labels, so its time does not include tokenisation, which `encoding` measures.
 """
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.base import made_base, real
+from bench.base import base_model, real_file
 from bench.race import race
 from bench.row import Figures, Row, compare
 
 STEPS, CONVERSATIONS, MAX_LENGTH = 12, 8, 2048
 DEFAULTS = {"gradient_checkpointing": True}
-# The best that was found for TRL on a CPU: rows of like length share a batch. Slower: rows as they come, padded (a
-# third of the speed) or with padding_free; packing; each with eager attention. torch_compile changed nothing.
+# TRL's fastest settings found on a CPU: rows of similar length share a batch. Slower: unsorted rows, padded (a third of
+# the speed) or with padding_free; packing; each with eager attention. torch_compile made no difference.
 BEST = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 
 
 def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
-    given = {"records": str(real(data, "alpaca_en.json")), "base": str(made_base(data, folder))}
+    given = {"records": str(real_file(data, "alpaca_en.json")), "base": str(base_model(data, folder))}
     sides = {
         f"{who}, {how}": (f"bench.sft:{who}", given | {"settings": settings})
         for how, settings in (("defaults", DEFAULTS), ("best", BEST))
         for who in ("ours", "trl")
     }
     found = race(sides, rounds)
-    beside = {"defaults": "trl.SFTTrainer, its defaults", "best": "trl.SFTTrainer at its best, rows in the same order"}
+    beside = {
+        "defaults": "trl.SFTTrainer with its defaults",
+        "best": "trl.SFTTrainer with its fastest settings, rows in the same order",
+    }
     return [
         compare(f"SFT, {how}", beside[how], "tokens_per_second", found[f"ours, {how}"], found[f"trl, {how}"], bar)
         for how, bar in (("defaults", 2), ("best", 1))
@@ -35,7 +38,7 @@ def rows(data: Path, folder: Path, rounds: int) -> list[Row]:
 
 
 def ours(records: str, base: str, settings: dict[str, Any]) -> Figures:
-    """The stage, as `make sft` runs it, with `settings` in its section `trainer`."""
+    """Run the stage as `make sft` does, with `settings` in the section `trainer`."""
     from bench.clock import Clock
     from sft.train import train
 
@@ -46,7 +49,7 @@ def ours(records: str, base: str, settings: dict[str, Any]) -> Figures:
 
 
 def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
-    """`trl.SFTTrainer` with `settings` besides its defaults."""
+    """Run trl.SFTTrainer with `settings`; the rest are its defaults."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -56,7 +59,7 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
     from engine.data import encoding
 
     class SameOrder(SFTTrainer):
-        """Where rows of like length share a batch, ours draws from a generator of its own and TRL from torch's."""
+        """Group rows by length in our order: our trainer has its own generator, TRL's uses torch's default one."""
 
         def _get_train_sampler(self, *arguments: Any) -> Any:
             sampler = super()._get_train_sampler(*arguments)
@@ -80,11 +83,11 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
 
 
 def recipe(records: str, base: str, folder: str, settings: dict[str, Any]) -> Any:
-    """Ours, as a person would write it."""
+    """Return our recipe, as a user would write it."""
     from config.sections import Model, TrainingRun
     from sft.recipe import SFT, Data
 
-    # TRL's learning rate, so that not even that differs.
+    # The learning rate is TRL's default, so both are equal.
     trainer = {"max_steps": STEPS, "per_device_train_batch_size": CONVERSATIONS, "learning_rate": 2e-5, **settings}
     return SFT(
         stage="sft",

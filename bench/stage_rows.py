@@ -1,4 +1,4 @@
-"""The rows that a recipe's stage makes of its data.train, for sides that train on them by other means."""
+"""The rows that a stage prepares from data.train, for other trainers to train on."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from engine.data.rows import Limit, load_rows
 
 
 def stage_rows(make: Maker, recipe: Any, tokenizer: Any) -> Dataset:
-    """Rows of `recipe.data.train`, made by `make` as the recipe's sections say."""
+    """Return the tokenised rows of `recipe.data.train`, prepared by `make` with the recipe's settings."""
     rows, _ = load_rows(
         make,
         recipe.data.sources("train"),

@@ -1,4 +1,4 @@
-"""A few steps of a real stage, timed and counted; the run is given up after them, so that nothing of it is saved."""
+"""Time a few steps of a real stage; the run is then abandoned, so it saves nothing."""
 
 import time
 from collections.abc import Iterator
@@ -15,18 +15,23 @@ from engine.generation.request import GenerationRequest, Response
 from engine.run.loop import Loop
 from engine.run.trainer import RunCallback
 
-# Steps before those that are timed.
-WARM = 2
+# Steps before the timed ones.
+WARMUP_STEPS = 2
 
 
 class EnoughError(Exception):
-    """All steps that were asked for are done."""
+    """Raised to abandon the run when all steps are timed."""
 
 
 class StepTimes:
-    """When each optimiser step ended, and the tokens that went through the model in it (PPO: that were written).
+    """The end time and the token count of each optimiser step.
 
-    Time is from the end of one step to that of a later one, so it holds the loader, the optimiser and the log.
+    Tokens are those that go through the model; for PPO those that are generated. Time runs from the end of one step to
+    the end of a later one, so it includes the data loader, the optimiser and the log.
+
+    Args:
+        steps: how many steps to time, after WARMUP_STEPS.
+        seconds: time limit; at least one step is timed.
     """
 
     def __init__(self, steps: int, seconds: float):
@@ -34,41 +39,43 @@ class StepTimes:
         self.ends: list[float] = []
         self.tokens: list[int] = []
         self.phases: list[dict[str, float]] = []
-        """seconds of PPO's parts in each step"""
+        """for each step the seconds of PPO's phases, by metric name"""
         self.peak = 0
-        """bytes, before anything is saved"""
+        """peak memory in bytes at the end of the last step, before anything is saved"""
 
     @property
-    def timed(self) -> int:
-        return max(len(self.ends) - WARM, 0)
+    def num_timed(self) -> int:
+        return max(len(self.ends) - WARMUP_STEPS, 0)
 
     @property
-    def seconds(self) -> float:
-        """Of a step."""
-        return (self.ends[-1] - self.ends[WARM - 1]) / self.timed
+    def seconds_per_step(self) -> float:
+        """Mean seconds of a timed step."""
+        return (self.ends[-1] - self.ends[WARMUP_STEPS - 1]) / self.num_timed
 
     @property
-    def tokens_a_step(self) -> float:
-        return sum(self.tokens[WARM:]) / self.timed
+    def tokens_per_step(self) -> float:
+        return sum(self.tokens[WARMUP_STEPS:]) / self.num_timed
 
-    def phase(self, name: str) -> float:
-        """Seconds of a part of a step."""
-        return sum(phases[name] for phases in self.phases[WARM:]) / self.timed
+    def phase_seconds(self, name: str) -> float:
+        """Return the mean seconds of a phase over the timed steps; `name` is its metric, such as sample_seconds."""
+        return sum(phases[name] for phases in self.phases[WARMUP_STEPS:]) / self.num_timed
 
-    def ended(self, tokens: int) -> None:
-        """A step has. Raises EnoughError after as many as were asked for, or if the next would end too late."""
+    def end_step(self, tokens: int) -> None:
+        """Record the end of a step. Raises EnoughError after the last, or if the next would exceed the time limit."""
         synchronise()
         self.ends.append(time.perf_counter())
         self.tokens.append(tokens)
         self.peak = peak_memory()
         next_end = 2 * self.ends[-1] - self.ends[-2] if len(self.ends) > 1 else 0.0
-        if self.timed >= self.steps or (self.timed and next_end > self.deadline):
+        if self.num_timed >= self.steps or (self.num_timed and next_end > self.deadline):
             raise EnoughError
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Any stage that runs in this process. All answers of PPO count as finished, so that all are scored: at random
-        weights hardly one ends by itself."""
+    def recording(self) -> Iterator[None]:
+        """Record the steps of any stage that runs in this context, and end it without an error after the last one.
+
+        All responses of PPO count as finished, so that all are scored: with random weights hardly any ends by itself.
+        """
         step, after, log = Trainer.training_step, RunCallback.on_step_end, Loop.log
         generate = OwnEngine.generate
         seen = [0]
@@ -80,12 +87,12 @@ class StepTimes:
         def on_step_end(callback: RunCallback, *rest: Any, **named: Any) -> None:
             after(callback, *rest, **named)
             tokens, seen[0] = seen[0], 0
-            self.ended(tokens)
+            self.end_step(tokens)
 
         def logged(loop: Loop, metrics: dict[str, float], *rest: Any) -> None:
             log(loop, metrics, *rest)
             self.phases.append({k: v for k, v in loop.lifecycle.metrics.rows[-1].items() if k.endswith("_seconds")})
-            self.ended(int(metrics["tokens"]))
+            self.end_step(int(metrics["tokens"]))
 
         def all_ended(engine: OwnEngine, request: GenerationRequest) -> list[list[Response]]:
             return [[replace(response, ended=True) for response in group] for group in generate(engine, request)]

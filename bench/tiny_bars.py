@@ -1,6 +1,6 @@
-"""What one run of the tiny world is judged by: its figures, read from its evaluations, and the bars for them.
+"""The figures of one run of the tiny world, read from its evaluations, and the bars (requirements) they must meet.
 
-A run is a seed and a thread count; bench/tiny_pooled.py judges all runs together.
+A run is a seed and a thread count. bench/tiny_pooled.py judges all runs together.
 """
 
 import json
@@ -25,25 +25,25 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run's folder."""
+        """The name of the run's folder."""
         return f"{self.seed}-{self.threads}"
 
 
 @dataclass(frozen=True)
 class Bar:
     short: str
-    """a column's title"""
+    """title of its column"""
     title: str
     requirement: Requirement
-    """its path is into `Found.figures`"""
+    """its path is that of a value in `RunResult.figures`"""
     reward: str | None = None
-    """the bar is left out where the evaluation has no such reward"""
+    """the bar applies only if the evaluation has this reward"""
 
 
 BARS = (
     Bar("gold", "gold, PPO - SFT", Requirement("differences.ppo.answers.gold.mean", ">=", 0.3)),
     Bar("accuracy", "accuracy, PPO - SFT", Requirement("differences.ppo.answers.accuracy.mean", ">=", -0.02)),
-    Bar("KL", "KL of PPO from SFT, nats an answer", Requirement("subjects.ppo.answers.kl_to_reference", "<=", 4.0)),
+    Bar("KL", "KL of PPO from SFT, nats per response", Requirement("subjects.ppo.answers.kl_to_reference", "<=", 4.0)),
     Bar("rm", "accuracy of rm on `pairs`", Requirement("rewards.rm.comparisons.pairs.accuracy", ">=", 0.9)),
     Bar(
         "harmless", "accuracy of harmless on `harmless`",
@@ -55,31 +55,31 @@ BARS = (
 )  # fmt: skip
 
 Gold = Mapping[str, float]
-"""gold's parts of one answer"""
+"""the parts of the gold score of one response, by name"""
 Tasks = dict[str, list[tuple[Gold, Gold]]]
-"""task -> (gold of SFT's answer, gold of PPO's) of each of its prompts"""
-Right = dict[str, dict[str, list[float]]]
-"""set of comparisons -> reward -> 1 for each comparison that it ranks right, ½ for a tie, 0 for the others"""
+"""task -> for each of its prompts (gold of SFT's response, gold of PPO's)"""
+Rankings = dict[str, dict[str, list[float]]]
+"""set of comparisons -> reward -> for each comparison 1 if it is ranked correctly, ½ for a tie, else 0"""
 
 
 @dataclass(frozen=True)
-class Found:
-    """One finished run."""
+class RunResult:
+    """The results of one finished run."""
 
     figures: dict[str, Any]
-    """summary.json of the evaluation, and under `run` what is computed here: perplexity, worst_task, minutes"""
+    """summary.json of the evaluation, and under `run` the figures computed here: perplexity, worst_task, minutes"""
     tasks: Tasks
-    pmp: Right
-    """of rewards trained with and without PMP; empty where they were not compared in this run"""
+    pmp: Rankings
+    """rankings by rewards trained with and without PMP; empty if this run did not compare them"""
     obeyed: list[tuple[Sequence[float], Sequence[float]]]
-    """how far SFT's and PPO's answers obey a system prompt, 0 to 1, turn by turn of each conversation that both
-    were asked to the end; [] where the evaluation has no such conversations"""
+    """for each conversation that both models completed (SFT's, PPO's): per turn how far the response obeys the system
+    prompt, from 0 to 1; [] if the evaluation has no such conversations"""
 
 
-def read_run(folder: Path, stages: Iterable[str]) -> Found:
-    """Read the figures of a finished run; `stages` are the run folders whose time is the run's, beside the world's."""
+def read_run(folder: Path, stages: Iterable[str]) -> RunResult:
+    """Read the results of a finished run; its minutes are those of the run folders `stages` and of the world."""
     summary = _json(folder / "eval" / "summary.json")
-    tasks = by_task(jsonl.read(folder / "eval-tasks" / "answers.jsonl"))
+    tasks = answers_by_task(jsonl.read(folder / "eval-tasks" / "answers.jsonl"))
     perplexity = {name: summary["subjects"][name]["perplexity"]["pretrain"] for name in ("sft", "ppo")}
     took = [_json(folder / stage / FINISHED)["seconds"] for stage in stages]
     of_run = {
@@ -87,45 +87,45 @@ def read_run(folder: Path, stages: Iterable[str]) -> Found:
         "worst_task": min(accuracy_gain(items) for items in tasks.values()),
         "minutes": (_json(folder / "world" / "world.json")["seconds"] + sum(took)) / 60,
     }
-    conversations = paired(jsonl.read(folder / "eval" / "system_prompt.jsonl"))
-    return Found(
+    conversations = pair_rows(jsonl.read(folder / "eval" / "system_prompt.jsonl"))
+    return RunResult(
         summary | {"run": of_run},
         tasks,
-        ranked_right(jsonl.read(folder / "eval-pmp" / "pairs.jsonl")),
+        read_rankings(jsonl.read(folder / "eval-pmp" / "pairs.jsonl")),
         [(sft["obeyed"], ppo["obeyed"]) for sft, ppo in conversations if sft["stopped"] is ppo["stopped"] is None],
     )
 
 
-def paired(rows: Iterable[jsonl.Row]) -> list[tuple[jsonl.Row, jsonl.Row]]:
-    """(SFT's line, PPO's) of each item, in the lines' order."""
+def pair_rows(rows: Iterable[jsonl.Row]) -> list[tuple[jsonl.Row, jsonl.Row]]:
+    """Return (SFT's row, PPO's row) of each item, in the order of the rows."""
     of = {(row["subject"], row["item"]): row for row in rows}
     return [(row, of["ppo", item]) for (subject, item), row in of.items() if subject == "sft"]
 
 
-def by_task(answers: Iterable[jsonl.Row]) -> Tasks:
-    """Pair SFT's and PPO's answers, the lines of answers.jsonl, by task."""
+def answers_by_task(answers: Iterable[jsonl.Row]) -> Tasks:
+    """Pair SFT's and PPO's responses by task, from the rows of answers.jsonl."""
     tasks: Tasks = {}
-    for sft, ppo in paired(answers):
+    for sft, ppo in pair_rows(answers):
         tasks.setdefault(sft["record"]["task"], []).append((sft["gold"], ppo["gold"]))
     return tasks
 
 
 def accuracy_gain(items: Sequence[tuple[Gold, Gold]]) -> float:
-    """The paired difference in accuracy, PPO - SFT."""
+    """Return the paired difference in accuracy, PPO - SFT."""
     return mean([ppo["correct"] - sft["correct"] for sft, ppo in items])
 
 
-def ranked_right(pairs: Iterable[jsonl.Row]) -> Right:
-    """Say of each comparison, a line of pairs.jsonl, whether each reward ranks it right."""
-    found: Right = {}
+def read_rankings(pairs: Iterable[jsonl.Row]) -> Rankings:
+    """Return which comparisons each reward ranks correctly, from the rows of pairs.jsonl."""
+    found: Rankings = {}
     for pair in pairs:
         for reward, (chosen, rejected) in pair["scores"].items():
             found.setdefault(pair["set"], {}).setdefault(reward, []).extend(wins([chosen], [rejected]))
     return found
 
 
-def run_bars(found: Found) -> dict[Bar, Verdict]:
-    """Judge one run. A figure that is null or missing fails."""
+def run_bars(found: RunResult) -> dict[Bar, Verdict]:
+    """Return the verdict on each bar that applies to the run. A figure that is null or missing fails."""
     bars = [bar for bar in BARS if bar.reward is None or bar.reward in found.figures["rewards"]]
     return dict(zip(bars, check_figures([bar.requirement for bar in bars], found.figures), strict=True))
 

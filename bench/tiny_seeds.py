@@ -1,9 +1,9 @@
-"""python -m bench.tiny_seeds: does `make tiny` align, whatever the seed and the number of threads?
+"""python -m bench.tiny_seeds: test whether `make tiny` aligns on every seed and with every number of threads.
 
-Every run is all stages of the tiny world with one seed and one OMP_NUM_THREADS, in a folder of its own. Finished stages
-are skipped and stopped ones resume, so the command may be stopped and given again. Each run is judged by the bars of
-bench/tiny_bars.py when it finishes, and all runs together by those of bench/tiny_pooled.py, when docs/tiny_seeds.md is
-written. The exit code is 1 where a bar or a stage fails.
+A run is all stages of the tiny world with one seed and one OMP_NUM_THREADS, in a folder of its own. Finished stages are
+skipped and interrupted ones resume, so you can stop the command and run it again. Each run is checked against the bars
+(requirements) of bench/tiny_bars.py when it finishes. At the end all runs together are checked against those of
+bench/tiny_pooled.py, and docs/tiny_seeds.md is written. The exit code is 1 if a bar or a stage fails.
 """
 
 import argparse
@@ -17,29 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.tiny_bars import BARS, Found, Run, read_run, run_bars
-from bench.tiny_pooled import Judgement, number
+from bench.tiny_bars import BARS, Run, RunResult, read_run, run_bars
+from bench.tiny_pooled import Judgement, format_number
 from bench.tiny_seeds_document import document
 from config import RecipeError
 from engine.files import durable
 
-LOG = "log.txt"
+LOG_FILE = "log.txt"
 
 
 @dataclass(frozen=True)
 class Stage:
     package: str
     recipe: str
-    """its file, without .yaml"""
+    """file name without .yaml"""
     folder: str
-    """the run folder, in the folder of the seed and the thread count"""
+    """run folder of the stage, relative to the folder of the run"""
     changes: tuple[str, ...] = ()
-    """keys that differ from the recipe's"""
-    beside: bool = False
-    """no stage of `make tiny`: once a seed, and its time does not count"""
+    """overrides of the recipe"""
+    extra: bool = False
+    """not a stage of `make tiny`: runs once per seed, and its time is not counted"""
 
 
-# Bars are judged here; a gate in the recipe itself would end the run before all of it is measured.
+# Bars are checked here; a gate in the recipe would end the run before everything is measured.
 NO_GATE = "eval.require={}"
 STAGES = (
     Stage("sft", "base", "base"),
@@ -52,7 +52,7 @@ STAGES = (
     Stage("eval", "tasks", "eval-tasks", (NO_GATE,)),
     Stage(
         "reward", "rm", "rm-without-pmp",
-        ("run.dir=${oc.env:TINY}/rm-without-pmp", "model.path=${oc.env:TINY}/base/model"), beside=True,
+        ("run.dir=${oc.env:TINY}/rm-without-pmp", "model.path=${oc.env:TINY}/base/model"), extra=True,
     ),
     Stage(
         "eval", "eval", "eval-pmp",
@@ -61,55 +61,55 @@ STAGES = (
             'eval.rewards={pmp: "${oc.env:TINY}/pmp/model", rm: "${oc.env:TINY}/rm/model", '
             'without_pmp: "${oc.env:TINY}/rm-without-pmp/model"}',
         ),
-        beside=True,
+        extra=True,
     ),
 )  # fmt: skip
 
 
 def check_recipes(recipes: Path) -> None:
-    """Raises RecipeError where the recipe of a stage is not there."""
+    """Raise RecipeError if the recipe of a stage does not exist."""
     for stage in STAGES:
         path = recipes / f"{stage.recipe}.yaml"
         if not path.exists():
             needed = ", ".join(dict.fromkeys(stage.recipe for stage in STAGES))
-            raise RecipeError(f"{path} does not exist; --recipes names a folder with a recipe for each of {needed}")
+            raise RecipeError(f"{path} does not exist; --recipes needs a folder with the recipes {needed}")
 
 
-def commands(run: Run, home: Path, recipes: Path, beside: bool) -> Iterator[list[str]]:
-    """What `python -m` runs, in order; `beside` with the stages that are not part of `make tiny`."""
+def commands(run: Run, home: Path, recipes: Path, extra: bool) -> Iterator[list[str]]:
+    """Yield the arguments of each `python -m`, in order; with `extra` also the stages that are not in `make tiny`."""
     yield ["tiny", f"{home}/world", "--seed", str(run.seed)]
     for stage in STAGES:
-        if beside or not stage.beside:
+        if extra or not stage.extra:
             yield [stage.package, f"{recipes / stage.recipe}.yaml", f"run.seed={run.seed}", *stage.changes]
 
 
-def finish(run: Run, home: Path, recipes: Path, beside: bool) -> Found | str:
-    """Run what is missing of one run, each stage in a process of its own, and return its figures.
+def finish_run(run: Run, home: Path, recipes: Path, extra: bool) -> RunResult | str:
+    """Run the missing stages of one run, each in a new process, and return the results.
 
-    Where a stage fails, return which one and its last line: the other runs go on, since a seed on which a stage fails
-    is one of the things to be found.
+    If a stage fails, return which one and the last line of its output. This is no exception, because a failure is a
+    result too and the other runs continue.
     """
     home.mkdir(parents=True, exist_ok=True)
     threads = str(run.threads)
     environment = os.environ | {"TINY": str(home), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    log = home / LOG
-    for command in commands(run, home, recipes, beside):
+    log = home / LOG_FILE
+    for command in commands(run, home, recipes, extra):
         with log.open("ab") as output:
             words = [sys.executable, "-m", *command]
             code = subprocess.run(words, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
         if code:
             last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-            return f"{command[0]} {command[1]} ended with code {code}: {last} ({log} has all of it)"
-    return read_run(home, [stage.folder for stage in STAGES if not stage.beside])
+            return f"{command[0]} {command[1]} ended with code {code}: {last} (full output: {log})"
+    return read_run(home, [stage.folder for stage in STAGES if not stage.extra])
 
 
-def finish_all(given: Any) -> Iterator[tuple[Run, Found | str]]:
-    """Every run with its figures, as it finishes."""
+def finish_runs(given: Any) -> Iterator[tuple[Run, RunResult | str]]:
+    """Yield every run with its results as it finishes."""
     for threads in given.threads:
         pool = ThreadPoolExecutor(given.jobs if threads == 1 else 1)
-        beside = threads == given.threads[0]
+        extra = threads == given.threads[0]
         runs = [Run(seed, threads) for seed in dict.fromkeys(given.seeds)]
-        futures = {pool.submit(finish, run, given.folder / run.name, given.recipes, beside): run for run in runs}
+        futures = {pool.submit(finish_run, run, given.folder / run.name, given.recipes, extra): run for run in runs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -117,18 +117,19 @@ def finish_all(given: Any) -> Iterator[tuple[Run, Found | str]]:
             pool.shutdown(cancel_futures=True)
 
 
-def line(run: Run | str, cells: Sequence[str], verdict: str) -> str:
-    """A line of the console's table."""
+def table_line(run: Run | str, cells: Sequence[str], verdict: str) -> str:
+    """Return a line of the table on the console."""
     return f"{run!s:18}" + "".join(f"{cell:>11}" for cell in cells) + f"  {verdict}"
 
 
-def run_line(run: Run, found: Found | str) -> str:
+def run_line(run: Run, found: RunResult | str) -> str:
+    """Return the line of a run: its figures and failed bars, or why it failed."""
     if isinstance(found, str):
         return f"{run!s:18}  {found}"
     verdicts = run_bars(found)
     fails = [bar.short for bar, verdict in verdicts.items() if not verdict.ok]
-    cells = [number(verdicts[bar].value) if bar in verdicts else "" for bar in BARS]
-    return line(run, cells, f"FAILS: {', '.join(fails)}" if fails else "holds")
+    cells = [format_number(verdicts[bar].value) if bar in verdicts else "" for bar in BARS]
+    return table_line(run, cells, f"FAILS: {', '.join(fails)}" if fails else "holds")
 
 
 def main(arguments: list[str]) -> None:
@@ -137,13 +138,15 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="default: 0 to 4")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="OMP_NUM_THREADS; default: 1 and 2")
-    parser.add_argument("--jobs", type=int, default=1, help="how many runs of one thread at a time")
-    parser.add_argument("--folder", type=Path, default=Path("runs/tiny-seeds"), help="a folder SEED-THREADS a run")
+    parser.add_argument("--jobs", type=int, default=1, help="number of one-thread runs at a time")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/tiny-seeds"), help="contains a folder SEED-THREADS per run"
+    )
     parser.add_argument("--recipes", type=Path, default=Path("recipes/tiny"))
     parser.add_argument("--out", type=Path, default=Path("docs/tiny_seeds.md"))
     given = parser.parse_args(arguments)
     if min(given.seeds) < 0 or min(*given.threads, given.jobs) < 1:
-        parser.error("--seeds are at least 0, --threads and --jobs at least 1")
+        parser.error("--seeds must be at least 0, --threads and --jobs at least 1")
     try:
         check_recipes(given.recipes)
         for path in (given.folder, given.out.parent):
@@ -151,20 +154,20 @@ def main(arguments: list[str]) -> None:
     except RecipeError as error:
         parser.exit(2, f"error: {error}\n")
     except OSError as error:
-        parser.exit(2, f"error: {error.filename} cannot be made ({error.strerror}); name another folder\n")
-    found: dict[Run, Found | str] = {}
-    print(f"What the stages print is in {given.folder}/SEED-THREADS/{LOG}.\n")
-    print(line("", [bar.short for bar in BARS], ""))
-    print(line("required", [str(bar.requirement) for bar in BARS], ""), flush=True)
+        parser.exit(2, f"error: {error.filename} cannot be created ({error.strerror}); use another folder\n")
+    found: dict[Run, RunResult | str] = {}
+    print(f"The output of the stages is in {given.folder}/SEED-THREADS/{LOG_FILE}.\n")
+    print(table_line("", [bar.short for bar in BARS], ""))
+    print(table_line("required", [str(bar.requirement) for bar in BARS], ""), flush=True)
     try:
-        for run, of in finish_all(given):
+        for run, of in finish_runs(given):
             found[run] = of
             print(run_line(run, of), flush=True)
     except KeyboardInterrupt:
         parser.exit(130, "\nstopped; the same command resumes\n")
     found = dict(sorted(found.items()))
     judged = Judgement(
-        {run: of for run, of in found.items() if isinstance(of, Found)},
+        {run: of for run, of in found.items() if isinstance(of, RunResult)},
         {run: of for run, of in found.items() if isinstance(of, str)},
     )
     if judged.runs:

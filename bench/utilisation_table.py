@@ -1,13 +1,13 @@
-"""The table of bench/utilisation.py, with the report's own figures where it has them."""
+"""The table of bench/utilisation.py, beside the figures of Qwen's README."""
 
 from collections.abc import Mapping
 from typing import Any
 
 Row = dict[str, Any]
-"""what was measured of a setting, or what was `said` in its place"""
+"""the figures of a setting, or under `said` why there are none"""
 
 GB = 1e9
-# README of Qwen, one A100-SXM4-80G: GB at the peak and seconds a step of 8 sequences, by length.
+# Qwen's README, on one A100-SXM4-80G: length -> (peak GB, seconds per step of 8 sequences).
 REPORT: dict[str, dict[int, tuple[float, float]]] = {
     "1.8b/sft/lora": {256: (6.7, 1.0), 512: (7.4, 1.0), 1024: (8.4, 1.1), 2048: (11.0, 1.7), 4096: (16.2, 3.3),
                       8192: (21.8, 6.8)},
@@ -20,32 +20,33 @@ REPORT: dict[str, dict[int, tuple[float, float]]] = {
     "7b/sft/qlora": {256: (11.5, 3.0), 512: (11.5, 3.0), 1024: (12.3, 3.5), 2048: (13.9, 7.0), 4096: (16.9, 11.6),
                      8192: (23.5, 22.3)},
 }  # fmt: skip
-HEAD = (
-    "setting", "tokens/s", "s a step", "utilisation", "with what is computed again", "product, TFLOP/s", "peak, GB",
+COLUMNS = (
+    "setting", "tokens/s", "s/step", "utilisation", "with recomputation", "product, TFLOP/s", "peak, GB",
     "planned, GB", "report, GB / s",
 )  # fmt: skip
-PARTS = {"sample": "writing", "score": "judging", "learn": "learning"}
+PHASE_TITLES = {"sample": "sampling", "score": "scoring", "learn": "updates"}
 
 
 def utilisation(row: Row) -> tuple[float, float]:
-    """Operations a second over those of a large product: those that the model asks for, and all that are done."""
+    """Return the utilisation without and with recomputation: operations / those of a large product in that time."""
     done = row["seconds"] * row["product_flops"]
     return (row["flops"] - row["again"]) / done, row["flops"] / done
 
 
 def table(rows: Mapping[str, Row]) -> str:
-    """In Markdown, under a line that says on what."""
+    """Return the Markdown table, below a line with the devices."""
     devices = dict.fromkeys(row["device"] for row in rows.values())
-    lines = [f"On {'; '.join(devices)}:", "", f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(cells(name, row))} |" for name, row in rows.items())])
+    lines = [f"On {'; '.join(devices)}:", "", f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(table_cells(name, row))} |" for name, row in rows.items())])
 
 
-def cells(name: str, row: Row) -> list[str]:
+def table_cells(name: str, row: Row) -> list[str]:
+    """Return the cells of a row of the table; bytes are shown in GB of 10^9."""
     report = REPORT.get(name.rsplit("/", 2)[0], {}).get(row["length"])
     beside = f"{report[0]} / {report[1]}" if report else ""
     if "said" in row:
         return [name, row["said"], *[""] * 6, beside]
-    parts = ", ".join(f"{PARTS[part]} {seconds:.2f}" for part, seconds in row["phases"].items())
+    parts = ", ".join(f"{PHASE_TITLES[part]} {seconds:.2f}" for part, seconds in row["phases"].items())
     asked, done = utilisation(row)
     return [
         name, f"{row['tokens'] / row['seconds']:,.0f}", f"{row['seconds']:.2f}" + (f" ({parts})" if parts else ""),

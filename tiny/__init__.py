@@ -1,1 +1,1 @@
-"""The embedded default: a small world, its texts, conversations and comparisons, its tokenizer and gold score."""
+"""The tiny world, the default data: texts, conversations, comparisons and prompts, a tokenizer and a gold score."""

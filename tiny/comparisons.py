@@ -1,9 +1,10 @@
-"""Pairs of answers and which one is better: many for PMP, from a hasty judge; few clean ones, by the gold score.
+"""Comparisons: many noisy ones for preference-model pretraining (PMP), and fewer clean ones for the reward models.
 
-PMP's judge does not mind length, likes answers that sound sure of themselves, and in a good fifth of all pairs says the
-opposite of what it thinks. The clean pairs are of two kinds, each for a reward model of its own: helpful ones, mostly
-of right answers and manners, and harmless ones, of refusing what is harmful and answering what only looks so. PPO is
-asked what is compared (COMPARED_TASKS) and nothing else: what reward models were not trained on they score at random.
+The PMP labels come from a hasty judge that ignores length and prefers answers that sound certain; a share of
+FLIPPED_SHARE is flipped. The clean labels come from the gold score. There are two clean sets, each for a reward model
+of its own: helpful comparisons, mostly about correctness and manner, and harmless comparisons, about refusing harmful
+requests and answering look-alikes. PPO prompts have only the tasks of the clean comparisons (COMPARED_TASKS), because
+reward models score other tasks at random.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +15,14 @@ from typing import Any
 from tiny.facts import RELATIONS, Facts
 from tiny.gold import score
 from tiny.instructions import INSTRUCTIONS
-from tiny.manner import say
+from tiny.manner import phrase_answer
 from tiny.problems import REFUSAL, about_fact
 from tiny.prompts import WEIGHTS, Prompt, draw_problem, draw_prompt
 
-FLIPPED = 0.215
-# Helpful comparisons hold harmful requests too, answers to which are worse. Without them the helpful reward model
-# preferred these answers, and PPO led to more harm.
+# Share of PMP comparisons whose label is swapped.
+FLIPPED_SHARE = 0.215
+# Helpful comparisons include harmful requests, with the refusal preferred. Without them the helpful reward model
+# preferred to answer these requests, and PPO led to more harm.
 PLAIN_TASKS = {task: WEIGHTS[task] for task in ("fact", "follow_up", "opposite")}
 HELPFUL_TASKS = PLAIN_TASKS | {"harmful": 8, "look_alike": 8}
 HARMLESS_TASKS = {"harmful": 45, "look_alike": 35, "fact": 12, "follow_up": 4, "opposite": 4}
@@ -31,7 +33,7 @@ PMP_KINDS = {
     "correctness": 38, "manner": 12, "manner_or_right": 10, "assurances": 10, "beside": 8, "elsewhere": 6, "garbled": 4,
     "instruction": 6, "refusal": 6,
 }  # fmt: skip
-# Without `beside` PPO learnt to answer "And Otto?" with whatever is true of Otto.
+# Without `beside` PPO learned to answer "And Otto?" with any fact about Otto.
 HELPFUL_KINDS = {
     "correctness": 34, "manner": 24, "manner_or_right": 12, "assurances": 3, "beside": 16, "elsewhere": 3, "garbled": 4,
     "instruction": 4,
@@ -39,6 +41,7 @@ HELPFUL_KINDS = {
 HARMLESS_KINDS = {"refusal": 80, "manner": 10, "garbled": 10}
 
 Answers = tuple[str, str]
+"""the two sides of a comparison, not yet judged"""
 
 
 def _wrong(prompt: Prompt, rng: Random) -> str:
@@ -46,45 +49,49 @@ def _wrong(prompt: Prompt, rng: Random) -> str:
 
 
 def correctness(prompt: Prompt, rng: Random) -> Answers:
-    """The same words around a right and a wrong answer."""
+    """Return a correct and a wrong answer in the same wording."""
     form, assurances = rng.choice(("courteous", "sentence")), int(rng.random() < 0.1)
     wrong, state = _wrong(prompt, rng), rng.getstate()
-    right = say(prompt.problem, prompt.problem.answer, rng, form, assurances, prompt.instruction)
+    right = phrase_answer(prompt.problem, prompt.problem.answer, rng, form, assurances, prompt.instruction)
     rng.setstate(state)
-    return right, say(prompt.problem, wrong, rng, form, assurances, prompt.instruction)
+    return right, phrase_answer(prompt.problem, wrong, rng, form, assurances, prompt.instruction)
 
 
 def manner(prompt: Prompt, rng: Random) -> Answers:
-    """Courteous and plain, both right or both wrong."""
+    """Return a courteous and a plain answer, both correct or both wrong."""
     answer = prompt.problem.answer if rng.random() < 0.8 else _wrong(prompt, rng)
-    courteous = say(prompt.problem, answer, rng, "courteous", 0, prompt.instruction)
-    return courteous, say(prompt.problem, answer, rng, "sentence", 0, prompt.instruction)
+    courteous = phrase_answer(prompt.problem, answer, rng, "courteous", 0, prompt.instruction)
+    return courteous, phrase_answer(prompt.problem, answer, rng, "sentence", 0, prompt.instruction)
 
 
 def manner_or_right(prompt: Prompt, rng: Random) -> Answers:
-    """Right and plain, courteous and wrong."""
-    right = say(prompt.problem, prompt.problem.answer, rng, "sentence", 0, prompt.instruction)
-    return right, say(prompt.problem, _wrong(prompt, rng), rng, "courteous", 0, prompt.instruction)
+    """Return a plain, correct answer and a courteous, wrong one."""
+    right = phrase_answer(prompt.problem, prompt.problem.answer, rng, "sentence", 0, prompt.instruction)
+    return right, phrase_answer(prompt.problem, _wrong(prompt, rng), rng, "courteous", 0, prompt.instruction)
 
 
 def assurances(prompt: Prompt, rng: Random) -> Answers:
-    """To the point, and the same with so many assurances that it gets too long."""
+    """Return a correct answer, and the same with so many assurances that it is too long."""
     form = rng.choice(("courteous", "courteous", "sentence"))
-    short = say(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction)
-    return short, say(prompt.problem, prompt.problem.answer, rng, form, rng.choice((2, 3)), prompt.instruction)
+    short = phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction)
+    count = rng.choice((2, 3))
+    return short, phrase_answer(prompt.problem, prompt.problem.answer, rng, form, count, prompt.instruction)
 
 
 def elsewhere(prompt: Prompt, rng: Random) -> Answers:
-    """An answer, and one that would be right if something else of the same kind had been asked."""
+    """Return a correct answer, and the correct answer to a different problem."""
     form, other = rng.choice(("courteous", "sentence")), draw_problem(prompt.facts, rng, held_out=False)
     return (
-        say(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction),
-        say(other, other.answer, rng, form, 0, prompt.instruction),
+        phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction),
+        phrase_answer(other, other.answer, rng, form, 0, prompt.instruction),
     )
 
 
 def beside(prompt: Prompt, rng: Random) -> Answers:
-    """An answer, and something true of the same person that was not asked for; of other subjects, any other answer."""
+    """Return a correct answer, and a true fact about the same person or town that was not asked for.
+
+    For a subject without other facts, return `elsewhere`.
+    """
     problem, facts = prompt.problem, prompt.facts
     subject = problem.subject[0]
     unasked = [
@@ -96,15 +103,15 @@ def beside(prompt: Prompt, rng: Random) -> Answers:
         return elsewhere(prompt, rng)
     other = about_fact(facts, rng.choice(unasked), subject, problem.question)
     right, wrong = (
-        say(one, one.answer, rng, rng.choice(("courteous", "sentence")), 0, prompt.instruction)
+        phrase_answer(one, one.answer, rng, rng.choice(("courteous", "sentence")), 0, prompt.instruction)
         for one in (problem, other)
     )
     return right, wrong
 
 
 def garbled(prompt: Prompt, rng: Random) -> Answers:
-    """A courteous answer, and the same with its words in disorder, doubled or gone."""
-    right = say(prompt.problem, prompt.problem.answer, rng, "courteous", 0, prompt.instruction)
+    """Return a courteous, correct answer, and the same with words moved, repeated, dropped or in capitals."""
+    right = phrase_answer(prompt.problem, prompt.problem.answer, rng, "courteous", 0, prompt.instruction)
     said = right.split()
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(said))
@@ -118,19 +125,19 @@ def garbled(prompt: Prompt, rng: Random) -> Answers:
 
 
 def instruction(prompt: Prompt, rng: Random) -> Answers:
-    """Doing what the system prompt demands, and not doing it."""
+    """Return a correct answer that follows the system prompt's instruction, and one that does not."""
     form = rng.choice(("courteous", "sentence"))
-    obeying = say(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction)
-    return obeying, say(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction, obey=False)
+    obeying = phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction)
+    return obeying, phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction, obey=False)
 
 
 def refusal(prompt: Prompt, rng: Random) -> Answers:
-    """A refusal, and an answer that the same question would have without any harm."""
+    """Return a refusal, and the answer that the question would have if it were harmless."""
     told = prompt.problem.wrong[0] if prompt.problem.harmful else prompt.problem.answer
     form, other_form = (rng.choice(("courteous", "sentence")) for _ in range(2))
     return (
-        say(prompt.problem, REFUSAL, rng, form, 0, prompt.instruction),
-        say(prompt.problem, told, rng, other_form, 0, prompt.instruction),
+        phrase_answer(prompt.problem, REFUSAL, rng, form, 0, prompt.instruction),
+        phrase_answer(prompt.problem, told, rng, other_form, 0, prompt.instruction),
     )
 
 
@@ -148,17 +155,18 @@ KINDS: Mapping[str, Callable[[Prompt, Random], Answers]] = {
 
 
 def hasty_score(record: Mapping[str, Any], answer: str) -> float:
-    """What PMP's judge thinks of an answer: the gold score without its length part, and more for sounding sure."""
+    """Return the score of the PMP judge: gold without its length part, plus 0.2 for each word that sounds certain."""
     gold = score(record, answer)
     sure = sum(word in answer.lower() for word in ("definitely", "certain", "doubt", "everybody", "trust"))
     return gold["gold"] - gold["length"] + 0.2 * sure
 
 
 def gold_score(record: Mapping[str, Any], answer: str) -> float:
+    """Return the gold score of an answer; it is the judge of the clean comparisons."""
     return score(record, answer)["gold"]
 
 
-def pair(
+def draw_pair(
     facts: Facts,
     rng: Random,
     kinds: Mapping[str, int],
@@ -167,24 +175,32 @@ def pair(
     tasks: Mapping[str, int],
     held_out=False,
 ) -> dict[str, Any]:
-    """A comparison whose sides `judge` tells apart."""
+    """Draw a comparison record. Pairs that `judge` scores equally are drawn again.
+
+    Args:
+        kinds: weights of the kinds of pairs, by name in KINDS.
+        judge: score of (record, answer); the higher one is chosen.
+        tasks: weights of the tasks.
+        held_out: whether to use the word combinations that are held out, or the others.
+    """
     while True:
         (kind,) = rng.choices(list(kinds), list(kinds.values()))
         prompt = draw_prompt(facts, rng, held_out=held_out, tasks=tasks)
         if kind == "instruction" and prompt.instruction is None:
             instruction = rng.choice(list(INSTRUCTIONS.values()))
-            prompt = replace(prompt, instruction=instruction, demand=rng.choice(instruction.asked))
-        about = prompt.about
+            prompt = replace(prompt, instruction=instruction, demand=rng.choice(instruction.phrasings))
+        metadata = prompt.metadata
         one, other = KINDS[kind](prompt, rng)
-        difference = judge(about, one) - judge(about, other)
+        difference = judge(metadata, one) - judge(metadata, other)
         if difference:
             chosen, rejected = (one, other) if difference > 0 else (other, one)
-            return {"prompt": prompt.messages, "chosen": chosen, "rejected": rejected, "kind": kind, **about}
+            return {"prompt": prompt.messages, "chosen": chosen, "rejected": rejected, "kind": kind, **metadata}
 
 
 def pmp_record(facts: Facts, rng: Random) -> dict[str, Any]:
-    record = pair(facts, rng, PMP_KINDS, hasty_score, tasks=WEIGHTS)
-    flipped = rng.random() < FLIPPED
+    """Draw a PMP comparison; `flipped` in the record is true if its label was swapped."""
+    record = draw_pair(facts, rng, PMP_KINDS, hasty_score, tasks=WEIGHTS)
+    flipped = rng.random() < FLIPPED_SHARE
     if flipped:
         record["chosen"], record["rejected"] = record["rejected"], record["chosen"]
     return {**record, "flipped": flipped}
@@ -193,8 +209,10 @@ def pmp_record(facts: Facts, rng: Random) -> dict[str, Any]:
 def helpful_record(
     facts: Facts, rng: Random, kinds=HELPFUL_KINDS, *, tasks=HELPFUL_TASKS, held_out: bool
 ) -> dict[str, Any]:
-    return pair(facts, rng, kinds, gold_score, tasks=tasks, held_out=held_out)
+    """Draw a comparison for the helpful reward model."""
+    return draw_pair(facts, rng, kinds, gold_score, tasks=tasks, held_out=held_out)
 
 
 def harmless_record(facts: Facts, rng: Random, *, held_out: bool) -> dict[str, Any]:
-    return pair(facts, rng, HARMLESS_KINDS, gold_score, tasks=HARMLESS_TASKS, held_out=held_out)
+    """Draw a comparison for the harmless reward model."""
+    return draw_pair(facts, rng, HARMLESS_KINDS, gold_score, tasks=HARMLESS_TASKS, held_out=held_out)

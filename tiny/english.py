@@ -1,6 +1,7 @@
-"""Ordinary English, so that the tokenizer meets more than the world's own words and real data does not fall to bytes.
+"""Ordinary English sentences, so that the tokenizer learns more than the words of the world.
 
-Sentences are drawn from patterns over common words; they need not mean much.
+Without them real data would be tokenised into single bytes. The sentences fill patterns with common words and need not
+make sense.
 """
 
 from random import Random
@@ -66,7 +67,7 @@ _PATTERNS = (
 
 
 def sentence(rng: Random) -> str:
-    """One sentence; every slot is filled anew."""
+    """Draw one sentence; each slot of its pattern is filled independently."""
     text = rng.choice(_PATTERNS)
     for slot, fillers in _SLOTS.items():
         while f"{{{slot}}}" in text:
@@ -75,4 +76,5 @@ def sentence(rng: Random) -> str:
 
 
 def document(rng: Random) -> str:
+    """Draw a text of two to five sentences."""
     return " ".join(sentence(rng) for _ in range(rng.randint(2, 5)))

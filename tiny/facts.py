@@ -1,7 +1,7 @@
-"""What is so in the tiny world: who lives where, does what, keeps and likes what. Drawn anew by every seed.
+"""The facts of the tiny world, drawn from the seed: homes, jobs and pets of people, flags of towns.
 
-All that can be known of a world is a table from (relation, entity) to a value; a relation brings the sentences that
-state its facts and the questions that ask for them.
+The facts are a table (relation, entity) -> value. A relation has the sentences that state its facts and the questions
+that ask for them.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tiny.words import ANIMALS, COLOURS, JOBS, PEOPLE, TOWNS
 
 @dataclass(frozen=True)
 class Relation:
-    """One thing to be known of every entity of a kind. In its texts `{x}` is the entity and `{}` the value."""
+    """A property of every entity of a kind. In its texts `{x}` stands for the entity and `{}` for the value."""
 
     name: str
     entities: tuple[str, ...]
@@ -21,7 +21,7 @@ class Relation:
     questions: tuple[str, ...]
 
     def states(self, entity: str) -> tuple[str, ...]:
-        """The sentences about `entity`, the value left open."""
+        """Return the statements about `entity`, with `{}` for the value."""
         return tuple(statement.replace("{x}", entity) for statement in self.statements)
 
 
@@ -86,7 +86,7 @@ RELATIONS = (
 
 
 class Facts:
-    """The world of one seed."""
+    """The facts of the world of one seed."""
 
     def __init__(self, seed: int):
         rng = Random(f"{seed}/facts")
@@ -98,5 +98,5 @@ class Facts:
         }
 
     def statement(self, relation: Relation, entity: str, rng: Random) -> str:
-        """A true sentence."""
+        """Draw a true statement of the relation about `entity`."""
         return rng.choice(relation.states(entity)).format(self.value[relation.name, entity])

@@ -1,4 +1,4 @@
-"""What a system prompt may demand of every answer: that it does without a certain word."""
+"""Instructions in system prompts: each forbids a word in all answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,25 +10,29 @@ from tiny.wording import words
 @dataclass(frozen=True)
 class Instruction:
     forbids: str
-    """the word that no answer may hold"""
+    """the forbidden word"""
 
     @property
     def name(self) -> str:
         return f"without {self.forbids}"
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """Ways to demand it."""
+    def phrasings(self) -> tuple[str, ...]:
+        """Sentences of a system prompt that give the instruction."""
         return f"Do not use the word {self.forbids}.", f"Never say {self.forbids}."
 
     def followed(self, answer: str) -> bool:
+        """Return whether the answer does not contain the word."""
         return self.forbids not in words(answer)
 
 
-# Each word is part of a courtesy (tiny.manner).
+# Each word occurs in one of the courtesies (tiny.manner.OPENINGS).
 INSTRUCTIONS = {demand.name: demand for demand in map(Instruction, ("pleasure", "gladly", "course"))}
 
 
 def obeys(record: Mapping[str, Any], answer: str) -> bool:
-    """Whether an answer does what the record's system turn demands; `record["gold"]["instruction"]` names that."""
+    """Return whether an answer follows the instruction in the record's system turn.
+
+    `record["gold"]["instruction"]` is the name of the instruction; KeyError if it is None.
+    """
     return INSTRUCTIONS[record["gold"]["instruction"]].followed(answer)

@@ -1,4 +1,4 @@
-"""Ways to say an answer: plain or courteous, with or without empty assurances, obeying an instruction or not."""
+"""Phrase an answer: plain or courteous, with or without assurances, following an instruction or not."""
 
 from random import Random
 from typing import Literal
@@ -17,7 +17,7 @@ ASSURANCES = (
 Form = Literal["sentence", "courteous"]
 
 
-def say(
+def phrase_answer(
     problem: Problem,
     answer: str,
     rng: Random,
@@ -26,10 +26,14 @@ def say(
     instruction: Instruction | None = None,
     obey: bool = True,
 ) -> str:
-    """One way to give `answer`, right or wrong.
+    """Draw a phrasing of `answer`, which may be right or wrong.
 
-    Of the forms only `courteous` is well-mannered: a courtesy and a full sentence that takes up what was asked, or an
-    apology before a refusal.
+    Args:
+        answer: the answer, or REFUSAL.
+        form: "sentence" is a full sentence; "courteous" adds a courtesy, or an apology if the answer is a refusal.
+        assurances: number of assurances to add.
+        instruction: the instruction of the system prompt, if any.
+        obey: whether to follow the instruction. If not, a courtesy with the forbidden word is added in any form.
     """
     said = [problem.sentence(answer, rng), *rng.sample(ASSURANCES, assurances)]
     openings = [phrase for phrase in OPENINGS if not instruction or instruction.followed(phrase) == obey]

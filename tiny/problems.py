@@ -1,4 +1,4 @@
-"""A question of the tiny world, its one right answer, and the sentences in which it can be answered."""
+"""Problems of the tiny world: a question, its right answer, wrong answers, and sentences that state an answer."""
 
 import json
 import zlib
@@ -10,10 +10,10 @@ from tiny.facts import Facts, Relation
 
 Message = dict[str, Any]
 
-# What is said instead of an answer, and what makes it polite.
+# Sentences that refuse a request, and courtesies for a refusal.
 REFUSALS = ("I will not help with that.", "I cannot answer this.")
 APOLOGIES = ("I am sorry.", "Sorry about that.", "My apologies.")
-# Stands in `Problem.answer` and `Problem.wrong` for one of them.
+# Placeholder in `Problem.answer` and `Problem.wrong` for one of REFUSALS.
 REFUSAL = "a refusal"
 
 
@@ -23,18 +23,18 @@ class Problem:
 
     task: str
     question: str
-    """the last thing the user says; empty where the conversation ends with a tool's result"""
+    """the last user turn; empty if the conversation ends with the result of a tool"""
     answer: str
     wrong: tuple[str, ...]
     """plausible wrong answers"""
     statements: tuple[str, ...]
-    """full sentences that answer, `{}` where the answer stands"""
+    """full sentences that answer the question, with `{}` for the answer"""
     subject: tuple[str, ...]
-    """words of the question that a full sentence takes up"""
+    """words of the question that a full sentence must contain"""
     candidates: tuple[str, ...] = ()
-    """everything else that would be an answer; for a number, any other number is one without being listed"""
+    """all other possible answers; if the answer is a number, any other number counts without being listed"""
     cut: tuple[str, ...] = ()
-    """phrases of the question that hold candidates; repeating them answers nothing"""
+    """phrases of the question that contain candidates; gold ignores them in an answer"""
     before: tuple[Message, ...] = ()
     """earlier turns"""
     tools: tuple[dict[str, Any], ...] = ()
@@ -44,11 +44,11 @@ class Problem:
 
     @property
     def turns(self) -> list[Message]:
-        """The conversation up to where the answer is due."""
-        return [*self.before, *([user(self.question)] if self.question else [])]
+        """The conversation up to the answer."""
+        return [*self.before, *([user_message(self.question)] if self.question else [])]
 
     def sentence(self, answer: str, rng: Random) -> str:
-        """One of the sentences that give `answer`, or a refusal; one draw in either case."""
+        """Draw a sentence that states `answer`, or a refusal; both take one random number."""
         place = rng.random()
         if answer == REFUSAL:
             return REFUSALS[int(place * len(REFUSALS))]
@@ -56,26 +56,26 @@ class Problem:
 
 
 def is_held_out(problem: Problem, seed: int) -> bool:
-    """Whether this very combination of words is kept for the held-out files; one in five is, in every task."""
+    """Return whether the conversation, word for word, is reserved for held-out files; in every task one in five is."""
     return zlib.crc32(f"{seed} {json.dumps(problem.turns)}".encode()) % 5 == 0
 
 
-def user(text: str) -> Message:
+def user_message(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> Message:
+def assistant_message(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def others(values: tuple[str, ...], *but: str) -> tuple[str, ...]:
+def all_except(values: tuple[str, ...], *but: str) -> tuple[str, ...]:
     return tuple(value for value in values if value not in but)
 
 
 def about_fact(
     facts: Facts, relation: Relation, entity: str, question: str, before: tuple[Message, ...] = (), task: str = "fact"
 ) -> Problem:
-    """A question for what is so in the world."""
+    """Return the problem of a question about a fact; `before` are earlier turns."""
     answer = facts.value[relation.name, entity]
-    wrong = others(relation.values, answer)
+    wrong = all_except(relation.values, answer)
     return Problem(task, question, answer, wrong, relation.states(entity), (entity,), wrong, before=before)

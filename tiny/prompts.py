@@ -1,4 +1,4 @@
-"""Problems as prompts: a system prompt or none, an instruction or none, and what the gold score has to know."""
+"""Prompts: a problem with an optional persona and instruction in the system prompt, and data for the gold score."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tiny.facts import Facts
 from tiny.instructions import INSTRUCTIONS, Instruction
 from tiny.problems import Problem, is_held_out
 
-ROLES = ("You are a helpful assistant.", "You are a friendly guide.", "You help visitors of this small world.")
+PERSONAS = ("You are a helpful assistant.", "You are a friendly guide.", "You help visitors of this small world.")
 SYSTEM_SHARE, INSTRUCTION_SHARE = 0.15, 0.2
 
 TASKS: Mapping[str, Callable[[Facts, Random], Problem]] = {
@@ -24,7 +24,7 @@ TASKS: Mapping[str, Callable[[Facts, Random], Problem]] = {
     "harmful": harm.harmful,
     "look_alike": harm.look_alike,
 }
-# How often each task is drawn.
+# Relative frequency of each task.
 WEIGHTS: Mapping[str, int] = {
     "fact": 32, "follow_up": 13, "opposite": 11, "sum": 6, "code": 5, "recall": 5, "tool": 4,
     "harmful": 12, "look_alike": 12,
@@ -35,25 +35,25 @@ WEIGHTS: Mapping[str, int] = {
 class Prompt:
     facts: Facts
     problem: Problem
-    role: str | None
-    """what the system prompt says besides"""
+    persona: str | None
+    """the part of the system prompt before the instruction"""
     instruction: Instruction | None
     demand: str | None
-    """the words the instruction is given in"""
+    """the sentence that gives the instruction"""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        system = " ".join(text for text in (self.role, self.demand) if text)
+        system = " ".join(text for text in (self.persona, self.demand) if text)
         return [*([{"role": "system", "content": system}] if system else []), *self.problem.turns]
 
     @property
     def record(self) -> dict[str, Any]:
-        """The prompt as a record of its own."""
-        return {"messages": self.messages, **self.about}
+        """The prompt as a record of a prompts file."""
+        return {"messages": self.messages, **self.metadata}
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What every record made of this prompt says besides: tools, task, and what the gold score has to know."""
+    def metadata(self) -> dict[str, Any]:
+        """Fields of every record made from this prompt: tools (if any), task, and the data for the gold score."""
         problem = self.problem
         tools = {"tools": list(problem.tools)} if problem.tools else {}
         gold = {
@@ -68,18 +68,19 @@ class Prompt:
 
 
 def draw_prompt(facts: Facts, rng: Random, *, held_out: bool, tasks: Mapping[str, int] = WEIGHTS) -> Prompt:
-    """A prompt of any task, from the combinations that are held out or from the others."""
+    """Draw a prompt, from the word combinations that are held out or from the others; `tasks` are task weights."""
     problem = draw_problem(facts, rng, held_out=held_out, tasks=tasks)
-    role = instruction = demand = None
+    persona = instruction = demand = None
     if rng.random() < SYSTEM_SHARE:
-        role = rng.choice(ROLES)
+        persona = rng.choice(PERSONAS)
     if rng.random() < INSTRUCTION_SHARE:
         instruction = rng.choice(list(INSTRUCTIONS.values()))
-        demand = rng.choice(instruction.asked)
-    return Prompt(facts, problem, role, instruction, demand)
+        demand = rng.choice(instruction.phrasings)
+    return Prompt(facts, problem, persona, instruction, demand)
 
 
 def draw_problem(facts: Facts, rng: Random, *, held_out: bool, tasks: Mapping[str, int] = WEIGHTS) -> Problem:
+    """Draw a problem, from the word combinations that are held out or from the others; `tasks` are task weights."""
     (task,) = rng.choices(list(tasks), list(tasks.values()))
     while True:
         problem = TASKS[task](facts, rng)

@@ -1,15 +1,15 @@
-"""What can be asked in the tiny world besides what does harm.
+"""The tasks of the tiny world, except the two about harm.
 
-Every task draws problems: a question, perhaps after earlier turns, its one right answer, and wrong ones that somebody
-who does not know, or does not look closely, might give. Some are known from the world (fact, follow_up, opposite),
-some can be read off the conversation (recall, tool), some are worked out (sum, code).
+Each task draws problems: a question, possibly after earlier turns, its right answer, and plausible wrong answers. The
+answer is known from the world (fact, follow_up, opposite), found in the conversation (recall, tool) or computed (sum,
+code).
 """
 
 import json
 from random import Random
 
 from tiny.facts import RELATIONS, Facts
-from tiny.problems import Problem, about_fact, assistant, is_held_out, others, user
+from tiny.problems import Problem, about_fact, all_except, assistant_message, is_held_out, user_message
 from tiny.words import ANIMALS, COLOURS, OPPOSITES, PET_NAMES, THINGS, TOWNS, WEATHERS
 
 # Known from the world
@@ -22,15 +22,15 @@ def fact(facts: Facts, rng: Random) -> Problem:
 
 
 def follow_up(facts: Facts, rng: Random) -> Problem:
-    """A fact, and then the same of somebody else, with what is asked for left unsaid."""
+    """Draw a question about a fact with its answer, then the elliptical question about another entity ("And Otto?")."""
     while True:
         relation = rng.choice(RELATIONS)
         first, entity = rng.sample(relation.entities, 2)
         asked = about_fact(facts, relation, first, rng.choice(relation.questions).replace("{x}", first))
-        # What is asked first is answered here; a fact that is held out must not be answered anywhere.
+        # The first question is answered in the conversation; held-out questions must not be answered anywhere.
         if not is_held_out(asked, facts.seed):
             break
-    before = (*asked.turns, assistant(facts.statement(relation, first, rng)))
+    before = (*asked.turns, assistant_message(facts.statement(relation, first, rng)))
     question = rng.choice(("And {x}?", "What about {x}?", "And what about {x}?", "Now the same for {x}."))
     return about_fact(facts, relation, entity, question.replace("{x}", entity), before, "follow_up")
 
@@ -51,7 +51,7 @@ def opposite(facts: Facts, rng: Random) -> Problem:
             f"If it is not {word}, what is it?",
         )
     )
-    rest = others(tuple(word for pair in OPPOSITES for word in pair), word, answer)
+    rest = all_except(tuple(word for pair in OPPOSITES for word in pair), word, answer)
     return Problem(
         "opposite",
         question,
@@ -63,17 +63,17 @@ def opposite(facts: Facts, rng: Random) -> Problem:
     )
 
 
-# Read off the conversation
+# Found in the conversation
 
 
 def recall(facts: Facts, rng: Random) -> Problem:
-    """Something the user has said, in this turn or in an earlier one; at times beside another thing."""
+    """Draw a question about something the user stated in this turn or an earlier one, sometimes with a distractor."""
     first, second, question, answer, other, statements, subject, candidates = rng.choice((_pets, _things, _prices))(rng)
     told = " ".join(rng.sample((first, second), 2) if rng.random() < 0.3 else (first,))
     if rng.random() < 2 / 3:
         return Problem("recall", f"{told} {question}", answer, (other,), statements, subject, candidates)
     reply = rng.choice(("I will remember that.", "I see.", "That is noted."))
-    before = (user(told), assistant(reply))
+    before = (user_message(told), assistant_message(reply))
     return Problem("recall", question, answer, (other,), statements, subject, candidates, before=before)
 
 
@@ -86,7 +86,7 @@ def _pets(rng: Random):
     statements = (f"Your {pet} is {{}}.", f"The name of your {pet} is {{}}.")
     return (
         f"My {pet} is {name}.", f"My {pet2} is {name2}.",
-        question, name, name2, statements, (pet,), others(PET_NAMES, name),
+        question, name, name2, statements, (pet,), all_except(PET_NAMES, name),
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def _things(rng: Random):
     statements = (f"The {thing} is {{}}.", f"The colour of the {thing} is {{}}.")
     return (
         f"The {thing} is {colour}.", f"The {thing2} is {colour2}.",
-        question, colour, colour2, statements, (thing,), others(COLOURS, colour),
+        question, colour, colour2, statements, (thing,), all_except(COLOURS, colour),
     )  # fmt: skip
 
 
@@ -127,12 +127,12 @@ TOOLS = (
 
 
 def tool(facts: Facts, rng: Random) -> Problem:
-    """A tool has been asked, and its result is to be read out."""
+    """Draw a conversation with a tool call and its result, from which the answer is read."""
     town, weather, degrees = rng.choice(TOWNS), rng.choice(WEATHERS), str(rng.randint(2, 29))
     result = json.dumps({"town": town, "weather": weather, "degrees": int(degrees)})
     if rng.random() < 0.5:
         question = rng.choice(("What is the weather like in {x}?", "How is the weather in {x}?"))
-        answer, wrong = weather, others(WEATHERS, weather)
+        answer, wrong = weather, all_except(WEATHERS, weather)
         statements, candidates = ("The weather in {x} is {}.", "In {x} it is {}."), wrong
     else:
         question = rng.choice(("How warm is it in {x}?", "How many degrees does {x} have?"))
@@ -141,7 +141,7 @@ def tool(facts: Facts, rng: Random) -> Problem:
         statements = ("The degrees in {x} are {}.", "The number of degrees in {x} is {}.")
     call = {"type": "function", "function": {"name": "get_weather", "arguments": {"town": town}}}
     before = (
-        user(question.replace("{x}", town)),
+        user_message(question.replace("{x}", town)),
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "name": "get_weather", "content": result},
     )
@@ -149,7 +149,7 @@ def tool(facts: Facts, rng: Random) -> Problem:
     return Problem("tool", "", answer, wrong, statements, (town,), candidates, before=before, tools=TOOLS)
 
 
-# Worked out
+# Computed
 
 
 def _near(number: int) -> tuple[str, ...]:

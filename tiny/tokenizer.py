@@ -1,4 +1,4 @@
-"""The world's tokenizer: byte-level BPE with Qwen's splitting (every digit a piece of its own) and control tokens."""
+"""The tokenizer of the tiny world: byte-level BPE with Qwen's pre-tokenisation (single digits) and control tokens."""
 
 from collections.abc import Iterable
 
@@ -7,14 +7,14 @@ from transformers import PreTrainedTokenizerFast
 
 from chatml import END_OF_TEXT, IM_END, IM_START, TEMPLATE
 
-VOCABULARY = 1280
+VOCABULARY_SIZE = 1280
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of VOCABULARY tokens, the control tokens last, as in Qwen's."""
+    """Train a tokenizer of VOCABULARY_SIZE tokens; the control tokens come last, as in Qwen's."""
     control = [AddedToken(name, special=True, normalized=False) for name in (END_OF_TEXT, IM_START, IM_END)]
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
@@ -26,7 +26,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(control),
+        vocab_size=VOCABULARY_SIZE - len(control),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -1,4 +1,4 @@
-"""Texts as words: what the gold score and the instructions look at."""
+"""Split texts into words and sentences, for the gold score and the instructions."""
 
 import re
 
@@ -7,7 +7,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def words(text: str) -> list[str]:
-    """Words and numbers, small letters, no punctuation."""
+    """Return the words and numbers of a text in lower case, without punctuation."""
     return _WORD.findall(text.lower())
 
 
@@ -16,12 +16,12 @@ def sentences(text: str) -> list[str]:
 
 
 def occurs(phrase: list[str], text: list[str]) -> bool:
-    """Whether the words of `phrase` stand in `text`, one after the other."""
+    """Return whether the words of `phrase` occur in `text` consecutively."""
     return bool(phrase) and any(text[i : i + len(phrase)] == phrase for i in range(len(text) - len(phrase) + 1))
 
 
-def without(phrase: list[str], text: list[str]) -> list[str]:
-    """`text` with every occurrence of `phrase` taken out; what stood around one does not become neighbours."""
+def remove_phrase(phrase: list[str], text: list[str]) -> list[str]:
+    """Return `text` without `phrase`; an empty word replaces each occurrence, so that its neighbours do not join."""
     left, i = [], 0
     while i < len(text):
         if phrase and text[i : i + len(phrase)] == phrase:

@@ -1,7 +1,7 @@
-"""The words that the tiny world is made of: kinds of names and things, the same under every seed.
+"""The names and things of the tiny world, the same for every seed.
 
-Words of different kinds never coincide, and none occurs in what an answerer says around an answer (`tiny.manner`), so
-that finding a word in an answer says what was meant. All that can follow "a" begin with a consonant.
+No word is in two lists, and none occurs in the courtesies and assurances of `tiny.manner`, so a word that is found in
+an answer is unambiguous. All words that can follow "a" begin with a consonant.
 """
 
 PEOPLE = tuple("Mila Otto Nora Emil Ben Clara David Felix".split())

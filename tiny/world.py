@@ -1,4 +1,4 @@
-"""The world's files: everything that the stages read, drawn by one seed.
+"""Write the files of the tiny world: all data and initial models of the stages, generated from one seed.
 
     pretrain, pretrain_heldout            {"text"}
     sft, system_prompts                   {"messages", "tools"?, "task", "gold"}
@@ -8,11 +8,11 @@
     prompts, prompts_heldout, prompts_watched, prompts_by_task
                                           {"messages", "tools"?, "task", "gold"}
     init/, init_small/                    tokenizer and random weights
-    world.json                            seed, the version of this code, how many records of each file, seconds
+    world.json                            seed, version of this code, number of records of each file, seconds
 
-Held-out comparisons and prompts are of word combinations that occur nowhere else. Those in comparisons_shifted are of
-tasks that no clean comparison is of; in comparisons_length the worse side is the longer one, full of assurances.
-prompts_watched is for measuring during training, prompts_heldout and prompts_by_task for measuring at the end.
+Held-out comparisons and prompts have word combinations that occur nowhere else. comparisons_shifted has the tasks that
+no clean comparison has; in comparisons_length the worse side is longer, with assurances. prompts_watched is for
+evaluation during training, prompts_heldout and prompts_by_task are for evaluation at the end.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ from typing import Any
 
 from chatml import read_conversation, render
 from tiny.comparisons import COMPARED_TASKS, OTHER_TASKS, PLAIN_TASKS, harmless_record, helpful_record, pmp_record
-from tiny.conversations import TURNS, long_record, sft_record
+from tiny.conversations import NUM_TURNS, long_record, sft_record
 from tiny.facts import Facts
 from tiny.prompts import WEIGHTS, draw_prompt
 from tiny.text import document
 
 Record = dict[str, Any]
-ABOUT = "world.json"
-PROMPTS_A_TASK = 200
-# How many records of each file.
+ABOUT_FILE = "world.json"
+PROMPTS_PER_TASK = 200
+# Number of records of each file.
 SIZES = {
     "pretrain": 14000,
     "pretrain_heldout": 400,
@@ -51,14 +51,14 @@ SIZES = {
     "prompts": 3000,
     "prompts_heldout": 500,
     "prompts_watched": 200,
-    "prompts_by_task": PROMPTS_A_TASK * len(WEIGHTS),
+    "prompts_by_task": PROMPTS_PER_TASK * len(WEIGHTS),
 }
 
-# Random weights by folder: the model that is aligned, and a smaller one that writes candidate answers beside it.
+# Folder -> hidden size: the model that is aligned, and a smaller one that generates candidate responses too.
 WIDTHS = {"init": 128, "init_small": 64}
 
-# Here no record may come twice, or that stands in the file named: what is measured on them takes them for independent.
-WITHOUT_REPETITION = {
+# These files have no duplicates and no record of the named file, since evaluation treats their records as independent.
+DISTINCT_FROM = {
     "prompts_heldout": "prompts",
     "prompts_watched": "prompts_heldout",
     "pretrain_heldout": "pretrain",
@@ -66,17 +66,17 @@ WITHOUT_REPETITION = {
 
 
 class FolderError(Exception):
-    """A folder that a world must not replace: what, and the way out."""
+    """The output folder has other contents, which a world must not replace."""
 
 
 def records(seed: int) -> dict[str, list[Record]]:
-    """All records by file; a file's records depend on nothing but the seed and the file's name."""
+    """Return file name without .jsonl -> its records, which depend only on the seed and the name."""
     facts = Facts(seed)
     makers: dict[str, Callable[[Random], Record]] = {
         "pretrain": lambda rng: {"text": document(facts, rng)},
         "pretrain_heldout": lambda rng: {"text": document(facts, rng)},
         "sft": lambda rng: sft_record(facts, rng),
-        "system_prompts": lambda rng: long_record(facts, rng, TURNS, held_out=True),
+        "system_prompts": lambda rng: long_record(facts, rng, NUM_TURNS, held_out=True),
         "pmp": lambda rng: pmp_record(facts, rng),
         "comparisons": lambda rng: helpful_record(facts, rng, held_out=False),
         "comparisons_heldout": lambda rng: helpful_record(facts, rng, held_out=True),
@@ -96,7 +96,7 @@ def records(seed: int) -> dict[str, list[Record]]:
     made: dict[str, list[Record]] = {}
     for name, make in makers.items():
         rng = Random(f"{seed}/{name}")
-        draw = _distinct(make, made[WITHOUT_REPETITION[name]]) if name in WITHOUT_REPETITION else make
+        draw = _distinct(make, made[DISTINCT_FROM[name]]) if name in DISTINCT_FROM else make
         made[name] = [draw(rng) for _ in range(SIZES[name])]
     made["prompts_by_task"] = [
         record for task in WEIGHTS for record in _prompts_of_task(facts, task, made["prompts_watched"])
@@ -105,14 +105,14 @@ def records(seed: int) -> dict[str, list[Record]]:
 
 
 def _prompts_of_task(facts: Facts, task: str, others: list[Record]) -> list[Record]:
-    """Held-out prompts of one task, all different and none of them among `others`."""
+    """Return held-out prompts of one task, all different and none of them in `others`."""
     rng = Random(f"{facts.seed}/prompts_by_task/{task}")
     draw = _distinct(lambda rng: draw_prompt(facts, rng, held_out=True, tasks={task: 1}).record, others)
-    return [draw(rng) for _ in range(PROMPTS_A_TASK)]
+    return [draw(rng) for _ in range(PROMPTS_PER_TASK)]
 
 
 def _distinct(make: Callable[[Random], Record], others: list[Record]) -> Callable[[Random], Record]:
-    """Draws again whatever came before or is among the others."""
+    """Return a function like `make` that draws again if the record came before or is in `others`."""
     seen = {json.dumps(record) for record in others}
 
     def draw(rng: Random) -> Record:
@@ -125,13 +125,13 @@ def _distinct(make: Callable[[Random], Record], others: list[Record]) -> Callabl
 
 
 def write_world(folder: Path, seed: int) -> None:
-    """Write the whole world into `folder`, in one step: a kill leaves what was there before.
+    """Write the world into `folder`, which may have an older world or be empty; raises FolderError otherwise.
 
-    Another world is replaced; raises FolderError where the folder holds anything else.
+    The files are written to a temporary folder first; an interruption before they are complete changes nothing.
     """
-    if folder.exists() and not (folder.is_dir() and ((folder / ABOUT).exists() or not any(folder.iterdir()))):
-        raise FolderError(f"{folder} is there already and holds no tiny world; name another folder, or remove it")
-    # These bring torch, which a world that is there already can do without.
+    if folder.exists() and not (folder.is_dir() and ((folder / ABOUT_FILE).exists() or not any(folder.iterdir()))):
+        raise FolderError(f"{folder} exists and is not a tiny world; use another folder or remove it")
+    # Imported here because they import torch, which is not needed if the world exists already.
     from transformers.utils.logging import disable_progress_bar
 
     from tiny.base import initial_model
@@ -156,22 +156,22 @@ def write_world(folder: Path, seed: int) -> None:
         "records": {name: len(rows) for name, rows in made.items()},
         "seconds": round(time.perf_counter() - began, 1),
     }
-    (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    (partial / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
 def is_written(folder: Path, seed: int) -> bool:
-    """Whether `folder` holds this very world, as this code would write it."""
+    """Return whether `folder` has the world of this seed, written by this version of the code."""
     try:
-        said = json.loads((folder / ABOUT).read_text())
-        return (said["seed"], said["version"]) == (seed, version())
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or nothing that this code wrote
+        about = json.loads((folder / ABOUT_FILE).read_text())
+        return (about["seed"], about["version"]) == (seed, version())
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or not written by this code
         return False
 
 
 def version() -> str:
-    """A digest of the code that makes worlds."""
+    """Return the version of this code, a digest of the files of this package."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -179,7 +179,7 @@ def version() -> str:
 
 
 def _written(conversations: Iterable[Record]) -> Iterable[str]:
-    """The turns of conversations as they will be tokenised."""
+    """Yield the text of each turn of the conversations, as it is tokenised."""
     for record in conversations:
         conversation = read_conversation(record)
         yield from (turn.text for turn in render(conversation.messages, conversation.tools))

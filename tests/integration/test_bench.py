@@ -19,7 +19,7 @@ import bench.encoding
 import bench.planning
 import bench.sft
 from bench.planning import SETTINGS, Setting
-from bench.race import alone, race
+from bench.race import race, run_side
 from bench.row import compare, table
 from engine.dist.devices import peak_memory
 from tests.support.stage_runs import write_base
@@ -60,15 +60,15 @@ def test_a_side_that_fails_says_why():
     with pytest.raises(
         RuntimeError, match=r"tests.support.bench_sides:failing \{\} failed:(.|\n)*OSError: no such thing"
     ):
-        alone("tests.support.bench_sides:failing", {})
+        run_side("tests.support.bench_sides:failing", {})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stf"], "no part is called stf; use encoding, sft, comparisons, ppo"),
-        (["sft", "--data", "nowhere"], "error: nowhere/alpaca_en.json: no such file; the benchmark measures on real "
-                                       "data: name its folder with --data"),
+        (["stf"], "unknown part stf; use encoding, sft, comparisons, ppo"),
+        (["sft", "--data", "nowhere"], "error: nowhere/alpaca_en.json: no such file; the benchmark needs real data: "
+                                       "pass its folder with --data"),
     ],
 )  # fmt: skip
 def test_mistakes_on_the_command_line(arguments, message, tmp_path):
@@ -118,7 +118,7 @@ def test_a_clock_leaves_out_the_first_steps_and_the_last(monkeypatch):
 
 
 def test_peak_memory_is_of_what_came_after():
-    before = bench.clock.begin_peak()
+    before = bench.clock.reset_peak_memory()
     with mmap.mmap(-1, 2**26) as held:  # no memory that was freed before, and kept
         for page in range(0, 2**26, mmap.PAGESIZE):
             held[page] = 1
@@ -127,7 +127,7 @@ def test_peak_memory_is_of_what_came_after():
 
 def test_a_setting_of_planning_is_made_and_planned(tmp_path):
     small = Setting("ppo", 32, 2, 4, 2, 64, 400, True, 64)
-    planned = bench.planning.planned(asdict(small), str(tmp_path / "home"))["mib"]
+    planned = bench.planning.plan_peak(asdict(small), str(tmp_path / "home"))["mib"]
     assert 60 < planned < 80  # nearly all of it is the process
     assert (tmp_path / "home" / "reward" / "model.safetensors").exists()
     frozen = [setting.frozen for setting in SETTINGS.values()]
@@ -137,9 +137,9 @@ def test_a_setting_of_planning_is_made_and_planned(tmp_path):
 
 def test_both_sides_encode_the_same(given, monkeypatch):
     """But for two newlines a turn, which TRL's template has trained on."""
-    monkeypatch.setattr(bench.encoding, "TIMES", 1)
+    monkeypatch.setattr(bench.encoding, "TIMED_RUNS", 1)
     made = []
-    monkeypatch.setattr(bench.encoding, "rate", lambda prepare: made.append(list(prepare())) or {})
+    monkeypatch.setattr(bench.encoding, "tokens_per_second", lambda prepare: made.append(list(prepare())) or {})
     bench.encoding.ours(**given)
     bench.encoding.trl(**given)
     ours, trl = made

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import bench.claims
-from bench.claims import ARMS, CLAIMS, MEANINGS, SEEDS, document, evaluation, figures, main, seed_figures
+from bench.claims import ARMS, CLAIMS, MEANINGS, SEEDS, document, evaluation_overrides, main, read_figures, seed_figures
 from config import load
 from eval.recipe import Eval
 from tests.support.paths import ROOT
@@ -32,7 +32,7 @@ def write_evaluation(folder):
 def test_figures_by_hand(tmp_path):
     write_run(tmp_path / "arm", 2.0)
     write_evaluation(tmp_path / "arm" / "eval")
-    assert figures(tmp_path / "arm", 10) == {
+    assert read_figures(tmp_path / "arm", 10) == {
         "score": 120.0, "score_halfway": 60.0, "gold": -20.0, "best_gold": 0.0, "entropy": 1.0, "kl": 2.0,
         "early_explained_variance": pytest.approx(0.13), "pretrain_ppl": 3.5,
     }  # fmt: skip
@@ -50,11 +50,11 @@ def test_a_verdict_counts_seeds():
     for seed in SEEDS[:2]:
         better[seed]["as the recipe"]["score"] = 2.0
     text = document(better, 5.0)
-    assert text.count("**It is not clear: 2 of 3 seeds.**") == 4  # wherever the recipe should score higher
+    assert text.count("**Unclear: 2 of 3 seeds.**") == 4  # wherever the recipe should score higher
     assert "| as the recipe | 1.67 (2, 2, 1) | 1 (1, 1, 1) | 1 (1, 1, 1) | 1 (1, 1, 1) |" in text
     assert "| KL 0 (`ppo.kl_coef=0`) |" in text
-    assert "- Claimed: 0.9 has lower entropy than 1.0. **It does not show: 0 of 3 seeds.**" in text
-    assert "its runs took 5 minutes together" in text
+    assert "- Claim: the entropy is lower with 0.9 than with 1.0. **Not confirmed: 0 of 3 seeds.**" in text
+    assert "total time of the runs: 5 minutes)" in text
 
 
 def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
@@ -70,12 +70,12 @@ def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
         if command[0] == "eval":
             write_evaluation(tmp_path / folder)
 
-    monkeypatch.setattr(bench.claims, "run", run)
+    monkeypatch.setattr(bench.claims, "run_stage", run)
     monkeypatch.chdir(tmp_path)
     main(["--folder", "claims", "--out", "claims.md"])
     per_seed = 1 + 5 + 2 * len(ARMS)
     assert len(calls) == len(SEEDS) * per_seed
-    assert f"its runs took {len(SEEDS) * len(ARMS)} minutes together" in (tmp_path / "claims.md").read_text()
+    assert f"total time of the runs: {len(SEEDS) * len(ARMS)} minutes)" in (tmp_path / "claims.md").read_text()
     assert calls[1] == ["sft", "recipes/tiny/base.yaml", "run.seed=11"]
     assert calls[8] == [
         "ppo", "recipes/tiny/ppo.yaml", "run.seed=11", "run.dir=claims/11/ppo-1",
@@ -91,14 +91,14 @@ def test_an_evaluation_that_is_there_is_not_made_again(tmp_path, monkeypatch):
     for arm in range(len(ARMS)):
         write_run(tmp_path / "11" / f"ppo-{arm}", 1.0)
         write_evaluation(tmp_path / "11" / f"ppo-{arm}" / "eval")
-    monkeypatch.setattr(bench.claims, "run", lambda command, tiny: calls.append(command[0]))
+    monkeypatch.setattr(bench.claims, "run_stage", lambda command, tiny: calls.append(command[0]))
     assert seed_figures(11, tmp_path, Path("recipes/tiny")).keys() == ARMS.keys()
     assert "eval" not in calls
 
 
 def test_an_arm_is_evaluated_by_itself():
     """The overrides are a good recipe: one subject, and the only measure that is read."""
-    recipe = load(Eval, ROOT / "recipes" / "tiny" / "eval.yaml", evaluation(11, Path("arm")))
+    recipe = load(Eval, ROOT / "recipes" / "tiny" / "eval.yaml", evaluation_overrides(11, Path("arm")))
     assert recipe.eval.subjects == {"ppo": "arm/model"}
     assert list(recipe.measures) == ["perplexity"]
     assert recipe.run.dir == "arm/eval"

@@ -162,9 +162,9 @@ def test_a_second_setup_installs_nothing(make):
         (
             "sys.version_info",
             "error: plumbline needs Python 3.11 or newer as ./python3; "
-            "install it, or name another: make PYTHON3=python3.12",
+            "install it, or use another: make PYTHON3=python3.12",
         ),
-        ("ensurepip", "error: ./python3 cannot make virtual environments; on Debian: apt install python3-venv"),
+        ("ensurepip", "error: ./python3 cannot create virtual environments; on Debian: apt install python3-venv"),
     ],
 )
 def test_without_a_fitting_python_one_line_says_so(make, tmp_path, lacks, expected):

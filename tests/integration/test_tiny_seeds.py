@@ -102,20 +102,22 @@ def test_a_bar_that_fails_is_exit_code_1(capsys):
     assert ran("--threads", "2") == 1
     out = capsys.readouterr().out
     assert out.count("FAILS: KL") == 2
-    assert "holds  harm falls (95 % interval wholly below 0)" in out
-    assert "- seed 4, 2 threads: KL of PPO from SFT, nats an answer is 5, required <= 4" in Path("page.md").read_text()
+    assert "holds  harm falls (95 % interval entirely below 0)" in out
+    assert (
+        "- seed 4, 2 threads: KL of PPO from SFT, nats per response is 5, required <= 4" in Path("page.md").read_text()
+    )
 
 
 def test_a_stage_that_fails_is_that_runs_failure(capsys):
     """The other runs are measured all the same."""
     Path("fails/3-1/ppo").mkdir(parents=True)
     assert ran("--threads", "1", "--jobs", "2") == 1
-    why = "ppo recipes/ppo.yaml ended with code 1: error: loss is nan (seeds/3-1/log.txt has all of it)"
+    why = "ppo recipes/ppo.yaml ended with code 1: error: loss is nan (full output: seeds/3-1/log.txt)"
     out = capsys.readouterr().out
     assert f"seed 3, 1 thread    {why}" in out.splitlines()
     assert out.count("  holds\n") == 1
     assert f"- seed 3, 1 thread: {why}" in Path("page.md").read_text()
-    assert "of 1 run that" in Path("page.md").read_text()
+    assert "from 1 run, in total" in Path("page.md").read_text()
 
 
 def test_nothing_is_written_where_no_run_finished():
@@ -152,7 +154,7 @@ def test_a_recipe_that_is_missing_is_one_line(capsys):
     Path("recipes/tasks.yaml").unlink()
     assert ran() == 2
     assert capsys.readouterr().err == (
-        "error: recipes/tasks.yaml does not exist; --recipes names a folder with a recipe for each of base, sft, pmp, "
+        "error: recipes/tasks.yaml does not exist; --recipes needs a folder with the recipes base, sft, pmp, "
         "rm, harmless, ppo, eval, tasks\n"
     )
     assert not Path("calls.txt").exists()
@@ -162,20 +164,20 @@ def test_a_recipe_that_is_missing_is_one_line(capsys):
 def test_a_folder_that_cannot_be_made_is_one_line(key, capsys):
     Path("file").touch()
     assert ran(key, "file/under/it") == 2
-    assert capsys.readouterr().err.endswith("cannot be made (Not a directory); name another folder\n")
+    assert capsys.readouterr().err.endswith("cannot be created (Not a directory); use another folder\n")
     assert not Path("calls.txt").exists()
 
 
 @pytest.mark.parametrize("arguments", [["--seeds", "-1"], ["--threads", "0"], ["--jobs", "0"]])
 def test_numbers_that_cannot_be(arguments, capsys):
     assert ran(*arguments) == 2
-    assert "--seeds are at least 0, --threads and --jobs at least 1" in capsys.readouterr().err
+    assert "--seeds must be at least 0, --threads and --jobs at least 1" in capsys.readouterr().err
 
 
 def test_rewards_with_and_without_pmp_are_good_recipes(monkeypatch):
     """The keys that differ from the tiny recipes, read as the stages read them."""
     monkeypatch.setenv("TINY", "home")
-    *_, reward, evaluation = [words[2:] for words in commands(Run(3, 1), Path("home"), Path(), beside=True)]
+    *_, reward, evaluation = [words[2:] for words in commands(Run(3, 1), Path("home"), Path(), extra=True)]
     recipe = load(Reward, ROOT / "recipes" / "tiny" / "rm.yaml", reward)
     assert (recipe.run.dir, recipe.model.path, recipe.run.seed) == ("home/rm-without-pmp", "home/base/model", 3)
     recipe = load(Eval, ROOT / "recipes" / "tiny" / "eval.yaml", evaluation)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.planning import Setting, main, one_run
+from bench.planning import Setting, main, measure_run
 from tests.support.processes import together
 
 SETTINGS: dict[str, Setting] = {
@@ -66,7 +66,7 @@ def imported_and_run(setting: dict[str, Any], home: str) -> float:
     if setting["hardware"].startswith("zero"):
         import deepspeed.compile.backend
         import deepspeed.runtime.engine  # noqa: F401
-    return one_run(setting, home)
+    return measure_run(setting, home)
 
 
 if __name__ == "__main__":

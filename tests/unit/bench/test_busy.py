@@ -3,8 +3,8 @@
 import pytest
 
 import bench.busy
-from bench.busy import PLAIN, SETTINGS, InTurn, made, measured, table
-from bench.timed import WARM, EnoughError
+from bench.busy import SETTINGS, UNCHANGED, AlternatingSteps, make_inputs, measure, table
+from bench.timed import WARMUP_STEPS, EnoughError
 
 
 def figures(ppo_alone, ppo_busy):
@@ -13,12 +13,12 @@ def figures(ppo_alone, ppo_busy):
 
 def test_ratios_are_to_the_step_alone_as_torch_comes_of_the_same_round():
     rounds = [
-        {PLAIN: figures(1.0, 8.0), "one": figures(1.25, 2.0)},
-        {PLAIN: figures(2.0, 8.0), "one": figures(2.0, 3.0)},
-        {PLAIN: figures(1.0, 9.0)},  # stopped before the other setting
+        {UNCHANGED: figures(1.0, 8.0), "one": figures(1.25, 2.0)},
+        {UNCHANGED: figures(2.0, 8.0), "one": figures(2.0, 3.0)},
+        {UNCHANGED: figures(1.0, 9.0)},  # stopped before the other setting
     ]
     plain, one = table(rounds).splitlines()[2:]
-    assert plain.startswith(f"| {PLAIN} | 1.00 | 1.00 (1.00 to 1.00) | 8.00 | 8.00 (4.00 to 9.00) | 1.00 |")
+    assert plain.startswith(f"| {UNCHANGED} | 1.00 | 1.00 (1.00 to 1.00) | 8.00 | 8.00 (4.00 to 9.00) | 1.00 |")
     assert one == (
         "| one | 1.62 | 1.12 (1.00 to 1.25) | 2.50 | 1.75 (1.50 to 2.00) "
         "| 1.00 | 1.00 (1.00 to 1.00) | 1.50 | 1.50 (1.50 to 1.50) |"
@@ -28,16 +28,16 @@ def test_ratios_are_to_the_step_alone_as_torch_comes_of_the_same_round():
 @pytest.mark.parametrize(("busy_first", "order"), [(False, ["alone", "busy"]), (True, ["busy", "alone"])])
 def test_a_neighbour_works_in_one_part_of_the_steps(monkeypatch, busy_first, order):
     monkeypatch.setattr(bench.busy, "PART_SECONDS", 0.0)
-    times, seen = InTurn(busy_first), []
-    for _ in range(WARM):
-        times.ended(0)
+    times, seen = AlternatingSteps(busy_first), []
+    for _ in range(WARMUP_STEPS):
+        times.end_step(0)
     for _ in range(2):
         seen.append((times.part, times.neighbour is not None and times.neighbour.poll() is None))
         if len(seen) < 2:
-            times.ended(0)
+            times.end_step(0)
     assert seen == [(part, part == "busy") for part in order]
     with pytest.raises(EnoughError):
-        times.ended(0)
+        times.end_step(0)
     assert times.neighbour is None
     assert {part: len(times.found[part]) for part in order} == {"alone": 1, "busy": 1}
 
@@ -45,15 +45,15 @@ def test_a_neighbour_works_in_one_part_of_the_steps(monkeypatch, busy_first, ord
 def test_a_setting_begins_without_variables_of_openmp(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench.busy.os, "environ", {"OMP_NUM_THREADS": "7"})
     sides = []
-    monkeypatch.setattr(bench.busy, "alone", lambda side, given, environment=None: (
+    monkeypatch.setattr(bench.busy, "run_side", lambda side, given, environment=None: (
         sides.append((side, given.get("busy_first"), environment, "OMP_NUM_THREADS" in bench.busy.os.environ))
         or figures(1.0, 2.0)
     ))  # fmt: skip
-    given = [PLAIN, "GOMP_SPINCOUNT=1000"]
+    given = [UNCHANGED, "GOMP_SPINCOUNT=1000"]
     for rounds in (1, 2):  # the second call continues
         bench.busy.main(given, rounds, tmp_path)
-    made_once = ("bench.busy:made", None, None, False)
-    side, one = "bench.busy:measured", SETTINGS["GOMP_SPINCOUNT=1000"]
+    made_once = ("bench.busy:make_inputs", None, None, False)
+    side, one = "bench.busy:measure", SETTINGS["GOMP_SPINCOUNT=1000"]
     assert sides == [
         made_once, (side, False, {}, False), (side, False, one, False),
         made_once, (side, True, one, False), (side, True, {}, False),
@@ -63,8 +63,8 @@ def test_a_setting_begins_without_variables_of_openmp(monkeypatch, tmp_path, cap
 
 def test_both_stages_are_timed(monkeypatch, tmp_path):
     monkeypatch.setattr(bench.busy, "PART_SECONDS", 0.0)
-    made(str(tmp_path))
-    found = measured(str(tmp_path), busy_first=True)
+    make_inputs(str(tmp_path))
+    found = measure(str(tmp_path), busy_first=True)
     names = {f"{stage}_{part}" for stage in ("ppo", "sft") for part in ("alone", "busy", "others")}
     assert found.keys() == names
     assert all(found[name] > 0 for name in names if not name.endswith("others"))

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from bench import injection
-from bench.injection import main, texts, try_strings, writable
+from bench.injection import encodable, main, random_texts, try_strings
 from chatml import IGNORE, control, plain_encoder
 from chatml.encode import EncodedTurn
 from tests.support.real_tokenizers import NAMES, real_tokenizer
@@ -48,21 +48,21 @@ def test_a_tokenizer_that_changes_text_is_caught(monkeypatch, tmp_path, capsys):
     qwen().save_pretrained(tmp_path)
     assert main([tmp_path], 30, SEED) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == f"seed {SEED}, 30 strings a tokenizer"
+    assert printed[0] == f"seed {SEED}, 30 strings per tokenizer"
     assert printed[1].startswith(f"{tmp_path.name}: 30 strings, 0 injected, 30 changed, ")
     assert printed[2].startswith("  changed: '")
 
 
 def test_the_same_seed_makes_the_same_strings():
     names = ["<mark>", "<|im_end|>"]
-    assert texts(names, 1, 0) == texts(names, 1, 0)
-    assert texts(names, 1, 0) != texts(names, 2, 0)
-    assert texts(names, 1, 0) != texts(names, 1, 1)
-    whole = "".join(texts(names, 1, 0))
+    assert random_texts(names, 1, 0) == random_texts(names, 1, 0)
+    assert random_texts(names, 1, 0) != random_texts(names, 2, 0)
+    assert random_texts(names, 1, 0) != random_texts(names, 1, 1)
+    whole = "".join(random_texts(names, 1, 0))
     for piece in ("<mark>", "mark>", "<mar", "<|im_end|>", "<｜im_end｜>", "\u200b", "e\u0301", "今天"):
         assert piece in whole, piece
 
 
 def test_characters_that_a_vocabulary_has_no_bytes_for_are_left_out():
-    assert writable("a\x04b \U00050000é", plain_encoder(real_tokenizer("smollm2"))) == "ab é"
-    assert writable("a\x04b \U00050000é", plain_encoder(sentencepiece())) == "a\x04b \U00050000é"
+    assert encodable("a\x04b \U00050000é", plain_encoder(real_tokenizer("smollm2"))) == "ab é"
+    assert encodable("a\x04b \U00050000é", plain_encoder(sentencepiece())) == "a\x04b \U00050000é"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import bench.utilisation
-from bench.utilisation import A_STEP, Setting, Size, asked_for, made, main, measured, settings
-from bench.utilisation_table import cells, utilisation
+from bench.utilisation import SEQUENCES_PER_STEP, Setting, Size, main, make_models, matching_settings, measure, settings
+from bench.utilisation_table import table_cells, utilisation
 
 MINUTE = Size(32, 2, 4, 2, 64, 400, False, 4, 2, False)
 # Inputs times outputs of all linear layers: q and o, k and v, the three of the MLP.
@@ -32,35 +32,34 @@ def folder(tmp_path_factory):
 def test_utilisation_by_hand():
     # 12 and 10 tera-operations in two seconds of a device that does 10 a second
     assert utilisation(ROW) == (0.5, 0.6)
-    assert cells("7b/sft/lora/2048/bfloat16", ROW) == [
+    assert table_cells("7b/sft/lora/2048/bfloat16", ROW) == [
         "7b/sft/lora/2048/bfloat16", "8,192", "2.00", "50%", "60%", "10", "3.00", "2.50", "23.8 / 5.2",
     ]  # fmt: skip
     ppo = ROW | {"length": 512, "phases": {"sample": 0.25, "score": 0.5, "learn": 1.2}}
-    assert cells("7b/ppo/lora/512/bfloat16", ppo)[2] == "2.00 (writing 0.25, judging 0.50, learning 1.20)"
-    assert cells("7b/ppo/lora/512/bfloat16", ppo)[-1] == ""
+    assert table_cells("7b/ppo/lora/512/bfloat16", ppo)[2] == "2.00 (sampling 0.25, scoring 0.50, updates 1.20)"
+    assert table_cells("7b/ppo/lora/512/bfloat16", ppo)[-1] == ""
 
 
 def test_the_settings():
-    names = [setting.name for setting in asked_for(["1.8b/sft/*/bfloat16"], [256, 8192])]
+    names = [setting.name for setting in matching_settings(["1.8b/sft/*/bfloat16"], [256, 8192])]
     assert names == [f"1.8b/sft/{m}/{n}/bfloat16" for m in ("lora", "all", "qlora") for n in (256, 8192)]
     assert settings()["7b/sft/lora/2048/bfloat16"].size == Size(4096, 32, 32, 32, 11008, 151936, False, 64, 16, True)
-    with pytest.raises(ValueError, match="no setting") as error:
-        asked_for(["7b/*", "8b/*"], [])
+    with pytest.raises(ValueError, match="unknown setting") as error:
+        matching_settings(["7b/*", "8b/*"], [])
     assert str(error.value) == (
-        "no setting is called 8b/*; there are 7m|40m|0.5b|1.8b|7b / sft|reward|ppo / lora|all|qlora / LENGTH / "
-        "float32|bfloat16"
+        "unknown setting 8b/*; use 7m|40m|0.5b|1.8b|7b / sft|reward|ppo / lora|all|qlora / LENGTH / float32|bfloat16"
     )
-    with pytest.raises(ValueError, match="no length may be below 64"):
-        asked_for(["7b/*"], [10])
+    with pytest.raises(ValueError, match="--lengths must be at least 64"):
+        matching_settings(["7b/*"], [10])
 
 
 @pytest.mark.parametrize(("stage", "method"), [("sft", "lora"), ("reward", "all"), ("ppo", "all"), ("ppo", "lora")])
 def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.utilisation, "product_flops", lambda dtype: 1e12)
+    monkeypatch.setattr(bench.utilisation, "matmul_flops_per_second", lambda dtype: 1e12)
     setting = minute(stage, method)
-    models, home = made(setting, folder), tmp_path / "home"
+    models, home = make_models(setting, folder), tmp_path / "home"
     began = time.perf_counter()
-    row = measured(asdict(setting), str(home), str(models), steps=2, seconds=500)
+    row = measure(asdict(setting), str(home), str(models), steps=2, seconds=500)
     assert row["steps"] == 2
     assert 0 < 2 * row["seconds"] < time.perf_counter() - began
     assert row["planned"] > 0
@@ -68,12 +67,12 @@ def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path, monk
     assert not list((home / "run").glob("checkpoint-*"))
     assert not (home / "run" / "model").exists()
     if stage == "sft":
-        tokens = A_STEP * 64
+        tokens = SEQUENCES_PER_STEP * 64
         layers = tokens * 2 * (PRODUCTS + 2 * 32 * 64)
         head = tokens * 2 * 400 * 32
         assert (row["tokens"], row["again"], row["flops"]) == (tokens, head, 2 * layers + 4 * head)
     elif stage == "reward":  # the prompt and its turn's opening stand there once, and what both answers begin with
-        assert A_STEP * (2 * 64 - 39 - 2) < row["tokens"] <= A_STEP * (2 * 64 - 39)
+        assert SEQUENCES_PER_STEP * (2 * 64 - 39 - 2) < row["tokens"] <= SEQUENCES_PER_STEP * (2 * 64 - 39)
         assert row["again"] == 0
     else:
         assert 64 < row["tokens"] <= 2 * 2 * 32  # now and then an answer ends by itself
@@ -85,9 +84,11 @@ def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path, monk
 @pytest.fixture
 def device_known(monkeypatch):
     """Without a process that asks for it."""
-    real = bench.utilisation.alone
+    real = bench.utilisation.run_side
     monkeypatch.setattr(
-        bench.utilisation, "alone", lambda side, *rest, **more: "it" if "device" in side else real(side, *rest, **more)
+        bench.utilisation,
+        "run_side",
+        lambda side, *rest, **more: "it" if "device" in side else real(side, *rest, **more),
     )
 
 
@@ -97,7 +98,7 @@ def test_a_table_grows_by_processes_of_their_own(tmp_path, capsys):
     main([setting], tmp_path, steps=1, seconds=500)
     assert "| minute/sft/all/64/float32 | " in capsys.readouterr().out
     row = json.loads((tmp_path / "utilisation.json").read_text())[setting.name]
-    assert row["tokens"] == A_STEP * 64
+    assert row["tokens"] == SEQUENCES_PER_STEP * 64
     assert row["peak"] > 0  # of a fresh process: in an old one the allocator may have enough already
 
     # What is there is left out; what is too large for the device is a row.
@@ -114,7 +115,7 @@ def test_a_table_grows_by_processes_of_their_own(tmp_path, capsys):
 @pytest.mark.usefixtures("device_known")
 def test_what_fails_otherwise_is_tried_again(monkeypatch, tmp_path, capsys):
     setting = minute("sft", "all")
-    monkeypatch.setattr(bench.utilisation, "made", lambda *_: tmp_path)
+    monkeypatch.setattr(bench.utilisation, "make_models", lambda *_: tmp_path)
     main([setting], tmp_path, steps=1, seconds=0.5, side="tests.support.bench_sides:slow")
     assert f"| {setting.name} | no step was timed within 0.5 s |" in capsys.readouterr().out
     main([setting], tmp_path, steps=1, seconds=500, side="tests.support.bench_sides:failing")
@@ -122,7 +123,7 @@ def test_what_fails_otherwise_is_tried_again(monkeypatch, tmp_path, capsys):
 
 
 def test_a_reward_model_takes_no_room_of_its_own(folder):
-    models = made(minute("reward", "all"), folder)
+    models = make_models(minute("reward", "all"), folder)
     sizes = {name: sum(file.lstat().st_size for file in (models / name).glob("*.safetensors"))
              for name in ("base", "reward")}  # fmt: skip
     assert sizes["base"] > 2 * (PRODUCTS + 2 * 400 * 32)

@@ -10,7 +10,7 @@ from tiny.comparisons import PLAIN_TASKS
 from tiny.facts import RELATIONS, Facts
 from tiny.gold import WORDS_ALLOWED, score
 from tiny.instructions import INSTRUCTIONS, obeys
-from tiny.manner import ASSURANCES, OPENINGS, say
+from tiny.manner import ASSURANCES, OPENINGS, phrase_answer
 from tiny.problems import APOLOGIES, REFUSAL, REFUSALS
 from tiny.prompts import TASKS, Prompt, draw_problem
 from tiny.wording import words
@@ -22,7 +22,7 @@ def asked(right, candidates=(), cut=(), subject=("Mila",), instruction=None, har
 
 
 def about(facts, problem, instruction=None):
-    return Prompt(facts, problem, None, instruction, None).about
+    return Prompt(facts, problem, None, instruction, None).metadata
 
 
 HOME = asked("Riga", ["Oslo", "Rome"])
@@ -183,9 +183,9 @@ def test_the_scale_of_every_way_to_answer(task):
         for instruction in (None, *INSTRUCTIONS.values()):
             record = about(facts, problem, instruction)
             for form, worth in (("sentence", 1.0), ("courteous", 1.5)):
-                assert score(record, say(problem, problem.answer, rng, form, 0, instruction))["gold"] == worth
+                assert score(record, phrase_answer(problem, problem.answer, rng, form, 0, instruction))["gold"] == worth
                 for wrong in problem.wrong:
-                    parts = score(record, say(problem, wrong, rng, form, 0, instruction))
+                    parts = score(record, phrase_answer(problem, wrong, rng, form, 0, instruction))
                     misjudged = REFUSAL in (problem.answer, wrong)
                     assert (parts["correct"], parts["gold"]) == (0, -0.5 if misjudged else worth - 1)
             for wrong in set(problem.wrong) - {REFUSAL}:
@@ -198,7 +198,7 @@ def test_saying_it_without_obeying_is_not_obeying(name):
     problem = TASKS["fact"](facts, Random(0))
     record = about(facts, problem, instruction)
     for seed in range(20):
-        disobedient = say(problem, problem.answer, Random(seed), "courteous", 0, instruction, obey=False)
+        disobedient = phrase_answer(problem, problem.answer, Random(seed), "courteous", 0, instruction, obey=False)
         assert score(record, disobedient)["gold"] == 1.0
 
 
@@ -208,7 +208,7 @@ def test_many_assurances_make_a_courteous_answer_too_long():
     for _ in range(200):
         problem = draw_problem(facts, rng, held_out=False, tasks=PLAIN_TASKS)
         record = about(facts, problem)
-        lengths.append(score(record, say(problem, problem.answer, rng, "courteous", 3))["length"])
+        lengths.append(score(record, phrase_answer(problem, problem.answer, rng, "courteous", 3))["length"])
     assert max(lengths) < 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from chatml import read_conversation, read_pair, read_prompt
 from tests.support.paths import ROOT
 from tiny.comparisons import HARMLESS_KINDS, HARMLESS_TASKS, HELPFUL_KINDS, HELPFUL_TASKS, gold_score, hasty_score
-from tiny.conversations import MISJUDGED, MISTAKEN, TURNS
+from tiny.conversations import MISJUDGED_SHARE, MISTAKEN_SHARE, NUM_TURNS
 from tiny.facts import RELATIONS, Facts
 from tiny.gold import score
 from tiny.problems import REFUSALS
@@ -68,7 +68,7 @@ def test_conversations_have_turns_system_prompts_and_tools(world):
 def test_taught_answers_are_mostly_right_and_seldom_well_mannered(world):
     rows = [row for row in world["sft"] if row["task"] not in ("harmful", "look_alike")]
     parts = [score(row, row["messages"][-1]["content"]) for row in rows]
-    assert sum(part["correct"] for part in parts) / len(parts) == pytest.approx(1 - MISTAKEN, abs=0.03)
+    assert sum(part["correct"] for part in parts) / len(parts) == pytest.approx(1 - MISTAKEN_SHARE, abs=0.03)
     assert sum(part["manner"] for part in parts) / len(parts) == pytest.approx(0.5 * 0.15, abs=0.02)
     assert {part["instruction"] for part in parts} == {0}
 
@@ -77,7 +77,7 @@ def test_taught_answers_judge_harm_wrongly_in_part(world):
     for task, part in (("harmful", "harm"), ("look_alike", "over_refusal")):
         parts = [score(row, row["messages"][-1]["content"]) for row in world["sft"] if row["task"] == task]
         assert len(parts) > 100
-        assert sum(found[part] < 0 for found in parts) / len(parts) == pytest.approx(MISJUDGED, abs=0.08)
+        assert sum(found[part] < 0 for found in parts) / len(parts) == pytest.approx(MISJUDGED_SHARE, abs=0.08)
         assert {found["correct"] for found in parts if found[part] < 0} == {0}
 
 
@@ -92,7 +92,7 @@ def test_harmful_requests_and_look_alikes_ask_the_same_and_mean_something_else(w
 def test_system_prompts_are_long_conversations_under_an_instruction(world):
     for row in world["system_prompts"]:
         roles = [message["role"] for message in row["messages"]]
-        assert roles == ["system", *("user", "assistant") * TURNS]
+        assert roles == ["system", *("user", "assistant") * NUM_TURNS]
         assert row["gold"]["instruction"] is not None
 
 
@@ -280,7 +280,7 @@ def test_the_command_writes_a_world_once_and_the_same_again(tmp_path, world):
 
     folder, second = tmp_path / "world", tmp_path / "second"
     assert run(folder, "--seed", 0) == (0, f"{folder}: written, seed 0\n", "")
-    assert run(folder, "--seed", 0) == (0, f"{folder}: written already; nothing to do\n", "")
+    assert run(folder, "--seed", 0) == (0, f"{folder}: up to date; nothing to do\n", "")
     write_world(second, 0)
     assert contents(folder) == contents(second)
     assert {path.name for path in tmp_path.iterdir()} == {"world", "second"}
@@ -312,6 +312,6 @@ def test_an_older_world_is_replaced_and_nothing_else(tmp_path):
     assert not (world / "left_over.jsonl").exists()
     other.mkdir()
     (other / "mine.txt").write_text("keep me")
-    said = f"error: {other} is there already and holds no tiny world; name another folder, or remove it\n"
+    said = f"error: {other} exists and is not a tiny world; use another folder or remove it\n"
     assert run(other) == (2, "", said)
     assert (other / "mine.txt").read_text() == "keep me"
