@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from engine.run.identity import FINISHED, has_begun, made_from, rows_hash
 Rows = TypeVar("Rows")
 # What a run writes besides recipe.yaml, which identifies the run.
 OWN_FILES = ("data.json", "metrics.jsonl", "rollouts.jsonl", "warnings.jsonl", "made_from.json", "environment.json")
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "omegaconf")
 
 
@@ -160,12 +162,6 @@ def environment() -> dict[str, Any]:
     """Return versions, platform, command, device, and the numbers of threads and ranks of this process."""
     import torch
 
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -173,5 +169,23 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": {"plumbline": plumbline_version(), **{package: package_version(package) for package in PACKAGES}},
     }
+
+
+def plumbline_version() -> str | None:
+    """Return plumbline's version, which only pyproject.toml states.
+
+    plumbline usually runs from its source tree without being installed, so the file is read first.
+    """
+    if PROJECT.exists():
+        return tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["version"]
+    return package_version("plumbline")
+
+
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

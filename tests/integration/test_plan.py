@@ -80,7 +80,7 @@ def test_what_a_recipe_is_of():
 
 
 def test_all_weights_of_7b_need_devices_that_share_them():
-    """The README's 16 bytes a parameter."""
+    """16 bytes a parameter, as docs/first_7b_run.md says."""
     alone = plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=one_gpu", "plan.device=a100")
     step = next(phase for phase in alone.phases if phase.name == "optimiser's step")
     assert step.total == 16 * PARAMETERS["Qwen/Qwen1.5-7B"]

@@ -1,4 +1,4 @@
-"""The README's commands on real data, from the tiny base: what is kept, and that a step is taken."""
+"""The commands of docs/sft.md on real data, from the tiny base: what is kept, and that a step is taken."""
 
 import json
 from pathlib import Path

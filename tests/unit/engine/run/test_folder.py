@@ -1,6 +1,7 @@
 """A run's folder belongs to one recipe, and knows which models the run started from."""
 
 import json
+import re
 
 import pytest
 from datasets import Dataset
@@ -9,8 +10,9 @@ from config import load
 from engine.data.report import Report
 from engine.errors import AlreadyFinishedError, RunError
 from engine.run import checkpoints
-from engine.run.folder import RunFolder
+from engine.run.folder import RunFolder, package_version, plumbline_version
 from sft.recipe import SFT
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
@@ -209,3 +211,13 @@ def test_changes_are_accepted_within_a_stage_only(recipe, tmp_path, stage):
     written.write_text(other.replace("stage: sft\n", stage))
     with pytest.raises(RunError, match="contains a run of another recipe, which differs in"):
         RunFolder(recipe, accepts_changes=True)
+
+
+def test_the_environment_has_plumblines_version(recipe, tmp_path, monkeypatch):
+    RunFolder(recipe)
+    packages = json.loads((tmp_path / "sft" / "environment.json").read_text())["packages"]
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert packages["plumbline"] == version
+    assert list(packages)[:2] == ["plumbline", "torch"]
+    monkeypatch.setattr("engine.run.folder.PROJECT", tmp_path / "pyproject.toml")
+    assert plumbline_version() == package_version("plumbline")
