@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from chatml import END_OF_TEXT, IM_END, IM_START, MARKERS, ROLES, Pair, control, header
 from engine.data.report import Report
-from show.duplicates import SHINGLE_WORDS
-from show.duplicates import SIMILARITY_THRESHOLD
+from show.duplicates import SHINGLE_WORDS, SIMILARITY_THRESHOLD
 from show.figures import (
     chosen_longer,
     equal_sides,
