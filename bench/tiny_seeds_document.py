@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from bench.tiny_bars import BARS, Run
 from bench.tiny_pooled import HARMFUL, RESAMPLING_SEED, WORSE_BELOW, Difference, Judgement, format_number
+from eval.gate import Verdict
 
 
 def document(judged: Judgement, command: str) -> str:
@@ -55,12 +56,16 @@ def run_table(judged: Judgement) -> list[str]:
     lines = [_row("run", *(bar.short for bar in shown)), "| --- " * (1 + len(shown)) + "|"]
     lines.append(_row("required", *(str(bar.requirement) for bar in shown)))
     for run, verdicts in judged.by_run.items():
-        cells = [
-            f"{format_number(of.value)}" if of.ok else f"**{format_number(of.value)} fails**"
-            for of in map(verdicts.get, shown)
-        ]
-        lines.append(_row(str(run), *cells))
+        lines.append(_row(str(run), *(_verdict_cell(verdicts.get(bar)) for bar in shown)))
     return lines
+
+
+def _verdict_cell(verdict: Verdict | None) -> str:
+    """Return the figure, bold if it fails; "-" for a run without it."""
+    if verdict is None:
+        return "-"
+    shown = format_number(verdict.value)
+    return shown if verdict.ok else f"**{shown} fails**"
 
 
 def ranges(judged: Judgement) -> list[str]:

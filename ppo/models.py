@@ -72,9 +72,11 @@ class Models:
         """Keep the offloaded models on the device within the block."""
         for frozen in self.offloaded:
             frozen.to(self.device)
-        yield
-        for frozen in self.offloaded:
-            frozen.to("cpu")
+        try:
+            yield
+        finally:
+            for frozen in self.offloaded:
+                frozen.to("cpu")
 
     def score(
         self, sequences: Sequence[Tokens], starts: Sequence[int], records: Sequence[Record], budget: int

@@ -57,7 +57,10 @@ def chat(recipe: Chat) -> None:
             console.print(str(error), style="dim")
         else:
             if not ended:
-                console.print("cut off; sampling.max_new_tokens is the limit", style="dim")
+                positions = model.config.max_position_embeddings
+                full = recipe.sampling.max_new_tokens > positions - len(prompt)
+                limit = f"the context length, {positions} tokens," if full else "sampling.max_new_tokens"
+                console.print(f"cut off; {limit} is the limit", style="dim")
             messages = [*asked, response_message(text, with_markers)]
 
 

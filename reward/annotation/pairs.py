@@ -49,6 +49,10 @@ def make_pairs(recipe: MakePairs) -> None:
         made = prompt_comparisons(group, name, recipe.pairs, recipe.run.seed, counts)
         parts["test" if is_test(name, recipe.pairs.test_share) else "train"] += made
         counts["prompts without a pair"] += not made
+    if not parts["train"] and parts["test"]:
+        raise RunError(
+            f"all comparisons are in the test part; lower pairs.test_share={recipe.pairs.test_share}, or add prompts"
+        )
     if not parts["train"]:
         raise RunError(f"no comparisons: each prompt's scores are within pairs.min_margin={recipe.pairs.min_margin}")
     for part, rows in parts.items():

@@ -46,6 +46,10 @@ def select_prompts(recipe: SelectPrompts) -> None:
         for at, found in zip(untagged, tagged, strict=True):
             tags[at] = found
     if not any(tags):
+        if recipe.select.tagger is not None:
+            raise RunError(
+                "select.tagger gave no prompt a tag; name another tagger, or the records' own select.tag_fields"
+            )
         raise RunError(f"no prompt has a tag in {', '.join(recipe.select.tag_fields)}; change it, or set select.tagger")
     chosen = select(tags, recipe.select.count, recipe.run.seed)
     kept = list(records.values())

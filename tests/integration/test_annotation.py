@@ -101,10 +101,13 @@ def test_a_tagger_is_asked_where_no_field_holds_tags(folder, tmp_path, monkeypat
     assert {tag for row in rows for tag in row["tags"]} <= {tag for tags in again for tag in tags}
 
 
-def test_no_tags_anywhere(folder, tmp_path):
+def test_no_tags_anywhere(folder, tmp_path, monkeypatch):
     with pytest.raises(RunError) as error:
         select_prompts(select_recipe(folder, tmp_path, "tag_fields: [nowhere]"))
     assert str(error.value) == "no prompt has a tag in nowhere; change it, or set select.tagger"
+    monkeypatch.setattr(prompts, "tags_from_tagger", lambda recipe, conversations: [set() for _ in conversations])
+    with pytest.raises(RunError, match=r"^select.tagger gave no prompt a tag; name another tagger, or "):
+        select_prompts(select_recipe(folder, tmp_path, f"tagger: {folder}/large"))
     with pytest.raises(RecipeError, match="select names no tags; give"):
         select_recipe(folder, tmp_path, "")
 

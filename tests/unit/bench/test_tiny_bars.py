@@ -153,7 +153,7 @@ def test_system_prompts_by_hand(tmp_path):
 
 
 def test_the_document(tmp_path):
-    found = judged(tmp_path, {}, {"gold": 0.2, "pmp": None})
+    found = judged(tmp_path, {}, {"gold": 0.2, "pmp": None, "harmless": None})
     found.failed[TWO] = "ppo recipes/tiny/ppo.yaml ended with code 2: error: loss is nan (full output: log.txt)"
     text = document(found, "python -m bench.tiny_seeds --seeds 0 1")
     assert text.startswith(
@@ -166,7 +166,7 @@ def test_the_document(tmp_path):
         "- seed 1, 1 thread: gold, PPO - SFT is 0.2, required >= 0.3",
         "| run | gold | accuracy | KL | rm | harmless | perplexity | worst task | minutes |",
         "| required | >= 0.3 | >= -0.02 | <= 4 | >= 0.9 | >= 0.9 | < 1.1 | >= -0.1 | <= 10 |",
-        "| seed 1, 1 thread | **0.2 fails** | 0.01 | 3 | 0.95 | 0.92 | 1.05 | 0.25 | 7.5 |",
+        "| seed 1, 1 thread | **0.2 fails** | 0.01 | 3 | 0.95 | - | 1.05 | 0.25 | 7.5 |",
         "- gold, PPO - SFT: 0.2 (seed 1, 1 thread) to 0.4 (seed 0, 1 thread); required >= 0.3, holds in 1 of 2 runs",
         "- gold of ppo: 1 (seed 1, 1 thread) to 1.2 (seed 0, 1 thread)",
         "| sum | 8 | 0.5 | 0.75 | 0.25 | 0 to 0.503 | unclear | 0.25 (seed 0, 1 thread) |",

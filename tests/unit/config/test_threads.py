@@ -56,6 +56,8 @@ def test_the_command_line_chooses_before_it_imports_the_runner(machine, monkeypa
     machine(100.0, 100.0, 100.0, 100.0)
     monkeypatch.setattr(cli, "from_command_line", lambda *_, **__: "the recipe")
     seen = []
-    monkeypatch.setattr(cli, "import_function", lambda path: seen.append((path, os.environ["OMP_WAIT_POLICY"])) or print)
+    monkeypatch.setattr(
+        cli, "import_function", lambda path: seen.append((path, os.environ["OMP_WAIT_POLICY"])) or print
+    )
     cli.main(SFT, "sft.train:train")
     assert seen == [(cli.RUNNER, "PASSIVE"), ("sft.train:train", "PASSIVE")]

@@ -112,9 +112,13 @@ def test_candidates_are_scored_as_the_recipe_reads_reasoning(tmp_path):
             [line("Hi", "a", 1), line("Hi", "b", 1)],
             "no comparisons: each prompt's scores are within pairs.min_margin=0.0",
         ),
+        (
+            [line("Hi", "a", 1), line("Hi", "b", 2)],
+            "all comparisons are in the test part; lower pairs.test_share=0.99, or add prompts",
+        ),
     ],
 )
 def test_candidates_that_make_no_pairs(tmp_path, lines, message):
     with pytest.raises(RunError) as error:
-        make_pairs(pairs_recipe(tmp_path, lines, "score_field: score"))
+        make_pairs(pairs_recipe(tmp_path, lines, "score_field: score, test_share: 0.99"))
     assert str(error.value).endswith(message)
