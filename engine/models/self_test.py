@@ -38,8 +38,6 @@ _passed: set[tuple[str, ...]] = set()
 Rows = list[torch.Tensor]
 """one (length, values) tensor per sequence: log-probabilities of the vocabulary, or a score; NaN is not compared"""
 
-Make = Callable[[], Rows]
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -234,5 +232,7 @@ def _difference(found: Rows, expected: Rows) -> float:
     for one, other in zip(found, expected, strict=True):
         gap = (one.float().cpu() - other.float().cpu()).abs()
         compared = gap[~(one.isnan().cpu() | other.isnan().cpu())]
-        worst = max(worst, float(compared.max()) if len(compared) else float("nan"))
+        if not len(compared):
+            return float("nan")
+        worst = max(worst, float(compared.max()))
     return worst

@@ -1,6 +1,7 @@
 """The self-test at load: what it finds, what it says, that its advice works, and what it leaves alone."""
 
 import copy
+import math
 import re
 from dataclasses import replace
 
@@ -88,6 +89,13 @@ def test_families_that_recipes_name_pass_however_they_are_stored(family, kind):
     model = model.to(torch.bfloat16) if kind in ("bfloat16", "frozen") else model
     for attention in ("packed", "sdpa", "eager"):
         assert failure_of(model.eval() if kind == "frozen" else model.train(), attention) is None
+
+
+def test_outputs_that_are_not_numbers_fail():
+    model = random_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
+    assert math.isnan(failure_of(model.eval(), "packed").difference)
 
 
 def test_a_state_that_runs_on_is_refused_with_figure_and_reason(written):
