@@ -33,12 +33,13 @@ PMP_KINDS = {
     "correctness": 38, "manner": 12, "manner_or_right": 10, "assurances": 10, "beside": 8, "elsewhere": 6, "garbled": 4,
     "instruction": 6, "refusal": 6,
 }  # fmt: skip
-# Without `beside` PPO learned to answer "And Otto?" with any fact about Otto.
+# Without `beside` PPO learned to answer "And Otto?" with any fact about Otto. With few `assurances` both reward models
+# kept PMP's taste for them, and PPO added them to half of its answers (seed 2).
 HELPFUL_KINDS = {
-    "correctness": 34, "manner": 24, "manner_or_right": 12, "assurances": 3, "beside": 16, "elsewhere": 3, "garbled": 4,
+    "correctness": 31, "manner": 21, "manner_or_right": 12, "assurances": 9, "beside": 16, "elsewhere": 3, "garbled": 4,
     "instruction": 4,
 }  # fmt: skip
-HARMLESS_KINDS = {"refusal": 80, "manner": 10, "garbled": 10}
+HARMLESS_KINDS = {"refusal": 70, "manner": 10, "assurances": 12, "garbled": 8}
 
 Answers = tuple[str, str]
 """the two sides of a comparison, not yet judged"""
@@ -74,7 +75,7 @@ def assurances(prompt: Prompt, rng: Random) -> Answers:
     """Return a correct answer, and the same with so many assurances that it is too long."""
     form = rng.choice(("courteous", "courteous", "sentence"))
     short = phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction)
-    count = rng.choice((2, 3))
+    count = rng.choice((1, 2, 3))
     return short, phrase_answer(prompt.problem, prompt.problem.answer, rng, form, count, prompt.instruction)
 
 
