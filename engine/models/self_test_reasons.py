@@ -1,5 +1,6 @@
 """The error message of a failed self-test: what differed and by how much, the likely reason, and what to do."""
 
+import math
 import re
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -23,6 +24,8 @@ STATEFUL_LAYER = re.compile(r"Mamba|Conv1d|ShortConv|Recurr|SSM|Lightning|Linear
 
 def refusal(model: PreTrainedModel, path: str, what: str, difference: float, error: str, works: list[str]) -> str:
     """Return the error message for a model that fails; `works` are the attention implementations that pass."""
+    if math.isnan(difference):
+        return f"{path}: the model's outputs are NaN, so its weights are not finite; take another checkpoint"
     found = f"fails ({error})" if error else f"differs by {difference:.2g}"
     attention = model.config._attn_implementation
     start = f"{path}: {COMPARED[what]} {found} under model.attention={attention}"
