@@ -1,5 +1,6 @@
 """Talking to a model in the terminal: what reaches it, what is remembered, and how one leaves."""
 
+import json
 import subprocess
 import sys
 
@@ -94,6 +95,14 @@ def test_what_was_said_is_remembered_until_reset(folder, tokenizer, type_in, pro
     shown = capsys.readouterr().out
     assert shown.count("cut off; sampling.max_new_tokens is the limit") == 1
     assert shown.count("stopped; your message and the response are discarded") == 1
+
+
+def test_a_response_that_fills_the_context_says_so(folder, type_in, prompts, capsys):
+    type_in("first", "second", EOFError())
+    chat(chat_recipe(f"{folder}/ppo.yaml", ["sampling.max_new_tokens=100000"]))
+    shown = " ".join(capsys.readouterr().out.split())
+    positions = json.loads((folder / "ppo" / "model" / "config.json").read_text())["max_position_embeddings"]
+    assert f"cut off; the context length, {positions} tokens, is the limit" in shown
 
 
 @pytest.mark.parametrize("with_markers", [True, False])

@@ -32,6 +32,19 @@ def logprobs(setting, *overrides):
         return old, response_logprobs(models.reference, PROMPTS, ANSWERS, 1.0, 100).logprobs, models.reference
 
 
+def test_offloaded_models_leave_the_device_after_an_error(setting, monkeypatch):
+    recipe = recipe_of(setting, "ppo.offload_frozen=true")
+    models = load_models(recipe, load_tokenizer(recipe.model.path), Accelerator(cpu=True))
+    assert models.offloaded
+    moved = []
+    for frozen in models.offloaded:
+        monkeypatch.setattr(frozen, "to", moved.append)
+    with pytest.raises(ValueError, match="nothing"), models.frozen_on_device():
+        raise ValueError("nothing")
+    there, back = moved[: len(models.offloaded)], moved[len(models.offloaded) :]
+    assert (there, back) == ([models.device] * len(there), ["cpu"] * len(there))
+
+
 @pytest.mark.parametrize("overrides", [[], ["ppo.offload_frozen=true"]], ids=["resident", "offloaded"])
 def test_in_bfloat16_policy_and_reference_agree_to_the_last_bit(setting, overrides):
     """Weights that are no bfloat16 numbers, as trained ones: the reference rounds where autocast does alone."""
