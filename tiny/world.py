@@ -46,7 +46,7 @@ SIZES = {
     "comparisons_correctness": 400,
     "comparisons_shifted": 600,
     "comparisons_length": 400,
-    "comparisons_harmless": 1000,
+    "comparisons_harmless": 2000,
     "comparisons_harmless_heldout": 400,
     "prompts": 3000,
     "prompts_heldout": 500,
