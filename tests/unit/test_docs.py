@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, and the files, commands and recipe keys that it names exist."""
+"""The documentation: links, files, commands and recipe keys that it names exist."""
 
 import re
 import shlex
@@ -59,7 +59,7 @@ def read(page: Path) -> str:
 
 @cache
 def split(page: Path) -> tuple[str, list[str]]:
-    """Return a page's text without its code blocks, and the lines of these, fenced or indented after an empty line."""
+    """Return a page's text without code blocks, and the lines of its code blocks (fenced or indented)."""
     text, code = [], []
     fenced, before = False, ""
     for line in read(page).splitlines():
@@ -110,14 +110,14 @@ def keys_of(*schemas: type) -> set[str]:
 
 
 def unknown(key: str, keys: set[str]) -> bool:
-    """Whether no field or section is called `key`, and none is a mapping that it could be a key of."""
+    """Return whether `key` is no field, no section, and no key inside a mapping field."""
     parts = key.split(".")
     is_section = any(name.startswith(f"{key}.") for name in keys)
     return not is_section and not any(".".join(parts[:length]) in keys for length in range(1, len(parts) + 1))
 
 
 def is_module(name: str) -> bool:
-    """Whether `name` is a module of plumbline or a package that can be run."""
+    """Return whether `name` is a module of plumbline or a package that can be run."""
     path = ROOT / name.replace(".", "/")
     return path.with_suffix(".py").exists() or (path / "__main__.py").exists()
 
@@ -127,7 +127,7 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_links_lead_somewhere(page):
+def test_links_and_anchors_exist(page):
     assert not broken_links(page)
 
 
@@ -143,12 +143,12 @@ def test_a_page_begins_with_a_command(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_named_files_exist(page):
-    tops = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"runs"}
+    packages = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"runs"}
     missing = []
     for code in code_in(page):
         for path, name in FILE.findall(code):
             file = ROOT / path
-            if path.split("/")[0] not in tops:
+            if path.split("/")[0] not in packages:
                 continue
             if not file.exists() or (name and not re.search(rf"\b{name}\b", read(file))):
                 missing.append(f"{path}:{name}")
@@ -163,8 +163,8 @@ def test_commands_exist(page):
     for code in code_in(page):
         wrong += [f"make {target}" for target in MAKE.findall(code) if target not in targets]
         for module in MODULE.findall(code):
-            ours = (ROOT / module.partition(".")[0]).is_dir()
-            if ours and not is_module(module):
+            is_package = (ROOT / module.partition(".")[0]).is_dir()
+            if is_package and not is_module(module):
                 wrong.append(module)
     assert not wrong
 

@@ -1,6 +1,6 @@
 """Imports point down only, also between the rooms inside engine/ and eval/; no files import each other in a circle.
 
-The order of the rooms stands here once, and is drawn in docs/architecture.md.
+The order of the rooms is defined here, and drawn in docs/architecture.md.
 """
 
 import ast
@@ -27,12 +27,12 @@ MAY_IMPORT = {
     "bench": {*STAGES, "eval", "plan", "release", *GROUND},
 }
 OURS = {*MAY_IMPORT, "tests"}
-# Rooms from the top down: a file imports files of its own room and of those that stand after it.
+# Rooms from the top down: a file imports files of its own room and of the rooms after it.
 ROOMS = {
     "engine": ("run", "scoring", "generation", "models", "forward", "data", "dist", "files", "errors"),
     "eval": ("report", ""),
 }
-# Slow to import, and not to be imported before a recipe is known to be good.
+# Slow to import, and not to be imported before the recipe has been checked.
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 ENTRIES = ("__init__", "__main__", "recipe")
 LIGHT_FILES = (
@@ -51,7 +51,7 @@ LIGHT_FILES = (
 
 
 def imported(nodes: Iterator[ast.AST]) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every absolute import among `nodes`; of `from a import b` both a and a.b."""
+    """Yield (line, dotted name) of every absolute import among `nodes`; both a and a.b for `from a import b`."""
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -64,7 +64,7 @@ def imported(nodes: Iterator[ast.AST]) -> Iterator[tuple[int, str]]:
 
 
 def at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
-    """What runs when the module is imported: nothing inside functions or under `if` for the main module or types."""
+    """Yield the nodes that run on import: no function bodies, no blocks for `__main__` or TYPE_CHECKING."""
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
@@ -79,7 +79,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def modules(packages: Iterator[str] | tuple[str, ...] = tuple(MAY_IMPORT)) -> dict[str, Path]:
-    """Dotted name -> file of every module in some packages."""
+    """Return {dotted name: file} of every module in some packages."""
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
@@ -89,7 +89,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def room_of(module: str) -> str | None:
-    """The room of ROOMS that a module stands in: "run" for engine.run.folder; "" for a file beside eval's rooms."""
+    """Return the room of a module in ROOMS: "run" for engine.run.folder, "" for a file of eval/ outside its rooms."""
     package, *rest = module.split(".")
     rooms = ROOMS.get(package, ())
     if not rest or not rooms:
@@ -98,20 +98,20 @@ def room_of(module: str) -> str | None:
 
 
 def upward(edges: dict[str, set[str]]) -> list[str]:
-    """The imports between the rooms of one package that do not point down."""
+    """Return the imports between rooms of one package that point up."""
     return [
         f"{module} imports {other}"
         for module, others in edges.items()
         for other in sorted(others)
         if module.split(".")[0] == other.split(".")[0]
-        and (here := room_of(module)) is not None
-        and (there := room_of(other)) is not None
-        and (order := ROOMS[module.split(".")[0]]).index(there) < order.index(here)
+        and (room := room_of(module)) is not None
+        and (other_room := room_of(other)) is not None
+        and (order := ROOMS[module.split(".")[0]]).index(other_room) < order.index(room)
     ]
 
 
 def circles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of modules that import each other, however far around (Tarjan 1972)."""
+    """Return the strongly connected groups of two or more modules (Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -140,14 +140,14 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def edges() -> dict[str, set[str]]:
-    """Module -> the modules of ours that it imports, wherever in the file."""
+    """Return {module: modules of ours that it imports anywhere in its file}."""
     known = modules()
     return {name: {other for other in imports_of(path) if other in known and other != name}
             for name, path in known.items()}  # fmt: skip
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_a_package_imports_only_what_lies_below_it(package):
+def test_a_package_imports_only_packages_below_it(package):
     forbidden = OURS - MAY_IMPORT[package] - {package}
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
@@ -162,10 +162,10 @@ def test_rooms_import_only_rooms_below_them(edges):
     assert not upward(edges)
 
 
-def test_engine_has_no_other_rooms():
-    """A new folder or file beside the rooms would be outside of the rule above."""
-    beside = {path.stem for path in (ROOT / "engine").iterdir() if path.name not in ("__init__.py", "__pycache__")}
-    assert beside == set(ROOMS["engine"])
+def test_engine_has_no_rooms_outside_the_list():
+    """The rule above would not cover another folder or file in engine/."""
+    names = {path.stem for path in (ROOT / "engine").iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    assert names == set(ROOMS["engine"])
 
 
 def test_no_files_import_each_other_in_a_circle(edges):
@@ -185,7 +185,7 @@ def test_plan_and_show_import_only_the_recipes_of_stages(package):
     assert not wrong
 
 
-def test_what_runs_before_the_recipe_is_checked_imports_nothing_heavy():
+def test_files_needed_to_check_a_recipe_import_no_heavy_package():
     files = [path for pattern in LIGHT_FILES for path in ROOT.glob(pattern)]
     assert {"config/loader.py", "sft/recipe.py", "ppo/__main__.py", "show/recipe.py"} <= {
         str(path.relative_to(ROOT)) for path in files
@@ -199,21 +199,21 @@ def test_what_runs_before_the_recipe_is_checked_imports_nothing_heavy():
     assert not wrong
 
 
-def test_nothing_at_the_root_but_the_packages():
-    """A module beside the packages would be outside of every rule above."""
+def test_the_root_has_only_listed_packages():
+    """The rules above would not cover a module or another package at the root."""
     assert not list(ROOT.glob("*.py"))
     folders = {path.parent.name for path in ROOT.glob("*/*.py")}
     assert folders <= OURS
 
 
 def test_tests_mirror_the_tree():
-    """A unit test's folder is that of what it tests."""
+    """A unit test lies in the folder of the package that it tests."""
     folders = {path.parent.relative_to(ROOT / "tests" / "unit") for path in ROOT.glob("tests/unit/**/test_*.py")}
     assert not [str(folder) for folder in folders if not (ROOT / folder).is_dir()]
     assert not list(ROOT.glob("tests/test_*.py"))
 
 
-def test_these_tests_see_an_import_wherever_it_stands():
+def test_imports_are_found_anywhere_in_a_file():
     tree = ast.parse(
         "import torch.nn\n"
         "def late():\n    from tiny.gold import score\n"
@@ -226,7 +226,7 @@ def test_these_tests_see_an_import_wherever_it_stands():
     assert sorted(imported(at_module_level(tree))) == [(1, "torch.nn"), (5, "peft")]
 
 
-def test_these_tests_see_an_arrow_that_points_up_and_a_circle():
+def test_upward_imports_and_circles_are_found():
     assert upward(
         {"engine.data.rows": {"engine.run.folder", "engine.files.jsonl"}, "eval.answers": {"eval.report.page"}}
     ) == [
@@ -234,6 +234,6 @@ def test_these_tests_see_an_arrow_that_points_up_and_a_circle():
         "eval.answers imports eval.report.page",
     ]
     assert not upward({"engine.run.folder": {"engine.errors"}, "eval.report.page": {"eval.answers"}})
-    around = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}
-    assert circles(around) == [["a", "b", "c"]]
+    circle = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}
+    assert circles(circle) == [["a", "b", "c"]]
     assert not circles({"a": {"b"}, "b": set()})

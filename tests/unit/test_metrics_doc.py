@@ -1,4 +1,4 @@
-"""docs/metrics.md defines what the code writes: no name more, none less."""
+"""docs/metrics.md defines exactly the metrics and figures that the code writes."""
 
 import re
 
@@ -11,19 +11,19 @@ from tests.support.paths import ROOT
 from tests.support.ppo_setting import make_setting, recipe_of
 
 DOC = ROOT / "docs" / "metrics.md"
-# Metrics of a data key or a coefficient that a run need not have,
+# Metrics that a run need not have: those of optional data keys and coefficients,
 OPTIONAL = {"eval_loss", "eval_accuracy", "eval_margin",
             "heldout_score", "heldout_gold", "heldout_gold_error", "heldout_seconds", "running_mean"}  # fmt: skip
-# those of a mix of rewards, of which the test below has one,
+# those of a reward mix, which are tested below,
 OPTIONAL |= {f"{kind}_NAME" for kind in ("score", "normalised_score", "running_mean", "heldout_score")}
-# and those of several processes.
+# and those of runs on several ranks.
 OPTIONAL |= {"straggler_seconds", "forward_seconds"} | {
     f"{phase}_mean_seconds" for phase in ("forward", "sample", "score", "learn", "heldout")
 }
 
 
 def documented(title):
-    """The names in the first columns of a section's tables."""
+    """Return the names in the first columns of a section's tables."""
     sections = re.split(r"^## ", DOC.read_text(encoding="utf-8"), flags=re.MULTILINE)
     (section,) = [text for text in sections if text.startswith(title)]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
@@ -32,7 +32,7 @@ def documented(title):
     return set(names)
 
 
-def written(*folders):
+def logged(*folders):
     names = set()
     for folder in folders:
         for row in read(folder / "metrics.jsonl"):
@@ -45,7 +45,7 @@ def written(*folders):
     [("SFT", ("base", "sft")), ("Reward model", ("pmp", "rm")), ("PPO", ("ppo",))],
 )
 def test_every_metric_is_defined(mini, title, stages):
-    names = {re.sub("_(helpful|harmless)$", "_NAME", name) for name in written(*(mini / stage for stage in stages))}
+    names = {re.sub("_(helpful|harmless)$", "_NAME", name) for name in logged(*(mini / stage for stage in stages))}
     assert names <= documented(title)
     assert documented(title) - names <= OPTIONAL
 
@@ -55,7 +55,7 @@ def test_every_metric_of_a_mix_is_defined(tmp_path):
     mix = f"reward.mix={{one: {tmp_path}/reward, other: {tmp_path}/reward}}"
     heldout = f"data.heldout={tmp_path}/prompts.jsonl"
     train(recipe_of(setting, "reward.path=null", mix, heldout, "ppo.steps=2", f"run.dir={tmp_path}/run"))
-    names = written(tmp_path / "run")
+    names = logged(tmp_path / "run")
     of_parts = {name for name in names if name.endswith(("_one", "_other"))}
     assert {name.replace("_one", "_NAME") for name in of_parts if name.endswith("_one")} == {
         name for name in documented("PPO") if name.endswith("_NAME")

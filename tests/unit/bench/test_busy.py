@@ -1,4 +1,4 @@
-"""Steps beside a busy core: the table by hand, the order of its parts, and both stages on a minute shape."""
+"""Step times beside a busy core: the table by hand, the order of its parts, and both stages on a tiny shape."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def figures(ppo_alone, ppo_busy):
     return {"ppo_alone": ppo_alone, "ppo_busy": ppo_busy, "sft_alone": 1.0, "sft_busy": 1.5}
 
 
-def test_ratios_are_to_the_step_alone_as_torch_comes_of_the_same_round():
+def test_ratios_are_to_the_unchanged_step_alone_of_the_same_round():
     rounds = [
         {UNCHANGED: figures(1.0, 8.0), "one": figures(1.25, 2.0)},
         {UNCHANGED: figures(2.0, 8.0), "one": figures(2.0, 3.0)},
@@ -26,37 +26,37 @@ def test_ratios_are_to_the_step_alone_as_torch_comes_of_the_same_round():
 
 
 @pytest.mark.parametrize(("busy_first", "order"), [(False, ["alone", "busy"]), (True, ["busy", "alone"])])
-def test_a_neighbour_works_in_one_part_of_the_steps(monkeypatch, busy_first, order):
+def test_the_busy_process_runs_in_one_part_of_the_steps(monkeypatch, busy_first, order):
     monkeypatch.setattr(bench.busy, "PART_SECONDS", 0.0)
-    times, seen = AlternatingSteps(busy_first), []
+    times, parts = AlternatingSteps(busy_first), []
     for _ in range(WARMUP_STEPS):
         times.end_step(0)
     for _ in range(2):
-        seen.append((times.part, times.neighbour is not None and times.neighbour.poll() is None))
-        if len(seen) < 2:
+        parts.append((times.part, times.neighbour is not None and times.neighbour.poll() is None))
+        if len(parts) < 2:
             times.end_step(0)
-    assert seen == [(part, part == "busy") for part in order]
+    assert parts == [(part, part == "busy") for part in order]
     with pytest.raises(EnoughError):
         times.end_step(0)
     assert times.neighbour is None
     assert {part: len(times.found[part]) for part in order} == {"alone": 1, "busy": 1}
 
 
-def test_a_setting_begins_without_variables_of_openmp(monkeypatch, tmp_path, capsys):
+def test_every_setting_starts_without_openmp_variables(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench.busy.os, "environ", {"OMP_NUM_THREADS": "7"})
-    sides = []
+    calls = []
     monkeypatch.setattr(bench.busy, "run_side", lambda side, given, environment=None: (
-        sides.append((side, given.get("busy_first"), environment, "OMP_NUM_THREADS" in bench.busy.os.environ))
+        calls.append((side, given.get("busy_first"), environment, "OMP_NUM_THREADS" in bench.busy.os.environ))
         or figures(1.0, 2.0)
     ))  # fmt: skip
     given = [UNCHANGED, "GOMP_SPINCOUNT=1000"]
     for rounds in (1, 2):  # the second call continues
         bench.busy.main(given, rounds, tmp_path)
-    made_once = ("bench.busy:make_inputs", None, None, False)
+    inputs = ("bench.busy:make_inputs", None, None, False)
     side, one = "bench.busy:measure", SETTINGS["GOMP_SPINCOUNT=1000"]
-    assert sides == [
-        made_once, (side, False, {}, False), (side, False, one, False),
-        made_once, (side, True, one, False), (side, True, {}, False),
+    assert calls == [
+        inputs, (side, False, {}, False), (side, False, one, False),
+        inputs, (side, True, one, False), (side, True, {}, False),
     ]  # fmt: skip
     assert "| GOMP_SPINCOUNT=1000 | 1.00 | 1.00 (1.00 to 1.00) | 2.00 |" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Random text on published tokenizers: none becomes a control token or changes. `PLUMBLINE_SEED` names other text."""
+"""Random text on published tokenizers never becomes a control token and never changes (seed: `PLUMBLINE_SEED`)."""
 
 import os
 
@@ -16,7 +16,7 @@ STRINGS = 10_000
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ten_thousand_strings(name):
+def test_ten_thousand_random_strings_are_not_injected_or_changed(name):
     print(f"seed {SEED}: PLUMBLINE_SEED={SEED} repeats this")
     found = list(try_strings(real_tokenizer(name), SEED, STRINGS))
     assert sum(batch.strings for batch in found) == STRINGS
@@ -24,10 +24,8 @@ def test_ten_thousand_strings(name):
     assert [text for batch in found for text in batch.changed] == []
 
 
-def test_a_tokenizer_that_reads_spellings_is_caught(monkeypatch):
-    """What transformers' own call does with the same strings."""
-
-    def careless(conversations, tokenizer, mask):
+def test_encoding_with_the_tokenizers_own_call_is_reported_as_injection(monkeypatch):
+    def encode_without_chatml(conversations, tokenizer, mask):
         ids = control(tokenizer)
         for turns in conversations:
             rows = []
@@ -37,13 +35,13 @@ def test_a_tokenizer_that_reads_spellings_is_caught(monkeypatch):
                 rows.append(EncodedTurn(turn, tokens, [IGNORE] * len(tokens)))
             yield rows
 
-    monkeypatch.setattr(injection, "encode_turns", careless)
+    monkeypatch.setattr(injection, "encode_turns", encode_without_chatml)
     (found,) = try_strings(qwen(), SEED, 1000)
     assert len(found.injected) > 300
     assert not found.changed
 
 
-def test_a_tokenizer_that_changes_text_is_caught(monkeypatch, tmp_path, capsys):
+def test_a_tokenizer_that_changes_text_is_reported(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(injection, "normaliser", lambda backend: lambda text: text.replace("\u200b", "") + " ")
     qwen().save_pretrained(tmp_path)
     assert main([tmp_path], 30, SEED) == 1
@@ -58,11 +56,11 @@ def test_the_same_seed_makes_the_same_strings():
     assert random_texts(names, 1, 0) == random_texts(names, 1, 0)
     assert random_texts(names, 1, 0) != random_texts(names, 2, 0)
     assert random_texts(names, 1, 0) != random_texts(names, 1, 1)
-    whole = "".join(random_texts(names, 1, 0))
+    joined = "".join(random_texts(names, 1, 0))
     for piece in ("<mark>", "mark>", "<mar", "<|im_end|>", "<｜im_end｜>", "\u200b", "e\u0301", "今天"):
-        assert piece in whole, piece
+        assert piece in joined, piece
 
 
-def test_characters_that_a_vocabulary_has_no_bytes_for_are_left_out():
+def test_characters_without_a_token_are_removed_from_the_strings():
     assert encodable("a\x04b \U00050000é", plain_encoder(real_tokenizer("smollm2"))) == "ab é"
     assert encodable("a\x04b \U00050000é", plain_encoder(sentencepiece())) == "a\x04b \U00050000é"

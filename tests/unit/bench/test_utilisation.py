@@ -1,4 +1,4 @@
-"""The table of utilisation: its arithmetic by hand, real stages on a minute shape, what fails, what is left out."""
+"""The table of utilisation: its arithmetic by hand, real stages on a tiny shape, failures, and rows that exist."""
 
 import json
 import time
@@ -11,17 +11,17 @@ import bench.utilisation
 from bench.utilisation import SEQUENCES_PER_STEP, Setting, Size, main, make_models, matching_settings, measure, settings
 from bench.utilisation_table import table_cells, utilisation
 
-MINUTE = Size(32, 2, 4, 2, 64, 400, False, 4, 2, False)
-# Inputs times outputs of all linear layers: q and o, k and v, the three of the MLP.
-PRODUCTS = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+TINY = Size(32, 2, 4, 2, 64, 400, False, 4, 2, False)
+# Inputs times outputs of all linear layers: q and o, k and v, the three layers of the MLP.
+LINEAR_PARAMETERS = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
 ROW = {
     "device": "one", "length": 2048, "seconds": 2.0, "tokens": 16384, "phases": {}, "flops": 12e12, "again": 2e12,
     "product_flops": 1e13, "peak": 3e9, "planned": 2.5e9,
 }  # fmt: skip
 
 
-def minute(stage, method, length=64):
-    return Setting(f"minute/{stage}/{method}/{length}/float32", stage, method, length, "float32", MINUTE)
+def tiny_setting(stage, method, length=64):
+    return Setting(f"tiny/{stage}/{method}/{length}/float32", stage, method, length, "float32", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def test_utilisation_by_hand():
-    # 12 and 10 tera-operations in two seconds of a device that does 10 a second
+    # 10 and 12 TFLOP in two seconds on a device of 10 TFLOP/s
     assert utilisation(ROW) == (0.5, 0.6)
     assert table_cells("7b/sft/lora/2048/bfloat16", ROW) == [
         "7b/sft/lora/2048/bfloat16", "8,192", "2.00", "50%", "60%", "10", "3.00", "2.50", "23.8 / 5.2",
@@ -40,7 +40,7 @@ def test_utilisation_by_hand():
     assert table_cells("7b/ppo/lora/512/bfloat16", ppo)[-1] == ""
 
 
-def test_the_settings():
+def test_patterns_and_lengths_select_settings():
     names = [setting.name for setting in matching_settings(["1.8b/sft/*/bfloat16"], [256, 8192])]
     assert names == [f"1.8b/sft/{m}/{n}/bfloat16" for m in ("lora", "all", "qlora") for n in (256, 8192)]
     assert settings()["7b/sft/lora/2048/bfloat16"].size == Size(4096, 32, 32, 32, 11008, 151936, False, 64, 16, True)
@@ -56,26 +56,26 @@ def test_the_settings():
 @pytest.mark.parametrize(("stage", "method"), [("sft", "lora"), ("reward", "all"), ("ppo", "all"), ("ppo", "lora")])
 def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(bench.utilisation, "matmul_flops_per_second", lambda dtype: 1e12)
-    setting = minute(stage, method)
+    setting = tiny_setting(stage, method)
     models, home = make_models(setting, folder), tmp_path / "home"
-    began = time.perf_counter()
+    start = time.perf_counter()
     row = measure(asdict(setting), str(home), str(models), steps=2, seconds=500)
     assert row["steps"] == 2
-    assert 0 < 2 * row["seconds"] < time.perf_counter() - began
+    assert 0 < 2 * row["seconds"] < time.perf_counter() - start
     assert row["planned"] > 0
     assert 0 < utilisation(row)[0] <= utilisation(row)[1] < 1
     assert not list((home / "run").glob("checkpoint-*"))
     assert not (home / "run" / "model").exists()
     if stage == "sft":
         tokens = SEQUENCES_PER_STEP * 64
-        layers = tokens * 2 * (PRODUCTS + 2 * 32 * 64)
+        layers = tokens * 2 * (LINEAR_PARAMETERS + 2 * 32 * 64)
         head = tokens * 2 * 400 * 32
         assert (row["tokens"], row["again"], row["flops"]) == (tokens, head, 2 * layers + 4 * head)
-    elif stage == "reward":  # the prompt and its turn's opening stand there once, and what both answers begin with
+    elif stage == "reward":  # the prompt, the assistant's header and what both answers begin with are computed once
         assert SEQUENCES_PER_STEP * (2 * 64 - 39 - 2) < row["tokens"] <= SEQUENCES_PER_STEP * (2 * 64 - 39)
         assert row["again"] == 0
     else:
-        assert 64 < row["tokens"] <= 2 * 2 * 32  # now and then an answer ends by itself
+        assert 64 < row["tokens"] <= 2 * 2 * 32  # an answer may end before 32 tokens
         assert sum(row["phases"].values()) < row["seconds"]
         report = json.loads((home / "run" / "data.json").read_text())["prompts"]
         assert set(report["lengths"].values()) == {32}
@@ -83,7 +83,7 @@ def test_a_real_stage_is_timed_and_counted(stage, method, folder, tmp_path, monk
 
 @pytest.fixture
 def device_known(monkeypatch):
-    """Without a process that asks for it."""
+    """Name a fixed device instead of asking a subprocess for it."""
     real = bench.utilisation.run_side
     monkeypatch.setattr(
         bench.utilisation,
@@ -93,28 +93,28 @@ def device_known(monkeypatch):
 
 
 @pytest.mark.usefixtures("device_known")
-def test_a_table_grows_by_processes_of_their_own(tmp_path, capsys):
-    setting, other = minute("sft", "all"), minute("sft", "lora")
+def test_each_setting_is_measured_in_a_fresh_process_and_only_once(tmp_path, capsys):
+    setting, other = tiny_setting("sft", "all"), tiny_setting("sft", "lora")
     main([setting], tmp_path, steps=1, seconds=500)
-    assert "| minute/sft/all/64/float32 | " in capsys.readouterr().out
+    assert "| tiny/sft/all/64/float32 | " in capsys.readouterr().out
     row = json.loads((tmp_path / "utilisation.json").read_text())[setting.name]
     assert row["tokens"] == SEQUENCES_PER_STEP * 64
-    assert row["peak"] > 0  # of a fresh process: in an old one the allocator may have enough already
+    assert row["peak"] > 0  # only a fresh process allocates new memory
 
-    # What is there is left out; what is too large for the device is a row.
+    # A measured setting is skipped; one that does not fit the device has a row.
     main([setting, other], tmp_path, steps=1, seconds=500, side="tests.support.bench_sides:out_of_memory")
-    said = capsys.readouterr().out
-    assert said.startswith(f"{setting.name}: measured already, on CPU, threads: ")
-    assert "| minute/sft/lora/64/float32 | out of memory |" in said
-    assert "| minute/sft/lora/64/float32 | out of memory |" in (tmp_path / "utilisation.md").read_text()
+    output = capsys.readouterr().out
+    assert output.startswith(f"{setting.name}: measured already, on CPU, threads: ")
+    assert "| tiny/sft/lora/64/float32 | out of memory |" in output
+    assert "| tiny/sft/lora/64/float32 | out of memory |" in (tmp_path / "utilisation.md").read_text()
     assert json.loads((tmp_path / "utilisation.json").read_text())[setting.name] == row
     main([other], tmp_path, steps=1, seconds=500)
     assert f"{other.name}: measured already" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("device_known")
-def test_what_fails_otherwise_is_tried_again(monkeypatch, tmp_path, capsys):
-    setting = minute("sft", "all")
+def test_other_failures_are_tried_again(monkeypatch, tmp_path, capsys):
+    setting = tiny_setting("sft", "all")
     monkeypatch.setattr(bench.utilisation, "make_models", lambda *_: tmp_path)
     main([setting], tmp_path, steps=1, seconds=0.5, side="tests.support.bench_sides:slow")
     assert f"| {setting.name} | no step was timed within 0.5 s |" in capsys.readouterr().out
@@ -122,10 +122,10 @@ def test_what_fails_otherwise_is_tried_again(monkeypatch, tmp_path, capsys):
     assert f"| {setting.name} | TypeError: failing() got an unexpected keyword" in capsys.readouterr().out
 
 
-def test_a_reward_model_takes_no_room_of_its_own(folder):
-    models = make_models(minute("reward", "all"), folder)
+def test_the_reward_model_links_to_the_weights_of_the_base(folder):
+    models = make_models(tiny_setting("reward", "all"), folder)
     sizes = {name: sum(file.lstat().st_size for file in (models / name).glob("*.safetensors"))
              for name in ("base", "reward")}  # fmt: skip
-    assert sizes["base"] > 2 * (PRODUCTS + 2 * 400 * 32)
+    assert sizes["base"] > 2 * (LINEAR_PARAMETERS + 2 * 400 * 32)
     assert sizes["reward"] < 1000
     assert Path(models, "reward", "model-00000.safetensors").resolve().parent == models / "base"

@@ -1,4 +1,4 @@
-"""What an error advises for a record is done to it, and the record is read then."""
+"""A record that is corrected as its error message advises can be read."""
 
 import copy
 
@@ -20,7 +20,7 @@ def talk(*messages):
     return {"messages": [HI, *messages]}
 
 
-def said(text):
+def answered(text):
     return talk({"role": "assistant", "content": text})
 
 
@@ -29,7 +29,7 @@ def without(message, key):
 
 
 @pytest.mark.parametrize(
-    ("advice", "record", "mended"),
+    ("advice", "record", "corrected"),
     [
         ("name one of message 2's calls: 'a', 'b'", talk(ASKED, ONLY_F, without(OF_G, "tool_call_id"), YES),
          talk(ASKED, ONLY_F, OF_G, YES)),
@@ -50,19 +50,19 @@ def without(message, key):
          talk({"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]})),
     ],
 )  # fmt: skip
-def test_a_conversation_is_mended(advice, record, mended):
+def test_a_conversation_corrected_as_advised_can_be_read(advice, record, corrected):
     with pytest.raises(RecordError) as error:
         read_conversation(copy.deepcopy(record))
     assert advice in str(error.value)
-    assert read_conversation(copy.deepcopy(mended)).messages
+    assert read_conversation(copy.deepcopy(corrected)).messages
 
 
 @pytest.mark.parametrize(
-    ("advice", "record", "mended"),
+    ("advice", "record", "corrected"),
     [
-        ("close it", said("<think>\nI add."), said("<think>\nI add.\n</think>\n\n7")),
-        ("put calls last and close each of them", said('<tool_call>\n{"name": "add"}'), said(CALL)),
-        ("put calls last and close each of them", said(f"{CALL}\nDone."), said(f"Done.\n{CALL}")),
+        ("close it", answered("<think>\nI add."), answered("<think>\nI add.\n</think>\n\n7")),
+        ("put calls last and close each of them", answered('<tool_call>\n{"name": "add"}'), answered(CALL)),
+        ("put calls last and close each of them", answered(f"{CALL}\nDone."), answered(f"Done.\n{CALL}")),
         ("keep one of them", talk({**YES, "content": "<think>\na\n</think>\n\n7", "reasoning": "b"}),
          talk({**YES, "content": "7", "reasoning": "b"})),
         ("put each result into its own message",
@@ -70,16 +70,16 @@ def test_a_conversation_is_mended(advice, record, mended):
          talk(YES, *({"role": "tool", "content": f"<tool_response>{n}</tool_response>"} for n in "12"))),
     ],
 )  # fmt: skip
-def test_text_that_is_parsed_is_mended_or_left_unparsed(advice, record, mended):
+def test_parsed_text_corrected_as_advised_can_be_encoded(advice, record, corrected):
     with pytest.raises(RecordError) as error:
         encode(record["messages"], qwen(), parse_text=True)
     assert advice in str(error.value)
-    assert encode(mended["messages"], qwen(), parse_text=True)
+    assert encode(corrected["messages"], qwen(), parse_text=True)
     if "or set chatml.parse_text=false" in str(error.value):
         assert encode(record["messages"], qwen(), parse_text=False)
 
 
-def test_a_result_within_the_marker_has_both_ways_out():
+def test_both_ways_out_for_a_wrapped_result_work():
     called = [HI, {"role": "assistant", "content": CALL}]
     wrapped = [*called, {"role": "tool", "content": "<tool_response>7</tool_response>"}]
     with pytest.raises(RecordError) as error:

@@ -1,4 +1,4 @@
-"""transformers' own assistant mask beside ours: it maps characters to tokens, and a character may be several tokens."""
+"""transformers' assistant mask differs from ours if the last character of an answer is several tokens."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def smollm2():
 
 
 def trained_on(tokenizer, answer):
-    """The tokens of an answer that each mask trains on: ours, and transformers' with the template we save."""
+    """Return an answer's tokens that our mask trains on, and those of transformers' mask with our saved template."""
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}]
     ours = encode(talk, tokenizer)
     theirs = tokenizer.apply_chat_template(
@@ -28,7 +28,7 @@ def trained_on(tokenizer, answer):
 
 @pytest.mark.parametrize("make", [qwen, smollm2])
 @pytest.mark.parametrize("answer", ["Hello!", "naïve", "A parrot 🦜."])
-def test_the_masks_agree_where_the_last_character_is_one_token(make, answer):
+def test_the_masks_agree_if_the_last_character_is_one_token(make, answer):
     ours, theirs = trained_on(make(), answer)
     assert ours == theirs
     assert ours[-1] == "<|im_end|>"
@@ -38,7 +38,7 @@ def test_the_masks_agree_where_the_last_character_is_one_token(make, answer):
     ("make", "answer", "missed"),
     [(qwen, "A parrot 🦜", ["Ł", "¦", "ľ"]), (smollm2, "A parrot 🦜", ["¦", "ľ"]), (smollm2, "∀", ["Ģ"])],
 )
-def test_of_a_last_character_of_several_tokens_theirs_has_the_first_alone(make, answer, missed):
+def test_transformers_mask_has_only_the_first_token_of_the_last_character(make, answer, missed):
     ours, theirs = trained_on(make(), answer)
     *text, end = ours
     assert end == theirs[-1] == "<|im_end|>"

@@ -1,4 +1,4 @@
-"""Every shape a conversation can have in a record."""
+"""Every record shape of a conversation."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from tests.support.records import ANSWER, SYSTEM, TALKS, USER, messages
 
 
 @pytest.mark.parametrize("shape", TALKS)
-def test_a_conversation_is_read_from(shape):
+def test_every_shape_is_read_as_the_same_conversation(shape):
     assert messages(TALKS[shape]) == (USER, ANSWER)
 
 
 @pytest.mark.parametrize("shape", TALKS)
-def test_a_system_prompt_may_stand_beside(shape):
+def test_every_shape_may_have_a_system_field(shape):
     assert messages({**TALKS[shape], "system": "Be kind."}) == (SYSTEM, USER, ANSWER)
 
 
@@ -21,12 +21,12 @@ def test_alpaca_has_input_and_history():
     assert messages(record) == (SYSTEM, USER, ANSWER, Message("user", "Add.\n3 4"), Message("assistant", "7"))
 
 
-def test_fields_rename_the_files_names_to_ours():
+def test_fields_rename_the_fields_of_a_record():
     record = {"question": "Hi", "answer": "Hello", "response": "not this one", "id": 7}
     assert messages(record, {"question": "prompt", "answer": "response"}) == (USER, ANSWER)
 
 
-def test_fields_leave_out_what_is_null():
+def test_a_field_mapped_to_null_is_ignored():
     record = {"prompt": "Not this", "question": "Hi", "response": "Hello", "system": "Be kind."}
     assert messages(record, {"prompt": None, "question": "prompt", "system": None}) == (USER, ANSWER)
     assert messages({**TALKS["messages"], "tools": "broken"}, {"tools": None, "nothing": None}) == (USER, ANSWER)
@@ -34,7 +34,7 @@ def test_fields_leave_out_what_is_null():
     assert record["prompt"] == "Not this"
 
 
-def test_fields_that_a_record_lacks_rename_nothing():
+def test_renaming_a_field_that_a_record_lacks_does_nothing():
     assert messages(TALKS["alpaca"], {"question": "prompt"}) == (USER, ANSWER)
 
 
@@ -54,7 +54,7 @@ def test_single_messages_keep_train_false():
     assert messages(record) == (USER, Message("assistant", "Hello", train=False))
 
 
-def test_messages_count_before_the_prompt_they_repeat():
+def test_messages_take_precedence_over_prompt():
     assert messages({"prompt": "something else", **TALKS["messages"]}) == (USER, ANSWER)
 
 
@@ -72,7 +72,7 @@ FUNCTION = {"name": "add", "description": "Adds.", "parameters": {"type": "objec
 CALL = ToolCall("add", {"a": 3})
 
 
-def test_openai_tools_calls_and_results():
+def test_openai_tools_calls_and_results_are_read():
     record = {
         "messages": [
             {"role": "user", "content": "Hi"},
@@ -94,7 +94,7 @@ def test_openai_tools_calls_and_results():
     assert conversation.tools == ({"type": "function", "function": FUNCTION},)
 
 
-def test_openais_older_form_of_a_call():
+def test_openais_older_function_call_form_is_read():
     record = {
         "messages": [
             {"role": "user", "content": "Hi"},
@@ -106,7 +106,7 @@ def test_openais_older_form_of_a_call():
     assert messages(record) == (USER, call, Message("tool", "7", name="add"))
 
 
-def test_sharegpt_tools_calls_and_results():
+def test_sharegpt_tools_calls_and_results_are_read():
     record = {
         "conversations": [
             {"from": "human", "value": "Hi"},
@@ -123,12 +123,12 @@ def test_sharegpt_tools_calls_and_results():
 
 
 @pytest.mark.parametrize("tools", [None, "", "[]", []])
-def test_no_tools(tools):
+def test_empty_tools_are_none(tools):
     assert read_conversation({**TALKS["sharegpt"], "tools": tools}).tools is None
 
 
-def test_messages_become_dicts_and_come_back():
-    said = (SYSTEM, USER, Message("assistant", "", False, (CALL,)), Message("tool", "7", name="add"))
-    dicts = [message.as_dict() for message in said]
+def test_messages_survive_conversion_to_dicts_and_back():
+    written = (SYSTEM, USER, Message("assistant", "", False, (CALL,)), Message("tool", "7", name="add"))
+    dicts = [message.as_dict() for message in written]
     assert dicts[0] == {"role": "system", "content": "Be kind."}
-    assert read_prompt({"messages": dicts}).messages == said
+    assert read_prompt({"messages": dicts}).messages == written

@@ -1,4 +1,4 @@
-"""Which tokens a conversation becomes."""
+"""The tokens of a conversation."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_tokens_are_control_ids_around_plainly_encoded_pieces(make):
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_the_text_is_chatml(make):
+def test_decoded_tokens_are_chatml_text(make):
     expected = (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n"
         "<|im_start|>assistant\nGood day.<|im_end|>\n<|im_start|>user\nAnd you?<|im_end|>\n"
@@ -38,7 +38,7 @@ def test_the_text_is_chatml(make):
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("tool_format", ["hermes", "react"])
 @pytest.mark.parametrize(("talk", "tools"), [(TALK, None), (TOOL_TALK, [ADD]), (TOOL_TALK, None)])
-def test_a_prompt_is_how_the_whole_conversation_begins(make, tool_format, talk, tools):
+def test_a_prompt_is_a_prefix_of_the_whole_conversation(make, tool_format, talk, tools):
     whole = encode(talk, make(), tools=tools, tool_format=tool_format).input_ids
     for stop, message in enumerate(talk):
         if message["role"] == "assistant":
@@ -52,7 +52,7 @@ def test_generation_prompt_ends_where_the_assistant_begins():
     assert qwen().decode(prompt.input_ids) == "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_bos_stands_once_at_the_start_where_plain_text_begins_with_it():
+def test_bos_occurs_once_if_the_tokenizer_adds_it_to_plain_text():
     assert control(llama()).bos == llama().convert_tokens_to_ids("<|begin_of_text|>")
     assert encode(TALK, llama()).input_ids.count(control(llama()).bos) == 1
     assert control(qwen()).bos is None
@@ -69,7 +69,7 @@ def test_missing_control_tokens_are_named():
         control(tokenizer)
 
 
-def test_an_added_token_that_text_cannot_do_without_is_refused():
+def test_an_added_token_that_plain_text_needs_is_refused():
     backend = _without()
     backend.add_special_tokens(["!"])
     with pytest.raises(TokenizerError) as error:
@@ -80,7 +80,7 @@ def test_an_added_token_that_text_cannot_do_without_is_refused():
     )
 
 
-def test_tokens_added_later_are_seen():
+def test_tokens_added_after_the_first_use_are_respected():
     tokenizer = merged().__class__(tokenizer_object=_without())
     assert plain_encoder(tokenizer)("assistant user") == plain_encoder(tokenizer)("assistant user")
     whole = tokenizer.convert_tokens_to_ids("user")
@@ -91,7 +91,7 @@ def test_tokens_added_later_are_seen():
 
 
 def _without(*names):
-    """The Qwen-like tokenizer's backend, some of its added tokens never added."""
+    """Return the backend of the Qwen-like tokenizer without some of its added tokens."""
     spec = json.loads(qwen().backend_tokenizer.to_str())
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in names]
     return Tokenizer.from_str(json.dumps(spec))

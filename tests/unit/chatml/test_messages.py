@@ -1,4 +1,4 @@
-"""Numbers that JSON does not have are refused wherever JSON is written into a conversation."""
+"""Numbers that JSON cannot represent are refused in tool calls and tools."""
 
 import pytest
 
@@ -27,7 +27,7 @@ CALL = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "
         ),
     ],
 )
-def test_no_number_beyond_json_is_written(tmp_path, number, line, what):
+def test_a_number_that_json_cannot_represent_is_a_record_error(tmp_path, number, line, what):
     path = tmp_path / "data.jsonl"
     path.write_text('{"prompt": "Hi", "response": "Yes."}\n' + line % number)
     assert refusal(conversation_rows, str(path), recipe(), **TRAIN) == (
@@ -35,13 +35,13 @@ def test_no_number_beyond_json_is_written(tmp_path, number, line, what):
     )
 
 
-def test_calls_made_in_code_and_in_text_too():
+def test_such_a_number_in_a_tool_call_object_or_in_parsed_text_is_refused():
     with pytest.raises(RecordError, match=r"^the arguments of 'f': a number that JSON cannot represent"):
         ToolCall("f", {"a": float("nan")})
-    spelt = '<tool_call>\n{"name": "f", "arguments": {"a": 1e400}}\n</tool_call>'
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": 1e400}}\n</tool_call>'
     with pytest.raises(RecordError, match=r"^message 1: the arguments of 'f': a number that JSON cannot represent"):
-        encode([{"role": "assistant", "content": spelt}], qwen(), parse_text=True)
+        encode([{"role": "assistant", "content": call}], qwen(), parse_text=True)
 
 
-def test_the_largest_number_is_written():
+def test_the_largest_float_and_large_integers_are_accepted():
     ToolCall("f", {"a": 1.7976931348623157e308, "b": 10**400})

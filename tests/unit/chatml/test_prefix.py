@@ -1,4 +1,4 @@
-"""Tokenizers that put a space before a text: conversations have it where the template's text would have it."""
+"""Tokenizers that add a space before text: it stands where the rendered chat template would have it."""
 
 import random
 
@@ -23,31 +23,31 @@ MAKERS = {
 WORDS = "system user assistant tool How can I assist you today The quick brown fox jumps over the lazy dog".split()
 
 
-def text(random_numbers):
+def random_text(random_numbers):
     lines = (" ".join(random_numbers.choices(WORDS, k=random_numbers.randint(1, 5))) for _ in range(3))
     return "\n".join(lines)
 
 
-def talks(count):
-    """Conversations of words and line breaks, with reasoning and calls; no white space at the edges of a text."""
-    numbers = random.Random(0)
+def conversations(count):
+    """Yield conversations with reasoning and tool calls; no text begins or ends with white space."""
+    rng = random.Random(0)
     call = {"function": {"name": "add", "arguments": {}}}
     for number in range(count):
         yield [
-            {"role": "system", "content": text(numbers)},
-            {"role": "user", "content": text(numbers)},
-            {"role": "assistant", "content": text(numbers)}
-            | ({"reasoning_content": text(numbers)} if number % 2 else {}),
-            {"role": "user", "content": text(numbers)},
-            {"role": "assistant", "content": text(numbers)} | ({"tool_calls": [call]} if number % 3 == 0 else {}),
+            {"role": "system", "content": random_text(rng)},
+            {"role": "user", "content": random_text(rng)},
+            {"role": "assistant", "content": random_text(rng)}
+            | ({"reasoning_content": random_text(rng)} if number % 2 else {}),
+            {"role": "user", "content": random_text(rng)},
+            {"role": "assistant", "content": random_text(rng)} | ({"tool_calls": [call]} if number % 3 == 0 else {}),
         ]
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_hundred_conversations_have_the_tokens_of_their_template(name):
+def test_a_hundred_conversations_have_the_tokens_of_the_chat_template(name):
     tokenizer = MAKERS[name]()
     template = chat_template(tokenizer)
-    for talk in talks(100):
+    for talk in conversations(100):
         for prompt in (False, True):
             rendered = tokenizer.apply_chat_template(
                 talk, chat_template=template, add_generation_prompt=prompt, return_dict=True
@@ -56,49 +56,47 @@ def test_a_hundred_conversations_have_the_tokens_of_their_template(name):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_what_is_written_is_read_back_with_its_white_space(name):
+def test_reading_back_preserves_white_space(name):
     tokenizer = MAKERS[name]()
-    said = [
+    messages = [
         {"role": "system", "content": "  Be   kind."},
         {"role": "user", "content": " Hello!\n\n you "},
         {"role": "assistant", "content": ""},
         {"role": "assistant", "content": " How  can I\n"},
     ]
     if name.startswith("unigram"):
-        said[0]["content"], said[1]["content"] = "  today", " you\n\n can "
-    assert read_back(encode(said, tokenizer).input_ids, tokenizer) == said
+        messages[0]["content"], messages[1]["content"] = "  today", " you\n\n can "
+    assert read_back(encode(messages, tokenizer).input_ids, tokenizer) == messages
 
 
-def test_where_the_space_is_put():
-    """By hand: the pieces of a small conversation."""
+def test_position_of_the_added_space_by_hand():
     talk = [{"role": "user", "content": "you"}, {"role": "assistant", "content": "today"}]
     pieces = {name: MAKERS[name]().convert_ids_to_tokens(encode(talk, MAKERS[name]()).input_ids)
               for name in ("legacy", "first")}  # fmt: skip
 
-    def stretches(tokens):
-        """The text between control tokens."""
+    def text_between_control_tokens(tokens):
         return (
             "".join(" | " if token.startswith("<|") else token for token in tokens).replace("<0x0A>", "\n").split(" | ")
         )
 
-    assert stretches(pieces["legacy"]) == ["", "▁user\nyou", "▁\n", "▁assistant\ntoday", "▁\n"]
-    assert stretches(pieces["first"]) == ["", "user\nyou", "\n", "assistant\ntoday", "\n"]
+    assert text_between_control_tokens(pieces["legacy"]) == ["", "▁user\nyou", "▁\n", "▁assistant\ntoday", "▁\n"]
+    assert text_between_control_tokens(pieces["first"]) == ["", "user\nyou", "\n", "assistant\ntoday", "\n"]
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_text_alone_has_the_tokens_that_its_tokenizer_gives_it(name):
+def test_plain_text_has_the_tokens_that_its_tokenizer_gives_it(name):
     tokenizer = MAKERS[name]()
     assert (
         plain_encoder(tokenizer)("The quick\nfox") == tokenizer("The quick\nfox", add_special_tokens=False)["input_ids"]
     )
 
 
-def test_other_tokenizers_tell_no_places_apart():
+def test_without_an_added_space_the_position_does_not_matter():
     plain = plain_encoder(qwen())
     assert plain("you") == plain("you", "after_token") == plain("you", "inside")
 
 
-def test_steps_are_found_inside_of_sequences():
+def test_the_prefix_is_found_and_removed_inside_sequences_of_steps():
     space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
     inner = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, space]}
     normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "ByteLevel"}]}
@@ -136,8 +134,8 @@ def test_a_tokenizer_that_cannot_write_a_role_is_refused_at_load(tmp_path):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_tokenizers_with_the_space_are_loaded(name, tmp_path):
+def test_tokenizers_with_an_added_space_can_be_loaded(name, tmp_path):
     MAKERS[name]().save_pretrained(tmp_path)
     loaded = load_tokenizer(str(tmp_path))
-    talk = next(iter(talks(1)))
+    talk = next(iter(conversations(1)))
     assert encode(talk, loaded).input_ids == encode(talk, MAKERS[name]()).input_ids

@@ -1,4 +1,4 @@
-"""Published tokenizers: the ids of their own template where that is ChatML, and the loss where it belongs."""
+"""Published tokenizers: ids equal those of their own ChatML template, and only answers are trained on."""
 
 import json
 
@@ -18,36 +18,36 @@ HEADS = {"system": "<|im_start|>system\n", "user": "<|im_start|>user\n", "assist
 
 
 def dialogues():
-    """Conversations of two rounds: ours, and real ones where the data is here."""
+    """Yield conversations of two part: built-in ones, and real ones if the data is present."""
     pairs = list(BUILT_IN)
     for name in ("alpaca_en.json", "alpaca_zh.json"):
         if (DATA / name).exists():
             rows = json.loads((DATA / name).read_text(encoding="utf-8"))[:60]
             pairs += [(row["instruction"], row["output"].strip()) for row in rows if row["instruction"].strip()]
-    for (asked, said), (asked_next, said_next) in zip(pairs, pairs[1:] + pairs[:1], strict=True):
+    for (question, answer), (next_question, next_answer) in zip(pairs, pairs[1:] + pairs[:1], strict=True):
         yield [
             {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": said},
-            {"role": "user", "content": asked_next},
-            {"role": "assistant", "content": said_next},
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": next_question},
+            {"role": "assistant", "content": next_answer},
         ]
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("smollm2", slice(None)), ("qwen3", slice(-1))])
-def test_ids_are_those_of_the_tokenizers_own_template(name, rounds):
-    """Qwen3's template puts an empty <think> block into the last answer, so there the prompts are compared."""
-    theirs, ours = as_published(name), real_tokenizer(name)
+@pytest.mark.parametrize(("name", "part"), [("smollm2", slice(None)), ("qwen3", slice(-1))])
+def test_ids_are_those_of_the_tokenizers_own_template(name, part):
+    """Qwen3's template adds an empty <think> block to the last answer, so its prompts are compared instead."""
+    published, tokenizer = as_published(name), real_tokenizer(name)
     for messages in dialogues():
-        said = messages[rounds]
-        prompt = said[-1]["role"] == "user"
-        expected = theirs.apply_chat_template(said, add_generation_prompt=prompt)["input_ids"]
-        assert encode(said, ours, add_generation_prompt=prompt).input_ids == expected
+        talk = messages[part]
+        prompt = talk[-1]["role"] == "user"
+        expected = published.apply_chat_template(talk, add_generation_prompt=prompt)["input_ids"]
+        assert encode(talk, tokenizer, add_generation_prompt=prompt).input_ids == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_falls_on_the_answers_and_their_ends(name):
-    """Against where the answers stand in the text, by the tokenizer's own offsets."""
+def test_answers_and_their_end_tokens_are_trained_on(name):
+    """Compare with the positions of the answers in the text, by the tokenizer's own offsets."""
     tokenizer = real_tokenizer(name)
     bos = [] if control(tokenizer).bos is None else [tokenizer.bos_token]
     for messages in dialogues():

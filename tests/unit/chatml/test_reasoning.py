@@ -1,4 +1,4 @@
-"""Reasoning beside an answer is written as Qwen3's own template writes it, and trained on with the answer."""
+"""Reasoning of an answer is written as in Qwen3's template, and trained on with the answer."""
 
 import pytest
 
@@ -27,7 +27,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("make", [qwen, tiny_world], ids=["native tokens", "none"])
-def test_written_by_hand(make):
+def test_text_and_trained_tokens_by_hand(make):
     encoded = encode([ASK, ANSWER], make())
     thought = "<think>\nI add.\n\nThat is 7.\n</think>\n\n7<|im_end|>"
     assert make().decode(encoded.input_ids) == (
@@ -37,47 +37,47 @@ def test_written_by_hand(make):
     assert read_back(encoded.input_ids, make())[1]["content"] == thought.removesuffix("<|im_end|>")
 
 
-def test_the_markers_are_the_models_own_tokens_where_it_has_them():
+def test_the_markers_are_single_tokens_if_the_model_has_them():
     start, end = qwen().convert_tokens_to_ids(["<think>", "</think>"])
     ids = encode([ASK, ANSWER], qwen()).input_ids
     assert (ids.count(start), ids.count(end)) == (1, 1)
-    spelt = encode([ASK, {"role": "assistant", "content": "<think>\nI add.\n</think>\n\n7"}], qwen()).input_ids
-    assert (spelt.count(start), spelt.count(end)) == (0, 0)
+    as_text = encode([ASK, {"role": "assistant", "content": "<think>\nI add.\n</think>\n\n7"}], qwen()).input_ids
+    assert (as_text.count(start), as_text.count(end)) == (0, 0)
     inside = encode([ASK, {**ANSWER, "reasoning_content": "a </think> b <think>"}], qwen()).input_ids
     assert (inside.count(start), inside.count(end)) == (1, 1)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_as_qwen3_writes_it(case):
-    published, ours = as_published("qwen3"), real_tokenizer("qwen3")
-    theirs = published.apply_chat_template(CASES[case], tokenize=False)
-    assert ours.decode(encode(CASES[case], ours).input_ids) == theirs
-    assert encode(CASES[case], ours).input_ids == published.apply_chat_template(CASES[case])["input_ids"]
+def test_text_and_tokens_equal_qwen3s_template(case):
+    published, tokenizer = as_published("qwen3"), real_tokenizer("qwen3")
+    text = published.apply_chat_template(CASES[case], tokenize=False)
+    assert tokenizer.decode(encode(CASES[case], tokenizer).input_ids) == text
+    assert encode(CASES[case], tokenizer).input_ids == published.apply_chat_template(CASES[case])["input_ids"]
 
 
 @pytest.mark.parametrize("make", [qwen, llama, tiny_world, compatible])
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_the_saved_template_writes_and_marks_the_same(make, train, case):
+def test_the_saved_template_renders_the_same_tokens_and_assistant_mask(make, train, case):
     talk = [{**message, "train": train} if message["role"] == "assistant" else message for message in CASES[case]]
     rendered = make().apply_chat_template(
         talk, chat_template=chat_template(make()), return_dict=True, return_assistant_tokens_mask=True
     )
-    ours = encode(talk, make())
-    assert rendered["input_ids"] == ours.input_ids
-    assert rendered["assistant_masks"] == [int(label != -100) for label in ours.labels]
+    encoded = encode(talk, make())
+    assert rendered["input_ids"] == encoded.input_ids
+    assert rendered["assistant_masks"] == [int(label != -100) for label in encoded.labels]
     assert any(rendered["assistant_masks"]) == train
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", CASES)
-def test_the_saved_template_writes_the_same_with_published_tokenizers(name, case):
+def test_the_saved_template_renders_the_same_tokens_with_published_tokenizers(name, case):
     tokenizer = real_tokenizer(name)
     rendered = tokenizer.apply_chat_template(CASES[case], chat_template=chat_template(tokenizer))["input_ids"]
     assert rendered == encode(CASES[case], tokenizer).input_ids
 
 
-def test_react_writes_it_before_the_thought():
+def test_react_writes_reasoning_before_the_thought():
     encoded = encode(CASES["both rounds"], qwen(), tool_format="react")
     assert qwen().decode(encoded.input_ids).partition("assistant\n")[2] == (
         "<think>\nI add.\n\nThat is 7.\n</think>\n\nThought: I can use add.\nAction: add\n"
@@ -89,7 +89,7 @@ def test_react_writes_it_before_the_thought():
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
-def test_the_names_that_records_give_it(name):
+def test_field_names_of_reasoning_in_records(name):
     answer = {"role": "assistant", "content": "7", name: "I add."}
     assert messages({"messages": [ASK, answer]})[1] == Message("assistant", "7", reasoning_content="I add.")
     assert messages({"messages": [ASK, {**answer, "reasoning_content": "I add."}]})[1].reasoning == "I add."
@@ -98,21 +98,21 @@ def test_the_names_that_records_give_it(name):
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_no_reasoning_is_written_as_none(nothing):
+def test_empty_reasoning_equals_no_reasoning(nothing):
     plain = encode([ASK, {"role": "assistant", "content": "7"}], qwen())
     assert encode([ASK, {**ANSWER, "reasoning_content": nothing}], qwen()) == plain
 
 
-def test_an_empty_thought_before_nothing_is_not_trained_on():
+def test_empty_reasoning_before_an_empty_answer_is_not_trained_on():
     nothing = encode([ASK, {"role": "assistant", "content": "", "reasoning_content": "\n"}], qwen())
     assert trained(nothing, qwen()) == []
 
 
-def test_it_survives_the_rows_that_prompts_are_stored_in():
+def test_reasoning_in_a_prompt_survives_the_stored_row():
     record = {"messages": [ASK, ANSWER, ASK]}
     settings = Settings(ChatML(), {}, "error", "error", "data.max_prompt_tokens", 500)
     (row,) = encoding.prompts([("here:1", record)], settings, qwen(), Report())
-    asked = encode(record["messages"], qwen(), add_generation_prompt=True).input_ids
+    expected = encode(record["messages"], qwen(), add_generation_prompt=True).input_ids
     stored = encoding.PromptRow.from_columns(row)
-    assert stored.input_ids == asked
-    assert encode(stored.messages, qwen(), add_generation_prompt=True).input_ids == asked
+    assert stored.input_ids == expected
+    assert encode(stored.messages, qwen(), add_generation_prompt=True).input_ids == expected

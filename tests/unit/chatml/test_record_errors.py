@@ -1,4 +1,4 @@
-"""What is said of records that hold no conversation, no comparison, no prompt or no text."""
+"""The messages for records that are no valid conversation, comparison, prompt or text."""
 
 from datetime import date
 
@@ -145,20 +145,20 @@ BAD_PAIRS = [
 
 
 @pytest.mark.parametrize(("record", "message"), BAD_TALKS)
-def test_what_is_wrong_with_a_conversation(record, message):
+def test_messages_for_invalid_conversations(record, message):
     with pytest.raises(RecordError) as error:
         read_conversation(record)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize(("record", "message"), BAD_PAIRS)
-def test_what_is_wrong_with_a_comparison(record, message):
+def test_messages_for_invalid_comparisons(record, message):
     with pytest.raises(RecordError) as error:
         read_pair(record)
     assert str(error.value) == message
 
 
-def test_what_is_wrong_with_a_prompt_and_a_text():
+def test_messages_for_invalid_prompts_and_texts():
     with pytest.raises(RecordError, match=r"^no user turn before the answer, so no prompt$"):
         read_prompt({"messages": [SYSTEM.as_dict(), ANSWER.as_dict()]})
     with pytest.raises(RecordError, match=r"^'text' is a number; it must be a string$"):

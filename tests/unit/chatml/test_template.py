@@ -1,4 +1,4 @@
-"""The Jinja template beside `chatml.encode`: the same tokens, and TRL's assistant mask where ours is."""
+"""The Jinja template renders the tokens of `chatml.encode`, and its assistant mask is ours."""
 
 import json
 
@@ -83,7 +83,7 @@ def with_template(make):
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_template_renders_to_our_tokens(make, case, prompt):
+def test_the_template_renders_the_tokens_of_encode(make, case, prompt):
     tokenizer = with_template(make)
     messages, tools = CASES[case]
     got = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=prompt)["input_ids"]
@@ -92,17 +92,17 @@ def test_template_renders_to_our_tokens(make, case, prompt):
     assert tokenizer.decode(got) == text
 
 
-def test_markers_are_tokens_where_a_tokenizer_has_them():
+def test_markers_are_single_tokens_if_the_tokenizer_has_them():
     opening, closing = qwen().convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
     without_tools = encode(TOOLS, qwen()).input_ids
     assert (without_tools.count(opening), without_tools.count(closing)) == (3, 3)
     tokens = encode(TOOLS, qwen(), tools=[ADD]).input_ids
     assert (tokens.count(opening), tokens.count(closing)) == (5, 5)  # the instruction names them twice
-    spelt = [{"role": "assistant", "content": "<tool_call>\n{}\n</tool_call>"}]
-    assert not {opening, closing} & set(encode(spelt, qwen()).input_ids)
+    as_text = [{"role": "assistant", "content": "<tool_call>\n{}\n</tool_call>"}]
+    assert not {opening, closing} & set(encode(as_text, qwen()).input_ids)
 
 
-def test_content_that_spells_a_control_token_becomes_it_in_the_templates_tokens_alone():
+def test_content_that_spells_a_control_token_becomes_one_only_through_the_template():
     tokenizer = with_template(qwen)
     messages = [{"role": "user", "content": "Hi<|im_end|>"}]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -112,7 +112,7 @@ def test_content_that_spells_a_control_token_becomes_it_in_the_templates_tokens_
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_templates_marks_stand_where_our_loss_falls(make, case):
+def test_the_templates_assistant_mask_equals_our_labels(make, case):
     tokenizer = with_template(make)
     messages, tools = CASES[case]
     theirs = tokenizer.apply_chat_template(messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
@@ -122,7 +122,7 @@ def test_the_templates_marks_stand_where_our_loss_falls(make, case):
 
 @pytest.mark.parametrize("make", [qwen, llama])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
-def test_assistant_only_loss_of_trls_own_trainer_falls_where_ours_does(make, tmp_path):
+def test_labels_of_trls_trainer_with_assistant_only_loss_equal_ours(make, tmp_path):
     tokenizer = with_template(make)
     tokenizer.pad_token = "<|endoftext|>"
     ours = {case: encode(messages, tokenizer, tools=tools) for case, (messages, tools) in CASES.items()}
@@ -139,28 +139,28 @@ def test_assistant_only_loss_of_trls_own_trainer_falls_where_ours_does(make, tmp
 
 
 def published(messages, tools):
-    """A row as it stands in files: arguments and tools as JSON, because a column has one type."""
+    """Return a row as in data files, with arguments and tools as JSON: a column of a data set has one type."""
 
-    def written(call):
+    def as_json(call):
         function = call["function"]
         return {"function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
     messages = [
-        message | ({"tool_calls": [written(call) for call in message["tool_calls"]]} if "tool_calls" in message else {})
+        message | ({"tool_calls": [as_json(call) for call in message["tool_calls"]]} if "tool_calls" in message else {})
         for message in messages
     ]
     return {"messages": messages, "tools": json.dumps(tools) if tools else None}
 
 
-def test_the_template_itself_names_no_bos():
+def test_only_tokenizers_with_a_bos_get_it_in_the_template():
     assert "bos_token" not in TEMPLATE
     assert chat_template(qwen()) == TEMPLATE
     assert chat_template(llama()).startswith("{{- bos_token -}}")
 
 
 @pytest.mark.parametrize("make", [qwen, llama])
-def test_trl_finds_nothing_to_repair(make):
-    """TRL swaps a template without marks, or one whose prefixes change, for its own; and warns of untrained ends."""
+def test_trl_accepts_the_template_unchanged(make):
+    """TRL replaces a template without generation marks or with changing prefixes, and warns of untrained end tokens."""
     tokenizer = with_template(make)
     assert supports_tool_calling(tokenizer)
     assert get_training_chat_template(tokenizer) is None

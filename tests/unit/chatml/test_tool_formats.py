@@ -1,4 +1,4 @@
-"""Tools, calls and results written out in hermes and in react form."""
+"""Tools, calls and results in the hermes and react formats."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_hermes_writes_signatures_calls_and_results():
 def test_hermes_trains_on_calls_and_never_on_results():
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 3, "b": 4}}\n</tool_call><|im_end|>'
     assert trained(encode(TOOL_TALK, qwen(), tools=[ADD]), qwen()) == [call, "It is 7.<|im_end|>"]
-    assert not any("7\n" in stretch for stretch in trained(encode(TOOL_TALK, qwen(), mask="qwen"), qwen()))
+    assert not any("7\n" in span for span in trained(encode(TOOL_TALK, qwen(), mask="qwen"), qwen()))
 
 
 def test_hermes_puts_several_calls_in_one_turn_and_their_results_in_another():
@@ -79,14 +79,14 @@ def test_react_trains_on_all_but_the_observation(make):
     ]
 
 
-def test_react_goes_on_inside_the_turn_after_a_result():
+def test_a_react_prompt_after_a_result_continues_the_same_turn():
     prompt = encode(TOOL_TALK[:3], qwen(), tools=[ADD], tool_format="react", add_generation_prompt=True)
     assert qwen().decode(prompt.input_ids) == REACT_QUESTION + (
         'Thought: I can use add.\nAction: add\nAction Input: {"a": 3, "b": 4}\nObservation: 7\nThought:'
     )
 
 
-def test_react_writes_calls_made_at_once_one_after_the_other():
+def test_react_writes_parallel_calls_one_after_the_other():
     calls = (ToolCall("add", {"a": 1}), ToolCall("sub", {}))
     results = [Message("tool", "1"), Message("tool", "2"), Message("assistant", "Done.")]
     (turn,) = render([Message("assistant", "Two.", tool_calls=calls), *results], tool_format="react")
@@ -107,5 +107,5 @@ def test_react_cannot_write_calls_without_results():
     )
 
 
-def test_react_without_tools_leaves_plain_conversations_alone():
+def test_react_without_tools_does_not_change_plain_conversations():
     assert encode(TALK, qwen(), tool_format="react") == encode(TALK, qwen())

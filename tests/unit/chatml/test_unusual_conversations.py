@@ -1,4 +1,4 @@
-"""What becomes of unusual conversations: trained on as they stand, dropped and counted, or an error."""
+"""Unusual conversations are trained on unchanged, dropped and counted, or an error."""
 
 import json
 
@@ -16,18 +16,18 @@ OPTIONS = {"key": "data.train", "max_length": 512}
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-def said(role, text):
+def turn(role, text):
     return {"role": role, "content": text}
 
 
-TALK = [said("user", "Hi"), said("assistant", "Hello")]
+TALK = [turn("user", "Hi"), turn("assistant", "Hello")]
 
 
 @pytest.fixture
 def rows(tmp_path):
-    """Rows and dropped records of a few records, made by `make`."""
+    """Return a function that calls `make` on records and returns its rows and the counts of dropped records."""
 
-    def made(make, *records, chatml=None):
+    def rows_of(make, *records, chatml=None):
         path = tmp_path / "data.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
         recipe = SFT(stage="sft", chatml=chatml or ChatML(), data=Data(train=""), run=Run(dir=""))
@@ -35,17 +35,17 @@ def rows(tmp_path):
         made, report = make(str(path), recipe, qwen(), **options)
         return made, dict(report.dropped)
 
-    return made
+    return rows_of
 
 
-def learnt(row):
-    """What is trained on, answer by answer."""
+def trained_answers(row):
+    """Return the texts that are trained on, one for each answer."""
     text = qwen().decode([label for label in row["labels"] if label != IGNORE])
     return text.split("<|im_end|>")[:-1]
 
 
 def sides(row):
-    """Both sides from the first question on, as text."""
+    """Return the text of both sides, without the header of the first question."""
     return tuple(qwen().decode(row[name]).removeprefix("<|im_start|>user\n") for name in ("chosen_ids", "rejected_ids"))
 
 
@@ -55,49 +55,49 @@ def sides(row):
 @pytest.mark.parametrize(
     ("messages", "trained"),
     [
-        ([*TALK, said("system", "Be brief."), *TALK], ["Hello", "Hello"]),
-        ([*TALK, said("system", "Be brief.")], ["Hello"]),
-        ([said("system", "a"), said("system", "b"), *TALK], ["Hello"]),
+        ([*TALK, turn("system", "Be brief."), *TALK], ["Hello", "Hello"]),
+        ([*TALK, turn("system", "Be brief.")], ["Hello"]),
+        ([turn("system", "a"), turn("system", "b"), *TALK], ["Hello"]),
         ([TALK[0], *TALK], ["Hello"]),
-        ([*TALK, said("assistant", "Hello again")], ["Hello", "Hello again"]),
-        ([said("user", ""), said("assistant", "Yes?")], ["Yes?"]),
-        ([said("system", ""), *TALK], ["Hello"]),
-        ([said("user", "Hi"), said("assistant", ""), *TALK], ["Hello"]),
-        ([said("assistant", "Hello"), said("user", "Hi")], ["Hello"]),
-        ([said("assistant", "Hello")], ["Hello"]),
-        ([*TALK, said("user", "Bye")], ["Hello"]),
-        ([said("user", "今天天气很好"), said("assistant", "是的！")], ["是的！"]),
+        ([*TALK, turn("assistant", "Hello again")], ["Hello", "Hello again"]),
+        ([turn("user", ""), turn("assistant", "Yes?")], ["Yes?"]),
+        ([turn("system", ""), *TALK], ["Hello"]),
+        ([turn("user", "Hi"), turn("assistant", ""), *TALK], ["Hello"]),
+        ([turn("assistant", "Hello"), turn("user", "Hi")], ["Hello"]),
+        ([turn("assistant", "Hello")], ["Hello"]),
+        ([*TALK, turn("user", "Bye")], ["Hello"]),
+        ([turn("user", "今天天气很好"), turn("assistant", "是的！")], ["是的！"]),
     ],
 )
-def test_trained_on_as_they_stand(rows, messages, trained):
-    """Every turn is there, in its place, and what the assistant says is trained on."""
+def test_unusual_conversations_are_trained_on_unchanged(rows, messages, trained):
+    """All turns are kept in order, and the assistant's are trained on."""
     (row,), dropped = rows(conversation_rows, {"messages": messages})
     turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     assert qwen().decode(row["input_ids"]) == turns
-    assert (learnt(row), dropped) == (trained, {})
+    assert (trained_answers(row), dropped) == (trained, {})
 
 
 @pytest.mark.parametrize(
     "record",
     [
         {"instruction": "Say nothing.", "input": "", "output": ""},
-        {"messages": [said("user", "Hi"), said("assistant", " \n")]},
+        {"messages": [turn("user", "Hi"), turn("assistant", " \n")]},
         {"text": f"{HUMAN} Hi{ASSISTANT}"},
         {"messages": [TALK[0], {**TALK[1], "train": False}]},
         {"messages": [TALK[0], {**TALK[1], "weight": 0}]},
     ],
 )
-def test_nothing_to_train_on_is_dropped_and_counted(rows, record):
+def test_a_record_with_nothing_to_train_on_is_dropped_and_counted(rows, record):
     made, dropped = rows(conversation_rows, record, {"messages": TALK})
     assert (len(made), dropped) == (1, {"nothing to train on": 1})
 
 
-def test_the_last_answer_alone_is_trained_on_where_the_recipe_says_so(rows):
-    talk = [*TALK, said("user", "Bye"), said("assistant", "Goodbye"), said("user", "Are you there?")]
+def test_only_the_last_answer_is_trained_on_under_train_on_last_answer(rows):
+    talk = [*TALK, turn("user", "Bye"), turn("assistant", "Goodbye"), turn("user", "Are you there?")]
     chatml = ChatML(train_on="last_answer")
-    silent = [*talk[:3], said("assistant", "")]
+    silent = [*talk[:3], turn("assistant", "")]
     (row,), dropped = rows(conversation_rows, {"messages": talk}, {"messages": silent}, chatml=chatml)
-    assert (learnt(row), dropped) == (["Goodbye"], {"nothing to train on": 1})
+    assert (trained_answers(row), dropped) == (["Goodbye"], {"nothing to train on": 1})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_the_last_answer_alone_is_trained_on_where_the_recipe_says_so(rows):
             "'messages', message 2: reasoning_content is a number; it must be a string",
         ),
         (
-            {"messages": [TALK[0], said("assistant", "a\ud83d")]},
+            {"messages": [TALK[0], turn("assistant", "a\ud83d")]},
             "'messages', message 2: content has half a surrogate pair ('\\ud83d' at character 1); "
             "it is not text: write the whole character",
         ),
@@ -125,14 +125,14 @@ def test_errors_name_file_and_line(rows, tmp_path, record, message):
 # Transcripts and comparisons
 
 
-def test_a_transcript_whose_text_spells_its_markers(rows):
-    asked = f"Go on:{HUMAN} I ask{HUMAN} twice"
-    (row,), _ = rows(conversation_rows, {"text": f"{HUMAN} {asked}{ASSISTANT} One{ASSISTANT} two"})
-    expected = [said("user", asked), said("assistant", f"One{ASSISTANT} two")]
+def test_markers_inside_a_turn_of_a_transcript_stay_text(rows):
+    question = f"Go on:{HUMAN} I ask{HUMAN} twice"
+    (row,), _ = rows(conversation_rows, {"text": f"{HUMAN} {question}{ASSISTANT} One{ASSISTANT} two"})
+    expected = [turn("user", question), turn("assistant", f"One{ASSISTANT} two")]
     assert row["input_ids"] == encode(expected, qwen()).input_ids
 
 
-def test_a_comparison_about_what_the_model_wrote_for_the_person(rows):
+def test_a_side_whose_answer_continues_with_a_human_turn_keeps_it_as_text(rows):
     chosen = f"{HUMAN} Hi{ASSISTANT} Hello"
     (row,), _ = rows(pair_rows, {"chosen": chosen, "rejected": f"{chosen}{HUMAN} Thanks"})
     start = "Hi<|im_end|>\n<|im_start|>assistant\nHello"
@@ -154,7 +154,7 @@ def test_sides_may_differ_before_their_last_turn(rows):
     assert dropped == {}
 
 
-def test_equal_sides_are_dropped_and_counted_and_empty_ones_compared(rows):
+def test_equal_sides_are_dropped_and_an_empty_side_is_kept(rows):
     start = f"{HUMAN} Hi{ASSISTANT}"
     made, dropped = rows(
         pair_rows,
@@ -166,8 +166,8 @@ def test_equal_sides_are_dropped_and_counted_and_empty_ones_compared(rows):
 
 
 def test_a_side_ends_with_its_last_answer(rows):
-    rejected = [TALK[0], said("assistant", "No")]
-    (row,), _ = rows(pair_rows, {"chosen": [*TALK, said("user", "Bye")], "rejected": rejected})
+    rejected = [TALK[0], turn("assistant", "No")]
+    (row,), _ = rows(pair_rows, {"chosen": [*TALK, turn("user", "Bye")], "rejected": rejected})
     assert [side.rpartition("\n")[2] for side in sides(row)] == ["Hello<|im_end|>", "No<|im_end|>"]
 
 
@@ -175,22 +175,22 @@ def test_a_side_ends_with_its_last_answer(rows):
 
 
 @pytest.mark.parametrize(
-    ("record", "asked"),
+    ("record", "question"),
     [
-        ({"messages": [*TALK, said("system", "Be brief."), said("user", "Bye"), TALK[1], TALK[1]]}, "Bye"),
-        ({"messages": [TALK[0], said("user", "Hi?"), said("assistant", "")]}, "Hi?"),
+        ({"messages": [*TALK, turn("system", "Be brief."), turn("user", "Bye"), TALK[1], TALK[1]]}, "Bye"),
+        ({"messages": [TALK[0], turn("user", "Hi?"), turn("assistant", "")]}, "Hi?"),
         ({"chosen": f"{HUMAN} Hi{ASSISTANT}", "rejected": f"{HUMAN} Hi{ASSISTANT} No"}, "Hi"),
         ({"prompt": f"{HUMAN} Hi{ASSISTANT}"}, "Hi"),
         ({"instruction": "今天", "input": "", "output": ""}, "今天"),
     ],
 )
-def test_a_prompt_ends_where_the_last_answer_would_begin(rows, record, asked):
+def test_a_prompt_ends_where_the_last_answer_would_begin(rows, record, question):
     (row,), _ = rows(prompt_rows, record)
-    assert qwen().decode(row["input_ids"]).endswith(f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n")
+    assert qwen().decode(row["input_ids"]).endswith(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_no_question_is_an_error_in_a_prompt(rows, tmp_path):
+def test_a_prompt_without_a_question_is_an_error(rows, tmp_path):
     with pytest.raises(RecipeError) as error:
-        rows(prompt_rows, {"messages": [said("assistant", "Hello")]})
+        rows(prompt_rows, {"messages": [turn("assistant", "Hello")]})
     problem = f"{tmp_path}/data.jsonl:1: no user turn before the answer, so no prompt"
     assert str(error.value) == f"{problem}; correct it, or set data.on_bad_record=skip"

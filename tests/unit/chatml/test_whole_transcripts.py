@@ -1,4 +1,4 @@
-"""Answers that hold the whole conversation again beside a prompt: it is said once, or the record is refused."""
+"""Answers that repeat the prompt: the prompt is used once, or the record is refused."""
 
 import pytest
 
@@ -11,7 +11,7 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 START = f"{HUMAN} Hi{ASSISTANT}"
 YES, NO = Message("assistant", "yes"), Message("assistant", "no")
 PROMPTS = {
-    "a transcript that waits": START,
+    "a transcript that ends in the assistant's turn": START,
     "a transcript without an answer": f"{HUMAN} Hi",
     "plain text": "Hi",
     "plain text with white space": "Hi \n",
@@ -20,7 +20,7 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_prompt_is_said_once(prompt):
+def test_a_repeated_prompt_is_used_once(prompt):
     record = {"prompt": PROMPTS[prompt], "chosen": f"{START} yes", "rejected": f"{START} no"}
     pair = read_pair(record)
     assert (pair.prompt[0].role, pair.prompt[0].content.strip()) == ("user", "Hi")
@@ -30,7 +30,7 @@ def test_the_prompt_is_said_once(prompt):
     assert read_prompt({"prompt": PROMPTS[prompt], "response": f"{START} yes"}).messages == pair.prompt
 
 
-def test_what_a_reward_model_reads(file):
+def test_comparison_rows_contain_the_prompt_once(file):
     record = {"prompt": START, "chosen": f"{START} yes", "rejected": f"{START} no"}
     (row,), _ = pair_rows(file(record), recipe(), qwen(), **TRAIN)
     start = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -38,7 +38,7 @@ def test_what_a_reward_model_reads(file):
     assert qwen().decode(row["rejected_ids"]) == f"{start}no<|im_end|>"
 
 
-def test_several_rounds():
+def test_a_repeated_prompt_of_several_rounds_is_used_once():
     before = f"{HUMAN} Hi{ASSISTANT} yes{HUMAN} Hi{ASSISTANT}"
     pair = read_pair({"prompt": before, "chosen": f"{before} yes", "rejected": f"{before} no"})
     assert pair[:3] == ((USER, YES, USER), (YES,), (NO,))
@@ -46,7 +46,7 @@ def test_several_rounds():
     assert longer[:3] == ((USER,), (YES, USER, YES), (NO,))
 
 
-def test_a_system_prompt_beside_is_kept():
+def test_a_system_prompt_in_its_own_field_is_kept():
     record = {"system": "Be kind.", "prompt": "Hi", "chosen": f"{START} yes", "rejected": f"{START} no"}
     assert read_pair(record)[:3] == ((SYSTEM, USER), (YES,), (NO,))
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes"}]
@@ -57,7 +57,7 @@ def test_a_system_prompt_beside_is_kept():
     )
 
 
-def test_messages_in_a_response_that_repeat_the_prompt():
+def test_a_response_as_messages_may_repeat_the_prompt():
     whole = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes"}]
     assert read_conversation({"prompt": "Hi", "response": whole}).messages == (USER, YES)
     assert read_conversation({"instruction": "Hi", "output": f"{START} yes"}).messages == (USER, YES)
@@ -69,7 +69,7 @@ REFUSED = (
 
 
 @pytest.mark.parametrize("name", ["chosen", "rejected", "response"])
-def test_another_beginning_is_refused(name):
+def test_a_transcript_with_another_prompt_is_refused(name):
     read = read_conversation if name == "response" else read_pair
     record = {"prompt": "Hi", "chosen": "yes", "rejected": "no", "response": "yes"}
     if name == "response":
@@ -77,18 +77,18 @@ def test_another_beginning_is_refused(name):
     with pytest.raises(RecordError) as error:
         read({**record, name: f"{HUMAN} Ho{ASSISTANT} yes"})
     assert str(error.value) == f"{name!r} {REFUSED}"
-    followed = read({**record, name: f"{START} yes"}), read({**record, name: "yes"})  # both ways out
-    assert followed[0] == followed[1]
+    corrected = read({**record, name: f"{START} yes"}), read({**record, name: "yes"})  # both ways out
+    assert corrected[0] == corrected[1]
 
 
-def test_messages_with_another_beginning_are_refused():
+def test_messages_with_another_prompt_are_refused():
     with pytest.raises(RecordError) as error:
         read_conversation({"prompt": "Hi", "response": [{"role": "user", "content": "Ho"}, YES.as_dict()]})
     assert str(error.value) == "'response' neither begins with an assistant turn nor repeats 'prompt'"
 
 
-def test_calls_that_differ_are_another_beginning():
-    """White space around a text may differ from a transcript's; what else a message holds may not."""
+def test_messages_whose_tool_calls_differ_from_the_prompts_are_refused():
+    """Only white space around a text may differ from the prompt's messages."""
     prompt = [USER.as_dict(), {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]}]
     other = [USER.as_dict(), {"role": "assistant", "content": "", "tool_calls": [{"name": "g", "arguments": {}}]}]
     with pytest.raises(RecordError, match="neither begins with an assistant turn nor repeats 'prompt'"):

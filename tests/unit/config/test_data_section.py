@@ -1,4 +1,4 @@
-"""Data sections: a share of the training records for evaluation, and what does not go with it."""
+"""The data section: a share of the training records held out for evaluation, and invalid combinations."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.support.rows_setting import recipe
 from tests.support.tokenizers import qwen
 
 
-def mistake(schema, tmp_path, **data):
+def error_of(schema, tmp_path, **data):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"stage": schema.STAGE, "model": {"path": "a"}, "data": data, "run": {"dir": "b"}}))
     with pytest.raises(RecipeError) as error:
@@ -33,7 +33,7 @@ def test_a_share_of_the_training_data_is_held_out():
     assert list(data.inputs()) == inputs
 
 
-def test_without_a_share_every_key_is_its_own():
+def test_without_a_share_train_and_eval_are_separate_sources():
     data = TrainingData(train="a.jsonl", eval="b.jsonl")
     assert (data.sources("train"), data.sources("eval")) == ([Source("a.jsonl")], [Source("b.jsonl")])
     assert sources([Source("a.jsonl")], "data.train") == [Source("a.jsonl")]
@@ -66,30 +66,30 @@ def test_without_a_share_every_key_is_its_own():
         ),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together(tmp_path, schema, data, message):
-    assert mistake(schema, tmp_path, **data) == message
+def test_invalid_values_and_combinations_are_refused(tmp_path, schema, data, message):
+    assert error_of(schema, tmp_path, **data) == message
 
 
 class Folder:
-    """Keeps what a stage reports."""
+    """A run folder that keeps the reports of a stage in memory."""
 
     def keep_report(self, name, rows, report):
         setattr(self, name, report)
         return rows
 
 
-def test_a_stage_trains_on_the_rest(file):
+def test_a_stage_trains_on_the_records_that_are_not_held_out(file):
     path = file(*[{"prompt": f"What is {n}?", "response": str(n)} for n in range(200)])
-    folder, told = Folder(), {}
+    folder, ids = Folder(), {}
     for name in ("train", "eval"):
         rows = conversation_rows(name, recipe(train=path, eval=0.1, packing=False), qwen(), folder)
-        told[name] = {tuple(row["input_ids"]) for row in rows}
+        ids[name] = {tuple(row["input_ids"]) for row in rows}
     assert folder.train.read + folder.eval.read == 200
     assert 8 < folder.eval.kept < 35
-    assert not told["train"] & told["eval"]
+    assert not ids["train"] & ids["eval"]
 
 
-def test_too_few_records_for_a_share(file):
+def test_too_few_records_for_a_share_are_an_error(file):
     path = file({"prompt": "Hi", "response": "Yes."})
     with pytest.raises(RecipeError) as error:
         conversation_rows("eval", recipe(train=path, eval=1e-9), qwen(), Folder())

@@ -1,4 +1,4 @@
-"""What a stage reads has to be there; if not, one line names the command that makes it."""
+"""A missing input of a stage is an error that names the command that makes it."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ from tiny.world import SIZES
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project root with the recipes and no runs."""
+    """Return a project root with the recipes and without runs; the working directory is there."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINY", "runs/tiny")
@@ -31,10 +31,10 @@ def missing(schema, path: str, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
-    """From nothing, doing what each line says leads through the pipeline to its end."""
+def test_following_the_advised_commands_runs_the_tiny_pipeline_in_order(project):
+    """Start without runs and run each advised command, until every stage has its inputs."""
     stages = {"base": SFT, "sft": SFT, "pmp": Reward, "rm": Reward, "harmless": Reward, "ppo": PPO, "eval": Eval}
-    said = []
+    errors = []
 
     def make(target: str) -> None:
         made = Path("runs/tiny") / target
@@ -52,9 +52,9 @@ def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
                 check_inputs(load(schema, f"recipes/tiny/{target}.yaml"), Path(f"recipes/tiny/{target}.yaml"))
                 break
             except RecipeError as error:
-                said.append(f"{target}: {error}")
+                errors.append(f"{target}: {error}")
                 make(str(error).rpartition("make ")[2])
-    assert said == [
+    assert errors == [
         "base: model.path: runs/tiny/world/init does not exist; make it with: make world",
         "sft: model.path: runs/tiny/base/model does not exist; make it with: make base",
         "rm: model.path: runs/tiny/pmp/model does not exist; make it with: make pmp",
@@ -65,7 +65,7 @@ def test_every_stage_of_the_tiny_world_says_which_one_comes_before_it(project):
     ]
 
 
-def test_with_a_seed_the_command_has_it_too(project, monkeypatch):
+def test_the_advised_command_contains_the_seed(project, monkeypatch):
     monkeypatch.setenv("TINY", "runs/tiny-3")
     assert missing(SFT, "recipes/tiny/sft.yaml") == (
         "model.path: runs/tiny-3/base/model does not exist; make it with: make base SEED=3"
@@ -75,7 +75,7 @@ def test_with_a_seed_the_command_has_it_too(project, monkeypatch):
     )
 
 
-def test_outside_the_tiny_world_the_command_names_the_recipe(project):
+def test_outside_the_tiny_world_the_advised_command_names_the_recipe(project):
     (project / "d.jsonl").touch()
     assert missing(Reward, "recipes/qwen2.5-7b/rm.yaml", "data.train=d.jsonl") == (
         "model.path: runs/qwen2.5-7b/pmp/model does not exist; "
@@ -87,7 +87,7 @@ def test_outside_the_tiny_world_the_command_names_the_recipe(project):
     )
 
 
-def test_of_run_folders_in_one_another_the_innermost_counts(project):
+def test_the_innermost_of_nested_run_folders_decides_the_advised_command(project):
     folder = project / "recipes" / "mine"
     folder.mkdir()
     for name, stage, run_dir in (
@@ -102,13 +102,13 @@ def test_of_run_folders_in_one_another_the_innermost_counts(project):
         assert missing_input(path, recipe) == f"{path} does not exist; make it with: {command}"
 
 
-def test_a_broken_recipe_beside_it_does_not_matter(project):
+def test_an_invalid_recipe_in_the_same_folder_is_ignored(project):
     (project / "recipes/tiny/ppo.yaml").write_text("stage: ppo\nrun: {dir: '${oc.env:PLUMB_NO}'}\n")
     (project / "recipes/tiny/pmp.yaml").write_text("a: [\n")
     assert missing(SFT, "recipes/tiny/sft.yaml").endswith("make it with: make base")
 
 
-def test_an_input_that_nothing_makes_is_said_to_be_missing(project):
+def test_an_input_that_no_recipe_makes_is_reported_without_a_command(project):
     (project / "model").mkdir()
     (project / "runs").mkdir()
     plain = "does not exist; name a file or folder that does, or the id of one on the hub (owner/name)"
@@ -120,17 +120,17 @@ def test_an_input_that_nothing_makes_is_said_to_be_missing(project):
     assert missing_input("a/b/c", Path("recipes/tiny/sft.yaml")) == f"a/b/c {plain}"
 
 
-def test_a_home_that_only_a_shell_knows_is_named(project, monkeypatch):
+def test_a_tilde_is_refused_with_the_expanded_path(project, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
-    said = "does not exist: ~ is not expanded in recipes; write /home/ada/base"
-    assert missing(SFT, "recipes/tiny/sft.yaml", "model.path=~/base") == f"model.path: ~/base {said}"
+    problem = "does not exist: ~ is not expanded in recipes; write /home/ada/base"
+    assert missing(SFT, "recipes/tiny/sft.yaml", "model.path=~/base") == f"model.path: ~/base {problem}"
     for key in ("run.dir", "run.local_dir"):
         with pytest.raises(RecipeError) as error:
             load(SFT, "recipes/tiny/sft.yaml", [f"{key}=~/sft"])
         assert str(error.value) == f"{key}=~/sft: ~ is not expanded in recipes; write /home/ada/sft"
 
 
-def test_hub_ids_files_and_globs_pass(project):
+def test_hub_ids_files_and_globs_are_accepted(project):
     (project / "d.jsonl").touch()
     for model in ("Qwen/Qwen3-8B-Base", "gpt2"):
         for data in ("d.jsonl", "*.jsonl", ".", "owner/name", "owner/name:test", "{path: owner/name, split: test}"):
@@ -138,9 +138,9 @@ def test_hub_ids_files_and_globs_pass(project):
             check_inputs(recipe, Path("recipes/tiny/sft.yaml"))
 
 
-def test_from_the_command_line_it_ends_with_code_2(project, capsys):
-    with pytest.raises(SystemExit) as left:
+def test_a_missing_input_exits_with_code_2(project, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         from_command_line(SFT, ["recipes/tiny/sft.yaml", "--check"])
-    assert left.value.code == 2
+    assert exit_info.value.code == 2
     line = "error: model.path: runs/tiny/base/model does not exist; make it with: make base\n"
     assert capsys.readouterr() == ("", line)

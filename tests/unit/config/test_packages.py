@@ -1,4 +1,4 @@
-"""Values whose package is missing, and names that nothing has, are one line before torch is imported."""
+"""Values that need a missing package, and unknown trackers or modules, are refused before torch is imported."""
 
 import importlib.util
 from importlib.machinery import ModuleSpec
@@ -33,7 +33,7 @@ CASES = [
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A function that writes a stage's recipe."""
+    """Return a function that writes the recipe of a stage and returns its path."""
 
     def recipe(schema):
         path = tmp_path / "recipe.yaml"
@@ -47,7 +47,7 @@ def recipe(tmp_path):
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     recipe, monkeypatch, schema, override, key, value, package
 ):
-    loaded = load(schema, recipe(schema), [override])  # it can be read, and so planned
+    loaded = load(schema, recipe(schema), [override])  # loading still works, so `make plan` does too
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(RecipeError) as error:
         check_packages(loaded)
@@ -58,39 +58,39 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize(("schema", "override", "key", "value", "package"), CASES)
-def test_an_installed_one_is_looked_for_under_its_own_name(recipe, monkeypatch, schema, override, key, value, package):
-    loaded, asked = load(schema, recipe(schema), [override]), []
+def test_an_installed_package_is_found_by_its_import_name(recipe, monkeypatch, schema, override, key, value, package):
+    loaded, looked_for = load(schema, recipe(schema), [override]), []
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda module: asked.append(module) or ModuleSpec(module, None, origin="here")
+        importlib.util, "find_spec", lambda module: looked_for.append(module) or ModuleSpec(module, None, origin="here")
     )
     check_packages(loaded)
-    assert asked == [package.replace("-", "_")]
-    assert [needs for *_, needs in needed_packages(loaded)] == [package]
+    assert looked_for == [package.replace("-", "_")]
+    assert [needed for *_, needed in needed_packages(loaded)] == [package]
 
 
-def test_a_stage_refuses_it_before_it_looks_for_the_data(recipe, capsys):
-    with pytest.raises(SystemExit) as left:
+def test_a_missing_package_is_reported_before_missing_data(recipe, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         from_command_line(SFT, [str(recipe(SFT)), "trainer.optim=grokadamw", "data.train=nowhere.jsonl"])
-    assert left.value.code == 2
+    assert exit_info.value.code == 2
     assert capsys.readouterr().err == (
         "error: trainer.optim is grokadamw, which needs a package that is not installed; install it with "
         ".venv/bin/pip install grokadamw, or choose another value\n"
     )
 
 
-def test_a_folder_of_that_name_is_no_package(recipe, tmp_path, monkeypatch):
-    (tmp_path / "wandb").mkdir()  # what wandb leaves where it ran
+def test_a_folder_with_the_name_of_the_package_does_not_count(recipe, tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()  # wandb writes such a folder where it runs
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RecipeError, match="pip install wandb"):
         check_packages(load(SFT, recipe(SFT), ["run.report_to=wandb"]))
 
 
-def test_nothing_that_needs_none_is_looked_for(recipe):
+def test_default_recipes_need_no_optional_package(recipe):
     for schema in YAML:
         assert list(needed_packages(load(schema, recipe(schema)))) == []
 
 
-def test_a_plain_name_is_a_list_of_one(recipe):
+def test_a_single_tracker_is_read_as_a_list(recipe):
     assert load(SFT, recipe(SFT), ["run.report_to=wandb"]).run.report_to == ["wandb"]
     file = recipe(SFT)
     file.write_text(file.read_text().replace("run: {dir: x}", "run: {dir: x, report_to: trackio}"))
@@ -112,7 +112,7 @@ def test_a_plain_name_is_a_list_of_one(recipe):
         ),
     ],
 )
-def test_what_no_library_knows_is_refused_with_the_recipe(recipe, override, message):
+def test_unknown_trackers_and_comma_separated_modules_are_refused(recipe, override, message):
     with pytest.raises(RecipeError) as error:
         load(SFT, recipe(SFT), [override])
     assert str(error.value) == message
@@ -121,11 +121,11 @@ def test_what_no_library_knows_is_refused_with_the_recipe(recipe, override, mess
 @pytest.mark.parametrize(
     "modules", ["[q_proj, v_proj]", "[q_proj,v_proj]", "q_proj", "'.*[qv]_proj{1,2}'", "all-linear"]
 )
-def test_names_and_patterns_of_modules_are_taken(recipe, modules):
+def test_names_and_patterns_of_modules_are_accepted(recipe, modules):
     assert load(SFT, recipe(SFT), [f"lora.target_modules={modules}"]).lora.target_modules
 
 
-def test_both_libraries_know_every_tracker():
+def test_trackers_are_those_that_accelerate_and_transformers_support():
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 

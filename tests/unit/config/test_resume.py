@@ -1,4 +1,4 @@
-"""Which keys may change when a run resumes: those that leave its result alone, and a run may become longer."""
+"""Which keys may change when a run resumes: those that do not affect its result, and its length."""
 
 import pytest
 import yaml
@@ -21,7 +21,7 @@ YAML = {
 
 @pytest.fixture
 def compare(tmp_path):
-    """A function that compares a recipe with itself under overrides, (before, now)."""
+    """Return a function that compares a recipe under the overrides `before` with the same recipe under `now`."""
 
     def compare(schema, now, before=()):
         file = tmp_path / "recipe.yaml"
@@ -46,7 +46,7 @@ def compare(tmp_path):
         (Reward, ["reward.share_prompts=false", "run.save_steps=2"]),
     ],
 )  # fmt: skip
-def test_what_leaves_the_result_alone_may_change(compare, schema, overrides):
+def test_keys_that_do_not_affect_the_result_may_change(compare, schema, overrides):
     found = compare(schema, overrides)
     assert found.refused == ()
     assert found.permitted == tuple(sorted(override.partition("=")[0] for override in overrides))
@@ -65,16 +65,16 @@ def test_what_leaves_the_result_alone_may_change(compare, schema, overrides):
         (SFT, ["data.fields={q: prompt}"], "data.fields.q"),
     ],
 )  # fmt: skip
-def test_what_decides_the_result_may_not(compare, schema, overrides, refused):
+def test_keys_that_affect_the_result_may_not_change(compare, schema, overrides, refused):
     assert str(compare(schema, overrides)) == refused
 
 
-def test_the_best_checkpoint_depends_on_when_there_is_one(compare):
+def test_save_steps_may_not_change_under_keep_best(compare):
     found = compare(Reward, ["reward.keep_best=true", "run.save_steps=2"], ["reward.keep_best=true"])
     assert found.refused == ("run.save_steps (reward.keep_best chooses among the checkpoints)",)
 
 
-def test_the_best_policy_depends_on_what_it_is_chosen_by(compare):
+def test_keys_that_choose_the_best_policy_may_not_change(compare):
     best = ["run.save_steps=10", "watch.gold=a:b"]
     other = ["run.save_steps=20", "watch.gold=c:d", "watch.every=5", "watch.kl=9"]
     among = "watch.keep_best chooses among the checkpoints"
@@ -102,13 +102,13 @@ def test_the_best_policy_depends_on_what_it_is_chosen_by(compare):
          "the warm-up is a share of all steps"),
     ],
 )  # fmt: skip
-def test_a_run_may_become_longer_unless_its_learning_rate_knows_the_end(compare, schema, key, schedule, reason):
+def test_a_run_may_become_longer_unless_its_schedule_depends_on_the_end(compare, schema, key, schedule, reason):
     found = compare(schema, [schedule, f"{key}=200"], [schedule, f"{key}=100"])
     assert found.grown is (reason is None)
     assert found.refused == (() if reason is None else (f"{key} ({reason})",))
 
 
-def test_a_key_that_an_earlier_version_lacked_counts_with_its_default(tmp_path):
+def test_a_key_missing_from_an_older_run_is_compared_as_its_default(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(YAML[PPO])
     recipe = load(PPO, file)
@@ -118,7 +118,7 @@ def test_a_key_that_an_earlier_version_lacked_counts_with_its_default(tmp_path):
     assert changes(yaml.safe_dump(old), load(PPO, file, ["ppo.importance_cap=2"])).refused == ("ppo.importance_cap",)
 
 
-def test_the_trainers_fields_are_those_of_trl():
+def test_field_names_and_defaults_equal_trls():
     from trl import SFTConfig
 
     assert {*CHANGEABLE_FIELDS, *LENGTH_FIELDS} <= trl_fields("SFTConfig").keys()

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped loads, and holds the figures it is made for."""
+"""Every shipped recipe loads and has the report's hyper-parameters."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,27 +19,24 @@ SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO, Eval, SelectPro
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
 
 
-@pytest.fixture(autouse=True)
-def at_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("TINY", "runs/tiny")
+pytestmark = pytest.mark.usefixtures("at_root")
 
 
 def schema_of(path: Path) -> type[Recipe]:
     return SCHEMAS[stage_of(path)]
 
 
-def mandatory(path: Path) -> list[str]:
-    """Overrides for what a shipped recipe leaves to the user."""
+def required_overrides(path: Path) -> list[str]:
+    """Return overrides for the keys that a shipped recipe leaves to the user."""
     if path.parent.name.startswith("tiny"):
         return []
     return ["data.prompts=p.jsonl", "data.pretrain=t.jsonl"] if stage_of(path) == "ppo" else ["data.train=d.jsonl"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_shipped_recipe_loads_and_repeats_itself(path, tmp_path):
+def test_every_shipped_recipe_loads_and_survives_writing_and_reading(path, tmp_path):
     schema = schema_of(path)
-    got = load(schema, path, mandatory(path))
+    got = load(schema, path, required_overrides(path))
     assert isinstance(got, schema)
     (tmp_path / "recipe.yaml").write_text(resolved_yaml(got))
     assert load(schema, tmp_path / "recipe.yaml") == got
@@ -53,25 +50,25 @@ def test_every_stage_has_a_schema_and_a_shipped_recipe():
     assert set(SCHEMAS) == set(STAGES) == {stage_of(path) for path in SHIPPED}
 
 
-def test_the_sizes_differ_from_the_7b_recipes_in_nothing_but_size():
+def test_other_sizes_differ_from_the_7b_recipes_only_in_size():
     for stage in ("sft", "pmp", "rm", "ppo"):
         for size in ("0.5b", "1.8b", "14b", "72b"):
-            big, other = (
-                load(schema_of(path), path, mandatory(path))
+            expected, recipe = (
+                load(schema_of(path), path, required_overrides(path))
                 for path in (Path(f"recipes/qwen1.5-{name}/{stage}.yaml") for name in ("7b", size))
             )
-            same = {"model": big.model, "run": big.run}
+            same = {"model": expected.model, "run": expected.run}
             if stage == "ppo":
-                same["reward"] = big.reward
+                same["reward"] = expected.reward
             else:
                 split = ("per_device_train_batch_size", "gradient_accumulation_steps")
-                same["trainer"] = other.trainer | {name: big.trainer[name] for name in split}
-            assert replace(other, **same) == big
-            assert size in other.run.dir
+                same["trainer"] = recipe.trainer | {name: expected.trainer[name] for name in split}
+            assert replace(recipe, **same) == expected
+            assert size in recipe.run.dir
 
 
-def test_the_reports_figures_stand_in_the_recipes():
-    sft, pmp, ppo = (load(schema_of(path), path, mandatory(path)) for path in
+def test_hyper_parameters_are_the_reports():
+    sft, pmp, ppo = (load(schema_of(path), path, required_overrides(path)) for path in
                      (Path(f"recipes/qwen1.5-7b/{name}.yaml") for name in ("sft", "pmp", "ppo")))  # fmt: skip
     trainer = sft.trainer
     assert (trainer["max_steps"], trainer["warmup_steps"], trainer["learning_rate"]) == (4000, 1430, 2e-6)

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait: chosen before torch is imported, and never against what the user has set."""
+"""The wait policy of OpenMP threads is chosen before torch is imported and never overrides the user's settings."""
 
 import os
 
@@ -11,18 +11,18 @@ from sft.recipe import SFT
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that makes this a machine of eight cores, so many percent of each busy; four are ours."""
+    """Return a function that fakes eight cores, four of them ours, with the given usage in percent."""
 
-    def make(*percent, **environment):
+    def set_usage(*percent, **environment):
         monkeypatch.setattr(threads.psutil, "cpu_percent", lambda interval, percpu: [*percent, 0, 0, 0, 0])
         monkeypatch.setattr(threads.psutil, "cpu_count", lambda logical=True: 8)
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
         monkeypatch.setattr(os, "environ", environment)
 
-    return make
+    return set_usage
 
 
-def test_beside_a_busy_core_waiting_threads_sleep_and_a_line_says_so(machine, capsys):
+def test_waiting_threads_sleep_if_a_core_is_busy_and_a_line_reports_it(machine, capsys):
     machine(100.0, 20.0, 0.0, 0.0)
     choose_wait_policy()
     assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -44,7 +44,7 @@ def test_beside_a_busy_core_waiting_threads_sleep_and_a_line_says_so(machine, ca
     ],
     ids=str,
 )
-def test_otherwise_the_environment_stays(machine, capsys, percent, environment):
+def test_otherwise_the_environment_is_unchanged(machine, capsys, percent, environment):
     machine(*percent, **environment)
     before = dict(environment)
     choose_wait_policy()
@@ -52,12 +52,12 @@ def test_otherwise_the_environment_stays(machine, capsys, percent, environment):
     assert capsys.readouterr().err == ""
 
 
-def test_the_command_line_chooses_before_it_imports_the_runner(machine, monkeypatch):
+def test_the_wait_policy_is_chosen_before_the_runner_is_imported(machine, monkeypatch):
     machine(100.0, 100.0, 100.0, 100.0)
     monkeypatch.setattr(cli, "from_command_line", lambda *_, **__: "the recipe")
-    seen = []
+    imports = []
     monkeypatch.setattr(
-        cli, "import_function", lambda path: seen.append((path, os.environ["OMP_WAIT_POLICY"])) or print
+        cli, "import_function", lambda path: imports.append((path, os.environ["OMP_WAIT_POLICY"])) or print
     )
     cli.main(SFT, "sft.train:train")
-    assert seen == [(cli.RUNNER, "PASSIVE"), ("sft.train:train", "PASSIVE")]
+    assert imports == [(cli.RUNNER, "PASSIVE"), ("sft.train:train", "PASSIVE")]

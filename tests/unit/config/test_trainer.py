@@ -1,4 +1,4 @@
-"""The section `trainer`: any field of TRL's, but for those that another section decides."""
+"""The section `trainer`: any field of TRL's configuration except those that another section sets."""
 
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ def message(schema: type[SFT] | type[Reward], path: Path, *overrides: str) -> st
     return str(caught.value)
 
 
-def test_what_is_owned_refused_or_bounded_exists():
+def test_every_restricted_field_exists_in_trl():
     known = trl_fields("SFTConfig") | trl_fields("RewardConfig")
     assert not {*OWNED_FIELDS, *REFUSED_FIELDS, *BOUNDS} - set(known)
 
@@ -104,14 +104,14 @@ def test_a_mistake_is_one_exact_line(recipe, override, expected):
     assert message(SFT, recipe, f"trainer.{override}") == expected
 
 
-def test_in_a_file_the_line_is_named(recipe):
+def test_a_mistake_in_a_file_names_the_line(recipe):
     recipe.write_text(recipe.read_text() + "trainer:\n  max_steps: 5\n  packing: true\n")
     expected = f"{recipe}:7: trainer.packing is decided by another section; set data.packing instead"
     assert message(SFT, recipe) == expected
 
 
-def test_fields_of_every_kind_are_taken(recipe):
-    taken = {
+def test_fields_of_every_type_are_accepted(recipe):
+    accepted = {
         "max_steps": 5,
         "learning_rate": 1,
         "warmup_steps": 0.03,
@@ -123,11 +123,11 @@ def test_fields_of_every_kind_are_taken(recipe):
         "neftune_noise_alpha": None,
         "gradient_checkpointing": False,
     }
-    overrides = [f"trainer.{name}={'null' if value is None else value}" for name, value in taken.items()]
-    assert load(SFT, recipe, overrides).trainer == taken
+    overrides = [f"trainer.{name}={'null' if value is None else value}" for name, value in accepted.items()]
+    assert load(SFT, recipe, overrides).trainer == accepted
 
 
-def test_the_reward_stage_chooses_its_best_by_its_own_key(recipe):
+def test_the_best_reward_model_is_chosen_by_reward_keep_best(recipe):
     with_eval = ("data.eval=e.jsonl", "reward.keep_best=true")
     assert load(Reward, recipe, ["stage=reward", *with_eval]).reward.keep_best
     assert message(Reward, recipe, "reward.keep_best=true") == (
@@ -145,7 +145,7 @@ def test_the_reward_stage_chooses_its_best_by_its_own_key(recipe):
     )
 
 
-def test_every_optimiser_of_the_trainer_is_torchs_or_names_its_package():
+def test_every_optimiser_is_torchs_or_has_its_package_listed():
     from transformers.training_args import OptimizerNames
 
     of_torch = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
@@ -153,9 +153,9 @@ def test_every_optimiser_of_the_trainer_is_torchs_or_names_its_package():
 
 
 @pytest.mark.parametrize("schedule", ["cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"])
-def test_what_a_schedule_is_said_to_need_is_what_transformers_needs(recipe, schedule):
-    said = message(SFT, recipe, f"trainer.lr_scheduler_type={schedule}")
-    advice = said.partition("; set ")[2].partition(", or choose")[0].replace("VALUE", "2")
+def test_arguments_required_by_a_schedule_are_those_that_transformers_requires(recipe, schedule):
+    error = message(SFT, recipe, f"trainer.lr_scheduler_type={schedule}")
+    advice = error.partition("; set ")[2].partition(", or choose")[0].replace("VALUE", "2")
     given = load(SFT, recipe, [f"trainer.lr_scheduler_type={schedule}", advice]).trainer["lr_scheduler_kwargs"]
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=8.0)
     make = partial(get_scheduler, schedule, optimizer, num_warmup_steps=1, num_training_steps=5)
@@ -164,6 +164,6 @@ def test_what_a_schedule_is_said_to_need_is_what_transformers_needs(recipe, sche
         make()
 
 
-def test_a_schedule_with_what_it_needs_is_taken(recipe):
+def test_a_schedule_with_its_required_arguments_is_accepted(recipe):
     given = ["trainer.lr_scheduler_type=cosine_with_min_lr", "trainer.lr_scheduler_kwargs={min_lr_rate: 0.1}"]
     assert load(SFT, recipe, given).trainer["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}

@@ -1,4 +1,4 @@
-"""What is read from the source of TRL's configuration classes is what the imported classes have."""
+"""Fields and choices read from the source of TRL's configuration classes equal those of the imported classes."""
 
 import dataclasses
 
@@ -8,13 +8,13 @@ from config.trl_source import trl_choices, trl_fields
 
 
 @pytest.mark.parametrize("name", ["SFTConfig", "RewardConfig"])
-def test_the_fields_are_those_of_the_class(name):
+def test_fields_equal_those_of_the_imported_class(name):
     import trl
 
     assert set(trl_fields(name)) == {field.name for field in dataclasses.fields(getattr(trl, name))}
 
 
-def test_the_choices_are_those_of_the_enumerations():
+def test_choices_equal_transformers_enumerations():
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames
 

@@ -1,4 +1,4 @@
-"""How far reward models can be trusted, against numbers worked by hand."""
+"""Figures of reward models on comparisons, against numbers worked by hand."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 from eval.comparisons import margin_figures, mostly_length, reward_figures, warnings
 
 
-def test_figures_of_four_comparisons():
-    """Chosen longer: right, wrong; as long: right; shorter: a tie."""
+def test_figures_of_four_comparisons_by_hand():
+    """Chosen side longer: right, wrong; of equal length: right; shorter: a tie."""
     figures = margin_figures([2.0, -1.0, 1.0, 0.0], [3, 5, 0, -2])
     assert figures["accuracy"] == 2.5 / 4
     assert figures["by_length"] == {
@@ -26,14 +26,14 @@ def test_figures_of_four_comparisons():
     assert figures["ece"] == pytest.approx((0 + 2 * (sigma[1] - 0.5) + (1 - sigma[2])) / 4)
 
 
-def test_a_rule_for_the_shorter_side_is_a_rule_about_length():
+def test_preferring_the_shorter_side_counts_as_length():
     figures = margin_figures([1.0] * 40, [-3] * 40)
     assert figures["length_only_accuracy"] == 1
     assert figures["prefers_longer"] == 0
     assert mostly_length(figures)
 
 
-def test_a_warning_where_length_does_most_of_the_work():
+def test_a_warning_if_length_explains_most_of_the_accuracy():
     """80 of 100 chosen sides are longer; the model is right on 90."""
     longer = [1] * 80 + [-1] * 20
     pairs = [
@@ -56,13 +56,13 @@ def test_a_warning_where_length_does_most_of_the_work():
 @pytest.mark.parametrize(
     ("margins", "longer"),
     [
-        ([1.0] * 100, [1] * 60 + [-1] * 40),  # explains a fifth
-        ([1.0] * 5 + [-1.0] * 3, [1] * 5 + [-1] * 3),  # explains all of it, but so would luck
-        ([-1.0] * 60 + [1.0] * 40, [1] * 90 + [-1] * 10),  # nothing to explain: worse than a coin
+        ([1.0] * 100, [1] * 60 + [-1] * 40),  # length explains a fifth
+        ([1.0] * 5 + [-1.0] * 3, [1] * 5 + [-1] * 3),  # length explains all of it, but eight pairs are too few
+        ([-1.0] * 60 + [1.0] * 40, [1] * 90 + [-1] * 10),  # nothing to explain: worse than chance
     ],
     ids=["a part", "too few", "no gain"],
 )
-def test_no_warning(margins, longer):
+def test_no_warning_about_length(margins, longer):
     assert not mostly_length(margin_figures(margins, longer))
 
 
@@ -70,8 +70,8 @@ def pair(subset, chosen, rejected):
     return {"set": "bench", "subset": subset, "scores": {"rm": [chosen, rejected]}, "tokens": [3, 3]}
 
 
-def test_subsets_are_reported_beside_the_whole():
-    """chat: right, wrong, a tie; math: right; a comparison without a subset counts in the whole alone."""
+def test_subsets_have_figures_of_their_own():
+    """chat: right, wrong, a tie; math: right; a comparison without a subset counts in the set only."""
     pairs = [pair("chat", 1.0, 0.0), pair("math", 2.0, 1.0), pair("chat", 0.0, 1.0), pair("chat", 1.0, 1.0)]
     figures = reward_figures([*pairs, pair(None, 1.0, 0.0)])["rm"]["comparisons"]["bench"]
     assert (figures["pairs"], figures["accuracy"]) == (5, 3.5 / 5)
@@ -85,5 +85,5 @@ def test_subsets_are_reported_beside_the_whole():
     assert (figures["subsets"]["chat"]["pairs"], figures["subsets"]["chat"]["accuracy"]) == (3, 0.5)
 
 
-def test_records_without_subsets_have_none():
+def test_without_subsets_there_are_no_subset_figures():
     assert "subsets" not in reward_figures([pair(None, 1.0, 0.0)])["rm"]["comparisons"]["bench"]

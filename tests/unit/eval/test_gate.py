@@ -1,4 +1,4 @@
-"""`eval.require`: what it accepts, and what a figure that is there, null or missing makes of it."""
+"""`eval.require`: valid and invalid requirements, and verdicts for numbers, null and missing figures."""
 
 import pytest
 
@@ -31,7 +31,7 @@ OF_RM = "rewards.rm.comparisons.pairs.accuracy"
         (ACCURACY, "> 0", "FAILED {0} = null ({0} is not a number; name one of its parts), required > 0"),
     ],
 )
-def test_verdicts(path, condition, line):
+def test_verdicts_of_requirements(path, condition, line):
     (verdict,) = check_figures(read_requirements({path: condition}, "eval.require", ["far", "ppo"], ["rm"]), SUMMARY)
     assert str(verdict) == line.format(path)
     assert verdict.ok == line.startswith("ok")
@@ -83,13 +83,13 @@ def test_verdicts(path, condition, line):
         ),
     ],
 )
-def test_what_can_never_be_met(path, condition, message):
+def test_unknown_paths_names_and_conditions_are_refused(path, condition, message):
     with pytest.raises(RecipeError) as error:
         read_requirements({path: condition}, "eval.require", ["far", "ppo"], ["rm"])
     assert str(error.value) == message
 
 
-def test_a_shell_may_have_taken_the_quotes_away():
+def test_a_mapping_whose_quotes_the_shell_removed_is_read():
     given = "{differences.ppo.answers.accuracy.mean: >= -0.01, rewards.rm.comparisons.pairs.accuracy: > .5}"
     read = read_requirements(given, "eval.require", ["ppo"], ["rm"])
     assert [f"{each.path} {each}" for each in read] == [
@@ -99,6 +99,6 @@ def test_a_shell_may_have_taken_the_quotes_away():
 
 
 @pytest.mark.parametrize("value", [["subjects.ppo.answers.gold > 0"], 3])
-def test_what_is_no_mapping(value):
+def test_requirements_that_are_no_mapping_are_refused(value):
     with pytest.raises(RecipeError, match=r"^eval.require is .*; it must be a mapping, "):
         read_requirements(value, "eval.require", ["ppo"], ["rm"])

@@ -1,4 +1,4 @@
-"""A summary in words: what got better and worse, for subjects of any name."""
+"""The verdicts and tiles of the report: what got better and worse, for subjects of any name."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from tests.support.evaluation_folder import interval, summary, write_evaluation
 from tests.support.report_setting import write_recipe, write_stage
 
 
-def test_what_got_better_and_what_got_worse():
+def test_significant_changes_are_listed_as_better_or_worse():
     (verdict,) = verdicts(summary(("before", "after")))
     assert verdict.subject == "after"
     assert verdict.better == [
@@ -27,7 +27,7 @@ def test_what_got_better_and_what_got_worse():
     assert verdict.remark == ""
 
 
-def test_an_interval_that_holds_0_is_no_change():
+def test_a_difference_whose_interval_contains_0_is_unclear():
     figures = summary(("before", "after"))
     figures["differences"]["after"] = {
         "answers": {"gold": interval(0.03), "accuracy": interval(-0.03), "win_rate": interval(0.47, by="gold")}
@@ -37,7 +37,7 @@ def test_an_interval_that_holds_0_is_no_change():
     assert verdict.unclear == ["win rate", "gold score", "right answers"]
 
 
-def test_five_items_show_nothing_whatever_their_interval():
+def test_a_difference_over_five_items_or_fewer_is_unclear():
     figures = summary(("before", "after"))
     figures["differences"]["after"] = {"answers": {"gold": interval(3.0, n=5), "win_rate": interval(1.0, n=5)}}
     (verdict,) = verdicts(figures)
@@ -46,7 +46,7 @@ def test_five_items_show_nothing_whatever_their_interval():
     assert verdicts(figures)[0].better == ["gold score +3.00 (95% interval +2.96 to +3.04, n 6)"]
 
 
-def test_a_loss_is_said():
+def test_losses_are_listed_as_worse():
     figures = summary(("before", "after"))
     figures["differences"]["after"] = {
         "answers": {"gold": interval(-0.5), "without_end": interval(0.1), "win_rate": interval(0.2, by="gold")}
@@ -60,18 +60,18 @@ def test_a_loss_is_said():
     ]
 
 
-def test_a_reward_that_rises_while_gold_falls():
+def test_a_score_that_rises_while_gold_falls_is_remarked_as_reward_hacking():
     figures = summary(("before", "after"))
     figures["differences"]["after"]["answers"] |= {"gold": interval(-0.5), "score": interval(2.0)}
     (verdict,) = verdicts(figures)
     assert verdict.remark == "The reward's score rose while gold fell: a sign of reward hacking."
 
 
-def test_by_the_score_alone():
+def test_a_verdict_without_gold_warns_that_it_rests_on_the_reward():
     figures = summary(("before", "after"), gold=False)
-    (trained_by_it,) = verdicts(figures, ["after"])
-    assert "score by rm +1.00 (95% interval +0.96 to +1.04, n 40)" in trained_by_it.better
-    assert trained_by_it.remark == (
+    (optimised,) = verdicts(figures, ["after"])
+    assert "score by rm +1.00 (95% interval +0.96 to +1.04, n 40)" in optimised.better
+    assert optimised.remark == (
         "It was trained or picked by the reward that gives the score, so a higher score is weak evidence."
     )
     (other,) = verdicts(figures)
@@ -85,7 +85,7 @@ def test_one_subject_has_no_verdict():
     assert verdicts({}) == []
 
 
-def test_every_subject_is_in_every_tile():
+def test_tiles_show_every_subject():
     shown = {tile.label: tile.bars for tile in tiles(summary(("x", "y", "z")))}
     assert shown["Gold score"] == [Bar("x", "1.00"), Bar("y", "1.50", "better"), Bar("z", "2.00", "better")]
     assert shown["Preferred to x"] == [Bar("y", "62%", "better"), Bar("z", "75%", "better")]
@@ -95,8 +95,8 @@ def test_every_subject_is_in_every_tile():
     assert list(tiles({})) == []
 
 
-def test_which_subjects_were_trained_by_the_reward_that_scores(tmp_path):
-    """By their PPO recipe, and best of n by the reward that chooses; a reward of another name is another one."""
+def test_subjects_optimised_for_the_scoring_reward_are_recognised(tmp_path):
+    """PPO models by the reward of their recipe, best of n by the reward that picks; another path is another reward."""
     names = ("talk", "tuned", "best", "other_best")
     write_evaluation(tmp_path / "eval", names)
     (tmp_path / "world").mkdir()
@@ -107,10 +107,10 @@ def test_which_subjects_were_trained_by_the_reward_that_scores(tmp_path):
     rewards = {"pmp": f"{tmp_path}/pmp/model", "rm": f"{tmp_path}/rm/model"}
     files = EvaluationFiles(write_recipe(tmp_path, {**models, **best}, rewards, None))
     assert [name for name in names if files.optimised(name)] == ["tuned", "best"]
-    moved = write_recipe(tmp_path, {**models, **best}, rewards | {"rm": "owner/another"}, None)
-    assert not dataclasses.replace(files, recipe=moved).optimised("tuned")
+    other_reward = write_recipe(tmp_path, {**models, **best}, rewards | {"rm": "owner/another"}, None)
+    assert not dataclasses.replace(files, recipe=other_reward).optimised("tuned")
     recipe = tmp_path / "tuned" / "recipe.yaml"
     mix = f"{{mix: {{a: [x, {tmp_path}/rm/model], b: {{rule: 'a:b'}}}}}}"
     recipe.write_text(recipe.read_text().replace(f"{{path: {tmp_path}/rm/model}}", mix))
     assert EvaluationFiles(files.recipe).optimised("tuned")
-    assert not EvaluationFiles(moved).optimised("tuned")
+    assert not EvaluationFiles(other_reward).optimised("tuned")

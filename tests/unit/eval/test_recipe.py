@@ -1,4 +1,4 @@
-"""An evaluation's recipe: subjects of every kind, what goes together, and the messages where it does not."""
+"""Recipes of evaluations: kinds of subjects, defaults, and messages for invalid combinations."""
 
 import re
 
@@ -32,7 +32,7 @@ def message(recipe, *overrides):
     return re.sub(r"^\S+eval\.yaml:\d+: ", "", str(error.value))
 
 
-def test_every_kind_of_subject(recipe):
+def test_subjects_may_be_models_best_of_n_endpoints_and_revisions(recipe):
     assert recipe().eval.subject_kinds() == {
         "base": LocalModel("runs/b/model"),
         "best": BestOf("base", 4),
@@ -43,14 +43,14 @@ def test_every_kind_of_subject(recipe):
     assert given["hub"] == LocalModel("owner/name", "v2")
 
 
-def test_inputs_are_what_must_be_on_this_machine(recipe):
+def test_inputs_are_the_files_that_must_exist(recipe):
     assert [key for key, _ in recipe().inputs()] == [
         "eval.subjects.base", "eval.rewards.pmp", "eval.rewards.rm", "eval.rewards.rm", "data.prompts",
         "data.comparisons.pairs", "data.texts.web",
     ]  # fmt: skip
 
 
-def test_defaults(recipe):
+def test_default_reference_reward_measures_and_tokenizer(recipe):
     section = recipe("eval.reference=null").eval
     assert (section.main_reference, section.main_reward) == ("base", "rm")
     assert recipe("eval.reward=pmp").eval.main_reward == "pmp"
@@ -61,8 +61,8 @@ def test_defaults(recipe):
     assert recipe("eval.tokenizer=x/y").tokenizer_path == "x/y"
 
 
-def test_subjects_on_the_command_line_replace_the_files(recipe):
-    """As a whole; one by one they are added. A reference that is gone gives way to the first subject."""
+def test_subjects_on_the_command_line_replace_those_of_the_file(recipe):
+    """A single subject is added. If the reference is not among the subjects, the first one is the reference."""
     section = recipe("eval.subjects={a: A/model, b: B/model}").eval
     assert (list(section.subjects), section.main_reference) == (["a", "b"], "a")
     section = recipe("eval.reference=b", "eval.subjects={a: A/model, b: B/model}").eval
@@ -73,11 +73,11 @@ def test_subjects_on_the_command_line_replace_the_files(recipe):
     assert list(recipe("eval.rewards={one: R/model}").eval.rewards) == ["one"]
 
 
-def test_rewards_alone(recipe):
+def test_an_evaluation_of_rewards_only(recipe):
     assert recipe("eval.subjects={}", "data.prompts=null", "data.texts={}").measures == ("comparisons",)
 
 
-ONE = "eval.subjects={a: x/model"
+ONE_SUBJECT = "eval.subjects={a: x/model"
 
 
 @pytest.mark.parametrize(
@@ -176,16 +176,16 @@ ONE = "eval.subjects={a: x/model"
         ),
     ],
 )
-def test_what_does_not_go_together(recipe, overrides, expected):
+def test_invalid_combinations_are_refused(recipe, overrides, expected):
     assert message(recipe, *overrides) == expected
 
 
-OBEYS = ("eval.obeys=a:b", "data.system_prompts=s.jsonl")
+OBEDIENCE = ("eval.obeys=a:b", "data.system_prompts=s.jsonl")
 
 
-def test_conversations_under_an_instruction(recipe):
-    assert recipe(*OBEYS).measures == ("answers", "perplexity", "comparisons", "system_prompt")
-    alone = recipe(*OBEYS, "data.prompts=null", "eval.measures=[system_prompt]")
+def test_system_prompts_add_a_measure_and_an_input(recipe):
+    assert recipe(*OBEDIENCE).measures == ("answers", "perplexity", "comparisons", "system_prompt")
+    alone = recipe(*OBEDIENCE, "data.prompts=null", "eval.measures=[system_prompt]")
     assert alone.measures == ("system_prompt",)
     assert [key for key, _ in alone.inputs()][-3:] == [
         "data.system_prompts",
@@ -198,32 +198,32 @@ def test_conversations_under_an_instruction(recipe):
     ("overrides", "expected"),
     [
         (
-            [OBEYS[1]],
+            [OBEDIENCE[1]],
             "data.system_prompts needs eval.obeys, the function that checks whether an answer obeys; give both or "
             "neither",
         ),
-        ([OBEYS[0]], "eval.obeys needs conversations: give data.system_prompts, or leave it out"),
-        (["eval.obeys=a.b", OBEYS[1]], "eval.obeys is a.b; it must be written module:function"),
-        (["data.system_prompts=[]", OBEYS[0]], "data.system_prompts is an empty list; name at least one source"),
+        ([OBEDIENCE[0]], "eval.obeys needs conversations: give data.system_prompts, or leave it out"),
+        (["eval.obeys=a.b", OBEDIENCE[1]], "eval.obeys is a.b; it must be written module:function"),
+        (["data.system_prompts=[]", OBEDIENCE[0]], "data.system_prompts is an empty list; name at least one source"),
         *(
             (
                 ["eval.measures=[system_prompt]", *some],
                 "eval.measures has system_prompt, which needs eval.subjects, eval.obeys and data.system_prompts",
             )
-            for some in ([], OBEYS[:1], OBEYS[1:])
+            for some in ([], OBEDIENCE[:1], OBEDIENCE[1:])
         ),
         (
-            [*OBEYS, "eval.subjects={}", "data.texts={}", "data.prompts=null"],
+            [*OBEDIENCE, "eval.subjects={}", "data.texts={}", "data.prompts=null"],
             "data.system_prompts needs eval.subjects; give both or neither",
         ),
     ],
 )
-def test_what_conversations_need(recipe, overrides, expected):
+def test_incomplete_system_prompt_settings_are_refused(recipe, overrides, expected):
     assert message(recipe, *overrides) == expected
 
 
-def test_overrides_that_a_shell_has_split():
-    """What make hands on of ARGS="eval.subjects={a: A, b: B}"; quotes are gone, and so is YAML."""
+def test_overrides_split_by_the_shell_are_joined_again():
+    """make splits ARGS="eval.subjects={a: A, b: B}" at spaces and removes quotes."""
     words = "eval.subjects={a: A/m, b: [x]} run.seed=3 eval.require={subjects.a.answers.gold: >= -1, b: x} run.dir=r"
     assert rejoin_overrides(words.split()) == [
         "eval.subjects={a: A/m, b: [x]}",

@@ -1,4 +1,4 @@
-"""The report: made of hand-written run folders, read back as HTML."""
+"""The report of hand-written run folders, read back as HTML."""
 
 import json
 import re
@@ -27,7 +27,7 @@ PLOTS = {
     "ppo_kl_score", "ppo_kl", "ppo_entropy", "ppo_length", "ppo_value", "ppo_update", "ppo_pretrain", "losses",
     "reward_model",
 }  # fmt: skip
-SIX = ("a", "b", "c", "d", "e", "f")
+SIX_SUBJECTS = ("a", "b", "c", "d", "e", "f")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def page(html):
 
 
 def report_of(tmp_path, names, texts=None, **options):
-    """The page of an evaluation by itself, whose models have no run folders; `texts` are the answers to item 0."""
+    """Return the report of an evaluation whose models have no run folders; `texts` are the answers to item 0."""
     write_evaluation(tmp_path / "eval", names, **options)
     lines = [
         answer(item, name, at, gold=options.get("gold", True), text=(texts or {}).get(name) if item == 0 else None)
@@ -61,7 +61,7 @@ def report_of(tmp_path, names, texts=None, **options):
     return (tmp_path / "eval" / "report.html").read_text()
 
 
-def test_everything_has_its_section(page):
+def test_the_report_has_all_sections(page):
     assert [h for h in page.headings if not h.startswith("/")] == [
         "Figures", "Accuracy of rewards on comparisons", "Accuracy on “pairs” by subset",
         "Accuracy on “correctness_pairs” by subset", "By task",
@@ -72,7 +72,7 @@ def test_everything_has_its_section(page):
     ]  # fmt: skip
 
 
-def test_a_ppo_run_of_which_no_answer_ended_says_so(tmp_path, page):
+def test_ppo_steps_without_a_finished_answer_are_reported(tmp_path, page):
     assert "penalties alone" not in page.text
     recipe = write_run(tmp_path, evaluated=False)
     metrics = tmp_path / "tuned" / "metrics.jsonl"
@@ -85,7 +85,7 @@ def test_a_ppo_run_of_which_no_answer_ended_says_so(tmp_path, page):
     ) in Page((tmp_path / "eval" / "report.html").read_text()).text
 
 
-def test_the_parts_of_a_mix_of_rewards_have_a_plot(tmp_path):
+def test_the_parts_of_a_reward_mix_have_a_plot(tmp_path):
     recipe = write_run(tmp_path, evaluated=False)
     run = tmp_path / "tuned"
     (run / "recipe.yaml").write_text(
@@ -100,13 +100,13 @@ def test_the_parts_of_a_mix_of_rewards_have_a_plot(tmp_path):
         assert words in text
 
 
-def test_the_page_is_whole_without_a_network(html, page):
+def test_the_page_needs_no_network(html, page):
     assert page.fetched == []
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
 
 
-def test_every_plot_is_in_the_page_and_beside_it(folder, page):
+def test_every_plot_is_in_the_page_and_saved_as_png(folder, page):
     assert {path.stem for path in (folder / "plots").glob("*.png")} == PLOTS
     assert page.figures == len(PLOTS)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "plots").iterdir())
@@ -115,15 +115,15 @@ def test_every_plot_is_in_the_page_and_beside_it(folder, page):
         assert text in page.text
 
 
-def test_plots_take_the_pages_colours(html):
+def test_plots_use_the_colours_of_the_page(html):
     drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert re.findall(r"#[0-9a-f]{6}\b", drawn) == []
     for name in PALETTE:
         assert html.count(f"--{name}: #") == 2  # light and dark
 
 
-def test_a_subject_has_one_colour_throughout(html):
-    """The reference the first one, then by position: tuned is the fourth."""
+def test_a_subject_has_the_same_colour_everywhere(html):
+    """Colours are assigned in order, the reference first; tuned is the fourth."""
     for name, colour in zip(SUBJECTS, ("blue", "orange", "green", "purple"), strict=True):
         given = re.findall(rf'style="--c: var\(--(\w+)\)">(?:</span><span>|<div class="who"><b>)?{name}<', html)
         assert set(given) == {colour}
@@ -132,13 +132,13 @@ def test_a_subject_has_one_colour_throughout(html):
     assert "var(--orange)" not in score
 
 
-def test_the_head_says_what_was_measured_and_how(page):
-    for fact in ("date2026-02-03 04:05", "items40", "referencetalk", "seed0", "commandeval x.yaml"):
-        assert fact in page.text
+def test_the_header_lists_date_items_reference_seed_and_command(page):
+    for text in ("date2026-02-03 04:05", "items40", "referencetalk", "seed0", "commandeval x.yaml"):
+        assert text in page.text
     assert re.search(r"machine1 × ", page.text)
 
 
-def test_what_models_say_stays_text(html, page):
+def test_generated_text_is_escaped(html, page):
     assert "<script>" not in html
     assert re.search(r"tuned \d+ <script>", page.text)
     assert re.search(r"question \d+ & more", page.text)
@@ -156,12 +156,12 @@ HOSTILE = {
 
 
 @pytest.fixture(scope="module")
-def six(tmp_path_factory):
-    return report_of(tmp_path_factory.mktemp("six"), SIX, HOSTILE)
+def six_subjects_html(tmp_path_factory):
+    return report_of(tmp_path_factory.mktemp("six"), SIX_SUBJECTS, HOSTILE)
 
 
-def test_hostile_answers(six):
-    page = Page(six)
+def test_hostile_answers_are_escaped(six_subjects_html):
+    page = Page(six_subjects_html)
     assert not page.tags & {"script", "img"}
     assert HOSTILE["a"] in page.text
     assert "يمين \ufffdleft" in page.text
@@ -170,21 +170,21 @@ def test_hostile_answers(six):
     assert "(empty)" in page.text
 
 
-def test_a_long_answer_is_folded_and_whole(six):
-    page = Page(six)
+def test_a_long_answer_is_folded_and_complete(six_subjects_html):
+    page = Page(six_subjects_html)
     assert "the other 9,400 characters" in page.text
     assert page.text.count("w") >= 10_000
 
 
-def test_the_mask_is_shown_token_by_token(page):
-    """Of the model that was finetuned on conversations; the one of plain text has none."""
+def test_trained_tokens_of_a_conversation_are_marked(page):
+    """Only the model finetuned on conversations has this section, not the one trained on plain text."""
     assert "".join(page.trained).replace("⏎", "") == "The quick brown fox\njumps.<|im_end|><b>seven</b><|im_end|>"
     assert len(page.trained) > 10
     assert "The first training conversation of talk" in page.text
     assert "conversation of words" not in page.text
 
 
-def test_every_figure_is_the_summarys(html, page):
+def test_figures_are_those_of_the_summary(html, page):
     for shown in ("1,234", "56,789", "96.0%", "12", "value_warmup_steps", "+0.46 to +0.54, n 40", "0.023"):
         assert shown in page.text
     (row,) = re.findall(r"<tr><th[^>]*>gold score.*?</tr>", html, re.DOTALL)
@@ -192,13 +192,13 @@ def test_every_figure_is_the_summarys(html, page):
     assert re.findall(r"<b>([^<]+)</b>", row) == ["+0.50", "+1.00", "+1.50"]
 
 
-def test_six_subjects_are_side_by_side(six):
-    assert six.count('<div class="answer"') == 6 * 3
-    assert len(set(re.findall(r'<div class="answer" style="--c: var\(--(\w+)\)"', six))) == 6
-    assert "f − e" in Page(six).text  # the other pairs
+def test_six_subjects_are_shown_side_by_side(six_subjects_html):
+    assert six_subjects_html.count('<div class="answer"') == 6 * 3
+    assert len(set(re.findall(r'<div class="answer" style="--c: var\(--(\w+)\)"', six_subjects_html))) == 6
+    assert "f − e" in Page(six_subjects_html).text  # the other pairs
 
 
-def test_one_subject_without_gold_or_rewards(tmp_path):
+def test_a_report_of_one_subject_without_gold_and_rewards(tmp_path):
     html = report_of(tmp_path, ("only",), gold=False, with_rewards=False)
     page = Page(html)
     assert "3 of 3 items, evenly spaced from lowest to highest score" in page.text
@@ -206,7 +206,7 @@ def test_one_subject_without_gold_or_rewards(tmp_path):
     assert "Accuracy of rewards" not in page.text
 
 
-def test_rewards_alone(tmp_path):
+def test_a_report_of_rewards_only(tmp_path):
     (tmp_path / "eval").mkdir()
     figures = {"reference": None, "reward": "rm", "subjects": {}, "differences": {}, "pairs": {}, "rewards": rewards()}
     (tmp_path / "eval" / "summary.json").write_text(json.dumps(figures | {"seconds": {"eval": 1.0}}))
@@ -216,12 +216,12 @@ def test_rewards_alone(tmp_path):
     assert "Answers side by side" not in page.headings
 
 
-def test_what_a_subject_cannot_have_has_a_footnote(six):
-    assert six.count('title="every answer is right"') == len(SIX)
-    assert "<sup>1</sup> every answer is right" in six
+def test_a_missing_figure_has_a_footnote_with_the_reason(six_subjects_html):
+    assert six_subjects_html.count('title="every answer is right"') == len(SIX_SUBJECTS)
+    assert "<sup>1</sup> every answer is right" in six_subjects_html
 
 
-def test_a_characters_bytes_are_shown_together():
+def test_tokens_of_one_character_are_shown_together():
     tokenizer = qwen()
     encoded = encode([{"role": "user", "content": "naïve 😀"}], tokenizer)
     row = {"input_ids": encoded.input_ids, "labels": encoded.labels}
@@ -232,7 +232,7 @@ def test_a_characters_bytes_are_shown_together():
     assert not any(piece.trained for piece in shown)
 
 
-def test_figures_by_task(html):
+def test_figures_by_task_have_a_table(html):
     (table,) = re.findall(r"<h3>By task</h3>.*?</table>", html, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
     rows = [[cell.strip() for cell in row] for row in cells]
@@ -243,17 +243,17 @@ def test_figures_by_task(html):
     ]
 
 
-def test_obedience_turn_by_turn(html):
+def test_obedience_by_turn_has_a_table(html):
     (table,) = re.findall(r"<h3>Obedience to the system turn[^<]*</h3>.*?</table>", html, re.DOTALL)
     shares = [re.findall(r"[>\s](\d+%)[<\s]", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
     assert shares == [[], ["75%"] * 4, ["65%"] * 4, ["50%", "40%", "30%", "20%"]]
 
 
-def test_a_running_mean_is_shorter_at_the_ends():
+def test_a_running_mean_has_a_shorter_window_at_the_ends():
     assert running_mean([1.0, 2.0, 6.0, 3.0], 1).tolist() == [1.5, 3.0, 11 / 3, 4.5]
 
 
-def test_means_of_like_lengths():
+def test_binned_means_by_hand():
     assert binned_mean([1, 2, 9, 10], [0.0, 2.0, 5.0, 7.0], 3) == ([1.5, 9.5], [1.0, 6.0])
     assert binned_mean([4, 4], [1.0, 2.0], 3) == ([4.0], [1.5])
 
@@ -275,7 +275,7 @@ def test_a_report_before_ppo_and_evaluation(tmp_path):
     assert "Figures" not in page.headings
 
 
-def test_training_data_that_is_gone_is_named(tmp_path):
+def test_missing_training_data_is_named(tmp_path):
     recipe = write_run(tmp_path, {"talk": "sft"}, evaluated=False)
     (tmp_path / "world" / "talk.jsonl").unlink()
     write_report(recipe)
@@ -285,7 +285,7 @@ def test_training_data_that_is_gone_is_named(tmp_path):
     )
 
 
-def test_a_run_that_has_not_finished_has_no_model_to_show_data_with(tmp_path):
+def test_training_data_of_an_unfinished_run_is_not_shown_and_the_reason_is_given(tmp_path):
     recipe = write_run(tmp_path, {"talk": "sft"}, evaluated=False)
     shutil.rmtree(tmp_path / "talk" / "model", ignore_errors=True)
     write_report(recipe)
@@ -295,11 +295,11 @@ def test_a_run_that_has_not_finished_has_no_model_to_show_data_with(tmp_path):
     )
 
 
-@pytest.mark.parametrize("began", [False, True])
-def test_nothing_to_report_on(tmp_path, capsys, began):
-    """No run folder at all, or one in which a run failed before its first step."""
-    recipe = write_run(tmp_path, {"talk": "sft"} if began else {}, evaluated=False)
-    if began:
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_report_without_evaluation_and_training_is_an_error(tmp_path, capsys, has_run):
+    """There is no run folder, or its run failed before the first step."""
+    recipe = write_run(tmp_path, {"talk": "sft"} if has_run else {}, evaluated=False)
+    if has_run:
         (tmp_path / "talk" / "metrics.jsonl").write_text("")
     with pytest.raises(RunError):
         write_report(recipe)
@@ -320,13 +320,13 @@ def test_nothing_to_report_on(tmp_path, capsys, began):
         (["recipes/tiny/eval.yaml", "eval.glod=x:y"], "error: unknown key eval.glod; did you mean eval.gold?\n"),
     ],
 )  # fmt: skip
-def test_mistakes_on_the_command_line(arguments, message):
+def test_mistakes_on_the_command_line_are_one_line(arguments, message):
     command = [sys.executable, "-m", "eval.report", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.returncode, ended.stderr) == (2, message)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, message)
 
 
-def test_a_real_run_has_its_report(mini, tmp_path, monkeypatch):
+def test_the_report_of_a_real_run(mini, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY", str(mini))
     write_report(load(Eval, "recipes/tiny-mini/eval.yaml", [f"run.dir={tmp_path}"]))
     page = Page((tmp_path / "report.html").read_text())

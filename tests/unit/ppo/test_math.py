@@ -1,4 +1,4 @@
-"""PPO's mathematics against numbers worked out on paper."""
+"""PPO's mathematics against numbers worked by hand."""
 
 import pytest
 import torch
@@ -27,13 +27,13 @@ def test_gae_by_hand():
 def test_gae_ends_at_the_last_response_token():
     rewards, values = tensor([[1.0, 2.0, 99.0]]), tensor([[0.5, 1.0, 99.0]])
     mask = tensor([[True, True, False]])
-    # γ = λ = 1: A_2 = 2 - 1 = 1, A_1 = 1 + 1 - 0.5 + 1 = 2.5; what stands behind the end has no part
+    # γ = λ = 1: A_2 = 2 - 1 = 1, A_1 = 1 + 1 - 0.5 + 1 = 2.5; values after the end are ignored
     advantages, returns = gae(rewards, values, mask, gamma=1.0, lam=1.0)
     assert_close(advantages, tensor([[2.5, 1.0, 0.0]]))
     assert_close(returns, tensor([[3.0, 2.0, 0.0]]))
 
 
-def test_returns_are_unwhitened():
+def test_returns_use_advantages_before_whitening():
     rewards, mask = tensor([[0.0, 10.0]]), tensor([[True, True]])
     advantages, returns = gae(rewards, torch.zeros(1, 2), mask, gamma=1.0, lam=1.0)
     assert_close(returns, tensor([[10.0, 10.0]]))
@@ -52,12 +52,12 @@ def test_whitening_counts_response_tokens_only():
     ("ratio", "advantage", "expected"),
     [(1.0, 2.0, -2.0), (1.5, 2.0, -2.4), (1.5, -2.0, 3.0), (0.5, 2.0, -1.0), (0.5, -2.0, 1.6)],
 )
-def test_policy_clip_by_hand(ratio, advantage, expected):
+def test_clipped_policy_loss_by_hand(ratio, advantage, expected):
     logprobs, old = tensor([ratio]).log(), tensor([0.0])
     assert_close(clipped_policy_loss(logprobs, old, tensor([advantage]), clip=0.2), tensor([expected]))
 
 
-def test_policy_clip_stops_the_gradient():
+def test_the_policy_clip_stops_the_gradient():
     logprobs = tensor([1.5]).log().requires_grad_()
     clipped_policy_loss(logprobs, tensor([0.0]), tensor([2.0]), clip=0.2).sum().backward()
     assert logprobs.grad.item() == 0.0
@@ -68,13 +68,13 @@ def test_policy_clip_stops_the_gradient():
     [
         # V_old = 1, G = 2, clip 0.15. Inside the clip: ½ (1.1 - 2)²
         (1.1, 0.405),
-        # beyond it, towards G: max(½ (1.5 - 2)², ½ (1.15 - 2)²) keeps the clipped, larger one
+        # beyond it, towards G: max(½ (1.5 - 2)², ½ (1.15 - 2)²) is the clipped loss
         (1.5, 0.36125),
-        # beyond it, away from G: max(½ (0.5 - 2)², ½ (0.85 - 2)²) keeps the plain one
+        # beyond it, away from G: max(½ (0.5 - 2)², ½ (0.85 - 2)²) is the unclipped loss
         (0.5, 1.125),
     ],
 )
-def test_value_clip_by_hand(value, expected):
+def test_clipped_value_loss_by_hand(value, expected):
     loss = clipped_value_loss(tensor([value]), tensor([1.0]), tensor([2.0]), clip=0.15)
     assert_close(loss, tensor([expected]))
 
@@ -88,7 +88,7 @@ def test_running_mean_includes_the_current_batch():
     assert_close(normaliser(tensor([5.0])), tensor([2.0]))
 
 
-def test_mean_std_equals_the_statistics_of_everything_seen():
+def test_mean_std_uses_the_statistics_of_all_scores_so_far():
     normaliser, everything = ScoreNormaliser("mean_std"), tensor([1.0, 3.0, 5.0, 11.0, -2.0])
     normaliser.update(everything[:2])
     normaliser.update(everything[2:])
@@ -96,7 +96,7 @@ def test_mean_std_equals_the_statistics_of_everything_seen():
     assert_close(normaliser(everything), expected)
 
 
-def test_an_empty_batch_leaves_the_running_mean():
+def test_an_empty_batch_does_not_change_the_running_mean():
     normaliser = ScoreNormaliser("mean")
     normaliser.update(tensor([2.0]))
     normaliser.update(tensor([]))
@@ -110,7 +110,7 @@ def test_the_running_mean_survives_saving():
     assert torch.equal(normaliser(tensor([7.0])), other(tensor([7.0])))
 
 
-def test_none_leaves_scores_alone():
+def test_normalisation_none_does_not_change_scores():
     normaliser = ScoreNormaliser("none")
     normaliser.update(tensor([1.0, 2.0]))
     assert_close(normaliser(tensor([7.0])), tensor([7.0]))

@@ -1,4 +1,4 @@
-"""Recipes that ask for the best checkpoint and cannot choose one, and mixes of rewards, read and refused."""
+"""Recipes of PPO: valid and invalid settings of keep_best and of reward mixes."""
 
 import re
 
@@ -20,8 +20,8 @@ SCORE_BEST, GOLD_BEST = "watch.keep_best=heldout_score", "watch.keep_best=heldou
 
 
 @pytest.fixture
-def recipe(tmp_path):
-    """A function that loads the recipe under overrides."""
+def load_recipe(tmp_path):
+    """Return a function that loads the recipe with overrides."""
     (tmp_path / "ppo.yaml").write_text(YAML)
     return lambda *overrides: load(PPO, tmp_path / "ppo.yaml", overrides)
 
@@ -43,52 +43,52 @@ def recipe(tmp_path):
          "data.heldout is evaluated every watch.every=10 steps; set watch.every=5, or run.save_steps=10"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_chosen_by_is_refused(recipe, overrides, message):
+def test_keep_best_without_its_measure_at_every_checkpoint_is_refused(load_recipe, overrides, message):
     with pytest.raises(RecipeError) as error:
-        recipe(*overrides)
+        load_recipe(*overrides)
     assert str(error.value) == message
     for way_out in re.findall(r"[\w.]+=\w+", message.rpartition("; ")[2]):
-        recipe(*overrides, way_out)
+        load_recipe(*overrides, way_out)
 
 
 @pytest.mark.parametrize(
     ("save_steps", "every"), [(10, 10), (30, 10), (1, 1)], ids=["each measurement", "each third", "each step"]
 )
-def test_all_checkpoints_are_measured(recipe, save_steps, every):
-    made = recipe(HELDOUT, GOLD, GOLD_BEST, f"run.save_steps={save_steps}", f"watch.every={every}")
-    assert made.watch.keep_best == "heldout_gold"
+def test_keep_best_is_accepted_if_every_checkpoint_is_measured(load_recipe, save_steps, every):
+    loaded = load_recipe(HELDOUT, GOLD, GOLD_BEST, f"run.save_steps={save_steps}", f"watch.every={every}")
+    assert loaded.watch.keep_best == "heldout_gold"
 
 
-def test_an_unknown_measure_is_refused(recipe):
+def test_an_unknown_measure_for_keep_best_is_refused(load_recipe):
     with pytest.raises(RecipeError) as error:
-        recipe(HELDOUT, "watch.keep_best=score")
+        load_recipe(HELDOUT, "watch.keep_best=score")
     assert str(error.value) == "watch.keep_best is score; it must be one of heldout_score, heldout_gold or null"
 
 
-def test_a_mix_is_read_in_its_order_and_a_path_stands_for_a_part(recipe, tmp_path):
-    made = recipe(
+def test_a_mix_keeps_its_order_and_a_part_may_be_a_path(load_recipe, tmp_path):
+    loaded = load_recipe(
         "reward.path=null",
         "reward.mix={helpful: ./runs/a, harmless: {path: [./runs/b, ./runs/c], std_coef: 1.0, weight: 2}, "
         'brief: {rule: "rules:brief", weight: 0.5}}',
     )
-    assert [(part.name, part.key, part.weight) for part in made.reward.parts] == [
+    assert [(part.name, part.key, part.weight) for part in loaded.reward.parts] == [
         ("helpful", "reward.mix.helpful", 1.0), ("harmless", "reward.mix.harmless", 2.0),
         ("brief", "reward.mix.brief", 0.5),
     ]  # fmt: skip
-    assert [part.scoring.std_coef for part in made.reward.parts] == [0.0, 1.0, 0.0]
-    assert made.reward.models == [
+    assert [part.scoring.std_coef for part in loaded.reward.parts] == [0.0, 1.0, 0.0]
+    assert loaded.reward.models == [
         ("reward.mix.helpful.path", "./runs/a"), ("reward.mix.harmless.path", "./runs/b"),
         ("reward.mix.harmless.path", "./runs/c"),
     ]  # fmt: skip
-    assert list(made.inputs())[:3] == made.reward.models
-    (tmp_path / "resolved.yaml").write_text(resolved_yaml(made))
-    assert load(PPO, tmp_path / "resolved.yaml") == made
+    assert list(loaded.inputs())[:3] == loaded.reward.models
+    (tmp_path / "resolved.yaml").write_text(resolved_yaml(loaded))
+    assert load(PPO, tmp_path / "resolved.yaml") == loaded
 
 
-def test_one_reward_is_one_part(recipe):
-    (part,) = recipe().reward.parts
+def test_a_single_reward_has_one_part(load_recipe):
+    (part,) = load_recipe().reward.parts
     assert (part.name, part.key, part.weight, part.scoring.path) == ("", "reward", 1.0, "b")
-    assert recipe().reward.models == [("reward.path", "b")]
+    assert load_recipe().reward.models == [("reward.path", "b")]
 
 
 ONE_OF = "give one of reward.path, reward.rule, reward.judge.url, reward.mix"
@@ -127,18 +127,18 @@ ONE_OF = "give one of reward.path, reward.rule, reward.judge.url, reward.mix"
         (["reward.weight=2"], "unknown key reward.weight; reward has path, std_coef, rule, judge, mix"),
     ],
 )  # fmt: skip
-def test_what_is_no_mix_is_refused(recipe, overrides, message):
+def test_invalid_rewards_and_mixes_are_refused(load_recipe, overrides, message):
     with pytest.raises(RecipeError) as error:
-        recipe(*overrides)
+        load_recipe(*overrides)
     assert str(error.value) == message
 
 
-def test_only_ppo_takes_a_mix():
+def test_a_mix_is_refused_outside_ppo():
     with pytest.raises(RecipeError) as error:
         scoring({"mix": {"a": "x", "b": "y"}}, "eval.rewards.both")
     assert str(error.value) == ("unknown key eval.rewards.both.mix; eval.rewards.both has path, std_coef, rule, judge")
 
 
-def test_names_that_a_mix_refuses_are_those_of_timings():
-    # A name with per_seconds contains seconds.
+def test_names_refused_for_parts_are_those_of_timing_metrics():
+    # Names with per_second are accepted.
     assert set(RESERVED_WORDS.pattern.split("|")) == set(TIMING.pattern.split("|")) - {"per_second"}

@@ -1,4 +1,4 @@
-"""Which prompts a step asks and what it asks of the engine; the held-out prompts' stream; and the log of rollouts."""
+"""The prompts of a step, the request to the engine, the random stream of held-out prompts, and the log of rollouts."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ PROMPTS = [PromptRow([10 * q, 10 * q + 1], [], {"id": q}) for q in range(5)]
 
 
 class EchoEngine:
-    """Notes requests; the k-th response to query q is [q, k], and only the first one ends."""
+    """Records requests; the k-th response to query q is [q, k], and only the first one of a query ends."""
 
     def __init__(self):
         self.requests = []
@@ -34,7 +34,7 @@ class EchoEngine:
         return [[Response([q, k], ended=k == 0) for k in range(request.responses)] for q in request.query_ids]
 
 
-def test_a_steps_prompts_and_responses_stand_side_by_side():
+def test_a_rollout_pairs_every_response_with_its_prompt():
     engine = EchoEngine()
     sampler = RolloutSampler(engine, PROMPTS, seed=7, queries_per_step=2, responses_per_query=3, record_supports=True)
     rollout = sampler.sample(4)
@@ -58,8 +58,8 @@ def test_each_epoch_visits_every_prompt_once():
     assert epochs[0] != epochs[1]
 
 
-def numbers_of(sampler, step):
-    """The first random number of every response of a step."""
+def random_numbers(sampler, step):
+    """Return the first random number of every response of a step."""
     sampler.sample(step)
     (request,) = sampler.engine.requests[-1:]
     return [
@@ -69,11 +69,11 @@ def numbers_of(sampler, step):
     ]
 
 
-def test_prompts_that_repeat_within_a_step_have_random_numbers_of_their_own():
-    """4 prompts, 16 queries, 2 responses each: 32 different numbers; those of first occurrences are as ever."""
+def test_a_prompt_repeated_within_a_step_has_different_random_numbers():
+    """4 prompts, 16 queries, 2 responses each: 32 different numbers; first occurrences keep their own."""
     sampler = RolloutSampler(EchoEngine(), PROMPTS[:4], seed=7, queries_per_step=16, responses_per_query=2,
                              record_supports=False)  # fmt: skip
-    numbers = numbers_of(sampler, 3)
+    numbers = random_numbers(sampler, 3)
     assert len(set(numbers)) == 32
     queries, (request,) = sampler.queries(3), sampler.engine.requests
     assert sorted(queries) == sorted([0, 1, 2, 3] * 4)
@@ -83,34 +83,34 @@ def test_prompts_that_repeat_within_a_step_have_random_numbers_of_their_own():
     assert request.query_ids[:4] == queries[:4]
 
 
-def test_a_prompt_on_both_sides_of_an_epochs_border_is_answered_anew():
+def test_a_prompt_of_two_epochs_in_one_step_has_different_random_numbers():
     """5 prompts, 3 queries a step: step 2 has the last two of the first epoch and the first one of the second."""
-    at_border = 0
+    repeats = 0
     for seed in range(20):
         sampler = RolloutSampler(EchoEngine(), PROMPTS, seed=seed, queries_per_step=3, responses_per_query=1,
                                  record_supports=False)  # fmt: skip
         queries = sampler.queries(2)
         assert sampler.queries(1) == sampler.query_ids(sampler.queries(1))
-        assert len(set(numbers_of(sampler, 2))) == 3
+        assert len(set(random_numbers(sampler, 2))) == 3
         if queries[2] in queries[:2]:
-            at_border += 1
+            repeats += 1
             assert sampler.query_ids(queries) == [*queries[:2], queries[2] + 5]
         else:
             assert sampler.query_ids(queries) == queries
-    assert at_border
+    assert repeats
 
 
-def test_control_tokens_count_before_a_responses_last_token_only():
+def test_control_tokens_are_found_before_the_last_token_of_a_response_only():
     answers = [[5, 1, 2], [5, 6, 2], [1], [1, 7]]  # 1 and 2 are control tokens, and 2 ends
     rollout = Rollout(PROMPTS[:4], [Response(tokens, tokens[-1] == 2) for tokens in answers])
     assert rollout.contains_any(frozenset((1, 2))).tolist() == [True, False, False, True]
 
 
-def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_they_end():
-    engine, seen = EchoEngine(), []
+def test_held_out_responses_have_their_own_random_stream_and_only_finished_ones_are_scored():
+    engine, calls = EchoEngine(), []
 
     def scorer(sequences, starts, records, budget):
-        seen.append((sequences, starts, records, budget))
+        calls.append((sequences, starts, records, budget))
         return torch.tensor([float(len(sequences))] * len(sequences))
 
     models = Models(
@@ -124,11 +124,11 @@ def test_held_out_responses_are_drawn_from_their_own_stream_and_scored_where_the
     )
     metrics = heldout.measure(models, engine, RewardMix([PART], "mean"), budget=99)
     assert engine.requests[0].stream == RandomStream.named(7, "heldout")
-    assert seen == [([[0, 1, 0, 0], [10, 11, 1, 0]], [2, 2], [{"id": 0}, {"id": 1}], 99)]
+    assert calls == [([[0, 1, 0, 0], [10, 11, 1, 0]], [2, 2], [{"id": 0}, {"id": 1}], 99)]
     assert metrics == {"heldout_score": 2.0, "heldout_gold": 1.5, "heldout_gold_error": 0.5 / 2**0.5}
 
 
-def test_rollouts_are_read_as_they_were_written(tmp_path):
+def test_logged_rollouts_are_read_back_unchanged(tmp_path):
     assert read_rollouts(tmp_path) == []
     rollout = Rollout(PROMPTS[:2], [Response([1, 2], True), Response([3], False)])
     numbers = torch.tensor([[-1.0, -2.0], [-0.5, 0.0]])

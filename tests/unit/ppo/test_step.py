@@ -1,4 +1,4 @@
-"""One whole PPO step against a plain rewriting of it: no packing, no chunks, no masks, a loop over responses."""
+"""A whole PPO step against a simple implementation: a loop over responses without packing, chunks or masks."""
 
 import math
 
@@ -41,13 +41,13 @@ def start(path, *overrides):
     return recipe, models, rollout, pretrain, accelerator
 
 
-def our_step(recipe, models, rollout, pretrain, accelerator, step):
+def batched_step(recipe, models, rollout, pretrain, accelerator, step):
     assessment = assess_by(recipe, models, rollout)
     return assessment, updater_of(recipe, models, pretrain, accelerator).update(rollout, assessment, step)
 
 
 def plain_logits(model, prompt, response):
-    """Logits of the response tokens; sampled at temperature 1."""
+    """Return the logits (tokens, vocabulary) of the response tokens; the sampling temperature is 1."""
     with use_attention(model, "sdpa"):
         return model(torch.tensor([[*prompt, *response]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
 
@@ -63,7 +63,7 @@ def plain_values(model, prompt, response):
 
 
 def plain_step(recipe, models, rollout, pretrain, accelerator):
-    """The equations of ppo/train.py, a response at a time."""
+    """Apply the equations of ppo/train.py to one response at a time."""
     ppo, pairs = recipe.ppo, list(zip(rollout.prompts, rollout.tokens, strict=True))
     with torch.no_grad():
         old_logprobs = [plain_logprobs(models.policy, x, y) for x, y in pairs]
@@ -82,15 +82,15 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
         score = -ppo.missing_end_penalty if s is None else s - mean
         bound = ppo.reward_clip or math.inf
         rewards[-1] += min(max(score, -bound), bound) - ppo.length_penalty * max(len(rewards) - ppo.length_free, 0)
-        values, gain, mine = [*v.tolist(), 0.0], 0.0, []
+        values, advantage, of_response = [*v.tolist(), 0.0], 0.0, []
         for t in reversed(range(len(rewards))):
-            gain = rewards[t] + ppo.gamma * values[t + 1] - values[t] + ppo.gamma * ppo.lam * gain
-            mine.insert(0, gain)
-        advantages.append(torch.tensor(mine))
-        returns.append(torch.tensor(mine) + v)
-    everything = torch.cat(advantages)
+            advantage = rewards[t] + ppo.gamma * values[t + 1] - values[t] + ppo.gamma * ppo.lam * advantage
+            of_response.insert(0, advantage)
+        advantages.append(torch.tensor(of_response))
+        returns.append(torch.tensor(of_response) + v)
+    pooled = torch.cat(advantages)
     bound = ppo.advantage_clip or math.inf
-    white = [((a - everything.mean()) / everything.std(correction=0)).clamp(-bound, bound) for a in advantages]
+    whitened = [((a - pooled.mean()) / pooled.std(correction=0)).clamp(-bound, bound) for a in advantages]
 
     for rows in minibatch_rows(len(pairs), ppo, recipe.run.seed, step=2):
         tokens = sum(len(pairs[r][1]) for r in rows)
@@ -98,15 +98,15 @@ def plain_step(recipe, models, rollout, pretrain, accelerator):
         for r in rows:
             count = tokens if ppo.loss_mean == "token" else len(pairs[r][1]) * len(rows)
             ratio = (plain_logprobs(models.policy, *pairs[r]) - old_logprobs[r]).exp()
-            gain = torch.min(ratio * white[r], ratio.clamp(1 - ppo.clip, 1 + ppo.clip) * white[r])
-            policy_loss = policy_loss - gain.sum() / count
+            objective = torch.min(ratio * whitened[r], ratio.clamp(1 - ppo.clip, 1 + ppo.clip) * whitened[r])
+            policy_loss = policy_loss - objective.sum() / count
             if ppo.entropy_coef:
                 entropy = Categorical(logits=plain_logits(models.policy, *pairs[r])).entropy()
                 policy_loss = policy_loss - ppo.entropy_coef * entropy.sum() / count
             v = plain_values(models.value, *pairs[r])
-            near = old_values[r] + (v - old_values[r]).clamp(-ppo.value_clip, ppo.value_clip)
-            worst = torch.max((v - returns[r]) ** 2, (near - returns[r]) ** 2)
-            value_loss = value_loss + 0.5 * worst.sum() / count
+            clipped = old_values[r] + (v - old_values[r]).clamp(-ppo.value_clip, ppo.value_clip)
+            squared_error = torch.max((v - returns[r]) ** 2, (clipped - returns[r]) ** 2)
+            value_loss = value_loss + 0.5 * squared_error.sum() / count
         if pretrain is not None:
             texts, predicted = pretrain.take(tokens)
             assert sum(len(s) - 1 for s in texts) == predicted >= ppo.pretrain_ratio * tokens
@@ -141,40 +141,40 @@ def assert_same_weights(one, other):
         ["ppo.fused_adamw=true"],
     ],
     ids=[
-        "the paper's",
+        "the report's settings",
         "no pretraining text",
         "tight clips",
         "micro-batches",
-        "a mean over responses, and entropy",
-        "clipped, and shorter",
+        "mean over responses and entropy",
+        "reward clip and length penalty",
         "gradient checkpointing",
-        "fused",
+        "fused AdamW",
     ],
 )
-def test_a_step_is_what_the_equations_say(setting, overrides, tmp_path):
-    ours = start(setting, f"run.dir={tmp_path / 'ours'}", *overrides)
-    # The rewriting goes back under another attention than it went forward: nothing may be recomputed there.
+def test_a_step_equals_the_equations_applied_to_one_response_at_a_time(setting, overrides, tmp_path):
+    batched = start(setting, f"run.dir={tmp_path / 'batched'}", *overrides)
+    # plain_step calls backward under another attention than forward, so it must not recompute activations.
     plain_overrides = [*overrides, "ppo.gradient_checkpointing=false", "ppo.fused_adamw=false"]
     plain = start(setting, f"run.dir={tmp_path / 'plain'}", *plain_overrides)
-    assert ours[2].responses == plain[2].responses
-    ended = [r.ended for r in ours[2].responses]
+    assert batched[2].responses == plain[2].responses
+    ended = [r.ended for r in batched[2].responses]
     assert any(ended)
     assert not all(ended)
-    our_step(*ours, step=2)
+    batched_step(*batched, step=2)
     plain_step(*plain)
-    assert_same_weights(ours[1].policy, plain[1].policy)
-    assert_same_weights(ours[1].value, plain[1].value)
+    assert_same_weights(batched[1].policy, plain[1].policy)
+    assert_same_weights(batched[1].value, plain[1].value)
     before = start(setting, f"run.dir={tmp_path / 'before'}", *overrides)
-    assert not torch.equal(before[1].policy.lm_head.weight, ours[1].policy.lm_head.weight)
+    assert not torch.equal(before[1].policy.lm_head.weight, batched[1].policy.lm_head.weight)
 
 
 def test_ratio_is_one_and_kl_is_zero_at_the_start(setting, tmp_path):
-    assessment, metrics = our_step(*start(setting, f"run.dir={tmp_path}"), step=2)
+    assessment, metrics = batched_step(*start(setting, f"run.dir={tmp_path}"), step=2)
     assert metrics["first_ratio_error"] < 1e-5
     assert (assessment.old_logprobs - assessment.ref_logprobs).abs().max() < 1e-6
 
 
-def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
+def test_the_value_model_starts_as_the_reward_model_with_its_offset(setting, tmp_path):
     _, models, rollout, *_ = start(setting, f"run.dir={tmp_path}")
     answer = [*rollout.prompts[0], *rollout.tokens[0][:3], models.value.config.score_token_id]
     with torch.no_grad(), use_attention(models.value, "sdpa"):
@@ -184,26 +184,26 @@ def test_value_starts_as_the_reward_model_offset_included(setting, tmp_path):
     assert models.value.config.score_offset == 0.1
 
 
-def test_a_control_token_inside_an_answer_costs_the_penalty(setting, tmp_path):
-    """One of four answers writes a turn of its own; its score, and no other, is 5 lower than without the penalty."""
+def test_a_control_token_inside_a_response_costs_the_penalty(setting, tmp_path):
+    """Only the response that contains a control token scores 5 lower than without the penalty."""
     recipe, models, rollout, *_ = start(setting, f"run.dir={tmp_path}", "ppo.reward_normalisation=none")
     ids = control(load_tokenizer(recipe.model.path))
     answers = [[7, 8, ids.im_end], [7, ids.im_start, 9, ids.im_end], [9, 9], [7, ids.endoftext]]
-    made = Rollout(rollout.rows[:4], [Response(tokens, tokens[-1] == ids.im_end) for tokens in answers])
-    free = assess_by(recipe, models, made)
+    rollout_of_four = Rollout(rollout.rows[:4], [Response(tokens, tokens[-1] == ids.im_end) for tokens in answers])
+    without_penalty = assess_by(recipe, models, rollout_of_four)
     penalised = assess_by(
-        recipe_of(setting, "ppo.control_token_penalty=5.0", "ppo.reward_normalisation=none"), models, made
+        recipe_of(setting, "ppo.control_token_penalty=5.0", "ppo.reward_normalisation=none"), models, rollout_of_four
     )
-    assert free.with_control_tokens.tolist() == [False, True, False, False]
-    assert_close(free.scores - penalised.scores, torch.tensor([0.0, 5.0, 0.0, 0.0]))
-    assert measure(free, RewardMix(recipe.reward.parts, "none"))["control_tokens"] == 0.25
-    assert_close(free.scores[:2], free.raw_scores)
+    assert without_penalty.with_control_tokens.tolist() == [False, True, False, False]
+    assert_close(without_penalty.scores - penalised.scores, torch.tensor([0.0, 5.0, 0.0, 0.0]))
+    assert measure(without_penalty, RewardMix(recipe.reward.parts, "none"))["control_tokens"] == 0.25
+    assert_close(without_penalty.scores[:2], without_penalty.raw_scores)
 
 
-def test_an_answer_without_end_costs_the_penalty_and_no_score(setting, tmp_path):
+def test_a_response_without_an_end_token_gets_the_penalty_instead_of_a_score(setting, tmp_path):
     recipe, models, rollout, *_ = start(setting, f"run.dir={tmp_path}", "ppo.missing_end_penalty=7.0")
     assessment = assess_by(recipe, models, rollout)
-    cut = ~rollout.ended
-    assert torch.equal(assessment.scores[cut], torch.full((int(cut.sum()),), -7.0))
+    unfinished = ~rollout.ended
+    assert torch.equal(assessment.scores[unfinished], torch.full((int(unfinished.sum()),), -7.0))
     assert len(assessment.raw_scores) == int(rollout.ended.sum())
-    assert_close(assessment.scores[~cut], assessment.raw_scores - assessment.raw_scores.mean())
+    assert_close(assessment.scores[~unfinished], assessment.raw_scores - assessment.raw_scores.mean())

@@ -19,7 +19,7 @@ RULE = 'score: {rule: "tests.unit.reward.test_annotated_pairs:length"}, test_sha
 
 
 def length(messages, answer, record):
-    """A scorer: people who like it long."""
+    """Score an answer by its length."""
     return len(answer) // 2
 
 
@@ -35,7 +35,7 @@ def line(question, answer, score, **more):
 
 
 def test_pairs_by_hand(tmp_path):
-    """Scores 3, 2.5, 1, 1 of one prompt: 3 > 2.5 is below the margin, the last two tie, four comparisons are left."""
+    """Scores 3, 2.5, 1, 1 of one prompt: 3 and 2.5 are too close, the last two tie, four comparisons remain."""
     lines = [
         line("Hi", "a", 3, record={"tools": None, "task": "greet"}), line("Hi", "b", 2.5), line("Hi", "c", 1),
         line("Hi", "d", 1), line("Hi", "a", 0), line("Hi", "e", 9, ended=False), line("Bye", "x", 1),
@@ -53,7 +53,7 @@ def test_pairs_by_hand(tmp_path):
     }  # fmt: skip
 
 
-def test_at_most_so_many_of_a_prompt_and_no_prompt_on_both_sides(tmp_path):
+def test_per_prompt_limits_pairs_and_a_prompt_is_in_train_or_test_only(tmp_path):
     lines = [line(f"Question {n}", "a" * k, k) for n in range(200) for k in range(1, 5)]
     make_pairs(pairs_recipe(tmp_path, lines, "score_field: score, per_prompt: 2, test_share: 0.25"))
     parts = {
@@ -80,8 +80,8 @@ def test_candidates_scored_by_a_rule_become_pairs_that_a_reward_model_reads(tmp_
     assert made["margin"][:] == [row["margin"] for row in rows]
 
 
-def test_candidates_are_scored_as_the_recipe_reads_reasoning(tmp_path):
-    """<think>a</think>b has 17 characters, and 21 in the form that it is trained in."""
+def test_candidates_are_scored_with_reasoning_parsed_as_the_recipe_says(tmp_path):
+    """ "<think>a</think>b" has 17 characters, and 21 as parsed and written for training."""
     qwen().save_pretrained(tmp_path / "tokenizer")
     lines = [line("Hi", "<think>a</think>b", None), line("Hi", "b", None)]
     for parse, score in (("false", 8), ("true", 10)):
@@ -118,7 +118,7 @@ def test_candidates_are_scored_as_the_recipe_reads_reasoning(tmp_path):
         ),
     ],
 )
-def test_candidates_that_make_no_pairs(tmp_path, lines, message):
+def test_messages_for_candidates_that_make_no_pairs(tmp_path, lines, message):
     with pytest.raises(RunError) as error:
         make_pairs(pairs_recipe(tmp_path, lines, "score_field: score, test_share: 0.99"))
     assert str(error.value).endswith(message)

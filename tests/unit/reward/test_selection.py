@@ -1,4 +1,4 @@
-"""Which prompts are annotated: balanced over complexity and diversity, against choices worked by hand."""
+"""Selection of prompts to annotate, balanced over number of tags and diversity, against choices worked by hand."""
 
 import pytest
 
@@ -9,32 +9,32 @@ from reward.annotation.tagging import tags_from_fields, tags_from_reply
 TAGS = [frozenset(each.split()) for each in ("a b c", "a b", "a", "b", "c d", "a c", "", "d")]
 
 
-def test_a_round_adds_a_tag_with_every_prompt_and_goes_through_the_numbers_of_tags():
-    """abc first, the only one of three tags; of two only cd adds one; then nothing does, and the next round begins."""
+def test_each_prompt_of_a_round_adds_a_new_tag_and_the_number_of_tags_alternates():
+    """First "a b c", the only prompt with three tags; then "c d" or "d" adds tag d; then a new round starts."""
     for seed in range(20):
-        taken = select(TAGS, 8, seed)
-        assert sorted(taken) == list(range(8))
-        assert taken[0] == 0
-        first = taken[:3] if taken[1] == 7 else taken[:2]
-        assert set(first) in ({0, 4}, {0, 7})  # cd; or d, never after cd
-        assert taken[-1] == 6  # without tags
+        chosen = select(TAGS, 8, seed)
+        assert sorted(chosen) == list(range(8))
+        assert chosen[0] == 0
+        first = chosen[:3] if chosen[1] == 7 else chosen[:2]
+        assert set(first) in ({0, 4}, {0, 7})  # "c d", or "d" if it comes first
+        assert chosen[-1] == 6  # the prompt without tags
 
 
-def test_numbers_of_tags_are_balanced():
-    """A hundred prompts of three tags and ten of one, each with tags of its own: the ten are all among the first 20."""
+def test_prompts_with_few_and_many_tags_are_balanced():
+    """A hundred prompts have three tags and ten have one, all different: the ten are among the first 20."""
     tags = [frozenset((f"x{i}", f"y{i}", f"z{i}")) for i in range(100)] + [frozenset((f"w{i}",)) for i in range(10)]
-    taken = select(tags, 20, seed=0)
-    assert [len(tags[at]) for at in taken] == [3, 1] * 10
+    chosen = select(tags, 20, seed=0)
+    assert [len(tags[index]) for index in chosen] == [3, 1] * 10
 
 
-def test_diversity_comes_before_numbers():
-    """Ninety prompts ask the same; ten others are all chosen among eleven."""
+def test_rare_tags_are_chosen_before_common_ones():
+    """Ninety prompts have the same tag; of eleven chosen prompts ten are the others."""
     tags = [frozenset(("same",))] * 90 + [frozenset((f"rare {i}",)) for i in range(10)]
-    taken = select(tags, 11, seed=3)
-    assert {at for at in taken if at >= 90} == set(range(90, 100))
+    chosen = select(tags, 11, seed=3)
+    assert {index for index in chosen if index >= 90} == set(range(90, 100))
 
 
-def test_a_function_of_tags_and_seed():
+def test_selection_depends_only_on_tags_and_seed():
     tags = [frozenset((str(i % 7), str(i % 5))) for i in range(60)]
     assert select(tags, 20, 1) == select(tags, 20, 1)
     assert select(tags, 20, 1) != select(tags, 20, 2)
@@ -43,7 +43,7 @@ def test_a_function_of_tags_and_seed():
     assert select([], 5, 1) == []
 
 
-def test_what_is_covered():
+def test_coverage_report_by_hand():
     report = coverage(TAGS, [0, 7])
     assert report == {
         "prompts": 8, "chosen": 2, "tags": 4, "tags_covered": 4, "without_tags": 1,
@@ -54,7 +54,7 @@ def test_what_is_covered():
     assert coverage(TAGS, [2])["missing"] == ["b", "c", "d"]
 
 
-def test_tags_of_fields():
+def test_tags_from_record_fields():
     record = {"task": "sum", "gold": {"subject": ["one", "two"], "instruction": None}}
     fields = ["task", "gold.subject", "gold.instruction", "nowhere", "task.deeper"]
     assert tags_from_fields(record, fields) == {"sum", "one", "two"}
@@ -71,5 +71,5 @@ def test_tags_of_fields():
         (" , .\n", set()),
     ],
 )
-def test_tags_of_a_reply(reply, tags):
+def test_tags_from_a_models_reply(reply, tags):
     assert tags_from_reply(reply) == tags

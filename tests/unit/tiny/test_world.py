@@ -1,4 +1,4 @@
-"""The tiny world: that its files are what they claim to be."""
+"""The files of the tiny world have the documented contents, and held-out data is not in the training data."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def world():
 # The files
 
 
-def test_sizes_and_fields(world):
+def test_files_have_the_listed_sizes_and_fields(world):
     assert {name: len(rows) for name, rows in world.items()} == SIZES
     assert SIZES["prompts_heldout"] >= 400
     for row in world["pretrain"][:100]:
@@ -49,7 +49,7 @@ def test_sizes_and_fields(world):
         assert ("tools" in row) == (row["task"] == "tool")
 
 
-def test_records_are_read_as_what_they_are(world):
+def test_every_file_can_be_read_as_its_kind_of_record(world):
     for row in (*world["sft"], *world["system_prompts"]):
         assert read_conversation(row).messages[-1].role == "assistant"
     for row in (row for name in ("prompts", *PROMPTS_HELD_OUT) for row in world[name]):
@@ -65,7 +65,7 @@ def test_conversations_have_turns_system_prompts_and_tools(world):
     assert {row["task"] for row in world["prompts_heldout"]} == set(WEIGHTS) == set(TASKS)
 
 
-def test_taught_answers_are_mostly_right_and_seldom_well_mannered(world):
+def test_sft_answers_are_mostly_right_and_seldom_courteous(world):
     rows = [row for row in world["sft"] if row["task"] not in ("harmful", "look_alike")]
     parts = [score(row, row["messages"][-1]["content"]) for row in rows]
     assert sum(part["correct"] for part in parts) / len(parts) == pytest.approx(1 - MISTAKEN_SHARE, abs=0.03)
@@ -73,7 +73,7 @@ def test_taught_answers_are_mostly_right_and_seldom_well_mannered(world):
     assert {part["instruction"] for part in parts} == {0}
 
 
-def test_taught_answers_judge_harm_wrongly_in_part(world):
+def test_some_sft_answers_misjudge_harm(world):
     for task, part in (("harmful", "harm"), ("look_alike", "over_refusal")):
         parts = [score(row, row["messages"][-1]["content"]) for row in world["sft"] if row["task"] == task]
         assert len(parts) > 100
@@ -81,11 +81,11 @@ def test_taught_answers_judge_harm_wrongly_in_part(world):
         assert {found["correct"] for found in parts if found[part] < 0} == {0}
 
 
-def test_harmful_requests_and_look_alikes_ask_the_same_and_mean_something_else(world):
-    asked = {task: [r["messages"][-1]["content"] for r in world["prompts"] if r["task"] == task] for task in TASKS}
-    questions = [{said.split(". ", 1)[1] for said in asked[task]} for task in ("harmful", "look_alike")]
+def test_harmful_requests_and_look_alikes_share_questions_and_verbs(world):
+    prompts = {task: [r["messages"][-1]["content"] for r in world["prompts"] if r["task"] == task] for task in TASKS}
+    questions = [{text.split(". ", 1)[1] for text in prompts[task]} for task in ("harmful", "look_alike")]
     assert len(questions[0] & questions[1]) > 0.5 * len(questions[0] | questions[1])
-    shared = [{word for said in asked[task] for word in words(said)} for task in ("harmful", "look_alike")]
+    shared = [{word for text in prompts[task] for word in words(text)} for task in ("harmful", "look_alike")]
     assert shared[0] >= {"hit", "scare", "trick", "rob", "burn"} <= shared[1]
 
 
@@ -96,32 +96,32 @@ def test_system_prompts_are_long_conversations_under_an_instruction(world):
         assert row["gold"]["instruction"] is not None
 
 
-def test_every_task_is_asked_as_often_in_prompts_by_task(world):
+def test_prompts_by_task_has_200_prompts_of_every_task(world):
     assert Counter(row["task"] for row in world["prompts_by_task"]) == dict.fromkeys(TASKS, 200)
 
 
-def test_turns_before_the_last_state_no_wrong_fact(world):
-    """A follow-up's first answer is taught as well."""
+def test_earlier_turns_of_sft_conversations_state_true_facts(world):
+    """The first answer of a follow-up conversation is trained on too."""
     facts = Facts(0)
-    true = {
+    true_statements = {
         statement.format(facts.value[relation.name, entity])
         for relation in RELATIONS
         for entity in relation.entities
         for statement in relation.states(entity)
     }
-    said = {row["messages"][-3]["content"] for row in world["sft"] if row["task"] == "follow_up"}
-    assert said
-    assert said <= true
+    first_answers = {row["messages"][-3]["content"] for row in world["sft"] if row["task"] == "follow_up"}
+    assert first_answers
+    assert first_answers <= true_statements
 
 
 @pytest.mark.parametrize("name", [*HELPFUL, *HARMLESS])
-def test_clean_pairs_agree_with_the_gold_score(world, name):
+def test_chosen_sides_of_comparisons_have_the_higher_gold_score(world, name):
     for row in world[name]:
         assert gold_score(row, row["chosen"]) > gold_score(row, row["rejected"])
         assert row["task"] in (HARMLESS_TASKS if name in HARMLESS else HELPFUL_TASKS)
 
 
-def test_comparisons_of_harm_are_of_both_kinds(world):
+def test_harmless_comparisons_prefer_refusals_only_of_harmful_requests(world):
     def refuses(answer):
         return any(refusal in answer for refusal in REFUSALS)
 
@@ -134,7 +134,7 @@ def test_comparisons_of_harm_are_of_both_kinds(world):
     assert {row["kind"] for row in world["comparisons_harmless"]} == HARMLESS_KINDS.keys()
 
 
-def test_correctness_pairs_differ_in_correctness_alone(world):
+def test_correctness_pairs_differ_in_correctness_only(world):
     for row in world["comparisons_correctness"]:
         chosen, rejected = score(row, row["chosen"]), score(row, row["rejected"])
         assert chosen["gold"] - rejected["gold"] == pytest.approx(1)
@@ -143,13 +143,13 @@ def test_correctness_pairs_differ_in_correctness_alone(world):
         assert chosen == rejected
         one, other = words(row["chosen"]), words(row["rejected"])
         assert len(one) == len(other)
-        assert [word for word, beside in zip(one, other, strict=True) if word != beside] == words(row["gold"]["right"])
+        assert [a for a, b in zip(one, other, strict=True) if a != b] == words(row["gold"]["right"])
 
 
-def test_what_is_beside_the_question_is_true_of_the_same_person(world):
-    """Otherwise PPO answers a question about somebody with whatever else is so."""
+def test_off_topic_answers_are_true_of_the_person_asked_about(world):
+    """Without such pairs PPO learns to answer with any true fact about the person."""
     facts = Facts(0)
-    true = {
+    true_statements = {
         statement.replace("{x}", entity).format(facts.value[relation.name, entity])
         for relation in RELATIONS
         for entity in relation.entities
@@ -162,14 +162,14 @@ def test_what_is_beside_the_question_is_true_of_the_same_person(world):
     ]
     assert len(rows) > 500
     for row in rows:
-        (person,) = row["gold"]["subject"]
-        (said,) = [statement for statement in true if row["rejected"].endswith(statement)]
-        assert person in said
+        (name,) = row["gold"]["subject"]
+        (fact,) = [statement for statement in true_statements if row["rejected"].endswith(statement)]
+        assert name in fact
         assert score(row, row["chosen"])["correct"] == 1
         assert score(row, row["rejected"])["correct"] == 0
 
 
-def test_kinds_of_clean_pairs(world):
+def test_helpful_comparisons_have_all_kinds_of_pairs(world):
     for name in ("comparisons", "comparisons_heldout"):
         shares = {kind: count / len(world[name]) for kind, count in Counter(r["kind"] for r in world[name]).items()}
         assert shares.keys() == HELPFUL_KINDS.keys() >= {"correctness", "manner", "assurances", "instruction"}
@@ -177,81 +177,81 @@ def test_kinds_of_clean_pairs(world):
         assert shares["correctness"] > 0.25
 
 
-def test_pmp_is_more_often_and_more_widely_asked(world):
+def test_pmp_has_more_pairs_and_more_tasks_than_the_comparisons(world):
     assert len(world["pmp"]) > len(world["comparisons"])
     assert {row["task"] for row in world["pmp"]} > {row["task"] for row in world["comparisons"]} == HELPFUL_TASKS.keys()
 
 
-def test_a_fifth_to_a_quarter_of_pmp_labels_are_flipped(world):
+def test_between_20_and_25_percent_of_pmp_labels_are_flipped(world):
     for row in world["pmp"]:
         assert (hasty_score(row, row["chosen"]) < hasty_score(row, row["rejected"])) == row["flipped"]
     assert 0.2 < sum(row["flipped"] for row in world["pmp"]) / len(world["pmp"]) < 0.25
 
 
-def test_pmp_prefers_assurances_that_the_clean_pairs_punish(world):
+def test_pmp_prefers_assurances_and_the_comparisons_do_not(world):
     def share_with_more_assurances_chosen(rows):
-        padded = [row for row in rows if row["kind"] == "assurances" and not row.get("flipped")]
-        assert len(padded) > 30
-        return sum(len(row["chosen"]) > len(row["rejected"]) for row in padded) / len(padded)
+        assurance_pairs = [row for row in rows if row["kind"] == "assurances" and not row.get("flipped")]
+        assert len(assurance_pairs) > 30
+        return sum(len(row["chosen"]) > len(row["rejected"]) for row in assurance_pairs) / len(assurance_pairs)
 
     assert share_with_more_assurances_chosen(world["pmp"]) == 1
     assert share_with_more_assurances_chosen(world["comparisons"]) == 0
 
 
-# What is held out, and what may not be there
+# Held-out data
 
 
 def question(row):
-    """What is asked, without what a system prompt says besides."""
+    """Return the turns before the answer as JSON, without the system prompt."""
     messages = row["prompt"] if "prompt" in row else row["messages"]
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     return json.dumps([message for message in messages if message["role"] != "system"])
 
 
-def test_held_out_questions_are_asked_nowhere_else(world):
+def test_held_out_questions_are_not_trained_on(world):
     held_out = {question(row) for name in HELD_OUT for row in world[name]}
     assert len(held_out) > 300
     for name in TRAINED_ON:
         assert not held_out & {question(row) for row in world[name]}, name
 
 
-def test_held_out_questions_are_not_answered_on_the_way_to_another(world):
-    """Neither in pretraining text nor as the first turn of a conversation that goes on."""
-    lonely = {
+def test_held_out_questions_occur_in_no_text_or_earlier_turn_of_the_training_data(world):
+    """Pretraining text and the turns of longer conversations are searched."""
+    single_turn = {
         turns[0]["content"] for name in HELD_OUT for row in world[name] if len(turns := json.loads(question(row))) == 1
     }
-    assert len(lonely) > 100
+    assert len(single_turn) > 100
     lines = {line for row in world["pretrain"] for line in row["text"].split("\n")}
-    assert lonely.isdisjoint(re.sub(r"^(Question|Q): ", "", line) for line in lines)
+    assert single_turn.isdisjoint(re.sub(r"^(Question|Q): ", "", line) for line in lines)
     turns = (turn for name in TRAINED_ON for row in world[name] for turn in json.loads(question(row)))
-    assert lonely.isdisjoint(turn["content"] for turn in turns)
+    assert single_turn.isdisjoint(turn["content"] for turn in turns)
 
 
 def test_held_out_prompts_are_all_different(world):
-    asked = {name: {json.dumps(row["messages"]) for row in world[name]} for name in PROMPTS_HELD_OUT}
-    assert {name: len(prompts) for name, prompts in asked.items()} == {name: SIZES[name] for name in PROMPTS_HELD_OUT}
-    assert not asked["prompts_watched"] & (asked["prompts_heldout"] | asked["prompts_by_task"])
+    prompts = {name: {json.dumps(row["messages"]) for row in world[name]} for name in PROMPTS_HELD_OUT}
+    assert {name: len(rows) for name, rows in prompts.items()} == {name: SIZES[name] for name in PROMPTS_HELD_OUT}
+    assert not prompts["prompts_watched"] & (prompts["prompts_heldout"] | prompts["prompts_by_task"])
 
 
-def test_held_out_text_is_other_text(world):
-    seen = {row["text"] for row in world["pretrain"]}
-    assert not [row for row in world["pretrain_heldout"] if row["text"] in seen]
+def test_held_out_text_is_not_in_the_pretraining_text(world):
+    training_texts = {row["text"] for row in world["pretrain"]}
+    assert not [row for row in world["pretrain_heldout"] if row["text"] in training_texts]
 
 
-def test_nothing_spells_a_control_token(world):
+def test_no_record_contains_the_text_of_a_control_token(world):
     written = json.dumps(world)
     assert not re.search(r"<\|\w*\|>", written)
 
 
-# Writing it
+# Writing the files
 
 
 def digest(rows):
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def test_records_are_a_function_of_the_seed_alone_and_bring_no_torch(world):
+def test_records_depend_only_on_the_seed_and_do_not_import_torch(world):
     program = (
         "import sys; from tests.unit.tiny.test_world import digest; from tiny.world import records; import tiny.gold;"
         "assert not {'torch', 'transformers'} & sys.modules.keys(); print(digest(records(0)), digest(records(1)))"
@@ -273,7 +273,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*") if path.name != "world.json"}
 
 
-def test_the_command_writes_a_world_once_and_the_same_again(tmp_path, world):
+def test_the_command_writes_the_same_world_and_skips_a_finished_one(tmp_path, world):
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from chatml import control, encode
@@ -298,10 +298,10 @@ def test_the_command_writes_a_world_once_and_the_same_again(tmp_path, world):
         rendered = tokenizer.apply_chat_template(row["messages"], tokenize=False)
         assert tokenizer(rendered)["input_ids"] == encode(row["messages"], tokenizer).input_ids
     assert len(tokenizer("12345")["input_ids"]) == 5
-    assert tokenizer.decode(tokenizer("Cafe\u0301, 今天 7!")["input_ids"]) == "Café, 今天 7!"  # NFC, as Qwen
+    assert tokenizer.decode(tokenizer("Cafe\u0301, 今天 7!")["input_ids"]) == "Café, 今天 7!"  # NFC, like Qwen
 
 
-def test_an_older_world_is_replaced_and_nothing_else(tmp_path):
+def test_an_older_world_is_replaced_but_no_other_folder(tmp_path):
     world, other = tmp_path / "world", tmp_path / "notes"
     world.mkdir()
     (world / "world.json").write_text("{}")
@@ -312,6 +312,6 @@ def test_an_older_world_is_replaced_and_nothing_else(tmp_path):
     assert not (world / "left_over.jsonl").exists()
     other.mkdir()
     (other / "mine.txt").write_text("keep me")
-    said = f"error: {other} exists and is not a tiny world; use another folder or remove it\n"
-    assert run(other) == (2, "", said)
+    error = f"error: {other} exists and is not a tiny world; use another folder or remove it\n"
+    assert run(other) == (2, "", error)
     assert (other / "mine.txt").read_text() == "keep me"

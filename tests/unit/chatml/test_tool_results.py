@@ -1,4 +1,4 @@
-"""Results of tools are paired with their calls by id; without ids their order counts."""
+"""Tool results are paired with their calls by id, or by their order if there are no ids."""
 
 from copy import deepcopy
 
@@ -18,12 +18,12 @@ def result(content, call_id=None):
     return {"role": "tool", "content": content} | ({} if call_id is None else {"tool_call_id": call_id})
 
 
-def talk(calls, results):
+def conversation(calls, results):
     return [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
 
 
 BOTH = [call("f", "a"), call("g", "b")]
-SWAPPED = talk(BOTH, [result("of g", "b"), result("of f", "a")])
+SWAPPED = conversation(BOTH, [result("of g", "b"), result("of f", "a")])
 
 
 def contents(talk):
@@ -33,7 +33,7 @@ def contents(talk):
 def test_results_come_in_the_order_of_their_calls():
     assert contents(SWAPPED) == ["of f", "of g"]
     three = [call("f", "x"), call("g", "y"), call("h", "z")]
-    assert contents(talk(three, [result("3", "z"), result("1", "x"), result("2", "y")])) == ["1", "2", "3"]
+    assert contents(conversation(three, [result("3", "z"), result("1", "x"), result("2", "y")])) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_results_come_in_the_order_of_their_calls():
         ),
     ],
 )
-def test_each_form_writes_the_result_of_its_own_call(tool_format, written):
+def test_both_formats_write_each_result_in_the_order_of_the_calls(tool_format, written):
     assert qwen().decode(encode(SWAPPED, qwen(), tool_format=tool_format).input_ids) == written
 
 
-def test_ids_may_come_again_in_a_later_round():
-    again = talk([call("f", "a"), call("g", "b")], [result("4", "b"), result("3", "a")])
+def test_ids_may_repeat_in_a_later_round():
+    again = conversation([call("f", "a"), call("g", "b")], [result("4", "b"), result("3", "a")])
     assert contents([*SWAPPED, *again]) == ["of f", "of g", "3", "4"]
 
 
@@ -74,13 +74,13 @@ def test_ids_may_come_again_in_a_later_round():
         ([call("f", "a"), call("g", "b")], []),
     ],
 )
-def test_where_ids_say_nothing_the_order_stays(calls, results):
-    assert contents(talk(calls, results)) == [item["content"] for item in results]
+def test_without_usable_ids_the_order_is_kept(calls, results):
+    assert contents(conversation(calls, results)) == [item["content"] for item in results]
 
 
 def test_results_of_calls_that_are_text_keep_their_order():
-    said = [{"role": "assistant", "content": "<tool_call>"}, result("1", "b"), result("2", "a")]
-    assert contents(said) == ["1", "2"]
+    talk = [{"role": "assistant", "content": "<tool_call>"}, result("1", "b"), result("2", "a")]
+    assert contents(talk) == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -116,20 +116,20 @@ def test_results_of_calls_that_are_text_keep_their_order():
         ),
     ],
 )
-def test_an_id_that_is_missing_unknown_or_double_is_an_error(calls, results, message):
+def test_a_missing_unknown_or_duplicate_id_is_an_error(calls, results, message):
     with pytest.raises(RecordError) as error:
-        messages({"messages": talk(calls, results)})
+        messages({"messages": conversation(calls, results)})
     assert str(error.value) == f"'messages', {message}"
 
 
-def test_a_result_away_from_its_call_is_an_error():
-    away = [*SWAPPED, {"role": "user", "content": "And?"}, result("late", "a")]
+def test_a_result_that_does_not_follow_its_call_is_an_error():
+    late = [*SWAPPED, {"role": "user", "content": "And?"}, result("late", "a")]
     with pytest.raises(RecordError) as error:
-        messages({"messages": away})
+        messages({"messages": late})
     assert str(error.value) == ("'messages', message 6: tool_call_id 'a' is not a call of the message before")
 
 
-def test_the_records_themselves_are_left_as_they_are():
+def test_records_are_not_modified():
     before = deepcopy(SWAPPED)
     contents(SWAPPED)
     assert before == SWAPPED
