@@ -1,4 +1,4 @@
-"""What many tests stand on: the tiny world's whole pipeline in miniature, run once."""
+"""Settings and fixtures that all tests share, among them a small finished pipeline of the tiny world."""
 
 import gc
 import os
@@ -12,29 +12,29 @@ from hypothesis import settings
 from config import load
 from tests.support.paths import ROOT
 
-# Prepared data goes where nothing else is, and goes away with the tests; what this machine has of the hub is not looked
-# at. The libraries read this when they are imported.
+# Prepared data goes to a temporary folder, and the hub's cache on this machine is not read. The libraries read these
+# variables when they are imported.
 CACHE = tempfile.TemporaryDirectory(prefix="plumbline-tests-")
 os.environ |= {"HF_DATASETS_CACHE": CACHE.name, "HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
-# Compiled code of another run may be for other instructions than these tests ask for.
+# Code that another run compiled may use other CPU instructions than these tests ask for.
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{CACHE.name}/inductor"
-# A proxy of this machine's is not asked for servers that tests start here.
+# Servers that tests start on this machine are reached without a proxy.
 os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
 from tests.support.rows_setting import write_records  # noqa: E402
 
-# The same examples in every run: what one finds, the next one finds as well.
+# Hypothesis draws the same examples in every run, so a failure can be repeated.
 settings.register_profile("plumbline", derandomize=True)
 settings.load_profile("plumbline")
 
 
 def pytest_collection_finish() -> None:
-    """A Trainer collects garbage at its start: a third of a second, were it to look at all that was imported."""
+    """Exclude imported objects from garbage collection; each Trainer collects at its start, which took 0.3 s."""
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def own_precision():
-    """accelerate keeps the precision of a process's first run for all others; few tests have imported it."""
+def reset_accelerate_state():
+    """Reset accelerate after each test that imported it; it keeps the first run's precision for all later ones."""
     yield
     if state := sys.modules.get("accelerate.state"):
         state.AcceleratorState._reset_state(reset_partial_state=True)
@@ -42,13 +42,13 @@ def own_precision():
 
 @pytest.fixture
 def file(tmp_path):
-    """A function that writes records into a file of one a line, and returns its path."""
+    """Return a function that writes records to a JSON Lines file and returns its path."""
     return lambda *records, name="data.jsonl": write_records(tmp_path / name, *records)
 
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory) -> Path:
-    """A folder like runs/tiny after `make tiny MINI=1`, without evaluation: world base sft pmp rm harmless ppo."""
+    """Return a folder like runs/tiny after `make tiny MINI=1`, without eval: world base sft pmp rm harmless ppo."""
     from ppo.recipe import PPO
     from ppo.train import train as train_ppo
     from reward.recipe import Reward

@@ -1,4 +1,4 @@
-"""Prompts chosen by tags and answered by several models; on small random models."""
+"""Prompts selected by tags, and candidate responses of several models, with small random models."""
 
 import json
 
@@ -24,7 +24,7 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two models of different sizes that end their answers now and then, and prompts with tags."""
+    """Write two models of different sizes, some of whose responses end, and prompts with tags."""
     folder = tmp_path_factory.mktemp("annotation")
     tokenizer = qwen()
     for name, width in (("large", 32), ("small", 16)):
@@ -69,7 +69,7 @@ run: {{dir: {out}/{name}}}
 # Prompts
 
 
-def test_prompts_are_chosen_and_come_out_as_they_were(folder, tmp_path):
+def test_selected_prompts_keep_their_fields_and_get_tags(folder, tmp_path):
     select_prompts(select_recipe(folder, tmp_path, "tag_fields: [topic]"))
     rows, asked = read(tmp_path / "prompts" / "prompts.jsonl"), read(folder / "asked.jsonl")
     assert len(rows) == 5
@@ -80,8 +80,8 @@ def test_prompts_are_chosen_and_come_out_as_they_were(folder, tmp_path):
     assert (report["prompts"], report["chosen"], report["repeated"], report["tags"]) == (8, 5, 1, 8)
 
 
-def test_a_tagger_is_asked_where_no_field_holds_tags(folder, tmp_path, monkeypatch):
-    """A real model answers; what it says of the prompts becomes their tags."""
+def test_prompts_without_a_tag_field_get_their_tags_from_the_tagger(folder, tmp_path, monkeypatch):
+    """The tagger is a real model, and every distinct prompt is given to it."""
     asked = []
 
     def tagger(recipe, conversations):
@@ -101,7 +101,7 @@ def test_a_tagger_is_asked_where_no_field_holds_tags(folder, tmp_path, monkeypat
     assert {tag for row in rows for tag in row["tags"]} <= {tag for tags in again for tag in tags}
 
 
-def test_no_tags_anywhere(folder, tmp_path, monkeypatch):
+def test_a_selection_without_any_tag_is_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(RunError) as error:
         select_prompts(select_recipe(folder, tmp_path, "tag_fields: [nowhere]"))
     assert str(error.value) == "no prompt has a tag in nowhere; change it, or set select.tagger"
@@ -116,30 +116,30 @@ def test_no_tags_anywhere(folder, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def written(folder, tmp_path_factory):
+def lines(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("candidates")
     generate_candidates(candidates_recipe(folder, out))
     return read(out / "candidates" / "candidates.jsonl")
 
 
-def test_every_model_answers_every_prompt_under_every_setting(folder, written):
-    """9 prompts × 2 models × 2 settings × 2 answers, each with where it comes from."""
-    assert len(written) == 72
-    keys = {(line["prompt"], line["model"], line["setting"], line["number"]) for line in written}
+def test_every_model_answers_every_prompt_with_every_setting(folder, lines):
+    """9 prompts × 2 models × 2 settings × 2 responses, each with its model, settings, seed and record."""
+    assert len(lines) == 72
+    keys = {(line["prompt"], line["model"], line["setting"], line["number"]) for line in lines}
     assert keys == {(p, m, s, k) for p in range(9) for m in ("large", "small") for s in (0, 1) for k in (0, 1)}
-    one = next(line for line in written if (line["prompt"], line["model"], line["setting"]) == (2, "small", 1))
+    one = next(line for line in lines if (line["prompt"], line["model"], line["setting"]) == (2, "small", 1))
     assert {name: one[name] for name in ("temperature", "top_p", "path", "seed")} == {
         "temperature": 0.5, "top_p": 1.0, "path": f"{folder}/small", "seed": 0,
     }  # fmt: skip
     assert one["record"] == read(folder / "asked.jsonl")[2]
     assert one["messages"] == [{"role": "user", "content": one["record"]["prompt"]}]
-    assert {line["top_p"] for line in written if line["setting"] == 0} == {0.8}
-    assert len({line["answer"] for line in written}) > 20
-    assert not any(IM_END in line["answer"] for line in written)
+    assert {line["top_p"] for line in lines if line["setting"] == 0} == {0.8}
+    assert len({line["answer"] for line in lines}) > 20
+    assert not any(IM_END in line["answer"] for line in lines)
 
 
-def test_killed_it_goes_on_where_the_file_ends(folder, written, tmp_path, monkeypatch):
-    """Killed after some batches, in the middle of a line."""
+def test_a_killed_generation_resumes_with_the_missing_candidates(folder, lines, tmp_path, monkeypatch):
+    """It is killed after some batches, in the middle of a line."""
     calls = []
 
     def failing(*arguments, **settings):
@@ -161,12 +161,12 @@ def test_killed_it_goes_on_where_the_file_ends(folder, written, tmp_path, monkey
     def order(line):
         return line["model"], line["setting"], line["prompt"], line["number"]
 
-    assert sorted(read(path), key=order) == sorted(written, key=order)
+    assert sorted(read(path), key=order) == sorted(lines, key=order)
     with pytest.raises(AlreadyFinishedError):
         generate_candidates(recipe)
 
 
-def test_a_model_that_reads_other_tokens(folder, tmp_path):
+def test_a_model_with_a_different_vocabulary_is_refused(folder, tmp_path):
     write_base(tmp_path / "llama", "llama")
     candidates_recipe(folder, tmp_path)
     recipe = load(GenerateCandidates, tmp_path / "candidates.yaml", [f"candidates.models.small={tmp_path}/llama"])
@@ -186,7 +186,7 @@ def test_a_model_that_reads_other_tokens(folder, tmp_path):
         ("[{top: 2}]", "unknown key candidates.settings[0].top; did you mean candidates.settings[0].top_p?"),
     ],
 )
-def test_settings_are_checked(folder, tmp_path, settings, message):
+def test_invalid_settings_are_refused(folder, tmp_path, settings, message):
     candidates_recipe(folder, tmp_path)
     with pytest.raises(RecipeError) as error:
         load(GenerateCandidates, tmp_path / "candidates.yaml", [f"candidates.settings={settings}"])

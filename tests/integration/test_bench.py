@@ -1,4 +1,4 @@
-"""The benchmark: its arithmetic by hand, its processes, and that both sides of a race do the same work."""
+"""The benchmark: hand-computed figures, its processes, and that both sides of a race do the same work."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from bench.row import compare, table
 from engine.dist.devices import peak_memory
 from tests.support.stage_runs import write_base
 
-# What is said to TRL's defaults, by transformers and by torch.
+# Warnings of transformers and torch about TRL's defaults.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning"),
@@ -33,7 +33,7 @@ pytestmark = [
 FASTER, SLOWER = [6.0, 9.0, 8.0], [2.0, 4.0, 2.0]
 
 
-def test_a_rows_ratio_is_the_median_of_its_rounds():
+def test_the_ratio_of_a_row_is_the_median_over_its_rounds():
     ours = [{"rate": rate, "peak_mib": 100.0} for rate in FASTER]
     row = compare("work", "another", "rate", ours, [{"rate": r, "peak_mib": 400.0} for r in SLOWER], bar=3)
     assert row.ratios == [3.0, 2.25, 4.0]
@@ -47,8 +47,10 @@ def test_a_rows_ratio_is_the_median_of_its_rounds():
     assert re.search(r"1.00 \(1.00..1.00\) │ +3 NOT MET", text)
 
 
-def test_sides_run_in_turn_each_in_a_process_of_its_own(tmp_path):
-    sides = {name: ("tests.support.bench_sides:ran", {"folder": str(tmp_path), "name": name}) for name in ("a", "bb")}
+def test_sides_alternate_and_each_run_has_its_own_process(tmp_path):
+    sides = {
+        name: ("tests.support.bench_sides:succeeding", {"folder": str(tmp_path), "name": name}) for name in ("a", "bb")
+    }
     found = race(sides, rounds=2)
     assert found == {"a": [{"rate": 1.0}] * 2, "bb": [{"rate": 2.0}] * 2}
     names, processes = zip(*(line.split() for line in (tmp_path / "ran").read_text().splitlines()), strict=True)
@@ -56,7 +58,7 @@ def test_sides_run_in_turn_each_in_a_process_of_its_own(tmp_path):
     assert len({*processes, str(os.getpid())}) == 5
 
 
-def test_a_side_that_fails_says_why():
+def test_a_failing_side_is_reported_with_its_exception():
     with pytest.raises(
         RuntimeError, match=r"tests.support.bench_sides:failing \{\} failed:(.|\n)*OSError: no such thing"
     ):
@@ -71,7 +73,7 @@ def test_a_side_that_fails_says_why():
                                        "pass its folder with --data"),
     ],
 )  # fmt: skip
-def test_mistakes_on_the_command_line(arguments, message, tmp_path):
+def test_command_line_mistakes_are_reported_without_a_traceback(arguments, message, tmp_path):
     command = [sys.executable, "-m", "bench", *arguments, "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -81,19 +83,20 @@ def test_mistakes_on_the_command_line(arguments, message, tmp_path):
 
 @pytest.fixture
 def given(tmp_path):
-    """Records as alpaca has them, and a base."""
+    """Write records in the form of Alpaca and a base model."""
     write_base(tmp_path / "base")
-    said = [
+    triples = [
         (f"Say {n}.", "now" * (n % 2), "fox " * (1 + n % 9)) for n in range(64)
-    ]  # more than an epoch would be drawn otherwise
-    records = [dict(zip(("instruction", "input", "output"), texts, strict=True)) for texts in said]
+    ]  # enough that no run needs a second epoch, whose order would differ
+    records = [dict(zip(("instruction", "input", "output"), texts, strict=True)) for texts in triples]
     (tmp_path / "alpaca_en.json").write_text(json.dumps(records))
     return {"records": str(tmp_path / "alpaca_en.json"), "base": str(tmp_path / "base")}
 
 
 @pytest.mark.parametrize("settings", [bench.sft.DEFAULTS, bench.sft.BEST])
 def test_both_sides_train_on_the_same_tokens(given, settings, monkeypatch):
-    monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)  # put back afterwards: a clock replaces it
+    # The clock replaces this method; monkeypatch restores it after the test.
+    monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)
     monkeypatch.setattr(bench.sft, "STEPS", 7)
     step, seen = Trainer.training_step, []
     monkeypatch.setattr(bench.clock.Clock, "figures", lambda clock: seen.append(clock._tokens) or {})
@@ -105,7 +108,7 @@ def test_both_sides_train_on_the_same_tokens(given, settings, monkeypatch):
     assert ours == trl
 
 
-def test_a_clock_leaves_out_the_first_steps_and_the_last(monkeypatch):
+def test_the_clock_does_not_count_the_first_steps_and_the_last(monkeypatch):
     monkeypatch.setattr(Trainer, "training_step", lambda *_: None)
     seconds = iter(range(100))
     monkeypatch.setattr(bench.clock.time, "perf_counter", lambda: next(seconds))
@@ -117,26 +120,26 @@ def test_a_clock_leaves_out_the_first_steps_and_the_last(monkeypatch):
     assert clock.figures()["tokens_per_second"] == (10 + 20 + 30) / 3
 
 
-def test_peak_memory_is_of_what_came_after():
+def test_peak_memory_after_a_reset_counts_later_allocations():
     before = bench.clock.reset_peak_memory()
-    with mmap.mmap(-1, 2**26) as held:  # no memory that was freed before, and kept
+    with mmap.mmap(-1, 2**26) as memory:  # new pages, not memory that the allocator has kept
         for page in range(0, 2**26, mmap.PAGESIZE):
-            held[page] = 1
+            memory[page] = 1
     assert 2**25 < peak_memory() - before < 2**28
 
 
-def test_a_setting_of_planning_is_made_and_planned(tmp_path):
+def test_a_planning_setting_is_written_and_its_peak_is_planned(tmp_path):
     small = Setting("ppo", 32, 2, 4, 2, 64, 400, True, 64)
     planned = bench.planning.plan_peak(asdict(small), str(tmp_path / "home"))["mib"]
-    assert 60 < planned < 80  # nearly all of it is the process
+    assert 60 < planned < 80  # MiB, nearly all of them the process itself
     assert (tmp_path / "home" / "reward" / "model.safetensors").exists()
     frozen = [setting.frozen for setting in SETTINGS.values()]
     assert len(frozen) >= 6
     assert 2 * sum(frozen) >= len(frozen)
 
 
-def test_both_sides_encode_the_same(given, monkeypatch):
-    """But for two newlines a turn, which TRL's template has trained on."""
+def test_both_sides_encode_the_same_tokens(given, monkeypatch):
+    """Labels differ: TRL's template also trains on two newlines per turn."""
     monkeypatch.setattr(bench.encoding, "TIMED_RUNS", 1)
     made = []
     monkeypatch.setattr(bench.encoding, "tokens_per_second", lambda prepare: made.append(list(prepare())) or {})

@@ -1,4 +1,4 @@
-"""make claims: which commands it runs, what it makes of their figures, and that it is resumable."""
+"""`make claims`: the commands it runs, the figures and verdicts it computes, and resuming."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 
 def write_run(arm, score):
-    """A PPO run of sixty steps, measured every ten."""
+    """Write a PPO run of 60 steps with held-out figures every 10 steps."""
     arm.mkdir(parents=True)
     rows = [
         {"step": n, "entropy": 1.0, "kl": 2.0, "explained_variance": n / 100,
@@ -29,7 +29,7 @@ def write_evaluation(folder):
     (folder / "summary.json").write_text(json.dumps({"subjects": {"ppo": {"perplexity": {"pretrain": 3.5}}}}))
 
 
-def test_figures_by_hand(tmp_path):
+def test_the_figures_of_a_run_by_hand(tmp_path):
     write_run(tmp_path / "arm", 2.0)
     write_evaluation(tmp_path / "arm" / "eval")
     assert read_figures(tmp_path / "arm", 10) == {
@@ -38,13 +38,13 @@ def test_figures_by_hand(tmp_path):
     }  # fmt: skip
 
 
-def test_every_claim_speaks_of_arms_and_figures_that_there_are():
+def test_every_claim_names_existing_arms_and_figures():
     for claim in CLAIMS:
         assert set(claim.arms) <= ARMS.keys()
         assert set(claim.figures) <= MEANINGS.keys()
 
 
-def test_a_verdict_counts_seeds():
+def test_a_verdict_is_by_the_number_of_seeds_that_confirm_the_claim():
     plain = dict.fromkeys(MEANINGS, 1.0)
     better = {seed: {arm: dict(plain) for arm in ARMS} for seed in SEEDS}
     for seed in SEEDS[:2]:
@@ -57,7 +57,7 @@ def test_a_verdict_counts_seeds():
     assert "total time of the runs: 5 minutes)" in text
 
 
-def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
+def test_every_stage_runs_once_per_seed_and_every_arm_once_per_seed(tmp_path, monkeypatch):
     calls = []
 
     def run(command, tiny):
@@ -86,7 +86,7 @@ def test_everything_once_a_seed_and_an_arm(tmp_path, monkeypatch):
     assert (tmp_path / "claims.md").read_text().startswith("# The report's claims about PPO, in the tiny world\n")
 
 
-def test_an_evaluation_that_is_there_is_not_made_again(tmp_path, monkeypatch):
+def test_a_finished_evaluation_is_not_repeated(tmp_path, monkeypatch):
     calls = []
     for arm in range(len(ARMS)):
         write_run(tmp_path / "11" / f"ppo-{arm}", 1.0)
@@ -96,8 +96,8 @@ def test_an_evaluation_that_is_there_is_not_made_again(tmp_path, monkeypatch):
     assert "eval" not in calls
 
 
-def test_an_arm_is_evaluated_by_itself():
-    """The overrides are a good recipe: one subject, and the only measure that is read."""
+def test_an_arm_is_evaluated_alone_and_only_for_perplexity():
+    """The overrides give a valid recipe."""
     recipe = load(Eval, ROOT / "recipes" / "tiny" / "eval.yaml", evaluation_overrides(11, Path("arm")))
     assert recipe.eval.subjects == {"ppo": "arm/model"}
     assert list(recipe.measures) == ["perplexity"]

@@ -1,4 +1,4 @@
-"""What processes share out and learn of each other: five items in three processes, one whose share is empty."""
+"""Collectives on three ranks: items are distributed, gathered in order, and ranks may have none."""
 
 import time
 
@@ -7,47 +7,47 @@ from accelerate import Accelerator
 
 from engine.dist.collectives import all_gather_items, all_gather_ragged, count_waits, max_over_ranks, take_share
 from engine.forward.responses import micro_batches_on_all_ranks
-from tests.support.processes import together
+from tests.support.processes import run_on_ranks
 
 
-def exchanged(items: list[str], lengths: list[int]) -> tuple:
+def take_and_gather(items: list[str], lengths: list[int]) -> tuple:
     Accelerator(cpu=True)
-    mine, own = take_share(items), take_share(lengths)
+    own_items, own = take_share(items), take_share(lengths)
     values = torch.cat([torch.zeros(2, 0), *(torch.full((2, length), float(length)) for length in own)], -1)
     runs = micro_batches_on_all_ranks(own, budget=3)
     return (
-        mine,
-        max_over_ranks(len(mine)),
-        all_gather_items([item * 2 for item in mine]),
+        own_items,
+        max_over_ranks(len(own_items)),
+        all_gather_items([item * 2 for item in own_items]),
         all_gather_ragged(values, own)[1].tolist(),
         runs,
     )
 
 
-def test_items_are_dealt_in_turn_and_all_know_the_whole_in_its_order():
-    found = together(exchanged, ["a", "b", "c", "d", "e"], [1, 2, 1, 3, 2], processes=3)
-    assert [mine for mine, *_ in found] == [["a", "d"], ["b", "e"], ["c"]]
+def test_items_are_taken_round_robin_and_gathered_in_their_order():
+    found = run_on_ranks(take_and_gather, ["a", "b", "c", "d", "e"], [1, 2, 1, 3, 2], processes=3)
+    assert [own_items for own_items, *_ in found] == [["a", "d"], ["b", "e"], ["c"]]
     for _, largest, doubled, values, _ in found:
         assert largest == 2
         assert doubled == ["aa", "bb", "cc", "dd", "ee"]
         assert values == [1, 2, 2, 1, 3, 3, 3, 2, 2]
-    # 1 and 3 tokens, 2 and 2 do not go together in 3; the third goes forward once without a row of its own
+    # 1 + 3 and 2 + 2 tokens exceed the budget of 3; the third rank's second forward pass has no row.
     assert [runs for *_, runs in found] == [[slice(0, 1), slice(1, 2)]] * 2 + [[slice(0, 1), slice(0, 0)]]
 
 
-def test_fewer_items_than_processes():
-    found = together(exchanged, ["a"], [2], processes=3)
-    assert [mine for mine, *_ in found] == [["a"], [], []]
+def test_ranks_without_items_take_part_in_collectives():
+    found = run_on_ranks(take_and_gather, ["a"], [2], processes=3)
+    assert [own_items for own_items, *_ in found] == [["a"], [], []]
     assert [(doubled, values) for _, _, doubled, values, _ in found] == [(["aa"], [2, 2])] * 3
     assert [runs for *_, runs in found] == [[slice(0, 1)], [slice(0, 0)], [slice(0, 0)]]
 
 
-def test_one_process_has_all():
+def test_a_single_process_takes_every_item():
     assert (take_share("abc"), max_over_ranks(3), all_gather_items([1, 2])) == (["a", "b", "c"], 3, [1, 2])
 
 
-def waited():
-    """The second rank is late twice; only the first time is counted."""
+def seconds_waited():
+    """Return the counted wait in seconds; the second rank is late twice, and only the first wait is counted."""
     accelerator = Accelerator(cpu=True)
     accelerator.wait_for_everyone()
 
@@ -61,8 +61,8 @@ def waited():
     return clock.seconds
 
 
-def test_the_wait_for_slower_ranks_is_counted_where_it_is_asked_for():
-    first, second = together(waited)
+def test_only_waits_within_count_waits_are_counted():
+    first, second = run_on_ranks(seconds_waited)
     assert 0.4 < first < 0.9
     assert second < 0.2
     with count_waits() as clock:

@@ -1,4 +1,4 @@
-"""A stage on the command line, before anything heavy is imported."""
+"""A stage's command line: errors, --help and --check, without importing torch."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from reward.recipe import Reward
 from sft.recipe import SFT
 from tests.support.paths import ROOT
 
-# Heavy packages that must not be imported before the recipe is known to be good.
+# Heavy packages that must not be imported before the recipe has been checked.
 HEAVY = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
 RUN = f"""
 import runpy, sys
@@ -34,8 +34,8 @@ def run_stage(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_a_misspelt_key_is_answered_within_two_seconds_and_without_torch():
-    """And within two seconds of work, however little of the machine is free."""
+def test_a_misspelt_key_is_reported_within_two_seconds_and_without_torch():
+    """Two seconds of CPU time, so that the test does not depend on how busy the machine is."""
     before = os.times()
     done = run_stage("ppo", "recipes/tiny/ppo.yaml", "ppo.kl_cof=0.1")
     assert done.stderr == "error: unknown key ppo.kl_cof; did you mean ppo.kl_coef?\n"
@@ -45,7 +45,7 @@ def test_a_misspelt_key_is_answered_within_two_seconds_and_without_torch():
 
 
 @pytest.mark.parametrize("schema", [SFT, Reward, PPO, Eval])
-def test_help_has_a_line_of_meaning_for_every_key(schema):
+def test_help_has_a_meaning_and_a_type_for_every_key(schema):
     keys = {key.name: key for key in describe(schema)}
     assert keys["run.dir"].default == ""
     assert keys["run.dir"].meaning == "the run folder: metrics, checkpoints and the finished model"
@@ -76,7 +76,7 @@ def test_help_prints_types_defaults_and_the_keys_of_a_source():
     assert lines[-2:] == ["code 0", "imported []"]
 
 
-def test_check_says_ok_and_imports_nothing_heavy(tmp_path):
+def test_check_of_a_valid_recipe_prints_ok_and_imports_nothing_heavy(tmp_path):
     (tmp_path / "data.jsonl").write_text("{}\n")
     done = run_stage(
         "sft", "recipes/tiny/sft.yaml", "--check", f"model.path={tmp_path}", f"data.train={tmp_path}/*.jsonl"
@@ -91,22 +91,22 @@ def test_check_says_ok_and_imports_nothing_heavy(tmp_path):
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", "30000000000"),
     ],
 )
-def test_beside_a_busy_core_threads_of_a_stage_sleep_unless_the_user_says_otherwise(tmp_path, own, policy, spins):
-    """As libgomp has read it: it prints that when torch loads it, before the stage fails for want of a model."""
+def test_threads_wait_passively_on_a_busy_machine_unless_the_user_sets_a_policy(tmp_path, own, policy, spins):
+    """As libgomp prints it when torch loads it, before the stage fails because there is no model."""
     (tmp_path / "data.jsonl").write_text("{}\n")
     given = ["recipes/tiny/sft.yaml", f"model.path={tmp_path}", f"data.train={tmp_path}/data.jsonl",
              f"run.dir={tmp_path}/run"]  # fmt: skip
     plain = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
-    plain["OMP_NUM_THREADS"] = str(max(2, psutil.cpu_count()))  # as many as cores: beside one that is busy too many
-    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    plain["OMP_NUM_THREADS"] = str(max(2, psutil.cpu_count()))  # one thread per core, and one core is busy
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         done = subprocess.run(
             [sys.executable, "-m", "sft", *given], cwd=ROOT, capture_output=True, text=True,
             env=plain | {"OMP_DISPLAY_ENV": "verbose"} | own,
         )  # fmt: skip
     finally:
-        neighbour.kill()
-        neighbour.wait()
+        busy.kill()
+        busy.wait()
     assert done.returncode == 2
     assert re.findall(r"(?:OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", done.stderr) == [policy, spins]
     assert done.stderr.startswith("other processes leave ") is not bool(own)
@@ -117,7 +117,7 @@ def test_beside_a_busy_core_threads_of_a_stage_sleep_unless_the_user_says_otherw
     ["sft", "reward", "ppo", "eval", "eval.report", "show", "plan", "plan.choose", "release.chat", "reward.prompts",
      "reward.candidates", "reward.pairs"],
 )  # fmt: skip
-def test_without_a_recipe_the_usage_is_printed(stage):
+def test_without_a_recipe_the_error_shows_the_usage(stage):
     done = run_stage(stage, "run.seed=1")
     usage = f"usage: python -m {stage} RECIPE.yaml [--check] [key=value ...]"
     assert (done.stdout, done.stderr) == ("code 2\nimported []\n", f"error: no recipe given; {usage}\n")
@@ -131,13 +131,13 @@ def test_without_a_recipe_the_usage_is_printed(stage):
         ("reward.pairs", "sft", "sft.yaml:2: stage is sft, but this command runs pairs; use make sft"),
     ],
 )
-def test_a_recipe_of_another_stage_is_one_line(module, recipe, message):
+def test_a_recipe_of_another_stage_is_refused_in_one_line(module, recipe, message):
     done = run_stage(module, f"recipes/tiny/{recipe}.yaml")
     assert (done.stdout, done.stderr) == ("code 2\nimported []\n", f"error: recipes/tiny/{message}\n")
 
 
-def test_help_may_be_cut_short():
-    """Whoever reads it has gone before it is written."""
+def test_help_into_a_closed_pipe_prints_no_error():
+    """The reader has closed the pipe before the help is written."""
     done = subprocess.run(
         f"{sys.executable} -m ppo --help | true", shell=True, capture_output=True, text=True, cwd=ROOT
     )

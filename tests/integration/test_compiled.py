@@ -1,4 +1,4 @@
-"""sampling.engine=compiled: the plain loop's answers, from few graphs, which see the weights as they are."""
+"""sampling.engine=compiled: the responses of the plain decode loop, from few graphs, with the current weights."""
 
 import shutil
 
@@ -28,7 +28,7 @@ from tests.support.small_models import small_model
 from tests.support.stage_runs import untimed
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16], [17]] * 5
-STOPS = range(1, 20)  # so many that answers end at different times
+STOPS = range(1, 20)  # so many that responses end at different steps
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,13 @@ def setting(tmp_path_factory):
 
 @pytest.fixture
 def counter(monkeypatch):
-    """Graphs are traced and counted, and no code is generated of them."""
+    """Return a backend that traces and counts graphs without generating code."""
     torch._dynamo.reset()
     monkeypatch.setattr(module, "BACKEND", CompileCounterWithBackend("aot_eager"))
     return module.BACKEND
 
 
-def written(model, compiled=None, *, prompts=PROMPTS, step=1, record=False, **settings):
+def generate(model, compiled=None, *, prompts=PROMPTS, step=1, record=False, **settings):
     sampling = Sampling(**{"max_new_tokens": 24, "batch_size": 64, **settings})
     request = GenerationRequest(
         prompts, range(len(prompts)), responses=2, stream=RandomStream.of_step(3, step), record_supports=record
@@ -61,97 +61,99 @@ def assert_same(got, expected):
 
 
 def change(model):
-    """As an optimiser does: in place."""
+    """Change the weights in place, as an optimiser does."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-def test_answers_are_the_plain_loops_before_and_after_the_weights_change(counter, family):
+def test_responses_equal_the_plain_loops_before_and_after_the_weights_change(counter, family):
     model = small_model(family)
     compiled = CompiledDecoder(model)
-    first = written(model)
-    assert len({len(r.tokens) for group in first for r in group}) > 5  # rows leave at different times
-    assert_same(written(model, compiled), first)
+    first = generate(model)
+    assert len({len(r.tokens) for group in first for r in group}) > 5  # rows end at different steps
+    assert_same(generate(model, compiled), first)
     assert counter.frame_count == 3  # 64, 32 and 16 rows
     change(model)
-    second = written(model, step=2)
-    assert second != written(small_model(family), step=2)
-    assert_same(written(model, compiled, step=2), second)
+    second = generate(model, step=2)
+    assert second != generate(small_model(family), step=2)
+    assert_same(generate(model, compiled, step=2), second)
     assert counter.frame_count == 3
 
 
-def test_sets_that_tokens_were_drawn_from_are_the_plain_loops(counter):
+def test_recorded_supports_equal_the_plain_loops(counter):
     model = small_model()
-    got = written(model, CompiledDecoder(model), record=True, top_p=0.6)
+    got = generate(model, CompiledDecoder(model), record=True, top_p=0.6)
     assert all(r.supports for group in got for r in group)
-    assert_same(got, written(model, record=True, top_p=0.6))
+    assert_same(got, generate(model, record=True, top_p=0.6))
 
 
 def test_ragged_batches_need_few_graphs(counter):
-    """Prompts of 1 to 40 tokens in batches of other widths: one width for all of a rollout, and few of them."""
+    """Prompts of 1 to 40 tokens: every batch of a rollout has one width, and there are few widths."""
     model = small_model()
     compiled = CompiledDecoder(model)
     ragged = [[3 + (7 * i + t) % 300 for t in range(1 + i)] for i in range(40)]
-    assert_same(written(model, compiled, prompts=ragged, batch_size=16), written(model, prompts=ragged, batch_size=16))
+    assert_same(
+        generate(model, compiled, prompts=ragged, batch_size=16), generate(model, prompts=ragged, batch_size=16)
+    )
     assert set(compiled.views) == {(16, 64)}
     longer = [*ragged, [9] * 60]
-    assert_same(written(model, compiled, prompts=longer), written(model, prompts=longer))
+    assert_same(generate(model, compiled, prompts=longer), generate(model, prompts=longer))
     assert set(compiled.views) == {(64, 96), (32, 96), (16, 96)}
     for _ in range(2):
-        assert_same(written(model, compiled, prompts=ragged), written(model, prompts=ragged))
+        assert_same(generate(model, compiled, prompts=ragged), generate(model, prompts=ragged))
     assert counter.frame_count == 1 + 3 + 2
     assert compiled.buffers[0][0].shape == (64 * 96, 2, 8)
 
 
-def test_a_resumed_run_writes_what_it_would_have_written(counter):
-    """Longer prompts and more rows of earlier rollouts leave no trace, not in the last digit."""
+def test_earlier_rollouts_do_not_change_later_responses(counter):
+    """Log-probabilities are equal bit for bit after a rollout of longer prompts and more rows, so a resume is exact."""
     model = small_model()
     fresh, used = CompiledDecoder(model), CompiledDecoder(model)
-    written(model, used, prompts=[[4] * 100, *PROMPTS, *PROMPTS], batch_size=128)
-    got, expected = (written(model, compiled) for compiled in (used, fresh))
+    generate(model, used, prompts=[[4] * 100, *PROMPTS, *PROMPTS], batch_size=128)
+    got, expected = (generate(model, compiled) for compiled in (used, fresh))
     assert [r.logprobs for group in got for r in group] == [r.logprobs for group in expected for r in group]
 
 
-def test_a_role_of_a_shared_base_decodes_for_itself_alone(counter, setting):
-    """Another role of the same base between two rollouts, and a changed adapter, are seen."""
+def test_a_role_of_a_shared_base_decodes_with_its_own_adapter(counter, setting):
+    """A change of another role's adapter does not affect it, and a change of its own does."""
     folder = setting.parent
     base = load_causal(f"{folder}/policy", Model(path=""), load_tokenizer(f"{folder}/policy"), trained=False)
     roles, sft = Roles(), read_adapter(f"{folder}/sft", "model.path")
     policy, value = (Role(base, roles, name, sft, torch.float32, trained=True) for name in ("policy", "value"))
     compiled = CompiledDecoder(policy)
-    first = written(policy)
-    assert_same(written(policy, compiled), first)
+    first = generate(policy)
+    assert_same(generate(policy, compiled), first)
     graphs = counter.frame_count
     change(value)
-    assert written(value) != first
-    assert_same(written(policy, compiled), first)
+    assert generate(value) != first
+    assert_same(generate(policy, compiled), first)
     change(policy)
-    second = written(policy)
+    second = generate(policy)
     assert second != first
-    assert_same(written(policy, compiled), second)
+    assert_same(generate(policy, compiled), second)
     assert counter.frame_count == graphs
 
 
-def test_a_cuda_graph_would_copy_tokens_and_places_alone(counter):
-    """Weights and buffers are known to stay where they are; anything else that is written to forbids the graph."""
+def test_only_tokens_and_positions_are_not_static_inputs_of_the_graph(counter):
+    """A CUDA graph copies inputs that are not static; weights and buffers are marked as static."""
     model = small_model()
-    written(model, CompiledDecoder(model))
+    generate(model, CompiledDecoder(model))
     inputs = counter.graphs[0].graph.find_nodes(op="placeholder")
-    moving = [node for node in inputs if not node.meta["tensor_dict"].get("_dynamo_static_input_type")]
-    assert [tuple(node.meta["example_value"].shape) for node in moving] == [(64,), (64,), (1,)]
+    copied = [node for node in inputs if not node.meta["tensor_dict"].get("_dynamo_static_input_type")]
+    assert [tuple(node.meta["example_value"].shape) for node in copied] == [(64,), (64,), (1,)]
     assert len(inputs) > 3 + 2 * 2
 
 
-def test_under_autocast_weights_are_cast_once_a_rollout(counter):
-    """What is compiled has bfloat16 weights, which follow the float32 ones; those are in their places afterwards."""
+def test_under_autocast_weights_are_cast_once_per_rollout(counter):
+    """The graph has bfloat16 copies of the float32 weights, which are the same tensors as before afterwards."""
     model = small_model(tie_word_embeddings=True)
-    places = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    addresses = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
     compiled = CompiledDecoder(model)
     for step in (1, 2):
         with torch.autocast("cpu", torch.bfloat16):
-            answers = written(model, compiled, step=step)
+            answers = generate(model, compiled, step=step)
             for prompt, r in ((prompt, r) for prompt, group in zip(PROMPTS, answers, strict=True) for r in group):
                 with use_attention(model, "sdpa"), torch.no_grad():
                     logits = model(torch.tensor([[*prompt, *r.tokens]]), use_cache=False).logits[
@@ -162,13 +164,13 @@ def test_under_autocast_weights_are_cast_once_a_rollout(counter):
         change(model)
     given = [node.meta["example_value"] for node in counter.graphs[0].graph.find_nodes(op="placeholder")]
     tables = [value.shape for value in given if value.dtype == torch.float32 and value.ndim == 2]
-    assert tables == [(320, 32)]  # the embedding, which autocast leaves alone
+    assert tables == [(320, 32)]  # the embedding, which autocast does not cast
     assert counter.frame_count == 3
-    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == places
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == addresses
     assert compiled.buffers[0][0].dtype == torch.bfloat16
 
 
-def test_a_run_of_ppo_is_the_plain_engines(counter, setting, tmp_path):
+def test_a_ppo_run_has_the_metrics_of_the_plain_engine(counter, setting, tmp_path):
     train(recipe_of(setting, f"run.dir={tmp_path / 'own'}"))
     train(recipe_of(setting, f"run.dir={tmp_path / 'compiled'}", "sampling.engine=compiled"))
     for a, b in zip(untimed(tmp_path / "own"), untimed(tmp_path / "compiled"), strict=True):
@@ -177,17 +179,17 @@ def test_a_run_of_ppo_is_the_plain_engines(counter, setting, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
-def test_generated_code_writes_the_plain_loops_answers():
+def test_generated_code_gives_the_plain_loops_responses():
     torch._dynamo.reset()
     model = small_model(num_hidden_layers=1)
     prompts = PROMPTS[:4]
     compiled = CompiledDecoder(model)
-    assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
+    assert_same(generate(model, compiled, prompts=prompts), generate(model, prompts=prompts))
     change(model)
-    assert_same(written(model, compiled, prompts=prompts), written(model, prompts=prompts))
+    assert_same(generate(model, compiled, prompts=prompts), generate(model, prompts=prompts))
 
 
-def test_what_cannot_be_compiled_is_told_in_a_line(monkeypatch):
+def test_a_compiler_error_is_reported_in_one_line(monkeypatch):
     torch._dynamo.reset()
 
     def no_compiler(graph, inputs):
@@ -196,10 +198,10 @@ def test_what_cannot_be_compiled_is_told_in_a_line(monkeypatch):
     monkeypatch.setattr(module, "BACKEND", no_compiler)
     model = small_model()
     with pytest.raises(RunError, match=r"^sampling.engine=compiled: .*no C\+\+ compiler; use sampling.engine=own$"):
-        written(model, CompiledDecoder(model))
+        generate(model, CompiledDecoder(model))
 
 
-def test_layers_that_see_a_window_alone_are_refused():
+def test_sliding_window_layers_are_refused():
     model = small_model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
     with pytest.raises(RunError) as error:
         CompiledDecoder(model)
@@ -209,7 +211,7 @@ def test_layers_that_see_a_window_alone_are_refused():
     )
 
 
-def test_processes_that_share_weights_out_are_refused(monkeypatch, setting):
+def test_sharded_weights_are_refused(monkeypatch, setting):
     monkeypatch.setattr("engine.generation.engines.sharding_of", lambda _: Sharding("fsdp2"))
     model = small_model()
     with pytest.raises(RunError) as error:

@@ -1,4 +1,4 @@
-"""A process among others: the port at which they meet, and the memory that is its own."""
+"""The port over which ranks connect, and a process's own peak memory."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ import torch
 from engine.dist import ranks
 from engine.errors import RunError
 
-# A process larger than what it starts.
+# A large process that starts a small one.
 LARGE = """
 import subprocess, sys
 held = bytearray(b"x") * 1500_000_000
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def group(monkeypatch):
-    """Two processes are said to have been launched; the port at which they are to meet."""
+    """Set the environment of rank 0 of two launched ranks; return the port over which they connect."""
     monkeypatch.setattr(ranks, "_open_stores", [])
     port = free_port()
     for name, value in {"WORLD_SIZE": 2, "RANK": 0, "MASTER_PORT": port}.items():
@@ -36,19 +36,19 @@ def group(monkeypatch):
     return port
 
 
-def test_the_first_process_holds_the_port_until_all_have_met(group):
+def test_rank_0_reserves_the_port_until_all_ranks_are_connected(group):
     ranks.reserve_port()
     with socket.socket() as other, pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
         other.bind(("", group))
     first, second = (
         torch.distributed.TCPStore("127.0.0.1", group, 2, master, multi_tenant=True, wait_for_workers=False)
         for master in (True, False)
-    )  # as torch does when they meet
-    first.set("said", "by the first")
-    assert second.get("said") == b"by the first"
+    )  # as torch does when ranks connect
+    first.set("key", "by the first")
+    assert second.get("key") == b"by the first"
 
 
-def test_a_port_that_is_taken_is_said_at_once(group):
+def test_a_port_in_use_is_reported_at_once(group):
     with socket.socket() as other:
         other.bind(("", group))
         other.listen()
@@ -61,7 +61,7 @@ def test_a_port_that_is_taken_is_said_at_once(group):
 
 
 @pytest.mark.parametrize("other", [{"RANK": "1"}, {"WORLD_SIZE": "1"}, {"TORCHELASTIC_USE_AGENT_STORE": "True"}])
-def test_nobody_else_does(group, monkeypatch, other):
+def test_only_rank_0_of_several_ranks_without_an_agent_store_reserves_the_port(group, monkeypatch, other):
     for name, value in other.items():
         monkeypatch.setenv(name, value)
     ranks.reserve_port()
@@ -69,6 +69,6 @@ def test_nobody_else_does(group, monkeypatch, other):
         probe.bind(("127.0.0.1", group))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the peak is the GPU's")
-def test_the_peak_is_not_that_of_who_started_the_process():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="peak_memory measures the GPU")
+def test_peak_memory_does_not_include_the_parent_process():
     assert 50e6 < int(subprocess.check_output([sys.executable, "-c", LARGE])) < 1400e6

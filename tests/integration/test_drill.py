@@ -1,4 +1,4 @@
-"""Three kills of the drill, and that the drill sees what is not the same."""
+"""The drill with three kills, and whether it notices each kind of difference."""
 
 import shutil
 
@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import torch_save_to_dcp
 
-from tests.support.drill import UnlikeError, compare, content, drill
+from tests.support.drill import MismatchError, compare, content, drill
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_killed_three_times_it_ends_as_if_it_had_not_been(tmp_path):
+def test_a_run_killed_three_times_ends_bit_for_bit_and_any_changed_file_is_noticed(tmp_path):
     assert sum(drill(tmp_path, kills=3, seed=1).values()) == 3
 
-    whole, spoilt = tmp_path / "whole", tmp_path / "spoilt"
+    whole, changed = tmp_path / "whole", tmp_path / "spoilt"
     for name, part in (("policy/weights", "model"), ("policy/weights", "optimizer"), ("value/weights", "optimizer"),
                        ("state.pt", None), ("random-0.pt", None)):  # fmt: skip
-        shutil.rmtree(spoilt, ignore_errors=True)
-        shutil.copytree(whole, spoilt)
-        path = spoilt / "checkpoint-8" / name
+        shutil.rmtree(changed, ignore_errors=True)
+        shutil.copytree(whole, changed)
+        path = changed / "checkpoint-8" / name
         state = content(path)
         nudge(state[part] if part else state)
         if part:
@@ -27,17 +27,17 @@ def test_killed_three_times_it_ends_as_if_it_had_not_been(tmp_path):
             torch_save_to_dcp(tmp_path / "nudged.pt", path)
         else:
             torch.save(state, path)
-        with pytest.raises(UnlikeError, match=f"{name} differs"):
-            compare(whole, spoilt)
+        with pytest.raises(MismatchError, match=f"{name} differs"):
+            compare(whole, changed)
 
 
-def test_killed_while_checkpoints_are_copied_from_a_local_disk_too(tmp_path):
+def test_a_run_killed_while_it_copies_checkpoints_from_a_local_disk_ends_bit_for_bit(tmp_path):
     assert sum(drill(tmp_path, 3, 2, f"run.local_dir={tmp_path}/disk").values()) == 3
     assert not list((tmp_path / "disk").iterdir())
 
 
 def nudge(state):
-    """Change the first number found, however deep it lies."""
+    """Change the first number found in a nested state; return whether there was one."""
     for key, value in state.items() if isinstance(state, dict) else enumerate(state):
         if isinstance(value, float | int):
             state[key] = value + 1

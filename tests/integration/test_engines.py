@@ -1,4 +1,4 @@
-"""sampling.logprobs, and the engines: sets that tokens were drawn from, and log-probabilities within them."""
+"""Engines and sampling.logprobs: the recorded support of each token, and log-probabilities within it."""
 
 from array import array
 
@@ -25,7 +25,7 @@ from ppo.recipe import PPOSampling
 from ppo.rollout import Rollout
 from ppo.train import train
 from tests.support.ppo_setting import make_setting, recipe_of
-from tests.support.stage_runs import assert_alike, same, untimed, weights
+from tests.support.stage_runs import assert_metrics_close, same, untimed, weights
 
 TRUNCATED = ["sampling.logprobs=truncated", "sampling.top_p=0.6"]
 
@@ -35,7 +35,7 @@ def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("setting"))
 
 
-def test_log_probabilities_within_a_set_with_gradients(monkeypatch):
+def test_log_probabilities_within_a_support_and_their_gradients(monkeypatch):
     monkeypatch.setattr("engine.forward.logprobs.TILE_ON_CPU", (8, 16))
     torch.manual_seed(0)
     positions, vocabulary = 21, 40
@@ -58,8 +58,8 @@ def test_log_probabilities_within_a_set_with_gradients(monkeypatch):
 
 
 @pytest.mark.parametrize("logprobs", ["full", "truncated"])
-def test_the_trainers_log_probabilities_are_the_samplers(setting, tmp_path, monkeypatch, logprobs):
-    """To 1e-4, before any update and after some; the sampled token is in the set; the KL is finite."""
+def test_the_trainers_log_probabilities_equal_the_samplers(setting, tmp_path, monkeypatch, logprobs):
+    """To 1e-4, before and after updates; the reference's log-probabilities are finite."""
     seen = []
     monkeypatch.setattr(ppo.train, "assess", lambda *args: seen.append(assess(*args)) or seen[-1])
     train(recipe_of(setting, f"run.dir={tmp_path}", "sampling.top_p=0.6", f"sampling.logprobs={logprobs}"))
@@ -73,7 +73,7 @@ def test_the_trainers_log_probabilities_are_the_samplers(setting, tmp_path, monk
     assert rows[2]["kl"] != 0
 
 
-def test_the_set_holds_the_token_and_what_top_p_says(setting):
+def test_the_support_is_the_top_p_set_and_contains_the_token(setting):
     recipe = recipe_of(setting, *TRUNCATED)
     policy, engine = own_engine(recipe, setting)
     prompts = [[5, 6, 7], [8, 9]]
@@ -97,16 +97,16 @@ def own_engine(recipe, setting, engine=OwnEngine):
     return policy, engine(policy, recipe.sampling, control(tokenizer).im_end, accelerator=Accelerator(cpu=True))
 
 
-def test_truncated_differs_from_full_and_repeats(setting, tmp_path):
-    """Other policies come out; micro-batches and a resume change nothing."""
+def test_truncated_trains_another_policy_and_resumes_bit_for_bit(setting, tmp_path):
+    """Smaller micro-batches change the metrics by rounding only."""
     one, full, small = tmp_path / "one", tmp_path / "full", tmp_path / "small"
     train(recipe_of(setting, f"run.dir={one}", *TRUNCATED, "run.save_steps=1", "run.keep_checkpoints=9"))
     train(recipe_of(setting, f"run.dir={full}", "sampling.top_p=0.6"))
     assert not same(weights(one), weights(full))
-    assert untimed(one)[0]["response_tokens"] == untimed(full)[0]["response_tokens"]  # the same answers
+    assert untimed(one)[0]["response_tokens"] == untimed(full)[0]["response_tokens"]  # the same responses
     assert untimed(one)[0]["entropy"] < untimed(full)[0]["entropy"]
     train(recipe_of(setting, f"run.dir={small}", *TRUNCATED, "ppo.micro_batch_tokens=30"))
-    assert_alike(one, small)
+    assert_metrics_close(one, small)
     expected, final = untimed(one), weights(one)
     for name in ("finished.json", "checkpoint-3/COMPLETE", "checkpoint-2/COMPLETE"):
         (one / name).unlink()
@@ -115,7 +115,7 @@ def test_truncated_differs_from_full_and_repeats(setting, tmp_path):
     assert same(weights(one), final)
 
 
-def test_truncated_without_a_cut_is_refused(setting):
+def test_truncated_log_probabilities_need_top_p_below_1(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "sampling.logprobs=truncated", "sampling.top_p=1.0")
     assert str(error.value) == (
@@ -125,7 +125,7 @@ def test_truncated_without_a_cut_is_refused(setting):
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_an_engine_that_hides_the_set_is_refused(setting, tmp_path, engine):
+def test_truncated_log_probabilities_need_an_engine_that_records_supports(setting, tmp_path, engine):
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path / 'run'}", *TRUNCATED, f"sampling.engine={engine}"))
     assert str(error.value) == (
@@ -149,20 +149,20 @@ def test_engine_difference_by_hand():
     mask = torch.tensor([[True, True], [True, False]])
     difference = engine_difference(rollout, torch.tensor([[-1.5, -1.0], [-0.5, 7.0]]), mask)
     assert_close(difference, torch.tensor([[-0.5, 1.0], [0.0, 0.0]]))
-    untold = Rollout([{}], [Response([1], True, None)])
-    assert engine_difference(untold, torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)) is None
+    without_logprobs = Rollout([{}], [Response([1], True, None)])
+    assert engine_difference(without_logprobs, torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)) is None
 
 
 class WrongEngine(OwnEngine):
-    """Returns log-probabilities that are too low by log 4."""
+    """An engine whose log-probabilities are too low by log 4."""
 
     def generate(self, request):
         groups = super().generate(request)
         return [[Response(r.tokens, r.ended, [p - 1.3862944 for p in r.logprobs]) for r in group] for group in groups]
 
 
-def test_the_cap_weighs_tokens_by_the_engines_error(setting, tmp_path, monkeypatch):
-    """π_old / π_engine is 4 everywhere; at a cap of 2 every gain counts twice, and the gradient is as long."""
+def test_the_importance_cap_weights_tokens_by_the_engines_error(setting, tmp_path, monkeypatch):
+    """π_old / π_engine is 4 everywhere, so with a cap of 2 every term and the gradient are doubled."""
     short = ["ppo.steps=1", "ppo.value_warmup_steps=0", "ppo.epochs=1", "ppo.minibatches=1", "ppo.pretrain_coef=0",
              "data.pretrain=null"]  # fmt: skip
     train(recipe_of(setting, f"run.dir={tmp_path / 'right'}", *short, "ppo.importance_cap=2"))
@@ -175,7 +175,7 @@ def test_the_cap_weighs_tokens_by_the_engines_error(setting, tmp_path, monkeypat
     assert capped["policy_grad_norm"] == pytest.approx(2 * right["policy_grad_norm"], rel=1e-4)
 
 
-def test_transformers_continuous_batching_writes_a_run(setting, tmp_path):
+def test_a_run_with_transformers_continuous_batching(setting, tmp_path):
     overrides = ["sampling.engine=transformers", "sampling.top_p=1.0", "ppo.steps=2", "ppo.value_warmup_steps=0",
                  "sampling.batch_size=3"]  # fmt: skip
     train(recipe_of(setting, f"run.dir={tmp_path}", *overrides))
@@ -184,14 +184,14 @@ def test_transformers_continuous_batching_writes_a_run(setting, tmp_path):
     assert ContinuousBatchingEngine.records_supports is False
 
 
-def test_vllm_that_is_not_installed_says_so(setting):
+def test_missing_vllm_is_reported_with_the_install_command(setting):
     recipe = recipe_of(setting, "sampling.engine=vllm")
     with pytest.raises(RunError, match=r"^sampling.engine=vllm: .*; pip install vllm, or use sampling.engine=own$"):
         VLLMEngine(torch.nn.Linear(1, 1), recipe.sampling, 1, accelerator=Accelerator(cpu=True), tokenizer=None, seed=0)
 
 
-def test_supports_of_several_responses_are_joined(setting):
-    """A token alone in its set has log-probability 0."""
+def test_supports_of_several_responses_are_concatenated(setting):
+    """A token that is alone in its support has log-probability 0."""
     policy, _ = own_engine(recipe_of(setting), setting)
     supports = [[array("i", [9]), array("i", [4, 11])], [array("i", [7])]]
     with use_attention(policy, "packed"):

@@ -1,4 +1,4 @@
-"""A whole evaluation on random models, against plain rewritings of what it measures."""
+"""A whole evaluation of random models, compared with plain reimplementations of its measures."""
 
 import json
 import math
@@ -40,14 +40,14 @@ def recipe(setting):
 
 @pytest.fixture(scope="module")
 def folder(setting, recipe):
-    """The world and models that were evaluated; the run folder is eval/ in it."""
+    """Run the evaluation; return the folder of the world and the models, with the run folder in eval/."""
     evaluate(recipe)
     return setting.parent
 
 
 @pytest.fixture(scope="module")
 def answers(folder):
-    """Subject -> its lines of answers.jsonl."""
+    """Return subject -> its lines of answers.jsonl."""
     rows = jsonl.read(folder / "eval" / "answers.jsonl")
     assert [(row["item"], row["subject"]) for row in rows] == [(i, name) for i in range(10) for name in SUBJECTS]
     return {name: [row for row in rows if row["subject"] == name] for name in SUBJECTS}
@@ -73,7 +73,7 @@ def prompt_ids(record, tokenizer):
 
 
 def sampled(folder, name, answers, recipe, tokenizer, responses):
-    """The prompts and the responses to them, in one batch."""
+    """Generate responses in one batch; return the prompts and the responses."""
     prompts = [prompt_ids(row["record"], tokenizer) for row in answers[name]]
     end, model = control(tokenizer).im_end, policy(folder, name, tokenizer)
     request = GenerationRequest(prompts, range(len(prompts)), responses, RandomStream.named(0, "eval"))
@@ -82,7 +82,7 @@ def sampled(folder, name, answers, recipe, tokenizer, responses):
 
 
 def text_of(response, tokenizer):
-    """Without the token that stopped it."""
+    """Return the text of a response without its end token."""
     return tokenizer.decode(response.tokens).removesuffix(IM_END).removesuffix(END_OF_TEXT)
 
 
@@ -92,7 +92,7 @@ def plain_logprob(model, prompt, response):
     return -F.cross_entropy(logits / TEMPERATURE, torch.tensor(response), reduction="sum").item()
 
 
-def test_every_figure_follows_from_the_files(folder, summary):
+def test_the_summary_can_be_computed_from_the_files(folder, summary):
     files = (jsonl.read(folder / "eval" / f"{name}.jsonl") for name in ("answers", "pairs", "texts"))
     why = {
         "best_of_n": {
@@ -105,7 +105,7 @@ def test_every_figure_follows_from_the_files(folder, summary):
     assert summary["seconds"].keys() == {"world", "eval"}
 
 
-def test_all_subjects_answer_with_the_same_random_numbers(folder, answers, recipe, tokenizer):
+def test_all_subjects_are_sampled_with_the_same_random_numbers(folder, answers, recipe, tokenizer):
     for name in ("base", "sft", "ppo"):
         _, groups = sampled(folder, name, answers, recipe, tokenizer, 1)
         for row, (response,) in zip(answers[name], groups, strict=True):
@@ -119,7 +119,7 @@ def test_all_subjects_answer_with_the_same_random_numbers(folder, answers, recip
     assert False in ended
 
 
-def test_kl_is_that_of_plain_forward_passes_at_the_sampling_temperature(folder, answers, summary, recipe, tokenizer):
+def test_kl_equals_that_of_plain_forward_passes_at_the_temperature(folder, answers, summary, recipe, tokenizer):
     prompts, groups = sampled(folder, "ppo", answers, recipe, tokenizer, 1)
     ppo, sft = policy(folder, "ppo", tokenizer), policy(folder, "sft", tokenizer)
     total = 0.0
@@ -132,7 +132,7 @@ def test_kl_is_that_of_plain_forward_passes_at_the_sampling_temperature(folder, 
     assert (figures["sft"], figures["best_of_n"]) == (0.0, None)
 
 
-def test_perplexity_is_that_of_plain_forward_passes(folder, summary, tokenizer):
+def test_perplexity_equals_that_of_plain_forward_passes(folder, summary, tokenizer):
     model, end = policy(folder, "base", tokenizer), control(tokenizer).endoftext
     total, tokens, size = 0.0, 0, 0
     for i in range(8):
@@ -148,7 +148,7 @@ def test_perplexity_is_that_of_plain_forward_passes(folder, summary, tokenizer):
     assert figures["bits_per_byte"]["pretrain"] == pytest.approx(total / math.log(2) / size, rel=1e-4)
 
 
-def test_scores_are_those_of_the_reward_model_alone(folder, answers, recipe, tokenizer):
+def test_scores_equal_those_of_the_reward_model_on_single_sequences(folder, answers, recipe, tokenizer):
     path = str(folder / "rm" / "model")
     model = load_scalar(path, Model(path=path), tokenizer, trained=False)
     prompts, groups = sampled(folder, "sft", answers, recipe, tokenizer, 4)
@@ -163,7 +163,7 @@ def test_scores_are_those_of_the_reward_model_alone(folder, answers, recipe, tok
                     assert candidate["scores"] == {"pmp": None, "rm": None}
 
 
-def test_comparisons_are_scored_chosen_first(folder, tokenizer):
+def test_comparison_scores_list_the_chosen_side_first(folder, tokenizer):
     path = str(folder / "pmp" / "model")
     model = load_scalar(path, Model(path=path), tokenizer, trained=False)
     record = json.loads((folder / "world" / "pairs.jsonl").read_text().splitlines()[2])
@@ -179,24 +179,24 @@ def test_comparisons_are_scored_chosen_first(folder, tokenizer):
 
 
 def test_best_of_n_is_chosen_by_the_reward_model(folder, answers, summary):
-    golds = []
+    gold_scores = []
     for row, candidates in zip(answers["best_of_n"], best_of_candidates(folder / "eval", "best_of_n"), strict=True):
         finished = [each for each in candidates if each["ended"]]
         best = max(finished, key=lambda each: each["scores"]["rm"], default=candidates[0])
         assert (len(candidates), best["chosen"], best["text"]) == (4, True, row["text"])
-        golds.append(best["gold"]["total"])
-    assert summary["subjects"]["best_of_n"]["answers"]["gold"] == pytest.approx(sum(golds) / 10)
+        gold_scores.append(best["gold"]["total"])
+    assert summary["subjects"]["best_of_n"]["answers"]["gold"] == pytest.approx(sum(gold_scores) / 10)
 
 
-def test_a_finished_evaluation_says_so(folder, recipe, capsys):
+def test_a_finished_evaluation_is_not_repeated(folder, recipe, capsys):
     before = (folder / "eval" / "summary.json").stat().st_mtime_ns
     run(evaluate, recipe)
     assert capsys.readouterr().out == f"{folder}/eval: already finished; nothing to do\n"
     assert (folder / "eval" / "summary.json").stat().st_mtime_ns == before
 
 
-def test_one_subject_and_prompts_alone(folder, tmp_path):
-    """What a first evaluation on real data has."""
+def test_an_evaluation_of_one_subject_on_prompts_only(folder, tmp_path):
+    """As a first evaluation on real data."""
     path = tmp_path / "eval.yaml"
     path.write_text(
         f"stage: eval\neval: {{subjects: {{mine: {folder}/sft/model}}, prompts_limit: 3}}\n"
@@ -230,8 +230,8 @@ def test_a_reward_model_of_another_base_is_refused(folder, tmp_path, capsys):
     )
 
 
-def test_a_prompt_that_does_not_fit_names_the_subject(folder, tmp_path, capsys):
-    """Before anything is generated, by any subject."""
+def test_a_prompt_longer_than_a_subjects_context_is_refused(folder, tmp_path, capsys):
+    """The subject is named, and nothing has been generated yet."""
     short = tmp_path / "model"
     short.mkdir()
     for file in (folder / "ppo" / "model").iterdir():
@@ -253,14 +253,14 @@ def test_a_prompt_that_does_not_fit_names_the_subject(folder, tmp_path, capsys):
     assert not (tmp_path / "run" / "items").exists()
 
 
-def test_the_tiny_recipe_gives_every_promised_figure(mini, tmp_path, monkeypatch):
+def test_the_tiny_recipe_gives_every_documented_figure(mini, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY", str(mini))
     recipe = load(Eval, "recipes/tiny-mini/eval.yaml", [f"run.dir={tmp_path}"])
     evaluate(recipe)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    promised = "gold accuracy manner score tokens without_end distinct commonest_opening".split()
+    documented = "gold accuracy manner score tokens without_end distinct commonest_opening".split()
     for name in ("base", "sft", "ppo", "best_of_n"):
-        assert set(promised) <= summary["subjects"][name]["answers"].keys()
+        assert set(documented) <= summary["subjects"][name]["answers"].keys()
         assert "pretrain" in summary["subjects"][name]["perplexity"]
     assert isinstance(summary["subjects"]["ppo"]["answers"]["kl_to_reference"], float)
     for metric in ("gold", "accuracy", "win_rate"):

@@ -1,4 +1,4 @@
-"""Evaluations that are killed, extended and gated: only what is missing is done, and nothing else changes."""
+"""Evaluations that are killed, extended or gated: only missing items are computed, and other results stay the same."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from engine.files import jsonl
 from engine.run.entry import run
 from eval.evaluate import evaluate
 from eval.recipe import Eval
-from tests.support.eval_setting import counted_prompts, kept_items, make_setting
+from tests.support.eval_setting import count_generated_prompts, kept_items, make_setting
 from tests.support.paths import ROOT
 
 FILES = ("answers.jsonl", "candidates.jsonl", "pairs.jsonl", "texts.jsonl")
@@ -27,7 +27,7 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(setting):
-    """The run folder of an evaluation that nothing interrupted."""
+    """Return the run folder of an uninterrupted evaluation."""
     evaluate(load(Eval, setting))
     return setting.parent / "eval"
 
@@ -37,8 +37,8 @@ def figures(run_dir):
     return {key: value for key, value in summary.items() if key != "seconds"}
 
 
-def test_a_killed_evaluation_does_only_what_is_missing(setting, folder, tmp_path, monkeypatch):
-    """Killed with -9 once some items are there, it ends with the same files as one that was never interrupted."""
+def test_a_killed_evaluation_computes_only_the_missing_items(setting, folder, tmp_path, monkeypatch):
+    """Killed with SIGKILL after some items, it ends with the same files as an uninterrupted evaluation."""
     command = [sys.executable, "-m", "eval", str(setting), f"run.dir={tmp_path}/run"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=ROOT, **silent) as process:
@@ -54,9 +54,9 @@ def test_a_killed_evaluation_does_only_what_is_missing(setting, folder, tmp_path
     missing = sum(count - min(kept.get(name, 0), count) for name, count in generated.items())
     assert 0 < missing < sum(generated.values()) == 40
 
-    calls = counted_prompts(monkeypatch)
+    calls = count_generated_prompts(monkeypatch)
     evaluate(load(Eval, setting, [f"run.dir={tmp_path}/run"]))
-    # A slice of which the kill left a part is generated again as a whole: less than a batch more.
+    # A batch that the kill has left incomplete is generated again as a whole: less than a batch more.
     assert missing <= sum(calls) < missing + 4
     assert kept_items(tmp_path / "run") == expected
     for name in FILES:
@@ -64,10 +64,10 @@ def test_a_killed_evaluation_does_only_what_is_missing(setting, folder, tmp_path
     assert figures(tmp_path / "run") == figures(folder)
 
 
-def test_a_subject_more_changes_nothing_of_the_others(setting, folder, tmp_path, monkeypatch):
+def test_an_added_subject_leaves_the_other_figures_unchanged(setting, folder, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     evaluate(load(Eval, setting, [f"run.dir={run_dir}"]))
-    calls = counted_prompts(monkeypatch)
+    calls = count_generated_prompts(monkeypatch)
     evaluate(load(Eval, setting, [f"run.dir={run_dir}", f"eval.subjects.again={setting.parent}/ppo/model"]))
     assert sum(calls) == 10
     before, after = figures(folder), figures(run_dir)
@@ -79,7 +79,7 @@ def test_a_subject_more_changes_nothing_of_the_others(setting, folder, tmp_path,
     assert after["pairs"]["ppo|again"]["answers"]["win_rate"] == even
 
 
-def test_the_order_of_subjects_changes_no_difference(setting, folder, tmp_path):
+def test_figures_do_not_depend_on_the_order_of_subjects(setting, folder, tmp_path):
     subjects = load(Eval, setting).eval.subjects
     turned = {name: subjects[name] for name in reversed(subjects)}
     evaluate(load(Eval, setting, [f"run.dir={tmp_path}/run", f"eval.subjects={json.dumps(turned)}"]))
@@ -88,7 +88,7 @@ def test_the_order_of_subjects_changes_no_difference(setting, folder, tmp_path):
     assert figures(tmp_path / "run")["differences"] == figures(folder)["differences"]
 
 
-def test_models_and_data_that_changed_are_measured_again(setting, tmp_path, capsys):
+def test_a_changed_model_is_measured_again(setting, tmp_path, capsys):
     subjects = f"eval.subjects={{sft: {setting.parent}/sft/model}}"
     recipe = load(Eval, setting, [f"run.dir={tmp_path}/run", subjects, "data.texts={}"])
     evaluate(recipe)
@@ -112,7 +112,7 @@ def test_models_and_data_that_changed_are_measured_again(setting, tmp_path, caps
 GATE = {"differences.ppo.answers.accuracy.mean": ">= -2", "subjects.sft.answers.without_end": "< 0"}
 
 
-def test_a_gate_that_fails_exits_with_1_after_everything_is_written(setting, folder, tmp_path, capsys):
+def test_a_failing_gate_exits_with_1_after_all_files_are_written(setting, folder, tmp_path, capsys):
     recipe = load(Eval, setting, [f"run.dir={tmp_path}/run", f"eval.require={json.dumps(GATE)}"])
     accuracy = figures(folder)["differences"]["ppo"]["answers"]["accuracy"]["mean"]
     without_end = figures(folder)["subjects"]["sft"]["answers"]["without_end"]
@@ -128,14 +128,14 @@ def test_a_gate_that_fails_exits_with_1_after_everything_is_written(setting, fol
     assert figures(tmp_path / "run") == figures(folder)
 
 
-def test_a_gate_that_holds_is_no_error(setting, tmp_path):
+def test_a_gate_that_holds_is_recorded_and_raises_nothing(setting, tmp_path):
     requirement = json.dumps({"subjects.sft.answers.items": "== 10"})
     evaluate(load(Eval, setting, [f"run.dir={tmp_path}/run", f"eval.require={requirement}"]))
     assert json.loads((tmp_path / "run" / "require.json").read_text())[0]["ok"]
 
 
-def test_kept_items_are_lines_of_their_own(folder):
-    """answers and logprobs of each item once, whatever the batches were."""
+def test_every_item_is_stored_on_one_line(folder):
+    """Each item once, whatever the batches were."""
     for path in (folder / "items").glob("*_answers-*.jsonl"):
         rows = jsonl.read(path)
         assert len({row["of"] for row in rows}) == len(rows) == 10

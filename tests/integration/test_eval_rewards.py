@@ -1,4 +1,4 @@
-"""Evaluations of reward models: several together, rules and judges, and without any subject."""
+"""Evaluations of reward models: ensembles, several sets of comparisons, subsets, and no subject."""
 
 import json
 
@@ -18,26 +18,26 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(setting):
-    """The folder of the models; the finished evaluation is eval/ in it."""
+    """Run the evaluation; return the folder of the models, with the run folder in eval/."""
     evaluate(load(Eval, setting))
     return setting.parent
 
 
-def test_several_reward_models_are_averaged(folder, tmp_path):
+def test_an_ensemble_scores_mean_minus_std_coef_times_deviation(folder, tmp_path):
     both = f"eval.rewards.both={{path: [{folder}/rm/model, {folder}/pmp/model], std_coef: 2}}"
     evaluate(load(Eval, folder / "eval.yaml", [both, f"run.dir={tmp_path}"]))
     for row in [*jsonl.read(tmp_path / "pairs.jsonl"), *jsonl.read(tmp_path / "answers.jsonl")]:
         rm, pmp, ours = (row["scores"][name] for name in ("rm", "pmp", "both"))
         for one, other, got in zip(rm, pmp, ours, strict=True) if isinstance(rm, list) else [(rm, pmp, ours)]:
-            # Mean less twice the deviation of two, which is half their distance.
+            # The mean minus twice the standard deviation, which for two scores is half their distance.
             expected = None if one is None else pytest.approx((one + other) / 2 - abs(one - other), abs=1e-6)
             assert got == expected
     # The last reward gives `score`, unless eval.reward names another.
     assert json.loads((tmp_path / "summary.json").read_text())["reward"] == "both"
 
 
-def test_reward_models_alone_can_be_evaluated(folder, tmp_path, capsys):
-    """Rows and columns of the report's table 4, without any subject."""
+def test_reward_models_can_be_evaluated_without_subjects(folder, tmp_path, capsys):
+    """As in the report's table 4: reward models by sets of comparisons."""
     path = tmp_path / "eval.yaml"
     path.write_text(
         f"stage: eval\n"
@@ -59,8 +59,8 @@ def test_reward_models_alone_can_be_evaluated(folder, tmp_path, capsys):
     assert jsonl.read(tmp_path / "run" / "answers.jsonl") == []
 
 
-def test_subsets_of_comparisons(folder):
-    """The shape of RewardBench: records with a `subset`."""
+def test_accuracy_is_computed_for_each_subset_of_comparisons(folder):
+    """Records with a `subset`, as in RewardBench."""
     summary = json.loads((folder / "eval" / "summary.json").read_text())
     rows = [row for row in jsonl.read(folder / "eval" / "pairs.jsonl") if row["set"] == "pairs"]
     figures = summary["rewards"]["rm"]["comparisons"]["pairs"]

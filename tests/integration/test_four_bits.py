@@ -1,4 +1,4 @@
-"""QLoRA: a base in 4 bits under adapters in float32, for real on the CPU where bitsandbytes is installed."""
+"""QLoRA: float32 adapters on a base in 4 bits, on the CPU if bitsandbytes is installed."""
 
 import importlib.util
 import subprocess
@@ -30,7 +30,7 @@ QLORA = ["lora.load_in_4bit=true", "lora.merge=false", "lora.r=4", "trainer.max_
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """A base wide enough for blocks of 64 weights, conversations and comparisons."""
+    """Write a base wide enough for blocks of 64 weights, conversations, comparisons and two recipes."""
     folder = tmp_path_factory.mktemp("four")
     write_base(folder / "base", hidden_size=64, intermediate_size=128)
     write_jsonl(folder / "train.jsonl", map(test_sft.conversation, range(32)))
@@ -55,14 +55,14 @@ def setting(tmp_path_factory):
         ),
     ],
 )
-def test_what_cannot_be_is_refused(setting, overrides, expected):
+def test_impossible_combinations_of_keys_are_refused(setting, overrides, expected):
     with pytest.raises(RecipeError) as error:
         load(SFT, setting / "sft.yaml", overrides)
     assert str(error.value) == expected
 
 
 @pytest.mark.skipif(installed, reason="bitsandbytes is installed")
-def test_without_bitsandbytes_one_line_says_how_to_get_it(setting, tmp_path):
+def test_without_bitsandbytes_the_error_has_the_install_command(setting, tmp_path):
     with pytest.raises(RunError) as error:
         train_sft(load(SFT, setting / "sft.yaml", [f"run.dir={tmp_path}", *QLORA]))
     text = str(error.value)
@@ -72,8 +72,8 @@ def test_without_bitsandbytes_one_line_says_how_to_get_it(setting, tmp_path):
 
 
 @needs_bitsandbytes
-def test_the_base_computes_with_what_its_4_bits_stand_for(setting):
-    """Against a plain model whose linear layers hold the decoded weights."""
+def test_the_base_computes_with_its_dequantized_weights(setting):
+    """Compared with a plain model whose linear layers hold the dequantized weights."""
     from bitsandbytes.functional import dequantize_4bit
 
     tokenizer = load_tokenizer(str(setting / "base"))
@@ -88,7 +88,7 @@ def test_the_base_computes_with_what_its_4_bits_stand_for(setting):
             weight = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
             assert (
                 0.01 < (weight - whole[f"{name}.weight"]).abs().mean() / whole[f"{name}.weight"].abs().mean() < 0.2
-            )  # 16 levels are coarse
+            )  # the rounding error of 16 levels
             plain.get_submodule(name).weight.data = weight
             decoded += 1
     assert decoded == 2 * 7  # all but the head
@@ -98,7 +98,7 @@ def test_the_base_computes_with_what_its_4_bits_stand_for(setting):
 
 
 @needs_bitsandbytes
-def test_adapters_learn_on_it_and_merge_into_the_whole_base(setting, tmp_path):
+def test_adapters_train_on_4_bits_and_merge_into_the_full_base(setting, tmp_path):
     train_sft(load(SFT, setting / "sft.yaml", [f"run.dir={tmp_path}/run", *QLORA]))
     losses = [row["loss"] for row in read(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     assert losses[-1] < 0.8 * losses[0]
@@ -117,7 +117,7 @@ def test_adapters_learn_on_it_and_merge_into_the_whole_base(setting, tmp_path):
 
 
 @needs_bitsandbytes
-def test_a_reward_model_learns_on_it(setting, tmp_path):
+def test_a_reward_model_trains_on_4_bits(setting, tmp_path):
     train_reward(load(Reward, setting / "rm.yaml", [f"run.dir={tmp_path}/run", *QLORA]))
     rows = [row for row in read(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -126,7 +126,7 @@ def test_a_reward_model_learns_on_it(setting, tmp_path):
 
 
 @needs_bitsandbytes
-def test_what_would_change_the_base_is_refused(setting, tmp_path):
+def test_changes_of_a_4_bit_base_are_refused(setting, tmp_path):
     train_sft(load(SFT, setting / "sft.yaml", [f"run.dir={tmp_path}/run", *QLORA, "trainer.max_steps=1"]))
     adapter = tmp_path / "run" / "model"
     with pytest.raises(RunError) as error:

@@ -1,4 +1,4 @@
-"""run.push_to_hub and make push, against a hub on this machine; and the card that is made from a run folder."""
+"""run.push_to_hub and `make push` against a local hub, and the model card made from a run folder."""
 
 import json
 import os
@@ -22,8 +22,8 @@ def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("setting"))
 
 
-def called(command, tmp_path, endpoint, token="hf_x"):
-    """A command that knows of one hub, and of a token."""
+def run_with_hub(command, tmp_path, endpoint, token="hf_x"):
+    """Run a command with a hub's endpoint and a token in its environment."""
     clean = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
     env = clean | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     if token:
@@ -34,7 +34,7 @@ def called(command, tmp_path, endpoint, token="hf_x"):
 def test_a_finished_run_is_pushed_privately_with_its_card(setting, tmp_path):
     run = tmp_path / "run"
     with serving() as (endpoint, repositories):
-        done = called(command("ppo", setting, f"run.dir={run}", "ppo.steps=1", PUSH), tmp_path, endpoint)
+        done = run_with_hub(command("ppo", setting, f"run.dir={run}", "ppo.steps=1", PUSH), tmp_path, endpoint)
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith(f"{run}: pushed to {endpoint}/me/mine\n")
         mine = repositories["me/mine"]
@@ -43,16 +43,16 @@ def test_a_finished_run_is_pushed_privately_with_its_card(setting, tmp_path):
         assert mine["files"].keys() == {path.name for path in (run / "model").iterdir()}
         for name, content in mine["files"].items():
             assert content == (run / "model" / name).read_bytes()
-        # The person chooses a licence, and pushes again.
+        # The user chooses a licence and pushes again.
         card = run / "model_card.md"
         assert mine["files"]["README.md"] == card.read_bytes()
         card.write_text(card.read_text().replace("# license: yours", "license: mit # yours"))
         push = [sys.executable, "-m", "release.push", str(run)]
-        again = called(push, tmp_path, endpoint)
+        again = run_with_hub(push, tmp_path, endpoint)
         assert (again.returncode, again.stdout) == (0, f"{run}: pushed to {endpoint}/me/mine\n"), again.stderr
         assert b"license: mit" in repositories["me/mine"]["files"]["README.md"]
         assert len(repositories["me/mine"]["commits"]) == 2
-        other = called([*push, "me/other"], tmp_path, endpoint)
+        other = run_with_hub([*push, "me/other"], tmp_path, endpoint)
         assert other.returncode == 0
         assert repositories.keys() == {"me/mine", "me/other"}
         named = repositories["me/other"]["files"]["README.md"]
@@ -61,9 +61,9 @@ def test_a_finished_run_is_pushed_privately_with_its_card(setting, tmp_path):
         assert b"me/mine" not in named.split(b"## Recipe")[0]
 
 
-def test_what_cannot_be_pushed_is_whole_and_can_be_pushed_later(setting, tmp_path):
+def test_a_run_whose_push_fails_is_finished_and_can_be_pushed_later(setting, tmp_path):
     run = tmp_path / "run"
-    done = called(
+    done = run_with_hub(
         command("ppo", setting, f"run.dir={run}", "ppo.steps=1", PUSH, "run.hub_private=false"), tmp_path,
         "http://127.0.0.1:9",
     )  # fmt: skip
@@ -76,17 +76,19 @@ def test_what_cannot_be_pushed_is_whole_and_can_be_pushed_later(setting, tmp_pat
     assert (run / "finished.json").exists()
     push = [sys.executable, "-m", "release.push", str(run), "me/mine"]
     with serving(refusal=403) as (endpoint, repositories):
-        refused = called(push, tmp_path, endpoint)
+        refused = run_with_hub(push, tmp_path, endpoint)
         assert refused.returncode == 2
         assert refused.stderr.startswith(f"error: {run}/model is complete, but could not be pushed to me/mine (")
         assert len(refused.stderr.splitlines()) == 1
     with serving() as (endpoint, repositories):
-        assert called(push, tmp_path, endpoint).returncode == 0
+        assert run_with_hub(push, tmp_path, endpoint).returncode == 0
         assert not repositories["me/mine"]["private"]
 
 
-def test_without_a_token_it_does_not_begin(setting, tmp_path):
-    done = called(command("ppo", setting, f"run.dir={tmp_path}/run", PUSH), tmp_path, "http://127.0.0.1:9", token=None)
+def test_a_run_without_a_hub_token_stops_before_its_first_step(setting, tmp_path):
+    done = run_with_hub(
+        command("ppo", setting, f"run.dir={tmp_path}/run", PUSH), tmp_path, "http://127.0.0.1:9", token=None
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "error: run.push_to_hub=me/mine needs a hub token; log in with hf auth login, set HF_TOKEN, or leave "
@@ -95,7 +97,7 @@ def test_without_a_token_it_does_not_begin(setting, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_what_is_no_repository_is_refused(setting):
+def test_an_invalid_repository_name_is_refused(setting):
     for name in ("mine", "/mine", "a/b/c", "me/"):
         with pytest.raises(RecipeError) as error:
             recipe_of(setting, f"run.push_to_hub={name}")
@@ -107,7 +109,7 @@ def test_what_is_no_repository_is_refused(setting):
     [("sft", "text-generation", "sft", "`loss`"), ("rm", "text-classification", "reward-model", "`eval_accuracy`"),
      ("ppo", "text-generation", "ppo", "`kl`")],
 )  # fmt: skip
-def test_a_card_tells_what_the_run_folder_holds(mini, stage, task, tag, metric):
+def test_the_card_shows_recipe_data_and_metrics_of_the_run_folder(mini, stage, task, tag, metric):
     from engine.run.card import model_card
 
     run = mini / stage
@@ -116,7 +118,7 @@ def test_a_card_tells_what_the_run_folder_holds(mini, stage, task, tag, metric):
     assert yaml.safe_load(head) == {
         "library_name": "transformers", "pipeline_tag": task,
         "tags": ["plumbline", "chatml", *(["ppo", "rlhf"] if stage == "ppo" else [tag])],
-    }  # fmt: skip  # no licence, and no base_model: the world's random weights are none of the hub's
+    }  # fmt: skip  # no licence, and no base_model: the world's random weights are not on the hub
     assert "# license: yours to choose" in head
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0]) == recipe
@@ -134,7 +136,7 @@ def test_a_card_tells_what_the_run_folder_holds(mini, stage, task, tag, metric):
     assert "seconds" not in text.split("## Recipe")[0].split("## Metrics")[1]
 
 
-def test_a_card_names_the_hubs_base_and_peft(tmp_path):
+def test_the_card_of_an_adapter_names_peft_and_the_base_on_the_hub(tmp_path):
     from engine.run.card import model_card
 
     (tmp_path / "model").mkdir()
@@ -160,8 +162,8 @@ def test_a_card_names_the_hubs_base_and_peft(tmp_path):
     assert card.endswith("```\n\ntorch 2.13.0\n")
 
 
-def test_a_run_that_does_not_name_its_stage_has_no_card(tmp_path):
-    """Run folders of earlier versions: which line to add is said, since a guess could be wrong."""
+def test_a_recipe_without_a_stage_is_an_error_that_shows_the_line_to_add(tmp_path):
+    """As in run folders of earlier versions; the stage is not guessed."""
     from engine.run.card import model_card
 
     (tmp_path / "recipe.yaml").write_text("model: {path: Qwen/Qwen2.5-7B}\n")

@@ -1,4 +1,4 @@
-"""Launching: the files of recipes/accelerate, and how a launch ends whose process fails."""
+"""Launching: the files of recipes/accelerate, and exit codes and messages when a rank fails."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from config import RecipeError
 from config.threads import WAIT_VARIABLES
 from engine.run import accelerate_config, launch
 from tests.support.paths import ROOT
-from tests.support.uneven_setting import alone, assert_same_run, make_setting
+from tests.support.uneven_setting import assert_same_run, make_setting, run_in_this_process
 
 CONFIGURATIONS = accelerate_config.names()
-# A stage of two processes in which something goes wrong, and the other one waits.
-FLAWED = """
+# A stage on two ranks of which one or both fail, while the other waits.
+FAILING = """
 import os, signal, sys
 from pathlib import Path
 from accelerate import Accelerator
@@ -29,28 +29,28 @@ from config.sections import TrainingRun
 
 def stage(recipe):
     Path(recipe.run.dir, "began").touch()
-    if flaw == "first" and os.environ["RANK"] == "0":
-        raise RecipeError("before they have met")
+    if failure == "first" and os.environ["RANK"] == "0":
+        raise RecipeError("before the ranks connect")
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    if flaw == "both":
+    if failure == "both":
         raise RecipeError("a.jsonl:3: no such role")
     accelerator.wait_for_everyone()
     if accelerator.process_index == 1:
-        if flaw == "killed":
+        if failure == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise {"one": RecipeError("only here"), "bug": KeyError("only here")}[flaw]
+        raise {"one": RecipeError("only here"), "bug": KeyError("only here")}[failure]
     accelerator.wait_for_everyone()
 
-_, flaw, folder = sys.argv
-if flaw == "both" or os.environ["RANK"] == "0":
-    entry.REPORT_DELAY_SECONDS = 60  # however late the launcher is, it ends these before they speak
+_, failure, folder = sys.argv
+if failure == "both" or os.environ["RANK"] == "0":
+    entry.REPORT_DELAY_SECONDS = 60  # the launcher ends these before they report, however slow it is
 entry.run(stage, RunSection(run=TrainingRun(dir=folder)))
 """
 
 
-def launched(*arguments: str, path: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m engine.run.launch ...`"""
+def run_launch(*arguments: str, path: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m engine.run.launch ...`."""
     return subprocess.run(
         [sys.executable, "-m", "engine.run.launch", *arguments],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": path} | environment, capture_output=True, text=True, timeout=500,
@@ -58,15 +58,15 @@ def launched(*arguments: str, path: str = "", **environment: str) -> subprocess.
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
+def test_accelerate_accepts_every_configuration_with_a_rank_per_gpu(name):
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     restarts = 0 if name == "multi_node" else 3
-    told = launch.accelerate_arguments(name, 4, {"MACHINE_RANK": "1", "RESTARTS": str(restarts)})
+    launch_arguments = launch.accelerate_arguments(name, 4, {"MACHINE_RANK": "1", "RESTARTS": str(restarts)})
     if name in ("cpu", "one_gpu"):
-        assert told == []
+        assert launch_arguments == []
         return
-    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args([*told, "-m", "sft"]))
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args([*launch_arguments, "-m", "sft"]))
     assert arguments.num_processes == {"cpu_2": 2, "multi_node": 8}.get(name, 4)
     assert (arguments.machine_rank, arguments.num_machines) == ((1, 2) if name == "multi_node" else (0, 1))
     assert arguments.use_cpu == (name == "cpu_2")
@@ -75,7 +75,7 @@ def test_every_configuration_is_taken_with_a_process_for_every_gpu(name):
     assert arguments.use_deepspeed == name.startswith("zero")
 
 
-def test_what_cannot_be_launched(monkeypatch, tmp_path):
+def test_impossible_launches_are_refused(monkeypatch, tmp_path):
     with pytest.raises(RecipeError) as error:
         launch.accelerate_arguments("zero3", 0, {})
     assert str(error.value) == "HARDWARE=zero3 needs a GPU, and this machine has none; use HARDWARE=cpu or cpu_2"
@@ -101,7 +101,7 @@ def test_what_cannot_be_launched(monkeypatch, tmp_path):
 
 
 def failures(*ended: tuple[int, int]) -> dict[int, ProcessFailure]:
-    """What the launcher makes of processes, given the exit code of each and the second in which that was seen."""
+    """Return the launcher's failures by rank from (exit code, second in which it was noticed) pairs."""
     made = {rank: ProcessFailure(rank, 0, code, "") for rank, (code, _) in enumerate(ended)}
     for rank, (_, second) in enumerate(ended):
         made[rank].timestamp = second
@@ -119,14 +119,18 @@ TERM, KILL = -signal.SIGTERM, -signal.SIGKILL
         ([(1, 100)], 1, []),
         ([(1, 100), (TERM, 101), (143, 101)], 1, []),
         ([(143, 100), (TERM, 101)], 143, []),
-        ([(1, 102), (KILL, 100), (TERM, 102)], 137, [1]),  # memory ran out
-        ([(TERM, 130), (KILL, 100), (KILL, 130)], 137, [1]),  # memory ran out, and one waited until the launcher's end
+        ([(1, 102), (KILL, 100), (TERM, 102)], 137, [1]),  # out of memory
+        (
+            [(TERM, 130), (KILL, 100), (KILL, 130)],
+            137,
+            [1],
+        ),  # out of memory, and one rank waited until the launcher killed it
         ([(2, 100), (KILL, 130)], 2, []),
         ([(TERM, 100), (KILL, 131)], 143, []),
         ([(-signal.SIGSEGV, 100), (1, 101)], 139, [0]),
     ],
 )
-def test_exit_codes(capsys, ended, code, killed):
+def test_the_exit_code_of_a_launch_is_that_of_the_rank_that_failed_first(capsys, ended, code, killed):
     assert launch.exit_code(failures(*ended)) == code
     names = {KILL: "SIGKILL", -signal.SIGSEGV: "SIGSEGV"}
     assert capsys.readouterr().err.splitlines() == [
@@ -136,36 +140,38 @@ def test_exit_codes(capsys, ended, code, killed):
     ]
 
 
-def test_a_launched_run_is_that_of_one_process(tmp_path):
+def test_a_run_on_two_launched_ranks_equals_one_on_a_single_process(tmp_path):
     setting = make_setting(tmp_path)
-    done = launched("cpu_2", "sft", str(setting / "sft.yaml"), f"run.dir={tmp_path / 'run'}")
+    done = run_launch("cpu_2", "sft", str(setting / "sft.yaml"), f"run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     generators = {path.name for path in (tmp_path / "run" / "checkpoint-6").glob("rng_state*")}
-    assert generators == {"rng_state_0.pth", "rng_state_1.pth"}  # as many as have met, not as were launched
-    assert_same_run(alone(setting, "sft"), tmp_path / "run")
+    assert generators == {"rng_state_0.pth", "rng_state_1.pth"}  # as many as ranks in the process group
+    assert_same_run(run_in_this_process(setting, "sft"), tmp_path / "run")
 
 
-def test_ranks_inherit_how_the_launcher_lets_threads_wait(tmp_path, monkeypatch):
-    """As libgomp has read it in each: it prints that when torch loads it."""
+def test_ranks_inherit_the_launchers_thread_wait_policy(tmp_path, monkeypatch):
+    """As libgomp prints it in each rank when torch loads it."""
     for name in WAIT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", str(max(2, psutil.cpu_count())))  # beside a core that is busy too many
-    (tmp_path / "flawed.py").write_text(FLAWED)
-    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(max(2, psutil.cpu_count())))  # one thread per core, and one core is busy
+    (tmp_path / "failing.py").write_text(FAILING)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        done = launched("cpu_2", "flawed", "both", str(tmp_path / "run"), path=str(tmp_path), OMP_DISPLAY_ENV="verbose")
+        done = run_launch(
+            "cpu_2", "failing", "both", str(tmp_path / "run"), path=str(tmp_path), OMP_DISPLAY_ENV="verbose"
+        )
     finally:
-        neighbour.kill()
-        neighbour.wait()
+        busy.kill()
+        busy.wait()
     assert done.returncode == 2
     assert done.stderr.count("other processes leave") == 1
     assert done.stderr.count("GOMP_SPINCOUNT = '0'") >= 2
 
 
 @pytest.mark.parametrize(
-    ("flaw", "code", "said"),
+    ("failure", "code", "error"),
     [
-        ("first", 2, "error: before they have met\n"),
+        ("first", 2, "error: before the ranks connect\n"),
         ("both", 2, "error: a.jsonl:3: no such role\n"),
         ("one", 2, "error: only here\n"),
         (
@@ -176,15 +182,15 @@ def test_ranks_inherit_how_the_launcher_lets_threads_wait(tmp_path, monkeypatch)
         ("bug", 1, "KeyError: 'only here'\n"),
     ],
 )
-def test_how_a_launch_ends_whose_process_fails(tmp_path, flaw, code, said):
-    (tmp_path / "flawed.py").write_text(FLAWED)
+def test_a_failing_rank_ends_the_launch_with_its_error_and_exit_code(tmp_path, failure, code, error):
+    (tmp_path / "failing.py").write_text(FAILING)
     run = tmp_path / "run"
-    done = launched("cpu_2", "flawed", flaw, str(run), path=str(tmp_path))
-    seconds = time.time() - (run / "began").stat().st_mtime  # since the last process has come so far
+    done = run_launch("cpu_2", "failing", failure, str(run), path=str(tmp_path))
+    seconds = time.time() - (run / "began").stat().st_mtime  # since the last rank has started
     assert done.returncode == code, done.stderr
-    assert done.stderr.rstrip().endswith(said.rstrip())
-    if flaw != "bug":
-        assert done.stderr == said
+    assert done.stderr.rstrip().endswith(error.rstrip())
+    if failure != "bug":
+        assert done.stderr == error
     else:
         assert done.stderr.count("Traceback") == 1
     assert seconds < launch.GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""Rows longer than what the model reads: known before the first step; a sliding window is no limit."""
+"""Rows longer than the model's positions are reported before the first step; a sliding window is not a limit."""
 
 import pytest
 import torch
@@ -47,9 +47,7 @@ def write_gpt2(folder):
         (Reward, reward.train, {"prompt": LONG, "chosen": "Hello", "rejected": "a"}, "comparison"),
     ],
 )
-def test_learned_positions_end_the_run_before_its_first_step_and_the_advice_works(
-    tmp_path, schema, stage, record, what
-):
+def test_rows_beyond_learned_positions_stop_the_run_and_the_advice_works(tmp_path, schema, stage, record, what):
     write_gpt2(tmp_path / "base")
     write_jsonl(tmp_path / "train.jsonl", [record, {**record, "system": "Be kind."}])
     with pytest.raises(RunError) as error:
@@ -62,7 +60,7 @@ def test_learned_positions_end_the_run_before_its_first_step_and_the_advice_work
     assert (tmp_path / "again" / "finished.json").exists()
 
 
-def test_records_longer_than_a_sliding_window_train_as_transformers_reads_them(tmp_path):
+def test_the_loss_on_records_longer_than_a_sliding_window_equals_transformers(tmp_path):
     window = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}
     write_base(tmp_path / "base", **window)
     talks = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}] for text in (LONG, "Hello!")]
@@ -70,12 +68,12 @@ def test_records_longer_than_a_sliding_window_train_as_transformers_reads_them(t
     sft.train.train(loaded(SFT, tmp_path))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
-    each = []
+    losses_of_each = []
     for talk in talks:
         row = encode(talk, tokenizer)
         with torch.no_grad():
             logits = model(torch.tensor([row.input_ids])).logits[0, :-1]
         losses = F.cross_entropy(logits, torch.tensor(row.labels[1:]), reduction="none", ignore_index=-100)
-        each.append(losses[torch.tensor(row.labels[1:]) != -100])
+        losses_of_each.append(losses[torch.tensor(row.labels[1:]) != -100])
     (loss,) = [row["loss"] for row in untimed(tmp_path / "run") if "loss" in row]
-    assert_close(loss, torch.cat(each).mean().item(), atol=1e-4, rtol=1e-4)
+    assert_close(loss, torch.cat(losses_of_each).mean().item(), atol=1e-4, rtol=1e-4)

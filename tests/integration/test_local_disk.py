@@ -1,4 +1,4 @@
-"""run.local_dir: checkpoints are written on a local disk and copied on, and the newest whole one of both counts."""
+"""run.local_dir: checkpoints are written to a local disk and copied; a run resumes from the newest complete one."""
 
 import shutil
 import threading
@@ -25,7 +25,7 @@ STEPS = ["ppo.steps=6", "run.save_steps=1"]
 
 
 class KilledError(BaseException):
-    """What stands for a kill: nothing that the run could catch."""
+    """Stands for a kill; the run cannot catch it."""
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,15 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(setting, tmp_path_factory):
-    """The run that nothing happens to."""
+    """Return the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     train(recipe_of(setting, f"run.dir={folder}", *STEPS))
     return folder
 
 
 @pytest.fixture
-def places(tmp_path):
-    """The run folder, this run's folder on the local disk, and the overrides that say so."""
+def folders(tmp_path):
+    """Return the run folder, its folder on the local disk, and the overrides for both."""
     run, disk = tmp_path / "run", tmp_path / "disk"
     return run, local_folder(str(disk), run), [f"run.dir={run}", f"run.local_dir={disk}", *STEPS]
 
@@ -52,19 +52,19 @@ def names(place):
     return sorted(path.name for path in place.glob("*checkpoint-*"))
 
 
-def until_copied():
+def wait_for_copies():
     for thread in threading.enumerate():
         if thread.name == "copy":
             thread.join()
 
 
-def killed(setting, step, *overrides):
-    """A run that ends in a step; what was being copied may come to its end first."""
+def run_killed_in(setting, step, *overrides):
+    """Run until a step and kill the run there; copies in progress are finished first."""
     plain, calls = ppo.train.assess, iter(range(1, 99))
 
     def assess(*arguments):
         if next(calls) == step:
-            until_copied()
+            wait_for_copies()
             raise KilledError
         return plain(*arguments)
 
@@ -74,15 +74,15 @@ def killed(setting, step, *overrides):
             train(recipe_of(setting, *overrides))
 
 
-def ends_like(run, whole):
+def assert_same_end(run, whole):
     assert untimed(run) == untimed(whole)
     assert same(weights(run), weights(whole))
     assert same(weights(run, "value"), weights(whole, "value"))
 
 
-def test_checkpoints_are_in_both_places_and_the_local_disk_is_given_back(setting, whole, places):
-    run, local, overrides = places
-    killed(setting, 4, *overrides)
+def test_checkpoints_are_on_both_disks_and_the_local_folder_is_removed_at_the_end(setting, whole, folders):
+    run, local, overrides = folders
+    run_killed_in(setting, 4, *overrides)
     assert names(local) == names(run) == ["checkpoint-2", "checkpoint-3"]  # run.keep_checkpoints is 2 in both
     for name in ("checkpoint-2", "checkpoint-3"):
         assert {path.name for path in (local / name).iterdir()} == {path.name for path in (run / name).iterdir()}
@@ -91,29 +91,29 @@ def test_checkpoints_are_in_both_places_and_the_local_disk_is_given_back(setting
     assert names(run) == ["checkpoint-5", "checkpoint-6"]
     assert not local.exists()
     assert not (run / OWNER_FILE).exists()
-    ends_like(run, whole)
+    assert_same_end(run, whole)
 
 
 @pytest.mark.parametrize("lost", ["the local disk", "the run folder's checkpoints"])
-def test_either_place_is_enough(setting, whole, places, capsys, lost):
-    run, local, overrides = places
-    killed(setting, 4, *overrides)
+def test_a_run_resumes_from_either_disk(setting, whole, folders, capsys, lost):
+    run, local, overrides = folders
+    run_killed_in(setting, 4, *overrides)
     for folder in [local] if lost == "the local disk" else run.glob("checkpoint-*"):
         shutil.rmtree(folder)
     capsys.readouterr()
     train(recipe_of(setting, *overrides))
     assert f"{run}: continuing from checkpoint-3\n" in capsys.readouterr().out
-    ends_like(run, whole)
+    assert_same_end(run, whole)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("at", ["a file", "the mark", "the rename"])
-def test_a_kill_while_it_is_copied_is_harmless(setting, whole, places, monkeypatch, capsys, at):
-    """The copy of checkpoint-3 comes to an end where the kill strikes; the run is killed in its step 4."""
-    run, _, overrides = places
+@pytest.mark.parametrize("at", ["a file", "the seal", "the rename"])
+def test_a_checkpoint_whose_copy_was_killed_is_copied_again(setting, whole, folders, monkeypatch, capsys, at):
+    """The copy of checkpoint-3 is killed at `at`, and the run in its step 4."""
+    run, _, overrides = folders
     copy, seal, rename = durable.copy_tree, checkpoints.seal, Path.rename
 
-    def struck(where, plain, target):
+    def interrupted(where, plain, target):
         def function(*arguments):
             if (
                 where == at
@@ -122,28 +122,28 @@ def test_a_kill_while_it_is_copied_is_harmless(setting, whole, places, monkeypat
             ):
                 if where == "a file":
                     (arguments[target] / "model.safetensors").write_bytes(b"half")
-                raise SystemExit  # ends the thread, without a word
+                raise SystemExit  # ends the thread without a message
             return plain(*arguments)
 
         return function
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "copy_tree", struck("a file", copy, 1))
-        patch.setattr(checkpoints, "seal", struck("the mark", seal, 0))
-        patch.setattr(Path, "rename", struck("the rename", rename, 0))
-        killed(setting, 4, *overrides)
+        patch.setattr(durable, "copy_tree", interrupted("a file", copy, 1))
+        patch.setattr(checkpoints, "seal", interrupted("the seal", seal, 0))
+        patch.setattr(Path, "rename", interrupted("the rename", rename, 0))
+        run_killed_in(setting, 4, *overrides)
     assert names(run) == [".checkpoint-3.partial", "checkpoint-1", "checkpoint-2"]
-    killed(setting, 1, *overrides)  # before the next checkpoint: the copy has been made again all the same
+    run_killed_in(setting, 1, *overrides)  # killed before the next checkpoint; the copy has been repeated at the start
     assert names(run) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     capsys.readouterr()
     train(recipe_of(setting, *overrides))
     assert f"{run}: continuing from checkpoint-3\n" in capsys.readouterr().out
     assert names(run) == ["checkpoint-5", "checkpoint-6"]
-    ends_like(run, whole)
+    assert_same_end(run, whole)
 
 
-def test_a_copy_that_cannot_be_made_stops_the_run(setting, places, monkeypatch):
-    run, _, overrides = places
+def test_a_copy_that_fails_stops_the_run_with_the_reason(setting, folders, monkeypatch):
+    run, _, overrides = folders
 
     def full(source, target):
         (target / "weights").write_bytes(b"half")
@@ -157,27 +157,27 @@ def test_a_copy_that_cannot_be_made_stops_the_run(setting, places, monkeypatch):
         f"{run}/checkpoint-1 cannot be copied from run.local_dir ([Errno 28] No space left on device); make room or "
         "fix the folder's permissions, then the same command continues from checkpoint-2"
     )
-    assert names(run) == []  # half a copy would hold the room
+    assert names(run) == []  # an incomplete copy would take up space
     train(recipe_of(setting, *overrides))
     assert names(run) == ["checkpoint-5", "checkpoint-6"]
 
 
-def test_a_local_disk_of_an_earlier_run_does_not_count(setting, whole, places):
-    """The run folder was removed to begin again; or the run has gone on from another machine since."""
-    run, local, overrides = places
-    killed(setting, 3, *overrides)
+def test_checkpoints_of_an_earlier_run_on_the_local_disk_are_ignored(setting, whole, folders):
+    """The run folder was removed to start over, or the run has continued without the local disk since."""
+    run, local, overrides = folders
+    run_killed_in(setting, 3, *overrides)
     assert names(local) == ["checkpoint-1", "checkpoint-2"]
     shutil.rmtree(run)
-    killed(setting, 2, *overrides)
+    run_killed_in(setting, 2, *overrides)
     assert names(local) == ["checkpoint-1"]
-    killed(setting, 3, *overrides, "run.local_dir=null")  # without a local disk: it goes on from the copy
+    run_killed_in(setting, 3, *overrides, "run.local_dir=null")  # without a local disk it resumes from the copy
     assert names(run) == ["checkpoint-2", "checkpoint-3"]
     train(recipe_of(setting, *overrides))
-    ends_like(run, whole)
+    assert_same_end(run, whole)
 
 
-def test_the_best_of_a_reward_model_is_found_in_either_place(tmp_path, monkeypatch):
-    """reward.keep_best: the best checkpoint stays in both places; without the local disk the copy is loaded."""
+def test_the_best_checkpoint_of_a_reward_model_is_kept_on_both_disks(tmp_path, monkeypatch):
+    """With reward.keep_best; without the local disk the copy is loaded."""
     write_base(tmp_path / "base")
     write_jsonl(tmp_path / "pairs.jsonl", map(pair, range(32)))
     (tmp_path / "rm.yaml").write_text(RECIPE.format(folder=tmp_path))
@@ -200,7 +200,7 @@ def test_the_best_of_a_reward_model_is_found_in_either_place(tmp_path, monkeypat
     disk = f"run.local_dir={tmp_path}/disk"
     with pytest.raises(StopIteration):
         run("other", disk)
-    until_copied()
+    wait_for_copies()
     local = local_folder(f"{tmp_path}/disk", tmp_path / "other")
     for place in (local, tmp_path / "other"):
         assert names(place) == ["checkpoint-2", "checkpoint-3"]
@@ -211,7 +211,7 @@ def test_the_best_of_a_reward_model_is_found_in_either_place(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("place", ["", " ", "RUN", "RUN/checkpoints"])
-def test_a_local_disk_that_is_none_is_refused(setting, tmp_path, place):
+def test_a_local_dir_that_is_empty_or_in_the_run_folder_is_refused(setting, tmp_path, place):
     named = place.replace("RUN", str(tmp_path))
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, f"run.dir={tmp_path}", f"run.local_dir='{named}'")
@@ -220,7 +220,7 @@ def test_a_local_disk_that_is_none_is_refused(setting, tmp_path, place):
     )
 
 
-def test_a_local_disk_that_cannot_be_written_is_said_at_once(setting, tmp_path):
+def test_a_local_dir_that_cannot_be_written_stops_the_run_at_once(setting, tmp_path):
     (tmp_path / "disk").touch()
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, f"run.dir={tmp_path}/run", f"run.local_dir={tmp_path}/disk"))
@@ -230,7 +230,7 @@ def test_a_local_disk_that_cannot_be_written_is_said_at_once(setting, tmp_path):
     )
 
 
-def test_it_is_for_one_machine(setting, tmp_path, monkeypatch):
+def test_local_dir_on_several_machines_is_refused(setting, tmp_path, monkeypatch):
     recipe = recipe_of(setting, f"run.dir={tmp_path}/run", f"run.local_dir={tmp_path}/disk")
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

@@ -1,4 +1,4 @@
-"""LoRA under bfloat16: the base's linear layers stay in bfloat16, which computes the same and is merged in float32."""
+"""LoRA with bfloat16: the base's linear weights are stored in bfloat16, results are equal, merging is in float32."""
 
 import pytest
 import torch
@@ -14,22 +14,22 @@ from tests.support.processes import run_stage
 from tests.support.small_models import small_model
 from tests.support.stage_runs import same, untimed, weights
 from tests.support.tokenizers import qwen
-from tests.support.uneven_setting import alone, make_setting
+from tests.support.uneven_setting import make_setting, run_in_this_process
 
 LORA = ["lora.r=4", "trainer.learning_rate=1e-2", "model.dtype=bfloat16"]
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    return make_setting(tmp_path_factory.mktemp("lean"))
+    return make_setting(tmp_path_factory.mktemp("bfloat16"))
 
 
-def test_what_is_computed_stays_the_same_to_the_last_bit():
+def test_loss_and_gradients_equal_those_of_a_float32_base_bit_for_bit():
     found, drawn = [], torch.Generator()
-    for low in (False, True):
+    for in_bfloat16 in (False, True):
         model = small_model(vocab_size=len(qwen()), tie_word_embeddings=False)
         model.load_state_dict({name: weight.bfloat16().float() for name, weight in model.state_dict().items()})
-        if low:
+        if in_bfloat16:
             store_linear_weights(model, torch.bfloat16)
         model = get_peft_model(model, lora_config(Lora(r=4), model, qwen()))
         drawn.manual_seed(1)
@@ -42,15 +42,15 @@ def test_what_is_computed_stays_the_same_to_the_last_bit():
             loss = model(torch.arange(40)[None], labels=torch.arange(40)[None]).loss
         loss.backward()
         found.append((model, loss, {name: weight.grad for name, weight in adapters.items()}))
-    (_, loss, gradients), (lean, again, lean_gradients) = found
+    (_, loss, gradients), (compact, again, compact_gradients) = found
     assert torch.equal(loss, again)
-    assert all(torch.equal(gradients[name], lean_gradients[name]) for name in gradients)
-    held = [name for name, weight in lean.named_parameters() if weight.dtype == torch.bfloat16]
-    assert len(held) == 2 * (7 + 3)  # all linear layers but the head, with three biases; no norm, no table
-    assert not any("lm_head" in name or "lora" in name for name in held)
+    assert all(torch.equal(gradients[name], compact_gradients[name]) for name in gradients)
+    stored = [name for name, weight in compact.named_parameters() if weight.dtype == torch.bfloat16]
+    assert len(stored) == 2 * (7 + 3)  # linear layers except the head, three of them with bias; no norm or embedding
+    assert not any("lm_head" in name or "lora" in name for name in stored)
 
 
-def test_layers_that_bfloat16_would_round_are_left_alone():
+def test_layers_that_bfloat16_would_round_stay_in_float32():
     model = small_model()
     store_linear_weights(model, torch.bfloat16)
     store_linear_weights(model, torch.float32)
@@ -58,34 +58,34 @@ def test_layers_that_bfloat16_would_round_are_left_alone():
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_a_run_is_that_on_a_whole_base(setting, monkeypatch, stage):
-    held = []
+def test_a_run_equals_one_on_a_float32_base_bit_for_bit(setting, monkeypatch, stage):
+    stored = []
 
-    def holding(base, dtype):
+    def recording(base, dtype):
         store_linear_weights(base, dtype)
-        held.append({weight.dtype for weight in base.parameters()})
+        stored.append({weight.dtype for weight in base.parameters()})
 
-    monkeypatch.setattr(adapters, "store_linear_weights", holding)
-    lean = alone(setting, stage, *LORA)
-    assert held == [{torch.float32, torch.bfloat16}]
+    monkeypatch.setattr(adapters, "store_linear_weights", recording)
+    compact = run_in_this_process(setting, stage, *LORA)
+    assert stored == [{torch.float32, torch.bfloat16}]
     monkeypatch.setattr(adapters, "store_linear_weights", lambda base, dtype: None)
-    whole = alone(setting, stage, *LORA, "run.keep_checkpoints=1")
-    assert untimed(lean) == untimed(whole)
-    assert same(weights(lean), weights(whole))
+    whole = run_in_this_process(setting, stage, *LORA, "run.keep_checkpoints=1")
+    assert untimed(compact) == untimed(whole)
+    assert same(weights(compact), weights(whole))
 
 
-def test_merged_is_base_and_adapter_in_float32(setting):
-    apart = alone(setting, "sft", *LORA, "lora.merge=false")
-    merged = load_file(alone(setting, "sft", *LORA) / "model" / "model.safetensors")
+def test_the_merged_model_is_base_plus_adapter_in_float32(setting):
+    adapter_run = run_in_this_process(setting, "sft", *LORA, "lora.merge=false")
+    merged = load_file(run_in_this_process(setting, "sft", *LORA) / "model" / "model.safetensors")
     base = AutoModelForCausalLM.from_pretrained(setting / "base", dtype=torch.float32)
-    expected = PeftModel.from_pretrained(base, apart / "model").merge_and_unload().state_dict()
+    expected = PeftModel.from_pretrained(base, adapter_run / "model").merge_and_unload().state_dict()
     for name, weight in merged.items():
         assert weight.dtype == torch.float32
         assert_close(weight, expected[name], atol=1e-6, rtol=0)
 
 
-def test_shared_out_it_learns_the_same(setting, tmp_path):
-    """FSDP2 has no autocast: norms and what is added up are in bfloat16 too, so no more than near it."""
+def test_a_run_under_fsdp2_has_nearly_the_same_losses(setting, tmp_path):
+    """FSDP2 has no autocast: norms and sums are in bfloat16 too, so the losses agree to 0.02 only."""
     run_stage("sft", setting / "sft.yaml", *LORA, f"run.dir={tmp_path}", hardware="fsdp2")
-    for row, expected in zip(untimed(tmp_path), untimed(alone(setting, "sft", *LORA)), strict=True):
+    for row, expected in zip(untimed(tmp_path), untimed(run_in_this_process(setting, "sft", *LORA)), strict=True):
         assert row.get("loss") == pytest.approx(expected.get("loss"), abs=0.02)

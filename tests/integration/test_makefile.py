@@ -1,4 +1,4 @@
-"""What `make` runs, with a stand-in for Python that writes down how it was called."""
+"""The commands that `make` runs, recorded by a stand-in for Python."""
 
 import os
 import shutil
@@ -17,14 +17,14 @@ case "$2" in "$FAILS") exit 2;; plan.choose) echo fsdp2;; esac
 
 @pytest.fixture
 def make(tmp_path):
-    """Runs make in a project that is set up; returns its result and the stand-in's calls, the folder TINY first."""
+    """Return a function that runs make in a set-up project; it returns the result and the calls, each TINY first."""
     for name in ("Makefile", "requirements.txt", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".installed").touch()
     (tmp_path / "python").write_text(STAND_IN)
     (tmp_path / "python").chmod(0o755)
-    # Nothing of a make that this test may itself run under.
+    # Remove the variables of a make that may have started this test.
     outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "TINY", "MINI", "SEED", "ARGS", "RECIPE", "HARDWARE")
     clean = {name: value for name, value in os.environ.items() if name not in outer} | {"LC_ALL": "C"}
 
@@ -48,7 +48,7 @@ def commands(calls: list[list[str]]) -> list[str]:
     return [" ".join(call[1:]) for call in calls]
 
 
-def test_tiny_runs_every_stage_in_turn(make):
+def test_make_tiny_runs_every_stage_in_order(make):
     done, calls = make("tiny", "-j4")
     assert done.returncode == 0
     assert {call[0] for call in calls} == {"runs/tiny"}
@@ -65,7 +65,7 @@ def test_tiny_runs_every_stage_in_turn(make):
     ]
 
 
-def test_annotated_makes_comparisons_and_a_reward_model_of_them(make):
+def test_make_annotated_makes_comparisons_and_trains_a_reward_model(make):
     done, calls = make("annotated", "SEED=1")
     assert done.returncode == 0
     assert {call[0] for call in calls} == {"runs/tiny-1"}
@@ -77,13 +77,13 @@ def test_annotated_makes_comparisons_and_a_reward_model_of_them(make):
     ]
 
 
-def test_tiny_ends_with_the_first_stage_that_fails(make):
+def test_make_tiny_stops_at_the_first_stage_that_fails(make):
     done, calls = make("tiny", fails="reward")
     assert done.returncode == 2
     assert commands(calls)[-1] == "-m reward recipes/tiny/pmp.yaml"
 
 
-def test_a_seed_has_its_own_folder_and_goes_to_every_stage(make):
+def test_seed_sets_the_folder_and_run_seed_of_every_stage(make):
     _, calls = make("tiny", "SEED=1", "ARGS=run.save_steps=5")
     assert {call[0] for call in calls} == {"runs/tiny-1"}
     assert commands(calls)[:2] == [
@@ -94,7 +94,7 @@ def test_a_seed_has_its_own_folder_and_goes_to_every_stage(make):
     assert calls[-1] == ["runs/tiny", "-m", "reward", "recipes/tiny/rm.yaml", "run.seed=0"]
 
 
-def test_args_are_words_of_the_shell(make):
+def test_args_are_split_as_by_the_shell(make):
     _, calls = make(
         "sft",
         "RECIPE=my.yaml",
@@ -109,7 +109,7 @@ def test_args_are_words_of_the_shell(make):
     assert calls[-1] == ["runs/tiny", "-m", "eval", "recipes/tiny/eval.yaml", gate]
 
 
-def test_show_takes_any_recipe(make):
+def test_make_show_takes_any_recipe(make):
     _, calls = make("show", "ARGS=show.rows=5")
     _, calls = make("show", "RECIPE=recipes/tiny/pmp.yaml", "SEED=3")
     assert commands(calls) == [
@@ -118,21 +118,21 @@ def test_show_takes_any_recipe(make):
     ]
 
 
-def test_a_plan_is_of_any_recipe_on_any_hardware(make):
+def test_make_plan_takes_any_recipe_and_hardware(make):
     _, calls = make("plan", "RECIPE=my.yaml", "HARDWARE=fsdp2", "ARGS=plan.device=a100")
     assert commands(calls) == ["-m plan my.yaml plan.hardware=fsdp2 plan.device=a100"]
     _, calls = make("plan")
     assert commands(calls)[-1] == "-m plan recipes/tiny/sft.yaml"
 
 
-def test_bench_takes_parts_and_options(make):
+def test_make_bench_passes_parts_and_options(make):
     _, calls = make("bench", "ARGS=sft --rounds 3")
     assert commands(calls) == ["-m bench sft --rounds 3"]
 
 
 @pytest.mark.parametrize("hardware", ["cpu_2", "auto"])
-def test_with_hardware_the_recipe_is_checked_and_then_launched(make, hardware):
-    """What auto stands for is what the plan of the recipe prints."""
+def test_hardware_checks_the_recipe_before_launching(make, hardware):
+    """HARDWARE=auto uses the name that plan.choose prints."""
     _, calls = make("ppo", f"HARDWARE={hardware}", "ARGS=ppo.steps=3")
     chosen = ["-m plan.choose recipes/tiny/ppo.yaml ppo.steps=3"] if hardware == "auto" else []
     assert commands(calls) == [
@@ -145,19 +145,19 @@ def test_with_hardware_the_recipe_is_checked_and_then_launched(make, hardware):
     assert commands(calls)[-1] == "-m reward recipes/tiny/rm.yaml --check"
 
 
-def test_without_a_plan_nothing_is_launched(make):
+def test_nothing_is_launched_if_plan_choose_fails(make):
     done, calls = make("rm", "HARDWARE=auto", fails="plan.choose")
     assert done.returncode == 2
     assert commands(calls)[-1] == "-m plan.choose recipes/tiny/rm.yaml"
 
 
-def test_a_second_setup_installs_nothing(make):
+def test_a_second_make_setup_installs_nothing(make):
     done, calls = make("setup")
     assert (done.stdout, calls) == ("make: Nothing to be done for 'setup'.\n", [])
 
 
 @pytest.mark.parametrize(
-    ("lacks", "expected"),
+    ("missing", "expected"),
     [
         (
             "sys.version_info",
@@ -167,8 +167,8 @@ def test_a_second_setup_installs_nothing(make):
         ("ensurepip", "error: ./python3 cannot create virtual environments; on Debian: apt install python3-venv"),
     ],
 )
-def test_without_a_fitting_python_one_line_says_so(make, tmp_path, lacks, expected):
-    (tmp_path / "python3").write_text(f'#!/bin/sh\ncase "$*" in *{lacks}*) exit 1;; esac\n')
+def test_a_python_without_the_version_or_venv_is_reported_in_one_line(make, tmp_path, missing, expected):
+    (tmp_path / "python3").write_text(f'#!/bin/sh\ncase "$*" in *{missing}*) exit 1;; esac\n')
     (tmp_path / "python3").chmod(0o755)
     done, calls = make("-B", "setup", "PYTHON3=./python3")
     assert done.returncode == 2
@@ -186,6 +186,6 @@ def test_without_a_fitting_python_one_line_says_so(make, tmp_path, lacks, expect
         ("release", "release.checkpoint"),
     ],
 )
-def test_what_takes_arguments_gets_them(make, target, module):
+def test_targets_pass_their_arguments(make, target, module):
     _, calls = make(target, "ARGS=5 1")
     assert commands(calls) == [f"-m {module} 5 1"]

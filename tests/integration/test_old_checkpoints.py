@@ -1,4 +1,4 @@
-"""A run that an earlier version began: a list as state, an empty mark, no stage. It ends like one of today."""
+"""Resume a run of an earlier version: state as a list, an empty COMPLETE file, a recipe without a stage."""
 
 import torch
 

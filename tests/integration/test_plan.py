@@ -1,4 +1,4 @@
-"""`make plan`: every shipped recipe without network, what fits and what to change, mistakes in one line."""
+"""`make plan`: plans of all shipped recipes without network, advice, choice of hardware, error messages."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from tests.support.paths import ROOT
 TRAINING = ("base", "pretrain", "sft", "pmp", "rm", "ppo")
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml")
                  if not path.parent.name.startswith("tiny") and path.stem in TRAINING)  # fmt: skip
-# From the models' cards and their weights' headers.
+# From the model cards and the headers of the weight files.
 PARAMETERS = {
     "Qwen/Qwen1.5-0.5B": 463_987_712, "Qwen/Qwen1.5-1.8B": 1_836_828_672, "Qwen/Qwen1.5-7B": 7_721_324_544,
     "Qwen/Qwen1.5-14B": 14_167_290_880, "Qwen/Qwen1.5-72B": 72_287_920_128, "Qwen/Qwen2.5-7B": 7_615_616_512,
@@ -50,7 +50,7 @@ def test_published_shapes_have_the_published_number_of_parameters(name):
     assert words == f"{name} (shape as published)"
 
 
-def test_seven_billion_by_hand():
+def test_the_parameters_of_qwen_7b_by_hand():
     d, f, vocabulary = 4096, 11008, 151936
     layer = 4 * d * d + 3 * d + 3 * d * f + 2 * d
     assert 2 * vocabulary * d + 32 * layer + d == PARAMETERS["Qwen/Qwen1.5-7B"]
@@ -65,7 +65,7 @@ def test_every_shipped_recipe_has_a_plan(path, hardware):
 
 
 @pytest.mark.parametrize("stage", ["base", "sft", "pmp", "rm", "ppo"])
-def test_the_tiny_recipes_have_one_once_there_is_a_world(stage, mini, monkeypatch):
+def test_every_tiny_recipe_has_a_plan_once_the_world_exists(stage, mini, monkeypatch):
     monkeypatch.setenv("TINY", str(mini))
     made = plan_of(f"recipes/tiny/{stage}.yaml", "plan.hardware=cpu")
     assert made.fits
@@ -73,34 +73,34 @@ def test_the_tiny_recipes_have_one_once_there_is_a_world(stage, mini, monkeypatc
     assert next(iter(made.models.values()))[1] > 100_000
 
 
-def test_what_a_recipe_is_of():
+def test_the_stage_of_a_recipe_is_read_from_it_or_an_override():
     found = {path.stem: stage_of(str(path)) for path in SHIPPED}
     assert found == {"pretrain": "sft", "sft": "sft", "pmp": "reward", "rm": "reward", "ppo": "ppo"}
     assert stage_of("recipes/qwen1.5-7b/sft.yaml", ["stage=reward"]) == "reward"
 
 
-def test_all_weights_of_7b_need_devices_that_share_them():
-    """16 bytes a parameter, as docs/first_7b_run.md says."""
-    alone = plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=one_gpu", "plan.device=a100")
-    step = next(phase for phase in alone.phases if phase.name == "optimiser's step")
+def test_training_all_weights_of_7b_needs_sharding():
+    """16 bytes per parameter, as docs/first_7b_run.md states."""
+    one_gpu = plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=one_gpu", "plan.device=a100")
+    step = next(phase for phase in one_gpu.phases if phase.name == "optimiser's step")
     assert step.total == 16 * PARAMETERS["Qwen/Qwen1.5-7B"]
-    assert not alone.fits
+    assert not one_gpu.fits
     assert plan_of("recipes/qwen1.5-7b/sft.yaml", "plan.hardware=fsdp2", "plan.processes=8").fits
 
 
-def test_advice_is_computed():
+def test_following_the_advice_makes_the_plan_fit():
     recipe = planned_recipe("recipes/qwen1.5-7b/sft.yaml", [
         "plan.hardware=one_gpu", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=64",
     ])  # fmt: skip
     fitting = [way for way in all_ways(recipe, planning(recipe)) if way.plan.fits]
     ways, last = [way.text or str(way.changes) for way in fitting], fitting[-1]
     assert ways == ["{'lora.r': 64}", "HARDWARE=fsdp2 with 2 processes"]
-    # What it names does make the plan fit.
+    # Each change makes the plan fit.
     assert planning(with_changes(recipe, {"lora.r": 64})).fits
     assert planning(with_changes(recipe, last.changes), hardware=read_hardware("fsdp2", 2, None, None, None)).fits
 
 
-def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
+def test_a_base_in_4_bits_is_advised_if_the_full_one_does_not_fit():
     limits = ["plan.hardware=one_gpu", "plan.device=4090"]
     found = []
     for path, keys in (("qwen1.5-7b/sft", ["lora.r=64"]), ("qwen1.5-72b/ppo", ["models=shared", "plan.device=h100"])):
@@ -112,7 +112,7 @@ def test_adapters_on_a_base_in_4_bits_where_a_whole_one_is_too_large():
     assert found[1]["ppo.load_in_4bit"]
 
 
-def test_a_shared_base_is_counted_once_in_its_type_or_in_4_bits():
+def test_a_shared_base_is_counted_once_in_bfloat16_or_in_4_bits():
     keys = ["plan.hardware=one_gpu", "models=shared", "plan.lora_r=16"]
     whole, four = (plan_of("recipes/qwen1.5-72b/ppo.yaml", *keys, f"ppo.load_in_4bit={x}") for x in (False, True))
     base, of_four = ({phase.name: phase.parts["frozen models"] for phase in made.phases}["scoring rollouts"]
@@ -122,10 +122,10 @@ def test_a_shared_base_is_counted_once_in_its_type_or_in_4_bits():
     assert base - of_four == pytest.approx((2 - 0.516) * products, rel=1e-3)
     assert four.work.waiting - whole.work.waiting == pytest.approx(
         whole.work.waiting * (2 + 0.516) * products / (2 * whole.shape.parameters), rel=1e-3
-    )  # weights are decoded for every token
+    )  # weights are dequantized for every token
 
 
-def test_batches_are_halved_only_as_far_as_it_takes():
+def test_the_batch_size_is_halved_only_as_often_as_needed():
     limits = ("plan.hardware=one_gpu", "lora.r=8", "plan.memory_gib=28")
     recipe = planned_recipe("recipes/qwen1.5-1.8b/sft.yaml", [
         *limits, "trainer.per_device_train_batch_size=32", "trainer.gradient_accumulation_steps=4",
@@ -149,19 +149,19 @@ def test_the_docs_show_what_the_command_prints():
         assert "\n".join(page(planned_recipe(words["RECIPE"], overrides))) == text
 
 
-def test_what_ppo_can_give_up():
+def test_offloading_frozen_models_and_sharing_a_base_lower_the_peak_of_ppo():
     recipe = planned_recipe("recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
     full, shared = planning(recipe), planning(with_changes(recipe, {"models": "shared"}))
     waiting = planning(with_changes(recipe, {"ppo.offload_frozen": True}))
     frozen = 2 * (full.models["reference"][0] + full.models["reward model 1"][0])
-    # The reference's layers alone are stored in bfloat16.
+    # Of the reference only the linear layers are stored in bfloat16.
     frozen += 2 * (full.shape.parameters - full.shape.products)
     assert full.peak.total - waiting.peak.total == frozen
     assert shared.models["policy"][1] < 0.05 * full.models["policy"][1]
     assert shared.peak.total < full.peak.total
 
 
-def test_every_reward_model_of_a_mix_counts():
+def test_every_reward_model_of_a_mix_is_counted():
     mix = 'reward.mix={a: [x/a, x/b], b: {path: x/c, weight: 2}, c: {rule: "m:f"}}'
     one = plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=one_gpu")
     three = plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=one_gpu", "reward.path=null", mix)
@@ -169,22 +169,22 @@ def test_every_reward_model_of_a_mix_counts():
     assert three.peak.total - one.peak.total == 2 * 2 * one.models["reward model 1"][0]
 
 
-def test_compiled_decoding_holds_its_buffers_all_the_time():
+def test_the_buffers_of_compiled_decoding_count_in_every_phase():
     recipe = planned_recipe("recipes/qwen1.5-1.8b/ppo.yaml", ["plan.hardware=one_gpu"])
     plain, compiled = planning(recipe), planning(with_changes(recipe, {"sampling.engine": "compiled"}))
-    held = {phase.parts["compiled decoding"] for phase in compiled.phases}
-    assert len(held) == 1
+    buffers = {phase.parts["compiled decoding"] for phase in compiled.phases}
+    assert len(buffers) == 1
     for before, after in zip(plain.phases, compiled.phases, strict=True):
         given_up = before.parts.get("autocast copies", 0) + before.parts.get("KV cache", 0)
         if before.name == "generating responses":
-            assert after.total == pytest.approx(before.total + max(held) - given_up)
+            assert after.total == pytest.approx(before.total + max(buffers) - given_up)
         elif before.name != "prefill":
-            assert after.total == pytest.approx(before.total + max(held))
+            assert after.total == pytest.approx(before.total + max(buffers))
     with pytest.raises(RunError, match=r"^sampling.engine=compiled runs in one process or under ddp; use HARDWARE=ddp"):
         plan_of("recipes/qwen1.5-1.8b/ppo.yaml", "plan.hardware=fsdp2", "sampling.engine=compiled")
 
 
-def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
+def test_sampling_split_is_advised_for_a_policy_too_large_for_one_device():
     recipe = planned_recipe("recipes/qwen1.5-72b/ppo.yaml", [
         "plan.hardware=fsdp2", "plan.processes=64", "plan.device=a100", "ppo.gradient_checkpointing=true",
     ])  # fmt: skip
@@ -200,32 +200,32 @@ def test_a_policy_too_large_for_a_device_is_split_while_it_writes():
     )
 
 
-def test_published_files_are_read_once_a_machine():
+def test_published_weights_are_in_host_memory_once_per_machine():
     recipe = "recipes/qwen1.5-7b/sft.yaml"
     for hardware, rank in (("fsdp2", 0), ("fsdp2", 8), ("zero3", 8)):
         made = plan_of(recipe, f"plan.hardware={hardware}", f"lora.r={rank}")
         assert made.host_bytes == 2 * PARAMETERS["Qwen/Qwen1.5-7B"]
 
 
-def test_adapters_are_merged_in_one_process():
-    recipe, told = (
+def test_host_memory_for_merging_is_printed_only_if_adapters_are_merged():
+    recipe, line_start = (
         "recipes/qwen1.5-7b/sft.yaml",
         "host memory of the first machine: 28.76 GiB while adapters are merged ",
     )
     for keys, shown in ((["lora.r=8"], True), (["lora.r=8", "lora.merge=false"], False), ([], False)):
         lines = list(page(planned_recipe(recipe, ["plan.hardware=fsdp2", *keys])))
-        assert any(line.startswith(told) for line in lines) is shown
+        assert any(line.startswith(line_start) for line in lines) is shown
 
 
-def test_steps_of_epochs_are_told_by_rows():
+def test_the_number_of_steps_of_an_epoch_needs_plan_rows():
     batch = ["plan.hardware=fsdp2", "trainer.per_device_train_batch_size=2", "trainer.gradient_accumulation_steps=32"]
     made = plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch, "plan.rows=1000")
-    assert made.work.steps == 16  # of 64
+    assert made.work.steps == 16  # of 64 rows
     assert made.work.tokens == 64 * 2 * 2048
     assert plan_of("recipes/qwen1.5-7b/pmp.yaml", *batch).work.steps is None
 
 
-def test_hardware_is_what_its_file_says(tmp_path, monkeypatch):
+def test_hardware_is_read_from_its_accelerate_file(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerate_config, "CONFIGURATIONS", folder := tmp_path)
     (folder / "nodes.yaml").write_text("distributed_type: FSDP\nnum_machines: 4\nuse_cpu: false\n")
     (folder / "zero.yaml").write_text("distributed_type: DEEPSPEED\nnum_processes: 4\n"
@@ -260,14 +260,14 @@ GPU = 80_000_000_000
          "GB of each for full models; models=shared runs in one process or under ddp"),
     ],
 )  # fmt: skip
-def test_what_auto_stands_for(recipe, overrides, gpus, name, reason):
-    """By the plan: whole models where they fit on each GPU, else sharded ones, if the stage can be sharded."""
-    chosen, said = choose(planned_recipe(f"recipes/{recipe}.yaml", overrides), gpus, GPU)
+def test_auto_chooses_hardware_by_the_plan(recipe, overrides, gpus, name, reason):
+    """DDP if the full models fit on each GPU, else sharding, if the stage supports it."""
+    chosen, printed_reason = choose(planned_recipe(f"recipes/{recipe}.yaml", overrides), gpus, GPU)
     assert chosen == name
-    assert reason in said
+    assert reason in printed_reason
 
 
-def test_auto_prints_the_name_alone_and_why_beside_it():
+def test_auto_prints_the_name_to_stdout_and_the_reason_to_stderr():
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "plan.choose", "recipes/qwen1.5-7b/sft.yaml"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
@@ -299,14 +299,14 @@ def test_auto_prints_the_name_alone_and_why_beside_it():
          "(owner/name)"),
     ],
 )  # fmt: skip
-def test_mistakes(recipe, overrides, message):
+def test_mistakes_in_a_recipe_or_override_are_refused(recipe, overrides, message):
     with pytest.raises(RecipeError) as error:
         plan_of(f"recipes/{recipe}.yaml", *overrides)
     assert str(error.value).startswith(message)
 
 
-def test_the_command_prints_the_plan_and_nothing_else():
-    """Not even what DeepSpeed, where it is installed, says of a machine without GPU."""
+def test_the_command_prints_only_the_plan():
+    """And no message of DeepSpeed, if installed, about a machine without a GPU."""
     recipe, overrides = "recipes/qwen1.5-7b/sft.yaml", ["plan.hardware=fsdp2"]
     environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     command = [sys.executable, "-m", "plan", recipe, *overrides]
@@ -314,7 +314,7 @@ def test_the_command_prints_the_plan_and_nothing_else():
     assert ended.stdout == "".join(f"{line}\n" for line in page(planned_recipe(recipe, overrides)))
 
 
-def test_a_mistake_on_the_command_line_is_one_line_before_torch():
+def test_a_mistake_on_the_command_line_is_reported_before_importing_torch():
     command = [sys.executable, "-X", "importtime", "-m", "plan", "recipes/qwen1.5-7b/sft.yaml", "plan.device=v100"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ)
     assert ended.returncode == 2

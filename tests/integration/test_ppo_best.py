@@ -1,6 +1,6 @@
-"""watch.keep_best: the finished policy and value model are those of the best checkpoint, however a run got there.
+"""watch.keep_best: the finished policy and value model are those of the best checkpoint, also after kills.
 
-Its oracle is a run that ends at that step. What held-out prompts measure is replaced, so that the best is known.
+They are compared with a run that ends at that step. Held-out figures are replaced, so that the best step is known.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
 from tests.support.processes import run_stage
 from tests.support.stage_runs import same, unfinish, untimed, weights
 
-# As the recipe says it, without a schedule that knows the last step: a run of two steps is the start of one of five.
+# The setting's learning rate is constant, so a run of two steps equals the first two steps of one of five.
 GOLD = "watch.gold=tests.integration.test_ppo_best:no_gold"
 
 
@@ -37,8 +37,8 @@ def setting(tmp_path_factory):
 
 
 @pytest.fixture
-def measured(monkeypatch):
-    """A function that sets what the next measurements find; where they are used up, the run is gone."""
+def set_heldout(monkeypatch):
+    """Return a function that sets the next held-out values; when they are used up, StopIteration ends the run."""
     plain = HeldOut.measure
 
     def set_values(*values):
@@ -54,7 +54,7 @@ def measured(monkeypatch):
 
 
 def best_of(setting, run, *overrides, steps=5):
-    """The recipe of a run that keeps its best."""
+    """Return the recipe of a run with watch.keep_best."""
     return recipe_of(
         setting, f"data.heldout={setting.parent}/prompts.jsonl", GOLD, "watch.keep_best=heldout_gold", "watch.every=1",
         "run.save_steps=1", "run.keep_checkpoints=1", f"run.dir={run}", f"ppo.steps={steps}", *overrides,
@@ -71,7 +71,7 @@ def best_in(run):
 
 @pytest.fixture(scope="module")
 def two_steps(setting, tmp_path_factory):
-    """A run that ends after two steps and chooses nothing."""
+    """Return the folder of a run that ends after two steps, without watch.keep_best."""
     folder = tmp_path_factory.mktemp("two")
     train(recipe_of(setting, f"run.dir={folder}", "ppo.steps=2", "run.save_steps=2"))
     return folder
@@ -82,18 +82,18 @@ def assert_models_of(run, other):
         assert same(weights(run, name), weights(other, name)), name
 
 
-def test_the_model_is_that_of_the_best_checkpoint(setting, two_steps, tmp_path, measured, capsys):
-    """Which is not pruned; of equal ones it is the earlier; the last one stays as well."""
+def test_the_finished_model_is_that_of_the_best_checkpoint(setting, two_steps, tmp_path, set_heldout, capsys):
+    """The earlier one of equal values; the best and the last checkpoint are kept."""
     run = tmp_path / "run"
-    measured(0.5, 0.9, 0.9, 0.2, 0.7)
+    set_heldout(0.5, 0.9, 0.9, 0.2, 0.7)
     train(best_of(setting, run))
     assert_models_of(run, two_steps)
     assert names(run) == ["checkpoint-2", "checkpoint-5"]
     assert best_in(run) == {"step": 2, "metric": "heldout_gold", "value": 0.9, "measured": 5}
-    said = "the model is that of step 2, the best of 5 by heldout_gold (0.9)"
-    assert capsys.readouterr().out.rstrip().endswith(f"; {said}")
+    message = "the model is that of step 2, the best of 5 by heldout_gold (0.9)"
+    assert capsys.readouterr().out.rstrip().endswith(f"; {message}")
     card = model_card(run, "me/mine")
-    assert f" T{said[1:]}.\n" in card
+    assert f" T{message[1:]}.\n" in card
     assert "## Metrics at step 2\n" in card
     assert "| `heldout_gold` | 0.9 | 2 |" in card
     release([str(run), str(tmp_path / "released"), "step=2"])
@@ -102,9 +102,9 @@ def test_the_model_is_that_of_the_best_checkpoint(setting, two_steps, tmp_path, 
     assert not same(weights(tmp_path, "last"), weights(run))
 
 
-def test_what_is_trained_does_not_depend_on_it(setting, two_steps, tmp_path, measured):
+def test_keep_best_does_not_change_training(setting, two_steps, tmp_path, set_heldout):
     run = tmp_path / "run"
-    measured(0.5, 0.9)
+    set_heldout(0.5, 0.9)
     train(best_of(setting, run, steps=2))
     assert_models_of(run, two_steps)
     trained = [{name: row[name] for name in row if "heldout" not in name} for row in untimed(run)]
@@ -114,10 +114,10 @@ def test_what_is_trained_does_not_depend_on_it(setting, two_steps, tmp_path, mea
     assert watched == {**unwatched, "best": {"step": 2, "value": 0.9, "measured": 2}}
 
 
-def test_on_a_local_disk(setting, two_steps, tmp_path, measured):
-    """The best stays there and in the run folder; on another machine it is taken from the latter."""
+def test_keep_best_with_a_local_disk(setting, two_steps, tmp_path, set_heldout):
+    """The best checkpoint is kept there and in the run folder; without that disk it is read from the folder."""
     run, disk = tmp_path / "run", f"run.local_dir={tmp_path}/disk"
-    measured(0.5, 0.9, 0.1, 0.2)
+    set_heldout(0.5, 0.9, 0.1, 0.2)
     with pytest.raises(StopIteration):
         train(best_of(setting, run, disk))
     local = local_folder(f"{tmp_path}/disk", run)
@@ -127,32 +127,32 @@ def test_on_a_local_disk(setting, two_steps, tmp_path, measured):
             thread.join()
     assert names(run) == ["checkpoint-2", "checkpoint-4"]
     shutil.rmtree(local)
-    measured(0.3)
+    set_heldout(0.3)
     train(best_of(setting, run, disk))
     assert_models_of(run, two_steps)
 
 
-def test_killed_it_knows_what_was_best(setting, two_steps, tmp_path, measured):
-    """With a measurement between the checkpoints, which the best is not chosen from; and one repeated."""
+def test_a_killed_run_resumes_with_its_best_value(setting, two_steps, tmp_path, set_heldout):
+    """A value measured between checkpoints does not count, also when it is measured again after the resume."""
     run = tmp_path / "run"
-    measured(9.0, 0.5, 8.0)
+    set_heldout(9.0, 0.5, 8.0)
     with pytest.raises(StopIteration):
         train(best_of(setting, run, "run.save_steps=2", steps=6))
     assert [row["step"] for row in untimed(run)] == [1, 2, 3]
-    measured(8.0, 0.4, 7.0)
+    set_heldout(8.0, 0.4, 7.0)
     with pytest.raises(StopIteration):
         train(best_of(setting, run, "run.save_steps=2", steps=6))
     assert names(run) == ["checkpoint-2", "checkpoint-4"]
-    measured(7.0, 0.3)
+    set_heldout(7.0, 0.3)
     train(best_of(setting, run, "run.save_steps=2", steps=6))
     assert_models_of(run, two_steps)
     assert best_in(run) == {"step": 2, "metric": "heldout_gold", "value": 0.5, "measured": 3}
 
 
-def test_a_checkpoint_of_a_signal_is_none_to_choose_from(setting, two_steps, tmp_path, measured, monkeypatch):
-    """The run that was not stopped has none there."""
+def test_a_checkpoint_written_on_a_signal_cannot_be_the_best(setting, two_steps, tmp_path, set_heldout, monkeypatch):
+    """An uninterrupted run has no checkpoint at that step."""
     run = tmp_path / "run"
-    measured(9.0, 0.5, 8.0, 0.4)
+    set_heldout(9.0, 0.5, 8.0, 0.4)
     scripted, calls = HeldOut.measure, []
 
     def measure(*arguments):
@@ -169,12 +169,12 @@ def test_a_checkpoint_of_a_signal_is_none_to_choose_from(setting, two_steps, tmp
     assert_models_of(run, two_steps)
 
 
-def test_a_longer_run_still_has_it_and_does_not_go_on_without(setting, two_steps, tmp_path, measured):
+def test_an_extended_run_keeps_its_best_and_is_refused_without_it(setting, two_steps, tmp_path, set_heldout):
     run = tmp_path / "run"
-    measured(0.5, 0.9, 0.1)
+    set_heldout(0.5, 0.9, 0.1)
     train(best_of(setting, run, steps=3))
     shutil.copytree(run, tmp_path / "copy")
-    measured(0.2)
+    set_heldout(0.2)
     train(best_of(setting, run, steps=4))
     assert names(run) == ["checkpoint-2", "checkpoint-4"]
     assert_models_of(run, two_steps)
@@ -186,19 +186,19 @@ def test_a_longer_run_still_has_it_and_does_not_go_on_without(setting, two_steps
     )
 
 
-def test_without_a_measure_the_last_is_taken(setting, two_steps, tmp_path, measured, capsys):
+def test_without_a_finite_value_the_last_model_is_kept(setting, two_steps, tmp_path, set_heldout, capsys):
     run = tmp_path / "run"
-    measured(math.nan, math.nan)
+    set_heldout(math.nan, math.nan)
     train(best_of(setting, run, steps=2))
     assert_models_of(run, two_steps)
     assert "best" not in json.loads((run / "finished.json").read_text())
     assert "warning: heldout_gold was never finite, so the model is that of the last step\n" in capsys.readouterr().out
 
 
-def test_adapters_of_a_shared_base(setting, tmp_path, measured):
+def test_keep_best_with_adapters_of_a_shared_base(setting, tmp_path, set_heldout):
     shared = ["models=shared", *make_adapters(setting.parent)]
     train(recipe_of(setting, *shared, f"run.dir={tmp_path}/two", "ppo.steps=2"))
-    measured(0.5, 0.9, 0.1)
+    set_heldout(0.5, 0.9, 0.1)
     train(best_of(setting, tmp_path / "run", *shared, steps=3))
     for name in ("model", "value"):
         one, other = (tmp_path / run / name / "adapter_model.safetensors" for run in ("run", "two"))
@@ -206,10 +206,10 @@ def test_adapters_of_a_shared_base(setting, tmp_path, measured):
 
 
 @pytest.mark.parametrize("hardware", ["fsdp2", "zero2", "zero3"])
-def test_whoever_trained_last_writes_it(setting, two_steps, tmp_path, measured, hardware):
-    """Two processes that share the models make the last step, and then read the best, which one had written."""
+def test_sharded_ranks_finish_with_the_best_model_of_one_process(setting, two_steps, tmp_path, set_heldout, hardware):
+    """Two sharded ranks make the last step, and then load the best checkpoint, which a single process has written."""
     run = tmp_path / "run"
-    measured(0.5, 0.9, 0.1, 0.2)
+    set_heldout(0.5, 0.9, 0.1, 0.2)
     train(best_of(setting, run, "run.keep_checkpoints=9", steps=4))
     unfinish(run, 3)
     overrides = [f"data.heldout={setting.parent}/prompts.jsonl", GOLD, "watch.keep_best=heldout_gold", "watch.every=1",

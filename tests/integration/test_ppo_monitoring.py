@@ -1,4 +1,4 @@
-"""What the user sees of a PPO run: warnings, held-out gold, the table, responses on the console."""
+"""Monitoring of a PPO run: warnings, held-out gold, the console's table and responses."""
 
 import pytest
 
@@ -21,8 +21,8 @@ def gold(record, answer):
     return {"gold": float(len(answer))}
 
 
-def test_a_run_is_watched_and_not_changed_by_it(setting, tmp_path, capsys):
-    """Warnings once, where they begin; gold at the steps asked for; the same policy as unwatched, and when resumed."""
+def test_monitoring_does_not_change_the_run(setting, tmp_path, capsys):
+    """A warning appears once, at its first step, and gold at the chosen steps; a resumed run repeats both."""
     overrides = ["ppo.steps=4", "run.save_steps=2", "watch.kl=1e-9", "ppo.policy_learning_rate=0.05"]
     gold = "tests.integration.test_ppo_monitoring:gold"
     watched = [*overrides, f"data.heldout={setting.parent}/prompts.jsonl", f"watch.gold={gold}",
@@ -52,14 +52,13 @@ def test_a_run_is_watched_and_not_changed_by_it(setting, tmp_path, capsys):
     assert untimed(tmp_path / "run") == before
 
 
-def test_gold_needs_something_to_measure_on(setting):
+def test_watch_gold_without_held_out_prompts_is_refused(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "watch.gold=a:b")
     assert str(error.value) == "watch.gold is a:b, but there are no held-out prompts; give data.heldout"
 
 
-def test_the_table_of_a_log(capsys, monkeypatch):
-    """A head, then a line now and then, and always the last one."""
+def test_the_console_table_shows_a_head_rows_at_intervals_and_the_last_step(capsys, monkeypatch):
     monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", -1.0)
     steps = Steps("ppo", 3)
     steps.row(1, {"score": 1.23456, "learn_seconds": 2.0})
@@ -73,7 +72,7 @@ def test_the_table_of_a_log(capsys, monkeypatch):
     )  # fmt: skip
 
 
-def test_rollouts_on_the_console():
+def test_rollouts_are_shown_with_score_kl_and_a_shortened_prompt():
     prompt = "x" * 400 + "\nWho?\n"
     text = as_text([RolloutRecord(1, record={}, prompt=prompt, response="Me.<|im_end|>", score=1.234, kl=-0.5)])
     assert text.startswith("  score 1.23, kl -0.5\n  | … xxx")

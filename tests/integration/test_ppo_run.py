@@ -1,4 +1,4 @@
-"""Runs of PPO through its entry point: the value-only steps, kill and resume, what a person sees of a mistake."""
+"""PPO runs through the entry point: value warm-up, metrics, kill and resume, error messages."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 from engine.files.jsonl import read
 from ppo.train import train
 from tests.support.ppo_setting import make_setting, recipe_of
-from tests.support.stage_runs import command, killed_after, same, untimed, weights
+from tests.support.stage_runs import command, run_and_kill, same, untimed, weights
 
 
 @pytest.fixture(scope="module")
@@ -16,16 +16,16 @@ def setting(tmp_path_factory):
     return make_setting(tmp_path_factory.mktemp("setting"))
 
 
-def test_the_policy_rests_during_value_warmup_and_moves_after(setting, tmp_path):
+def test_the_policy_is_not_trained_during_value_warmup(setting, tmp_path):
     start = weights(setting.parent, "policy")
-    for steps, moved in ((2, False), (3, True)):
+    for steps, trained in ((2, False), (3, True)):
         run = tmp_path / str(steps)
         train(recipe_of(setting, f"run.dir={run}", f"ppo.steps={steps}", "ppo.value_warmup_steps=2"))
-        assert same(weights(run), start) != moved
+        assert same(weights(run), start) != trained
         assert not same(weights(run, "value"), weights(setting.parent, "reward"))
 
 
-def test_metrics_are_all_there_and_finite(setting, tmp_path):
+def test_every_metric_is_logged_and_finite(setting, tmp_path):
     train(recipe_of(setting, f"run.dir={tmp_path}"))
     rows = read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -37,7 +37,7 @@ def test_metrics_are_all_there_and_finite(setting, tmp_path):
     }  # fmt: skip
     assert expected <= rows[-1].keys()
     assert None not in rows[-1].values()
-    assert rows[0]["kl"] == rows[1]["kl"] == 0  # the policy has not moved before step 3
+    assert rows[0]["kl"] == rows[1]["kl"] == 0  # the policy equals the reference until step 3
     assert rows[2]["kl"] != 0
     assert "policy_loss" not in rows[0]
     samples = read(tmp_path / "rollouts.jsonl")
@@ -52,20 +52,20 @@ def test_metrics_are_all_there_and_finite(setting, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["ppo.micro_batch_tokens=30", "sampling.batch_size=3"])
-def test_batching_changes_nothing(setting, tmp_path, change):
+def test_batch_sizes_change_metrics_by_rounding_only(setting, tmp_path, change):
     train(recipe_of(setting, f"run.dir={tmp_path / 'one'}"))
     train(recipe_of(setting, f"run.dir={tmp_path / 'other'}", change))
     for a, b in zip(untimed(tmp_path / "one"), untimed(tmp_path / "other"), strict=True):
         assert a == pytest.approx(b, abs=2e-4, rel=1e-3)
 
 
-def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
-    """6 steps = 3 + kill -9 + 3, bit for bit, from the saved state."""
+def test_a_killed_run_resumes_and_ends_bit_for_bit(setting, tmp_path):
+    """Six steps, killed with SIGKILL after step 4 and resumed from checkpoint-3."""
     long = ["ppo.steps=6", "ppo.value_warmup_steps=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(recipe_of(setting, f"run.dir={whole}", *long))
 
-    killed_after(4, "ppo", setting, f"run.dir={killed}", *long)
+    run_and_kill(4, "ppo", setting, f"run.dir={killed}", *long)
     assert not (killed / "finished.json").exists()
     assert (killed / "checkpoint-3" / "COMPLETE").exists()
 
@@ -84,7 +84,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
     assert finished.stdout.strip().endswith(f"{killed}: already finished; nothing to do")
 
 
-def test_a_half_written_checkpoint_is_not_resumed_from(setting, tmp_path):
+def test_an_incomplete_checkpoint_is_not_resumed_from(setting, tmp_path):
     recipe = recipe_of(setting, f"run.dir={tmp_path}", "run.save_steps=1", "ppo.value_warmup_steps=0")
     train(recipe)
     expected = untimed(tmp_path)
@@ -95,7 +95,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(setting, tmp_path):
     assert untimed(tmp_path) == expected
 
 
-def test_another_recipe_in_the_folder_is_refused_naming_the_keys(setting, tmp_path):
+def test_a_run_folder_of_another_recipe_is_refused_with_the_differing_keys(setting, tmp_path):
     train(recipe_of(setting, f"run.dir={tmp_path}", "ppo.steps=1"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     other = subprocess.run(
@@ -110,17 +110,17 @@ def test_another_recipe_in_the_folder_is_refused_naming_the_keys(setting, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_what_is_not_finite_stops_the_run_and_spares_the_checkpoint(setting, tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(setting, tmp_path, monkeypatch):
     import ppo.update
     from engine.errors import RunError
 
     plain = ppo.update.clipped_policy_loss
     calls = iter(range(100))
 
-    def spoilt(*arguments):
+    def nan_loss(*arguments):
         return plain(*arguments) * (float("nan") if next(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(ppo.update, "clipped_policy_loss", spoilt)
+    monkeypatch.setattr(ppo.update, "clipped_policy_loss", nan_loss)
     recipe = recipe_of(setting, f"run.dir={tmp_path}", "run.save_steps=1", "ppo.value_warmup_steps=0")
     with pytest.raises(RunError) as error:
         train(recipe)

@@ -1,4 +1,4 @@
-"""Published data sets, read whole: what is kept of them, and what is trained on."""
+"""Published data sets: how many records are kept, and which tokens are trained on."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from tests.support.paths import DATA
 from tests.support.rows_setting import conversation_rows, pair_rows, prompt_rows, recipe
 from tests.support.tokenizers import qwen
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")
 
 
 @pytest.mark.parametrize("tools", ["hermes", "react"])
-def test_glaive_trains_on_what_the_assistant_says(tools):
+def test_glaive_trains_on_tool_calls_and_not_on_tool_results(tools):
     path = str(DATA / "glaive_toolcall_en.json")
     rows, report = conversation_rows(path, recipe(tools=tools), qwen(), key="data.train", max_length=16384)
     assert report.kept == 300
@@ -33,8 +33,8 @@ def test_glaive_trains_on_what_the_assistant_says(tools):
         ("hh_harmless_base.jsonl.gz", prompt_rows),
     ],
 )
-def test_published_sets_are_kept(file, make):
-    """The test tokenizer writes about a token a character and a half; a real one needs a third of this length."""
+def test_at_least_95_percent_of_a_published_set_are_kept(file, make):
+    """The test tokenizer needs about one token per 1.5 characters; a real one needs a third of these lengths."""
     limit = {"max_prompt_tokens": 2048} if make is prompt_rows else {"max_length": 4096}
     _, report = make({"path": str(DATA / file), "take": 500}, recipe(), qwen(), key="data.train", **limit)
     assert report.kept >= 0.95 * report.read > 0

@@ -1,4 +1,4 @@
-"""Every record of ../shared/data is read."""
+"""Every record of the published data sets can be read."""
 
 import pytest
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is abs
         ("wikitext2_valid.txt", (read_text,), 1),
     ],
 )
-def test_all_of_a_published_set_can_be_read(file, readers, count):
+def test_every_record_of_a_published_set_can_be_read(file, readers, count):
     records = [record for _, record in read_source(Source(str(DATA / file)))]
     assert len(records) == count
     fields = {"question": "prompt", "answer": "response"} if file.startswith(("gsm8k", "mmlu")) else None
@@ -35,13 +35,13 @@ def test_all_of_a_published_set_can_be_read(file, readers, count):
             assert reader(record, fields)
 
 
-def test_what_is_read_from_glaive():
+def test_the_tool_calls_of_glaive_are_read():
     conversations = [
         read_conversation(record) for _, record in read_source(Source(str(DATA / "glaive_toolcall_en.json")))
     ]
-    said = [message for conversation in conversations for message in conversation.messages]
-    assert sum(message.tool_calls is not None for message in said) == 211
-    assert sum(message.role == "tool" for message in said) == 211
+    all_messages = [message for conversation in conversations for message in conversation.messages]
+    assert sum(message.tool_calls is not None for message in all_messages) == 211
+    assert sum(message.role == "tool" for message in all_messages) == 211
     assert conversations[0].messages[3].tool_calls == (
         ToolCall("search_recipes", {"ingredients": ["chicken", "bell peppers", "rice"]}),
     )

@@ -1,4 +1,4 @@
-"""A checkpoint of a run as a model folder: it is what the run's own model would have been at that step."""
+"""`make release` turns a checkpoint into a model folder, equal to the model of a run that ends at that step."""
 
 import pytest
 import torch
@@ -23,13 +23,13 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(setting, tmp_path_factory):
-    """A PPO run of three steps, all of whose checkpoints are kept."""
+    """Return the folder of a PPO run of three steps with all its checkpoints."""
     folder = tmp_path_factory.mktemp("run")
     train(recipe_of(setting, f"run.dir={folder}", "run.save_steps=1", "run.keep_checkpoints=9"))
     return folder
 
 
-def test_the_policy_of_any_checkpoint_is_a_model_folder(setting, run, tmp_path, capsys):
+def test_the_policy_of_any_checkpoint_is_released_as_a_model_folder(setting, run, tmp_path, capsys):
     train(recipe_of(setting, f"run.dir={tmp_path}/two", "ppo.steps=2"))
     release([str(run), str(tmp_path / "out"), "step=2"])
     assert capsys.readouterr().out.endswith(f"{tmp_path}/out: the model of {run}/checkpoint-2\n")
@@ -48,10 +48,10 @@ def test_the_policy_of_any_checkpoint_is_a_model_folder(setting, run, tmp_path, 
     card = (tmp_path / "out" / "README.md").read_text()
     assert f'AutoModelForCausalLM.from_pretrained("{tmp_path}/out")' in card
     assert "its checkpoint after 2 steps, " in card
-    assert " | 3 |" not in card.split("## Metrics")[1].split("## Recipe")[0]  # nothing of later steps
+    assert " | 3 |" not in card.split("## Metrics")[1].split("## Recipe")[0]  # no metrics of later steps
 
 
-def test_an_adapter_of_a_shared_base(setting, tmp_path):
+def test_the_adapter_of_a_shared_base_is_released(setting, tmp_path):
     folder = setting.parent
     overrides = ["models=shared", *make_adapters(folder), f"run.dir={tmp_path}/run", "ppo.steps=1"]
     train(recipe_of(setting, *overrides))
@@ -68,7 +68,7 @@ def test_an_adapter_of_a_shared_base(setting, tmp_path):
 @pytest.mark.parametrize(
     "lora", [[], ["lora.r=2"], ["lora.r=2", "lora.merge=false"]], ids=["full", "merged", "adapter"]
 )
-def test_a_checkpoint_of_finetuning(tmp_path, lora):
+def test_a_checkpoint_of_sft_is_released(tmp_path, lora):
     write_base(tmp_path / "base")
     write_jsonl(tmp_path / "train.jsonl", map(conversation, range(24)))
     (tmp_path / "sft.yaml").write_text(RECIPE.format(folder=tmp_path))
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_finetuning(tmp_path, lora):
          "which are kept)"),
     ],
 )  # fmt: skip
-def test_mistakes(run, tmp_path, arguments, message):
+def test_wrong_arguments_are_refused(run, tmp_path, arguments, message):
     def named(text):
         return text.replace("RUN OUT", "R O").replace("RUN", str(run)).replace("OUT", f"{tmp_path}/out").replace(
             "R O", "RUN OUT"

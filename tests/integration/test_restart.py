@@ -1,4 +1,4 @@
-"""Several processes for long: one dies and all are started again, each has its log, and who is slow is told."""
+"""Ranks are restarted when one dies, each rank has a log, and the time lost to slow ranks is a metric."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def setting(tmp_path_factory):
 
 
 def launch(*arguments, restarts=0, stage="ppo", path=""):
-    """What make runs with HARDWARE=cpu_2."""
+    """Start what make runs with HARDWARE=cpu_2."""
     environment = {"OMP_NUM_THREADS": "1", "RESTARTS": str(restarts), "PYTHONPATH": str(path)}
     return subprocess.Popen(
         [sys.executable, "-m", "engine.run.launch", "cpu_2", stage, *map(str, arguments)],
@@ -29,7 +29,7 @@ def launch(*arguments, restarts=0, stage="ppo", path=""):
     )  # fmt: skip
 
 
-def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(setting, tmp_path):
+def test_a_killed_rank_is_restarted_and_the_run_ends_bit_for_bit(setting, tmp_path):
     steps = ["ppo.steps=12", "run.save_steps=2", "run.local_dir=" + str(tmp_path / "disk")]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = launch(setting, f"run.dir={whole}", *steps)
@@ -52,7 +52,7 @@ def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(setting, 
     for name in ("model", "value"):
         assert same(weights(killed, name), weights(whole, name))
 
-    # The console's lines are in the first process's log, and the second's own times only in its own.
+    # The log of rank 0 has the console's lines; the times of rank 1 are in its own log only.
     starts = [line for line in log.read_text().splitlines() if line.startswith("---")]
     assert len(starts) == 2
     assert starts[1].endswith(", restart 1")
@@ -71,7 +71,7 @@ def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(setting, 
         assert row["straggler_seconds"] == pytest.approx(lost, abs=1e-5)
 
 
-def test_a_launch_whose_time_is_over_ends_with_75(setting, tmp_path):
+def test_a_launch_that_reaches_max_hours_exits_with_75(setting, tmp_path):
     process = launch(setting, f"run.dir={tmp_path}/run", "run.max_hours=1e-6", restarts=2)
     out, err = process.communicate(timeout=500)
     assert process.returncode == 75, err
@@ -79,18 +79,18 @@ def test_a_launch_whose_time_is_over_ends_with_75(setting, tmp_path):
         f"{tmp_path}/run: run.max_hours=1e-06 is nearly over; saved checkpoint-1; "
         "the same command continues from there\n"
     )
-    assert (tmp_path / "run" / "logs" / "process-1.log").read_text().count("---") == 1  # not started again
+    assert (tmp_path / "run" / "logs" / "process-1.log").read_text().count("---") == 1  # not restarted
 
 
 @pytest.mark.parametrize(
-    ("flaw", "told"),
+    ("failure", "expected"),
     [
         ('RunError("no reward here; look for it")', "error: no reward here; look for it\n"),
         ('ZeroDivisionError("nobody expected this")', "ZeroDivisionError: nobody expected this\n"),
     ],
 )
-def test_what_ends_the_second_process_reaches_log_and_console(setting, tmp_path, flaw, told):
-    (tmp_path / "spoilt.py").write_text(f"""
+def test_the_error_of_another_rank_is_in_its_log_and_on_the_console(setting, tmp_path, failure, expected):
+    (tmp_path / "failing.py").write_text(f"""
 import os, sys
 import ppo.train
 from engine.run.entry import run
@@ -100,13 +100,13 @@ from tests.support.ppo_setting import recipe_of
 plain = ppo.train.assess
 def assess(*arguments):
     if os.environ["RANK"] == "1":
-        raise {flaw}
+        raise {failure}
     return plain(*arguments)
 ppo.train.assess = assess
 run(ppo.train.train, recipe_of(sys.argv[1], *sys.argv[2:]))
 """)
-    process = launch(setting, f"run.dir={tmp_path}/run", stage="spoilt", path=tmp_path)
+    process = launch(setting, f"run.dir={tmp_path}/run", stage="failing", path=tmp_path)
     _, err = process.communicate(timeout=500)
-    assert process.returncode == (2 if "RunError" in flaw else 1)
-    assert told in err
-    assert told in (tmp_path / "run" / "logs" / "process-1.log").read_text()
+    assert process.returncode == (2 if "RunError" in failure else 1)
+    assert expected in err
+    assert expected in (tmp_path / "run" / "logs" / "process-1.log").read_text()

@@ -1,4 +1,4 @@
-"""A run that resumes under a recipe with other keys that leave its result alone, or a larger number of steps."""
+"""Resume a run with other values of keys that do not affect its result, or with more steps."""
 
 import shutil
 
@@ -22,13 +22,13 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(setting, tmp_path_factory):
-    """The run of four steps that nothing happens to."""
+    """Return the folder of an uninterrupted run of four steps."""
     folder = tmp_path_factory.mktemp("whole")
     train(recipe_of(setting, f"run.dir={folder}", "ppo.steps=4", "run.save_steps=1"))
     return folder
 
 
-def test_keys_that_leave_the_result_alone_change_nothing_on_resume(setting, whole, tmp_path):
+def test_keys_that_do_not_affect_the_result_may_change_on_resume(setting, whole, tmp_path):
     run = tmp_path / "run"
     train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "run.save_steps=1"))
     unfinish(run, 3)
@@ -47,11 +47,11 @@ def test_memory_keys_change_the_result_by_rounding_only(setting, whole, tmp_path
     unfinish(run, 3)
     train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "sampling.batch_size=2", "ppo.micro_batch_tokens=64",
                     "model.attention=sdpa"))  # fmt: skip
-    for was, now in zip(untimed(whole), untimed(run), strict=True):
-        assert now == pytest.approx(was, rel=1e-3, abs=1e-4)
+    for before, after in zip(untimed(whole), untimed(run), strict=True):
+        assert after == pytest.approx(before, rel=1e-3, abs=1e-4)
 
 
-def test_a_finished_run_made_longer_ends_like_one_that_was_that_long(setting, whole, tmp_path):
+def test_an_extended_run_ends_like_one_with_that_many_steps(setting, whole, tmp_path):
     run = tmp_path / "run"
     train(recipe_of(setting, f"run.dir={run}", "ppo.steps=2"))
     train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
@@ -60,7 +60,7 @@ def test_a_finished_run_made_longer_ends_like_one_that_was_that_long(setting, wh
         assert same(weights(run, name), weights(whole, name))
 
 
-def test_a_longer_run_that_fails_at_once_leaves_the_finished_one_finished(setting, whole, tmp_path, monkeypatch):
+def test_an_extension_that_fails_before_its_first_step_leaves_the_run_finished(setting, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"
     train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4"))
     longer = recipe_of(setting, f"run.dir={run}", "ppo.steps=8")
@@ -74,8 +74,8 @@ def test_a_longer_run_that_fails_at_once_leaves_the_finished_one_finished(settin
     assert same(weights(run), weights(whole))
 
 
-def test_a_copy_of_a_checkpoint_outlives_the_run(setting, whole, tmp_path):
-    """The same command, with copies of a checkpoint beside it: none is resumed from, removed or written to."""
+def test_copies_of_checkpoints_are_neither_used_nor_removed(setting, whole, tmp_path):
+    """The run resumes beside copies of a checkpoint, and writes to none of them."""
     run = tmp_path / "run"
     train(recipe_of(setting, f"run.dir={run}", "ppo.steps=4", "run.save_steps=1", "run.keep_checkpoints=9"))
     unfinish(run, 1)
@@ -90,9 +90,9 @@ def test_a_copy_of_a_checkpoint_outlives_the_run(setting, whole, tmp_path):
         assert sorted(path.name for path in (run / copy).rglob("*")) == before
 
 
-def test_a_run_that_failed_before_its_first_step_takes_the_corrected_command(setting, tmp_path):
+def test_a_run_that_failed_before_its_first_step_accepts_another_recipe(setting, tmp_path):
     run = f"run.dir={tmp_path}/run"
-    with pytest.raises(RecipeError):  # a prompt is longer than the limit, and is to stop the run
+    with pytest.raises(RecipeError):  # a prompt is longer than the limit
         train(recipe_of(setting, run, "ppo.steps=1", "data.max_prompt_tokens=16", "data.too_long=error"))
     train(recipe_of(setting, run, "ppo.steps=1"))
     assert len(read(tmp_path / "run" / "metrics.jsonl")) == 1
@@ -100,7 +100,7 @@ def test_a_run_that_failed_before_its_first_step_takes_the_corrected_command(set
 
 @pytest.fixture
 def sft(tmp_path):
-    """A function that runs SFT with overrides in a folder of that name."""
+    """Return a function that runs SFT with overrides in a folder of the given name."""
     write_base(tmp_path / "base")
     write_jsonl(tmp_path / "train.jsonl", map(conversation, range(24)))
     (tmp_path / "sft.yaml").write_text(RECIPE.format(folder=tmp_path))
@@ -112,7 +112,7 @@ def sft(tmp_path):
     return sft
 
 
-def test_trainers_too_take_other_keys_and_more_steps(sft):
+def test_sft_resumes_with_other_keys_and_more_steps(sft):
     whole, run = sft("whole", "trainer.max_steps=6"), sft("run", "trainer.max_steps=3")
     changed = ["run.save_steps=5", "trainer.logging_steps=2", "run.keep_checkpoints=9"]
     sft("run", "trainer.max_steps=6", *changed)

@@ -1,4 +1,4 @@
-"""Reward model runs: the loss against a plain rewriting, offset, evaluation by pairs, RM from PMP."""
+"""Reward model runs: the loss compared with a plain implementation, score offset, evaluation, resume, RM from PMP."""
 
 import json
 
@@ -17,7 +17,7 @@ from engine.models.loading import load_scalar
 from engine.models.tokenizer import load_tokenizer
 from reward.recipe import Reward
 from reward.train import PairTrainer, collate, load_model, pair_metrics, train
-from tests.support.stage_runs import killed_after, same, untimed, weights, write_base, write_jsonl
+from tests.support.stage_runs import run_and_kill, same, untimed, weights, write_base, write_jsonl
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "how", "are", "you", "today"]
 RECIPE = """
@@ -31,14 +31,14 @@ trainer: {{per_device_train_batch_size: 8, max_steps: 4, learning_rate: 1.0e-3, 
 
 
 def pair(n):
-    """The better answer says `fox`: easy to learn, so that a finished model tells the sides apart."""
+    """Return a comparison whose chosen response starts with `fox`, which a model learns quickly."""
     asked = " ".join(WORDS[n % 5 : n % 5 + 3])
     good, bad = ["fox", *WORDS[n % 6 : n % 6 + n % 3]], [*WORDS[n % 4 + 4 : n % 4 + 6 + n % 2]]
     return {"prompt": asked, "chosen": " ".join(good), "rejected": " ".join(bad)}
 
 
 def sides(record, tokenizer):
-    """The token ids of both sides, up to <|im_end|>."""
+    """Yield the token ids of both sides, up to <|im_end|>."""
     for side in ("chosen", "rejected"):
         turns = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record[side]}]
         yield encode(turns, tokenizer).input_ids[:-1]
@@ -77,8 +77,8 @@ def test_first_loss_is_the_plain_bradley_terry_loss(setting, tmp_path):
     assert untimed(tmp_path)[0]["loss"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_margin_and_centring_enter_the_loss(setting, tmp_path):
-    """-log σ(difference - 0.5 margin) + 0.1 (sum)², margins 0, 1, 2, 0, 1 ...; written out from the scores."""
+def test_margin_and_centering_terms_of_the_loss(setting, tmp_path):
+    """-log σ(difference - 0.5 margin) + 0.1 (sum)², margins 0, 1, 2, 0, 1 ...; computed from the scores."""
     records = [{**pair(n), "sure": n % 3} for n in range(24)]
     write_jsonl(tmp_path / "sure.jsonl", records)
     recipe = recipe_of(
@@ -96,7 +96,7 @@ def test_margin_and_centring_enter_the_loss(setting, tmp_path):
     assert untimed(tmp_path / "run")[0]["loss"] == pytest.approx(expected.item(), abs=1e-4)
 
 
-def test_a_margin_that_no_comparison_has(setting, tmp_path):
+def test_a_margin_coefficient_without_margins_is_refused(setting, tmp_path):
     with pytest.raises(RunError) as error:
         train(recipe_of(setting, tmp_path, "reward.margin_coef=0.5"))
     assert str(error.value) == (
@@ -105,7 +105,7 @@ def test_a_margin_that_no_comparison_has(setting, tmp_path):
     )
 
 
-def test_what_shares_prompts_runs_under_packed(setting, tmp_path):
+def test_shared_prompts_need_packed_attention(setting, tmp_path):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, tmp_path, "model.attention=eager")
     assert str(error.value) == (
@@ -123,7 +123,7 @@ def test_what_shares_prompts_runs_under_packed(setting, tmp_path):
     ],
     ids=["one pair at a time", "prompts twice", "sdpa", "checkpointing"],
 )
-def test_how_a_batch_is_cut_changes_nothing(setting, tmp_path, change):
+def test_loss_and_gradient_do_not_depend_on_batching(setting, tmp_path, change):
     train(recipe_of(setting, tmp_path / "one", "trainer.max_steps=1", "trainer.per_device_train_batch_size=24"))
     train(recipe_of(setting, tmp_path / "other", "trainer.max_steps=1", *change))
     one, other = untimed(tmp_path / "one")[0], untimed(tmp_path / "other")[0]
@@ -131,7 +131,7 @@ def test_how_a_batch_is_cut_changes_nothing(setting, tmp_path, change):
     assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
 
 
-def test_it_learns_centres_its_scores_and_says_what_it_kept(setting, tmp_path):
+def test_a_run_learns_centers_its_scores_and_reports_its_data(setting, tmp_path):
     train(recipe_of(setting, tmp_path, "trainer.max_steps=30", f"data.eval={setting / 'pairs.jsonl'}",
                     "trainer.eval_strategy=steps", "trainer.eval_steps=10"))  # fmt: skip
     evaluated = [row for row in untimed(tmp_path) if "eval_accuracy" in row]
@@ -147,8 +147,8 @@ def test_it_learns_centres_its_scores_and_says_what_it_kept(setting, tmp_path):
 
 
 @pytest.mark.parametrize(("steps", "batch", "pairs"), [(2, 8, 16), (4, 8, 24), (1, 3, 3)])
-def test_the_offset_is_of_no_more_pairs_than_were_trained_on(setting, tmp_path, monkeypatch, steps, batch, pairs):
-    """24 pairs are there; a run of 2 steps of 8 has seen 16."""
+def test_the_score_offset_uses_only_pairs_that_were_trained_on(setting, tmp_path, monkeypatch, steps, batch, pairs):
+    """Of 24 pairs, a run of 2 steps of 8 has trained on 16."""
     scored = []
     plain = PairTrainer.scores
     monkeypatch.setattr(PairTrainer, "scores", lambda *args: scored.append((len(args[1]), args[2])) or plain(*args))
@@ -156,8 +156,8 @@ def test_the_offset_is_of_no_more_pairs_than_were_trained_on(setting, tmp_path, 
     assert scored == [(pairs, "score offset")]
 
 
-def test_evaluation_and_offset_say_how_far_they_are(setting, tmp_path, monkeypatch, capsys):
-    """In a log: a line now and then, here after every forward pass."""
+def test_evaluation_and_score_offset_print_their_progress(setting, tmp_path, monkeypatch, capsys):
+    """On a console that is not a terminal; here a line after every forward pass."""
     monkeypatch.setattr("engine.run.console.LINE_INTERVAL_SECONDS", -1.0)
     monkeypatch.setattr("reward.train.TOKENS_PER_FORWARD", 150)
     train(recipe_of(setting, tmp_path, f"data.eval={setting / 'pairs.jsonl'}", "trainer.eval_steps=4",
@@ -171,7 +171,7 @@ def test_evaluation_and_offset_say_how_far_they_are(setting, tmp_path, monkeypat
         assert done[-1] == 24
 
 
-def test_evaluation_is_a_mean_over_pairs_whatever_the_batch(setting, tmp_path):
+def test_evaluation_is_a_mean_over_pairs_for_any_batch_size(setting, tmp_path):
     for name, size in (("five", 5), ("all", 24)):
         train(recipe_of(setting, tmp_path / name, f"data.eval={setting / 'pairs.jsonl'}", "trainer.eval_strategy=steps",
                         "trainer.eval_steps=4", f"trainer.per_device_eval_batch_size={size}"))  # fmt: skip
@@ -181,11 +181,11 @@ def test_evaluation_is_a_mean_over_pairs_whatever_the_batch(setting, tmp_path):
     assert five == everything
 
 
-def test_a_tie_is_half_right():
+def test_a_tie_counts_half_in_the_accuracy():
     assert pair_metrics(torch.tensor([1.0, 0.0, -1.0, 2.0]))["accuracy"] == pytest.approx(0.625)
 
 
-def test_rm_starts_from_pmp_and_best_checkpoint_is_kept(setting, tmp_path):
+def test_rm_starts_from_pmp_and_keep_best_keeps_the_best_checkpoint(setting, tmp_path):
     train(recipe_of(setting, tmp_path / "pmp"))
     recipe = recipe_of(
         setting, tmp_path / "rm", f"model.path={tmp_path / 'pmp' / 'model'}", "reward.keep_best=true",
@@ -202,7 +202,7 @@ def test_rm_starts_from_pmp_and_best_checkpoint_is_kept(setting, tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("lora", [0, 4])
-def test_other_families(tmp_path, family, lora):
+def test_reward_models_of_other_families_learn(tmp_path, family, lora):
     write_base(tmp_path / "base", family)
     write_jsonl(tmp_path / "pairs.jsonl", map(pair, range(16)))
     (tmp_path / "rm.yaml").write_text(RECIPE.format(folder=tmp_path))
@@ -212,11 +212,11 @@ def test_other_families(tmp_path, family, lora):
     assert (final[::2] > final[1::2]).float().mean() > 0.9
 
 
-def test_killed_it_goes_on_as_if_nothing_had_been(setting, tmp_path):
+def test_a_killed_run_resumes_and_ends_bit_for_bit(setting, tmp_path):
     long = ["trainer.max_steps=8", "run.save_steps=3"]
     train(recipe_of(setting, tmp_path / "whole", *long))
     killed = tmp_path / "killed"
-    killed_after(4, "reward", setting / "rm.yaml", f"run.dir={killed}", *long)
+    run_and_kill(4, "reward", setting / "rm.yaml", f"run.dir={killed}", *long)
     train(recipe_of(setting, killed, *long))
     assert untimed(killed)[:8] == untimed(tmp_path / "whole")[:8]
     assert same(weights(killed), weights(tmp_path / "whole"))
@@ -231,9 +231,9 @@ def test_collated_pairs_by_hand():
     assert shared["score_positions"].tolist() == [1, 6, 4, 8]
 
 
-def test_scores_are_the_same_alone_and_together(setting, tmp_path):
+def test_scores_do_not_depend_on_other_sequences_of_the_row(setting, tmp_path):
     train(recipe_of(setting, tmp_path))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     rows = [ids for n in range(6) for ids in sides(pair(n), tokenizer)]
-    alone = torch.cat([scores(tmp_path / "model", [row]) for row in rows])
-    assert_close(scores(tmp_path / "model", rows), alone, atol=1e-5, rtol=1e-5)
+    single = torch.cat([scores(tmp_path / "model", [row]) for row in rows])
+    assert_close(scores(tmp_path / "model", rows), single, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""reward.mix: PPO against several rewards; beside a run with one, killed and resumed, and what it leaves."""
+"""reward.mix: PPO with several rewards; scores by hand, equivalent runs, kill and resume, error messages."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from ppo.train import train
 from tests.support.judge_server import serving
 from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
 from tests.support.processes import run_stage
-from tests.support.stage_runs import assert_alike, command, has_gradient, killed_after, same, untimed, weights
+from tests.support.stage_runs import assert_metrics_close, command, has_gradient, run_and_kill, same, untimed, weights
 from tests.support.tokenizers import qwen
 
 HERE = "tests.integration.test_reward_mix"
@@ -27,7 +27,7 @@ STEPS = ["ppo.steps=4", "ppo.value_warmup_steps=1", "ppo.log_samples=100", "ppo.
 
 
 def length(messages, answer, record):
-    """A rule on another scale than a reward model's."""
+    """A rule whose scale differs from that of a reward model."""
     return 1000.0 * len(answer)
 
 
@@ -45,12 +45,12 @@ def setting(tmp_path_factory):
 
 
 def mixed(**parts):
-    """The overrides of a mix."""
+    """Return the overrides of a mix."""
     return ["reward.path=null", f"reward.mix={json.dumps(parts)}"]
 
 
 def models_and_rule(setting):
-    """Two reward models, one of them an ensemble with the other, and a rule."""
+    """Return the overrides of a mix of a reward model, an ensemble of two and a rule."""
     one, other = f"{setting.parent}/reward", f"{setting.parent}/other"
     return mixed(
         one={"path": one, "weight": 2.0},
@@ -60,7 +60,7 @@ def models_and_rule(setting):
 
 
 @pytest.mark.parametrize("kind", ["mean", "mean_std"])
-def test_one_model_twice_at_half_its_weight_is_that_model(setting, tmp_path, kind):
+def test_a_mix_of_one_model_twice_at_half_weight_equals_that_model(setting, tmp_path, kind):
     single, twice = tmp_path / "single", tmp_path / "twice"
     common = [*STEPS, f"ppo.reward_normalisation={kind}"]
     half = {"path": f"{setting.parent}/reward", "weight": 0.5}
@@ -79,8 +79,8 @@ def test_one_model_twice_at_half_its_weight_is_that_model(setting, tmp_path, kin
             assert_close(ours[key], theirs[key], atol=1e-4, rtol=0)
 
 
-def test_a_step_by_hand(setting, tmp_path):
-    """The logged rollouts hold each part's raw scores, from which all else follows."""
+def test_the_scores_of_a_mix_by_hand(setting, tmp_path):
+    """Computed from each part's raw scores in the logged rollouts."""
     train(recipe_of(
         setting, f"run.dir={tmp_path}", *STEPS, "ppo.reward_normalisation=mean_std", *models_and_rule(setting),
         f"data.heldout={setting.parent}/prompts.jsonl", "watch.every=1", "ppo.policy_learning_rate=1e-5",
@@ -110,7 +110,7 @@ def test_a_step_by_hand(setting, tmp_path):
         assert "running_mean" not in row
         for sample in ended:
             assert sample["scores"]["length"] == 1000 * len(sample["response"].removesuffix("<|im_end|>"))
-    measured = [row for row in rows if row["heldout_score"] is not None]  # where a held-out response has ended
+    measured = [row for row in rows if row["heldout_score"] is not None]  # steps at which a held-out response has ended
     assert measured
     first = {name: seen[name][0] for name in weight}
     for row in measured:
@@ -121,14 +121,14 @@ def test_a_step_by_hand(setting, tmp_path):
         assert row["heldout_score"] == pytest.approx(sum(units).item(), abs=1e-4)
 
 
-def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
-    """The running and the first step's statistics of each part are resumed bit for bit."""
+def test_a_killed_run_resumes_and_ends_bit_for_bit(setting, tmp_path):
+    """The checkpoint has the running and the first step's statistics of each part."""
     long = [*STEPS, "run.save_steps=2", "ppo.reward_normalisation=mean_std", *models_and_rule(setting),
             f"data.heldout={setting.parent}/prompts.jsonl", "watch.every=2",
             "watch.keep_best=heldout_score"]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(recipe_of(setting, f"run.dir={whole}", *long))
-    killed_after(3, "ppo", setting, f"run.dir={killed}", *long)
+    run_and_kill(3, "ppo", setting, f"run.dir={killed}", *long)
     assert torch.load(killed / "checkpoint-2" / "state.pt").keys() == {
         *(f"{kind}_{name}" for kind in ("score_normaliser", "first_step") for name in ("one", "both", "length")),
         "kl_coef", "pretrain", "best",
@@ -145,16 +145,16 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(setting, tmp_path):
 
 
 @pytest.mark.parametrize("hardware", ["ddp", "fsdp2"])
-def test_two_processes_are_one(setting, tmp_path, hardware):
+def test_a_run_on_two_ranks_equals_one_on_a_single_process(setting, tmp_path, hardware):
     changes = [*STEPS, "ppo.steps=2", "ppo.micro_batch_tokens=40", *models_and_rule(setting),
                f"data.heldout={{path: {setting.parent}/prompts.jsonl, take: 5}}"]  # fmt: skip
     train(recipe_of(setting, f"run.dir={tmp_path / 'one'}", *changes))
     run_stage("ppo", setting, f"run.dir={tmp_path / 'two'}", *changes, processes=2, hardware=hardware)
-    assert_alike(tmp_path / "one", tmp_path / "two")
+    assert_metrics_close(tmp_path / "one", tmp_path / "two")
 
 
-def test_adapters_of_one_base_and_a_rule(setting, tmp_path):
-    """Under models=shared each model of the mix is a role; the run is that of whole models until the first update."""
+def test_a_mix_of_adapters_on_a_shared_base_and_a_rule(setting, tmp_path):
+    """With models=shared each model of the mix is a role; scores equal those of full models before the first update."""
     adapters = (
         make_adapters(setting.parent)[0],
         mixed(a={"path": [f"{setting.parent}/rm"] * 2}, b={"rule": f"{HERE}:length"}, c=f"{setting.parent}/rm"),
@@ -176,7 +176,7 @@ def test_adapters_of_one_base_and_a_rule(setting, tmp_path):
     )
 
 
-def test_each_judge_has_its_own_file_and_the_value_model_starts_from_the_first_model(setting, tmp_path):
+def test_each_judge_has_a_cache_and_the_value_model_starts_from_the_first_model(setting, tmp_path):
     with serving(lambda number, body: f"{len(body['messages'][0]['content']) % 7}") as (url, _):
         parts = {name: {"judge": {"url": url, "model": name}} for name in ("polite", "right")}
         train(recipe_of(
@@ -188,7 +188,7 @@ def test_each_judge_has_its_own_file_and_the_value_model_starts_from_the_first_m
     assert weights(tmp_path, "value").keys() == weights(setting.parent, "reward").keys()
 
 
-def test_frozen_models_are_offloaded_without_a_difference(setting, tmp_path):
+def test_offloading_the_frozen_models_of_a_mix_changes_no_metric(setting, tmp_path):
     for name, offload in (("here", "false"), ("away", "true")):
         train(recipe_of(
             setting, f"run.dir={tmp_path / name}", "ppo.steps=2", f"ppo.offload_frozen={offload}",
@@ -207,7 +207,7 @@ def test_frozen_models_are_offloaded_without_a_difference(setting, tmp_path):
         ({"path": "FOLDER/foreign"}, "reward.mix.bad.path=FOLDER/foreign reads other tokens than FOLDER/policy: of "),
     ],
 )  # fmt: skip
-def test_a_part_that_fails_is_named(setting, tmp_path, bad, message):
+def test_errors_name_the_failing_part(setting, tmp_path, bad, message):
     folder = str(setting.parent)
     foreign = shutil.copytree(setting.parent / "reward", setting.parent / "foreign", dirs_exist_ok=True)
     tokenizer = json.loads((foreign / "tokenizer.json").read_text())
@@ -220,7 +220,7 @@ def test_a_part_that_fails_is_named(setting, tmp_path, bad, message):
     assert str(error.value).startswith(message.replace("FOLDER", folder))
 
 
-def test_the_card_names_the_parts():
+def test_the_model_card_lists_the_parts_of_a_mix():
     mix = {"good": "me/rm", "brief": {"rule": "rules:brief", "weight": 0.5}, "kind": {"judge": {"url": "http://a"}}}
     assert rewards_line({"reward": {"path": None, "mix": mix}}) == (
         "\n\nRewards: good `me/rm` × 1, brief `rules:brief` × 0.5, kind `http://a` × 1"

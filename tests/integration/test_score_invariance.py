@@ -1,4 +1,4 @@
-"""One conversation, one score: alone or among others, padded either way, packed, saved, adapter or merged."""
+"""A conversation's score does not depend on padding, packing, saving, or on merging the adapter."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from tests.support.stage_runs import write_base, write_jsonl
 
 @pytest.fixture(scope="module", params=["all weights", "adapter", "merged adapter"])
 def trained(request, tmp_path_factory):
-    """A reward model's folder as the stage leaves it, with an offset that is not 0."""
+    """Return the folder of a trained reward model with a nonzero score offset."""
     folder = tmp_path_factory.mktemp("trained")
     write_base(folder / "base")
     write_jsonl(folder / "pairs.jsonl", map(pair, range(24)))
@@ -32,7 +32,7 @@ def trained(request, tmp_path_factory):
     return folder / "run" / "model"
 
 
-def scored(folder):
+def load_model(folder):
     path = str(folder)
     return load_scalar(path, Model(path=path, dtype="float32"), load_tokenizer(path), trained=False)
 
@@ -43,49 +43,49 @@ def rows(trained):
 
 
 @pytest.fixture(scope="module")
-def alone(trained, rows):
-    """Each by itself, the plainest way there is."""
-    model = scored(trained)
+def expected(trained, rows):
+    """Return the score of each conversation from a forward pass of its own."""
+    model = load_model(trained)
     assert abs(model.config.score_offset) > 1e-4
     with use_attention(model, "sdpa"), torch.no_grad():
         return torch.cat([model(torch.tensor([row])).logits[0] for row in rows])
 
 
-def same(scores, alone):
-    assert_close(scores, alone, atol=1e-5, rtol=1e-5)
+def assert_same_scores(scores, expected):
+    assert_close(scores, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "<|im_end|>"])
-def test_padding(trained, rows, alone, side, pad):
+def test_scores_do_not_depend_on_padding(trained, rows, expected, side, pad):
     tokenizer = AutoTokenizer.from_pretrained(trained)
     tokenizer.pad_token, tokenizer.padding_side = pad, side
     batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-    model = scored(trained)
+    model = load_model(trained)
     model.config.pad_token_id = tokenizer.pad_token_id
     with use_attention(model, "sdpa"), torch.no_grad():
-        same(model(**batch).logits[:, 0], alone)
+        assert_same_scores(model(**batch).logits[:, 0], expected)
 
 
-def test_packed_and_shared(trained, rows, alone):
-    model = scored(trained)
-    same(sequence_scores(model, rows, 10**6), alone)
-    same(sequence_scores(model, rows[::-1], 1).flip(0), alone)
-    same(pair_scores(model, list(zip(rows[::2], rows[1::2], strict=True))).flatten(), alone)
+def test_scores_do_not_depend_on_packing_and_shared_prompts(trained, rows, expected):
+    model = load_model(trained)
+    assert_same_scores(sequence_scores(model, rows, 10**6), expected)
+    assert_same_scores(sequence_scores(model, rows[::-1], 1).flip(0), expected)
+    assert_same_scores(pair_scores(model, list(zip(rows[::2], rows[1::2], strict=True))).flatten(), expected)
 
 
 @pytest.mark.parametrize("trained", ["adapter"], indirect=True)
-def test_an_adapter_merged_afterwards(trained, rows, alone, tmp_path):
+def test_merging_an_adapter_afterwards_keeps_its_scores(trained, rows, expected, tmp_path):
     merge([str(trained), str(tmp_path / "merged")])
-    same(sequence_scores(scored(tmp_path / "merged"), rows, 10**6), alone)
+    assert_same_scores(sequence_scores(load_model(tmp_path / "merged"), rows, 10**6), expected)
 
 
 @pytest.mark.parametrize("trained", ["all weights", "merged adapter"], indirect=True)
-def test_transformers_own_class_gives_it_but_for_the_offset(trained, rows, alone):
-    """Where padding is no end token; what others load reads the same place."""
+def test_transformers_class_gives_the_scores_without_the_offset(trained, rows, expected):
+    """With a padding token that is not <|im_end|>, it reads the score at the same position."""
     tokenizer = AutoTokenizer.from_pretrained(trained)
     plain = AutoModelForSequenceClassification.from_pretrained(trained).eval()
     plain.config.pad_token_id = control(tokenizer).endoftext
     with torch.no_grad():
         scores = torch.cat([plain(torch.tensor([row])).logits[0] for row in rows])
-    same(scores - plain.config.score_offset, alone)
+    assert_same_scores(scores - plain.config.score_offset, expected)

@@ -1,4 +1,4 @@
-"""What can stand where the reward model stands: several of them, a rule, a judge; in PPO and in an evaluation."""
+"""Ensembles, rules and judges in place of a reward model, in PPO and in an evaluation."""
 
 import json
 
@@ -34,11 +34,11 @@ TALK = [
 
 
 def vowels(messages, answer, record):
-    """A rule: how many e are in the answer."""
+    """A rule: the number of e in the answer."""
     return answer.count("e")
 
 
-def is_right(messages, answer, record):
+def record_number(messages, answer, record):
     return record["number"]
 
 
@@ -60,16 +60,16 @@ def setting(tmp_path_factory):
 
 
 def test_mean_minus_deviation_by_hand():
-    """Scores 1 and 3 of the first answer: 2 - ½ · 1; equal scores lose nothing."""
+    """Scores 1 and 3 give 2 - ½ · 1; equal scores give their mean."""
     models = [torch.tensor([1.0, 4.0]), torch.tensor([3.0, 4.0])]
     assert_close(combine_scores(models, 0.5), torch.tensor([1.5, 4.0]))
     assert_close(combine_scores(models, 0.0), torch.tensor([2.0, 4.0]))
     assert_close(combine_scores(models[:1], 2.0), models[0])
-    assert combine_scores([torch.zeros(0)] * 2, 2.0).shape == (0,)  # a step without finished answers
+    assert combine_scores([torch.zeros(0)] * 2, 2.0).shape == (0,)  # a step without finished responses
 
 
 @pytest.mark.parametrize("make", [qwen, llama])
-def test_what_was_said_is_read_back(make):
+def test_read_back_recovers_the_messages(make):
     ids = encode(TALK, make()).input_ids
     assert read_back(ids, make()) == TALK
     assert read_back(ids[:-1], make()) == TALK
@@ -84,8 +84,8 @@ def run_of(setting, folder, *overrides):
     return row, read(folder / "rollouts.jsonl")
 
 
-def test_an_ensemble_in_ppo(setting, tmp_path):
-    """The step's mean score is that of the two models' own, less λ times what they disagree."""
+def test_an_ensemble_in_ppo_scores_mean_minus_std_coef_times_deviation(setting, tmp_path):
+    """Computed from the scores of runs with each of the two models."""
     paths = [str(setting.parent / name) for name in ("reward", "other")]
     rows = {
         name: run_of(setting, tmp_path / name, f"reward.path={path}", f"reward.std_coef={coef}",
@@ -95,7 +95,7 @@ def test_an_ensemble_in_ppo(setting, tmp_path):
         )
     }  # fmt: skip
     scores = {name: torch.tensor([row["score"] for row in samples]) for name, (_, samples) in rows.items()}
-    ended = scores["both"] != -1.0  # the penalty of an answer without end
+    ended = scores["both"] != -1.0  # the penalty of a response without end token
     assert 0 < int(ended.sum()) < len(ended)
     one, two = scores["one"][ended], scores["two"][ended]
     assert_close(scores["both"][ended], (one + two) / 2 - 0.5 * (one - two).abs() / 2, atol=1e-5, rtol=1e-5)
@@ -103,7 +103,7 @@ def test_an_ensemble_in_ppo(setting, tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["vowels", "is_right"])
-def test_a_rule_in_ppo(setting, tmp_path, rule):
+def test_a_rule_scores_the_finished_responses_of_ppo(setting, tmp_path, rule):
     prompts = [json.loads(line) for line in (setting.parent / "prompts.jsonl").read_text().splitlines()]
     prompts = [{**record, "number": number} for number, record in enumerate(prompts)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
@@ -119,7 +119,7 @@ def test_a_rule_in_ppo(setting, tmp_path, rule):
     assert (tmp_path / "run" / "value" / "model.safetensors").exists()
 
 
-def test_a_judge_in_ppo(setting, tmp_path):
+def test_a_judge_scores_responses_of_ppo_and_its_replies_are_cached(setting, tmp_path):
     with serving(lambda number, body: f"{len(body['messages'][0]['content']) % 7}") as (url, requests):
         overrides = ["reward.path=null", f"reward.judge={{url: {url}, model: m}}"]
         first, _ = run_of(setting, tmp_path / "run", *overrides)
@@ -145,7 +145,7 @@ def test_a_judge_in_ppo(setting, tmp_path):
         ),
     ],
 )
-def test_a_rule_that_fails(function, message):
+def test_a_failing_rule_is_reported_with_its_name_and_reason(function, message):
     ids = encode([*TALK[:2], {"role": "assistant", "content": "No."}], qwen()).input_ids[:-1]
     with pytest.raises(RunError) as error:
         RuleScorer(f"tests.integration.test_scoring:{function}", "reward.rule", qwen(), torch.device("cpu"))(
@@ -163,7 +163,7 @@ def evaluated(tmp_path_factory):
     return eval_setting.make_setting(tmp_path_factory.mktemp("evaluated"))
 
 
-def test_all_of_them_in_an_evaluation(evaluated, tmp_path):
+def test_rules_ensembles_and_judges_score_an_evaluation(evaluated, tmp_path):
     folder = evaluated.parent
     both = [f"{folder}/rm/model", f"{folder}/pmp/model"]
     with serving(lambda number, body: "3") as (url, _):
@@ -218,12 +218,12 @@ def test_all_of_them_in_an_evaluation(evaluated, tmp_path):
         ({"pth": "a"}, "unknown key r.pth; did you mean r.path?"),
     ],
 )
-def test_what_cannot_score(value, message):
+def test_invalid_scoring_sections_are_refused(value, message):
     with pytest.raises(RecipeError) as error:
         scoring(value, "r")
     assert str(error.value) == message
 
 
-def test_a_path_and_a_mapping_say_the_same():
+def test_a_path_is_short_for_a_mapping_with_a_path():
     assert scoring("a", "r") == scoring({"path": "a"}, "r")
     assert scoring(["a", "b"], "r").paths == ["a", "b"]

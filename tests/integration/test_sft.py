@@ -1,4 +1,4 @@
-"""SFT runs: the loss against plain cross-entropy, invariances, LoRA, resume."""
+"""SFT runs: the loss compared with plain cross-entropy, invariances, LoRA, resume."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ from sft.train import train
 from tests.support.stage_runs import (
     command,
     has_gradient,
-    killed_after,
+    run_and_kill,
     same,
     unfinish,
     untimed,
@@ -45,7 +45,7 @@ def conversation(n):
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """A folder with a base, 32 conversations and a recipe."""
+    """Write a base, 32 conversations and a recipe; return their folder."""
     folder = tmp_path_factory.mktemp("sft")
     write_base(folder / "base")
     write_jsonl(folder / "train.jsonl", map(conversation, range(32)))
@@ -71,13 +71,13 @@ def test_loss_is_plain_cross_entropy_over_trained_tokens(setting, tmp_path, mask
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(setting / "base", attn_implementation="sdpa")
     tokenizer = AutoTokenizer.from_pretrained(setting / "base")
-    each = []
+    per_token = []
     for n in range(32):
         encoded = encode(conversation(n)["messages"], tokenizer, mask=mask)
         with torch.no_grad():
             logits = model(torch.tensor([encoded.input_ids])).logits[0, :-1]
-        each.append(F.cross_entropy(logits, torch.tensor(encoded.labels[1:]), reduction="none", ignore_index=-100))
-    trained = torch.cat([loss[loss != 0] for loss in each])
+        per_token.append(F.cross_entropy(logits, torch.tensor(encoded.labels[1:]), reduction="none", ignore_index=-100))
+    trained = torch.cat([loss[loss != 0] for loss in per_token])
     assert losses(rows)[0] == pytest.approx(trained.mean().item(), abs=1e-4)
 
 
@@ -90,8 +90,8 @@ def test_loss_is_plain_cross_entropy_over_trained_tokens(setting, tmp_path, mask
     ],
     ids=["unpacked", "one row at a time", "checkpointed"],
 )
-def test_how_a_batch_is_cut_changes_nothing(setting, tmp_path, change):
-    """All rows in one step, so that every way of cutting sees the same rows."""
+def test_loss_gradient_and_weights_do_not_depend_on_batching(setting, tmp_path, change):
+    """All rows are in one step, so that every way of batching sees the same rows."""
     plain = run(setting, tmp_path / "plain", "trainer.max_steps=1", "trainer.per_device_train_batch_size=32")
     other = run(setting, tmp_path / "other", "trainer.max_steps=1", *change)
     for key in ("loss", "grad_norm"):
@@ -101,13 +101,13 @@ def test_how_a_batch_is_cut_changes_nothing(setting, tmp_path, change):
             assert_close(one, two, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_plain_text_is_pretraining(setting, tmp_path):
+def test_a_run_on_plain_text_learns(setting, tmp_path):
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": " ".join(WORDS[n : n + 6])} for n in range(8)])
     rows = run(setting, tmp_path / "run", f"data.train={texts}", "chatml.mask=all", "trainer.max_steps=30")
     assert losses(rows)[-1] < 0.7 * losses(rows)[0]
 
 
-def test_what_a_finished_run_leaves(setting, tmp_path):
+def test_the_files_of_a_finished_run(setting, tmp_path):
     rows = run(setting, tmp_path, "data.eval=" + str(setting / "train.jsonl"), "trainer.eval_strategy=steps",
                "trainer.eval_steps=2")  # fmt: skip
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
@@ -134,7 +134,7 @@ def test_what_a_finished_run_leaves(setting, tmp_path):
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("lora", [0, 4])
 def test_other_families_train_and_load(tmp_path, family, lora):
-    """Llama lacks the ChatML tokens: they are added, trained, saved."""
+    """Llama has no ChatML tokens; they are added, trained and saved."""
     write_base(tmp_path / "base", family, tie_word_embeddings=family == "llama")
     write_jsonl(tmp_path / "train.jsonl", map(conversation, range(16)))
     (tmp_path / "sft.yaml").write_text(RECIPE.format(folder=tmp_path))
@@ -147,7 +147,7 @@ def test_other_families_train_and_load(tmp_path, family, lora):
     assert model.generation_config.eos_token_id[0] == control(tokenizer).im_end
 
 
-def test_an_adapter_kept_apart_is_merged_by_its_command(setting, tmp_path):
+def test_an_unmerged_adapter_is_merged_by_make_merge(setting, tmp_path):
     run(setting, tmp_path / "run", "lora.r=4", "lora.merge=false", "lora.target_modules=[q_proj, v_proj]")
     adapter, out = tmp_path / "run" / "model", tmp_path / "merged"
     assert (adapter / "adapter_config.json").exists()
@@ -168,19 +168,19 @@ def test_an_adapter_kept_apart_is_merged_by_its_command(setting, tmp_path):
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_killed_it_goes_on_as_if_nothing_had_been(setting, tmp_path, lora):
+def test_a_killed_run_resumes_and_ends_bit_for_bit(setting, tmp_path, lora):
     long = ["trainer.max_steps=8", f"lora.r={lora}", "model.attention_dropout=0.1", "run.save_steps=3"]
     expected = run(setting, tmp_path / "whole", *long)
     killed = tmp_path / "killed"
-    killed_after(4, "sft", setting / "sft.yaml", f"run.dir={killed}", *long)
+    run_and_kill(4, "sft", setting / "sft.yaml", f"run.dir={killed}", *long)
     assert not (killed / "finished.json").exists()
     again = run(setting, killed, *long)
     assert again[:8] == expected[:8]
     assert same(weights(killed), weights(tmp_path / "whole"))
 
 
-def test_experts_are_found_in_a_checkpoint(tmp_path):
-    """Their published names are others than their own; the first weights of all are random."""
+def test_a_mixture_of_experts_resumes_bit_for_bit(tmp_path):
+    """The weights of experts have other names in files than in the model; a load that missed them would leave noise."""
     write_base(tmp_path / "base", "qwen3_moe")
     write_jsonl(tmp_path / "train.jsonl", map(conversation, range(16)))
     (tmp_path / "sft.yaml").write_text(RECIPE.format(folder=tmp_path))
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(setting, tmp_path):
         run(setting, tmp_path, "trainer.learning_rate=1e30", "trainer.max_steps=8", "trainer.max_grad_norm=1e30")
 
 
-def test_less_than_half_kept_is_an_error(setting, tmp_path):
+def test_keeping_fewer_than_half_of_the_records_is_an_error(setting, tmp_path):
     wrong = subprocess.run(
         command("sft", setting / "sft.yaml", f"run.dir={tmp_path}", "data.max_length=16"),
         capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""models: shared. One base with adapters against whole merged models, in a step and in a run; weights counted at 7B."""
+"""models=shared: one base with adapters compared with full merged models, in a step and a run; memory at 7B."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ from engine.models.tokenizer import load_tokenizer
 from ppo.shared_base import load_shared
 from ppo.train import train
 from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
-from tests.support.stage_runs import assert_alike, untimed
+from tests.support.stage_runs import assert_metrics_close, untimed
 
 PROMPTS, ANSWERS = [[5, 6, 7], [8, 9, 10, 11]], [[12, 13], [14, 15, 16]]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def setting(request, tmp_path_factory):
-    """A PPO setting whose policy and reward model are adapters of one base, none of their weights at rest."""
+    """Make a PPO setting whose policy and reward model are adapters of one base, with nonzero weights."""
     folder = tmp_path_factory.mktemp("setting")
     recipe = make_setting(folder)
     base = folder / "policy"
@@ -43,7 +43,7 @@ def paths(setting):
     return [f"model.path={setting.parent}/sft", f"reward.path={setting.parent}/rm"]
 
 
-def test_each_role_is_its_merged_model(setting):
+def test_each_role_computes_like_its_merged_model(setting):
     recipe = recipe_of(setting, *paths(setting), "models=shared")
     tokenizer = load_tokenizer(recipe.model.path)
     models = load_shared(recipe, tokenizer, Accelerator(cpu=True))
@@ -66,8 +66,8 @@ def test_each_role_is_its_merged_model(setting):
     assert difference.abs().max() > 0.01
 
 
-def test_a_run_samples_scores_and_values_as_four_models_do(setting, tmp_path):
-    """Until the first update: the same answers, scores, values and KL. After it only adapters are trained."""
+def test_a_run_equals_one_with_four_full_models_until_the_first_update(setting, tmp_path):
+    """Equal responses, scores, values and KL; after the update they differ, as only adapters are trained."""
     for name, models in (("shared", "shared"), ("full", "full")):
         train(recipe_of(setting, *paths(setting), f"models={models}", f"run.dir={tmp_path / name}", "ppo.steps=1"))
     one, other = untimed(tmp_path / "shared")[0], untimed(tmp_path / "full")[0]
@@ -76,12 +76,12 @@ def test_a_run_samples_scores_and_values_as_four_models_do(setting, tmp_path):
         assert one[name] == pytest.approx(other[name], abs=1e-4), name
 
 
-def test_a_run_trains_adapters_that_load_everywhere_and_resumes(setting, tmp_path):
+def test_a_run_saves_loadable_adapters_and_resumes_bit_for_bit(setting, tmp_path):
     overrides = [*paths(setting), "models=shared", "run.save_steps=1", "run.keep_checkpoints=9"]
     one, two = tmp_path / "one", tmp_path / "two"
     train(recipe_of(setting, f"run.dir={one}", *overrides))
     train(recipe_of(setting, f"run.dir={two}", *overrides, "ppo.gradient_checkpointing=true"))
-    assert_alike(one, two)
+    assert_metrics_close(one, two)
     rows = read(one / "metrics.jsonl")
     assert rows[2]["kl"] != 0
     assert max(row["first_ratio_error"] for row in rows if "first_ratio_error" in row) < 1e-4
@@ -105,16 +105,16 @@ def test_a_run_trains_adapters_that_load_everywhere_and_resumes(setting, tmp_pat
     assert untimed(one) == expected
 
 
-def test_weights_at_rest_are_little_more_than_one_base(setting):
-    """Qwen1.5-7B's shape on the meta device: base and two frozen adapters in bfloat16, two trained in float32."""
+def test_stored_weights_are_at_most_15_percent_more_than_the_base(setting):
+    """Qwen1.5-7B's shape on the meta device: base and two frozen adapters in bfloat16, two trained ones in float32."""
     config = Qwen2Config(
         vocab_size=151936, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=32, tie_word_embeddings=False,
     )  # fmt: skip
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    alone = sum(p.numel() * p.element_size() for p in base.parameters())
-    assert alone == 2 * 7_721_324_544
+    base_bytes = sum(p.numel() * p.element_size() for p in base.parameters())
+    assert base_bytes == 2 * 7_721_324_544
     layers = {n: m for n, m in base.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
     tensors = {}
     for name, layer in layers.items():
@@ -123,15 +123,15 @@ def test_weights_at_rest_are_little_more_than_one_base(setting):
     roles, adapter = Roles(), Adapter({"r": 64, "lora_alpha": 16}, tensors, None)
     for name, dtype in (("policy", torch.float32), ("value", torch.float32), ("reference", None), ("reward", None)):
         Role(base, roles, name, adapter, dtype or torch.bfloat16, trained=dtype is not None)
-    held = {id(t): t for m in base.modules() for t in m.parameters(recurse=False)}
+    stored = {id(t): t for m in base.modules() for t in m.parameters(recurse=False)}
     for module in base.modules():
         for added in getattr(module, "added", {}).values():
-            held |= {id(added.down): added.down, id(added.up): added.up}
-    total = sum(t.numel() * t.element_size() for t in held.values())
-    assert 1.12 < total / alone < 1.15
+            stored |= {id(added.down): added.down, id(added.up): added.up}
+    total = sum(t.numel() * t.element_size() for t in stored.values())
+    assert 1.12 < total / base_bytes < 1.15
 
 
-def test_what_cannot_be_shared_is_refused(setting, tmp_path):
+def test_full_models_and_wrong_adapters_are_refused(setting, tmp_path):
     folder = setting.parent
     for overrides, message in (
         (
@@ -150,7 +150,7 @@ def test_what_cannot_be_shared_is_refused(setting, tmp_path):
         assert str(error.value) == message
 
 
-def test_engines_that_want_a_whole_model_are_refused(setting):
+def test_engines_that_need_a_full_model_are_refused(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "models=shared", "sampling.engine=transformers")
     assert str(error.value) == (
@@ -159,7 +159,7 @@ def test_engines_that_want_a_whole_model_are_refused(setting):
     )
 
 
-def test_offloading_whole_models_is_for_whole_models(setting, tmp_path):
+def test_offload_frozen_is_refused_for_a_shared_base_and_changes_no_metric_of_full_models(setting, tmp_path):
     with pytest.raises(RecipeError, match=r"^ppo.offload_frozen offloads full models, but models=shared has none"):
         recipe_of(setting, "models=shared", "ppo.offload_frozen=true")
     moved = []

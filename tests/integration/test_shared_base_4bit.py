@@ -1,4 +1,4 @@
-"""models: shared on a base in 4 bits: each role against peft, in a step and in a run; real where bitsandbytes is."""
+"""models=shared on a base in 4 bits, compared with peft, in a step and a run; needs bitsandbytes."""
 
 import json
 import math
@@ -25,14 +25,14 @@ from ppo.train import train
 from tests.integration.test_four_bits import installed, needs_bitsandbytes
 from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
 from tests.support.processes import run_stage
-from tests.support.stage_runs import assert_alike, command, same, untimed
+from tests.support.stage_runs import assert_metrics_close, command, same, untimed
 
 PROMPTS, ANSWERS = [[5, 6, 7], [8, 9, 10, 11]], [[12, 13], [14, 15, 16]]
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """A PPO setting wide enough for blocks of 64 weights, its policy and reward model adapters of one base."""
+    """Make a PPO setting wide enough for blocks of 64 weights, with policy and reward model as adapters of one base."""
     folder = tmp_path_factory.mktemp("setting")
     recipe = make_setting(folder, hidden_size=64, intermediate_size=128)
     make_adapters(folder)
@@ -48,7 +48,7 @@ def in_4bit(setting, *overrides):
     return recipe_of(setting, *overrides_of(setting), *overrides)
 
 
-def test_whole_models_are_not_held_in_4_bits(setting):
+def test_full_models_in_4_bits_are_refused(setting):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, "ppo.load_in_4bit=true")
     assert str(error.value) == (
@@ -58,7 +58,7 @@ def test_whole_models_are_not_held_in_4_bits(setting):
 
 
 @pytest.mark.skipif(installed, reason="bitsandbytes is installed")
-def test_without_bitsandbytes_one_line_says_how_to_get_it(setting, tmp_path):
+def test_without_bitsandbytes_the_error_has_the_install_command(setting, tmp_path):
     with pytest.raises(RunError) as error:
         train(in_4bit(setting, f"run.dir={tmp_path}"))
     text = str(error.value)
@@ -66,8 +66,8 @@ def test_without_bitsandbytes_one_line_says_how_to_get_it(setting, tmp_path):
     assert text.endswith("; install it with .venv/bin/pip install bitsandbytes, or leave load_in_4bit out")
 
 
-def pefts(setting, adapter, model_class, **changes):
-    """peft's adapter on transformers' own model in 4 bits, its activations as the adapter's run would keep them."""
+def load_with_peft(setting, adapter, model_class, **changes):
+    """Load an adapter with peft on transformers' model in 4 bits, with float32 activations."""
     base = model_class.from_pretrained(
         setting.parent / "policy", dtype=torch.float32, **four_bit_arguments(Model(path="")), **changes
     )
@@ -79,13 +79,13 @@ def pefts(setting, adapter, model_class, **changes):
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
-def test_each_role_is_pefts_adapter_on_the_same_base(setting, checkpointing):
+def test_each_role_computes_like_pefts_adapter_on_the_same_base(setting, checkpointing):
     """Log-probabilities, values and scores, and the gradients of the adapters."""
     recipe = in_4bit(setting, f"ppo.gradient_checkpointing={checkpointing}")
     models = load_shared(recipe, load_tokenizer(recipe.model.path), Accelerator(cpu=True))
     kinds = [type(layer.base).__name__ for layer in models.policy.base.modules() if hasattr(layer, "added")]
     assert kinds == ["Linear4bit"] * 2 * 7
-    theirs = pefts(setting, "sft", AutoModelForCausalLM)
+    theirs = load_with_peft(setting, "sft", AutoModelForCausalLM)
 
     def expected_logprobs():
         rows = []
@@ -99,7 +99,7 @@ def test_each_role_is_pefts_adapter_on_the_same_base(setting, checkpointing):
         assert_close(found, expected_logprobs().detach(), atol=1e-4, rtol=0)
 
     row = pack_responses(PROMPTS, ANSWERS, torch.device("cpu"))
-    with models.policy.roles.activate("value"):  # what is recomputed is the policy's all the same
+    with models.policy.roles.activate("value"):  # recomputation must still use the policy's adapter
         loss = models.policy(**row.logprob_arguments).logprobs.sum()
         loss.backward()
     expected_logprobs().sum().backward()
@@ -111,7 +111,7 @@ def test_each_role_is_pefts_adapter_on_the_same_base(setting, checkpointing):
     for name in compared:
         assert_close(ours[name], gradients[name], atol=1e-4, rtol=1e-4)
 
-    scalar = pefts(setting, "rm", AutoModelForSequenceClassification, num_labels=1)
+    scalar = load_with_peft(setting, "rm", AutoModelForSequenceClassification, num_labels=1)
     bare, offset = scalar.base_model.model, models.value.config.score_offset
     sequences = [[*p, *a] for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     with torch.no_grad():
@@ -124,23 +124,23 @@ def test_each_role_is_pefts_adapter_on_the_same_base(setting, checkpointing):
 
 
 @needs_bitsandbytes
-def test_a_run_starts_at_its_reference_learns_and_resumes(setting, tmp_path):
+def test_a_run_starts_with_kl_0_trains_all_adapters_and_resumes(setting, tmp_path):
     keep = ["run.save_steps=1", "run.keep_checkpoints=9"]
     one, two = tmp_path / "one", tmp_path / "two"
     train(in_4bit(setting, f"run.dir={one}", *keep))
     train(in_4bit(setting, f"run.dir={two}", *keep, "ppo.gradient_checkpointing=true"))
-    assert_alike(one, two)
+    assert_metrics_close(one, two)
     rows = read(one / "metrics.jsonl")
     losses = [row[name] for row in rows for name in ("policy_loss", "value_loss", "pretrain_loss") if name in row]
-    assert len(losses) == 3 + 2 + 2  # the policy rests in the first step
+    assert len(losses) == 3 + 2 + 2  # the policy is not trained in the first step
     assert all(map(math.isfinite, losses))
     assert [row["kl"] == 0 for row in rows] == [True, True, False]
     assert [row["first_ratio_error"] for row in rows[1:]] == [0, 0]
 
     folders = (setting.parent / "sft", one / "model")
-    start, learnt = (load_file(folder / "adapter_model.safetensors") for folder in folders)
-    assert start.keys() == learnt.keys()
-    assert not any(torch.equal(start[name], learnt[name]) for name in start)
+    start, finished = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert start.keys() == finished.keys()
+    assert not any(torch.equal(start[name], finished[name]) for name in start)
     base = json.loads((one / "model" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == str(setting.parent / "policy")
     section = Model(path=str(one / "model"))
@@ -153,23 +153,24 @@ def test_a_run_starts_at_its_reference_learns_and_resumes(setting, tmp_path):
         (one / name).unlink()
     train(in_4bit(setting, f"run.dir={one}", *keep))
     assert untimed(one) == expected
-    assert same(load_file(one / "model" / "adapter_model.safetensors"), learnt)
+    assert same(load_file(one / "model" / "adapter_model.safetensors"), finished)
 
 
 @needs_bitsandbytes
-def test_in_bfloat16_what_stays_whole_is_of_that_type(setting, tmp_path):
+def test_weights_not_in_4_bits_are_bfloat16_under_model_dtype_bfloat16(setting, tmp_path):
     overrides = [*overrides_of(setting), "model.dtype=bfloat16", f"run.dir={tmp_path}"]
     recipe = recipe_of(setting, *overrides)
     models = load_shared(recipe, load_tokenizer(recipe.model.path), Accelerator(cpu=True))
-    held = {weights.dtype for weights in models.policy.base.parameters()}
-    assert held == {torch.bfloat16, torch.uint8}
-    subprocess.run(command("ppo", setting, *overrides), check=True, capture_output=True)  # a process has one precision
+    dtypes = {weights.dtype for weights in models.policy.base.parameters()}
+    assert dtypes == {torch.bfloat16, torch.uint8}
+    # In a process of its own, since accelerate has one precision per process.
+    subprocess.run(command("ppo", setting, *overrides), check=True, capture_output=True)
     assert [row["kl"] == 0 for row in read(tmp_path / "metrics.jsonl")] == [True, True, False]
 
 
 @needs_bitsandbytes
-def test_two_processes_are_one(setting, tmp_path):
+def test_a_run_on_two_ranks_equals_one_on_a_single_process(setting, tmp_path):
     changes = ["ppo.micro_batch_tokens=40", "ppo.policy_learning_rate=1e-3", "ppo.value_learning_rate=1e-3"]
     train(in_4bit(setting, f"run.dir={tmp_path / 'one'}", *changes))
     run_stage("ppo", setting, f"run.dir={tmp_path / 'two'}", *overrides_of(setting), *changes)
-    assert_alike(tmp_path / "one", tmp_path / "two")
+    assert_metrics_close(tmp_path / "one", tmp_path / "two")

@@ -1,4 +1,4 @@
-"""Every shipped recipe takes a step: its own settings on a shrunken model of its family and a handful of records."""
+"""Every shipped recipe takes a step, with its own settings, a small model of its family and a few records."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def family(recipe: Path) -> str:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """For each family a base and a reward model from it; data that all stages read."""
+    """Write a base and a reward model per family, and data for all stages; return the folder."""
     folder = tmp_path_factory.mktemp("shipped")
     words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
     write_jsonl(folder / "chat.jsonl", [{"prompt": word, "response": f"{word} today"} for word in words])
@@ -47,7 +47,7 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_step(path, small, tmp_path):
+def test_a_shipped_recipe_takes_a_step(path, small, tmp_path):
     base, stage = small / family(path), stage_of(path)
     overrides = [f"run.dir={tmp_path}", f"model.path={base}"]
     if stage == "sft":

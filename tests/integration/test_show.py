@@ -1,4 +1,4 @@
-"""`make show`: the page as a person reads it, from every stage's recipe and on data of every kind."""
+"""`make show`: the printed page, for data of every kind."""
 
 import json
 import os
@@ -56,7 +56,7 @@ kept                 4 of 4
 dropped              0
 tokens               {total:,} in 4 rows; {trained} trained on ({share:.1f}%)
 """
-FOUND = """\
+FINDINGS = """\
 messages a record    least 2, 10% 2, 50% 2, 90% 5, 99% 5, most 5
 different questions  2
 exact duplicates     1
@@ -95,7 +95,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def page(folder, capsys):
-    """The page that some overrides make of the folder's recipe."""
+    """Return a function from overrides to the page of the folder's recipe."""
 
     def page(*overrides):
         show(show_recipe(f"{folder}/sft.yaml", overrides))
@@ -104,7 +104,7 @@ def page(folder, capsys):
     return page
 
 
-def test_the_whole_page_of_a_small_file(folder, page):
+def test_the_page_of_a_small_file_in_full(folder, page):
     shown = page("show.rows=2", f"show.against={folder}/eval.jsonl")
     recipe = show_recipe(f"{folder}/sft.yaml", [])
     rows, report = conversation_rows(recipe.data.train, recipe, qwen(), key="data.train", max_length=2048)
@@ -115,7 +115,7 @@ def test_the_whole_page_of_a_small_file(folder, page):
         "(.*)(by role [^\n]*\n)(tokens a row [^\n]*\n)(.*)", shown, re.DOTALL
     ).groups()
     assert top == PAGE.format(folder=folder, first=sizes[0], last=sizes[1], long=LONG, **figures)
-    assert bottom == FOUND.format(folder=folder, long=LONG)
+    assert bottom == FINDINGS.format(folder=folder, long=LONG)
     assert re.findall("[a-z]+ [0-9.]+%", by_role)[0].startswith("system")
     assert f"most {max(len(row['labels']) for row in rows)}" in lengths
 
@@ -124,7 +124,7 @@ def test_the_whole_page_of_a_small_file(folder, page):
     "chatml.mask=assistant", "chatml.mask=qwen", "chatml.mask=all", "chatml.train_on=last_answer",
     "chatml.system=You are kind.", "chatml.tools=react",
 ])  # fmt: skip
-def test_what_is_shown_is_what_is_trained_on(folder, page, tmp_path, override):
+def test_the_text_in_brackets_is_what_is_trained_on(folder, page, tmp_path, override):
     call = {"name": "add", "arguments": {"a": 3}}
     tools = [{"name": "add", "description": "adds", "parameters": {}}]
     used = {"messages": [{"role": "user", "content": "3?"}, {"role": "assistant", "content": "", "tool_calls": [call]},
@@ -136,14 +136,14 @@ def test_what_is_shown_is_what_is_trained_on(folder, page, tmp_path, override):
     rows, _ = conversation_rows(recipe.data.train, recipe, qwen(), key="data.train", max_length=2048)
     assert len(shown) == len(rows) == 4
     for text, row in zip(shown, rows, strict=True):
-        # Where everything is trained on, the page's own last line break stands behind the bracket.
-        learnt = "".join(re.findall("⟦(.*?)⟧", text, re.DOTALL))
-        assert learnt == qwen().decode([label for label in row["labels"] if label != -100])
+        # With chatml.mask=all the page's own last line break follows the bracket.
+        trained = "".join(re.findall("⟦(.*?)⟧", text, re.DOTALL))
+        assert trained == qwen().decode([label for label in row["labels"] if label != -100])
         whole = text.partition("\n")[2].partition("\n────")[0].replace("⟦", "").replace("⟧", "")
         assert whole.strip() == qwen().decode(row["input_ids"]).strip()
 
 
-def test_nothing_is_cut_and_a_long_row_says_so(page, tmp_path):
+def test_rows_longer_than_max_length_are_shown_in_full_with_a_note(page, tmp_path):
     long = "\n".join(f"line {number} {'x' * 300}" for number in range(40))
     shown = page(f"data.train={write(tmp_path / 'long.jsonl', [{'prompt': long, 'response': 'ok'}] * 2)}",
                  "data.max_length=64", "data.too_long=drop")  # fmt: skip
@@ -155,7 +155,7 @@ def test_nothing_is_cut_and_a_long_row_says_so(page, tmp_path):
     )
 
 
-def test_a_comparison(page, tmp_path):
+def test_a_comparison_shows_both_sides_and_equal_sides_are_counted(page, tmp_path):
     pairs = [{"prompt": "Hello!", "chosen": "seven", "rejected": "four"},
              {"prompt": "Hello!", "chosen": "four", "rejected": "four"},
              {"prompt": "Hello!", "chosen": "four", "rejected": "three plus four"}]  # fmt: skip
@@ -200,8 +200,8 @@ def test_markers_that_stay_text_are_counted(page, tmp_path):
     assert f"\nspell markers        1{line}\n                       {tmp_path}/spelt.jsonl:2\n" in followed
 
 
-def test_nulls_of_an_exported_table_are_counted(page, tmp_path):
-    """`to_json` of datasets writes every record with the keys of all."""
+def test_nulls_in_tool_calls_and_signatures_are_counted(page, tmp_path):
+    """datasets' `to_json` gives every record the keys of all records, with null for missing ones."""
 
     def asked(arguments, **signature):
         call = {"tool_calls": [{"function": {"name": "add", "arguments": arguments}}]}
@@ -217,13 +217,13 @@ def test_nulls_of_an_exported_table_are_counted(page, tmp_path):
     ) in shown
 
 
-def test_records_are_taken_from_the_first_to_the_last():
+def test_shown_records_are_evenly_spaced():
     assert [evenly_spaced(*given) for given in ((10, 3), (10, 1), (2, 3), (1, 3), (3, 0), (4, 4))] == [
         [0, 4, 9], [0], [0, 1], [0], [], [0, 1, 2, 3],
     ]  # fmt: skip
 
 
-def test_several_sources_have_their_shares(folder, page, tmp_path):
+def test_the_page_shows_the_share_of_each_source(folder, page, tmp_path):
     other = write(tmp_path / "other.jsonl", CONVERSATIONS[1:2])
     shown = page(f"data.train=[{folder}/train.jsonl, {{path: {other}, weight: 3}}]")
     lines = re.findall(r"of which +(\S+) ?(\(.*?\))?: (\d) of (\d) kept, (\d+) tokens.*; ([0-9.]+)% of what", shown)
@@ -252,20 +252,20 @@ def test_several_sources_have_their_shares(folder, page, tmp_path):
         ("wikitext2_valid.txt", [], "1 plain texts"),
     ],
 )
-def test_real_data(page, file, overrides, kind):
+def test_published_data_is_shown_with_its_kind_of_record(page, file, overrides, kind):
     shown = page(f"data.train={DATA / file}", "show.rows=2", "data.max_length=8192", *overrides)
     assert f" read: {kind}\n" in shown if kind else "cannot be read" in shown
     assert ("a stage stops here" in shown) == (kind is None)
     assert "near duplicates" in shown or kind is None
 
 
-def test_colour_instead_of_brackets(folder):
+def test_a_colour_terminal_shows_trained_text_in_green_without_brackets(folder):
     command = [sys.executable, "-m", "show", f"{folder}/sft.yaml", "show.rows=1"]
-    plainly = {"PATH": "", "HF_DATASETS_CACHE": os.environ["HF_DATASETS_CACHE"]}
-    colour = plainly | {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    plain_environment = {"PATH": "", "HF_DATASETS_CACHE": os.environ["HF_DATASETS_CACHE"]}
+    colour_environment = plain_environment | {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     plain, coloured = (
         subprocess.run(command, capture_output=True, text=True, check=True, env=env, cwd=ROOT).stdout
-        for env in (plainly, colour)
+        for env in (plain_environment, colour_environment)
     )
     assert "⟦seven␛[31m<|im_end|>⟧" in plain
     assert "\x1b" not in plain

@@ -1,4 +1,4 @@
-"""What `make show` takes from a stage's recipe, before anything slow is imported."""
+"""The recipe of `make show`, made from any stage's recipe: data keys, tokenizer, data to compare with, errors."""
 
 import dataclasses
 import subprocess
@@ -19,7 +19,7 @@ from tests.support.paths import ROOT
 from tiny.world import SIZES
 
 
-def test_a_stage_has_no_data_key_that_show_does_not_know():
+def test_show_has_every_data_key_of_every_stage_with_the_same_default():
     ours = {field.name: field for field in dataclasses.fields(Data)}
     for theirs in (SFTData, TrainingData, PPOData, EvalData, Prompts, Candidates):
         for field in dataclasses.fields(theirs):
@@ -30,7 +30,7 @@ def test_a_stage_has_no_data_key_that_show_does_not_know():
 
 
 @pytest.mark.parametrize("stage", ["base", "sft", "pmp", "rm", "ppo", "eval"])
-def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path, monkeypatch):
+def test_before_training_the_tokenizer_is_that_of_the_tiny_world(stage, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY", str(tmp_path))
     monkeypatch.chdir(ROOT)
     (tmp_path / "world" / "init").mkdir(parents=True)
@@ -45,7 +45,7 @@ def test_before_anything_is_trained_the_tokenizer_is_the_worlds(stage, tmp_path,
     assert (f"{tmp_path}/world/prompts_heldout.jsonl" in against) == (stage != "eval")
 
 
-def test_a_model_that_is_on_the_hub_in_the_end():
+def test_the_origin_of_a_model_of_shipped_recipes_is_its_hub_id():
     path = "recipes/qwen2.5-7b/ppo.yaml"
     assert model_origin("runs/qwen2.5-7b/sft/model", path) == "Qwen/Qwen2.5-7B"
     assert model_origin("runs/nobody/model", path) == "runs/nobody/model"
@@ -65,7 +65,7 @@ def test_a_model_that_is_on_the_hub_in_the_end():
         (["data.max_lenght=16"], "unknown key data.max_lenght; did you mean data.max_length?"),
     ],
 )  # fmt: skip
-def test_mistakes(tmp_path, overrides, message):
+def test_mistakes_in_a_recipe_or_override_are_refused(tmp_path, overrides, message):
     (tmp_path / "train.jsonl").touch()
     path = tmp_path / "sft.yaml"
     path.write_text(
@@ -82,8 +82,8 @@ def test_a_mistake_on_the_command_line_is_one_line():
     assert (ended.returncode, ended.stderr) == (2, "error: show.rows is x; it must be a whole number\n")
 
 
-def test_an_evaluation_of_reward_models_alone_can_be_shown(tmp_path):
-    """No subject: the reward model has the tokenizer, and sets of comparisons and texts are shown by their names."""
+def test_the_data_of_an_evaluation_without_subjects_can_be_shown(tmp_path):
+    """The tokenizer is that of the reward model; sets of comparisons and texts are shown by their names."""
     path = tmp_path / "eval.yaml"
     path.write_text(
         "stage: eval\neval: {rewards: {rm: rm/model}}\n"
@@ -98,7 +98,7 @@ def test_an_evaluation_of_reward_models_alone_can_be_shown(tmp_path):
     assert one.shown.keys() == {"comparisons.hh"}
 
 
-def test_training_data_is_compared_with_the_conversations_of_an_evaluation(tmp_path):
+def test_training_data_is_compared_with_the_prompts_of_an_evaluation(tmp_path):
     for name in ("train", "heldout", "instructed"):
         (tmp_path / f"{name}.jsonl").touch()
     (tmp_path / "eval.yaml").write_text(
@@ -112,7 +112,7 @@ def test_training_data_is_compared_with_the_conversations_of_an_evaluation(tmp_p
     assert [source.path for source in against] == [f"{tmp_path}/heldout.jsonl", f"{tmp_path}/instructed.jsonl"]
 
 
-def test_a_named_set_is_read_as_what_its_key_is_for():
+def test_the_kind_of_record_of_a_set_is_by_its_data_key():
     text, chat = {"text": "One two."}, {"prompt": "Hi", "response": "Yes."}
     pair = {"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}
     for key, record in (("texts.web", text), ("comparisons.hh", pair), ("pretrain", text)):
@@ -120,7 +120,7 @@ def test_a_named_set_is_read_as_what_its_key_is_for():
         assert (good.content is None, bad.content is None) == (False, True), key
 
 
-def test_without_a_tokenizer_one_line_says_so(tmp_path):
+def test_a_recipe_without_a_tokenizer_is_an_error_that_names_model_path(tmp_path):
     path = tmp_path / "prompts.yaml"
     path.write_text("stage: prompts\ndata: {prompts: a.jsonl}\nselect: {count: 1}\nrun: {dir: out}\n")
     with pytest.raises(RecipeError) as error:

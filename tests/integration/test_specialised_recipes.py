@@ -1,4 +1,4 @@
-"""Code-Qwen and Math-Qwen (report, 4 and 5): their figures, their schedules, and each in miniature on the tiny base."""
+"""The Code-Qwen and Math-Qwen recipes (report, 4 and 5): hyper-parameters, schedules, and short runs of each."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from tests.support.paths import DATA, ROOT
 
 PRETRAIN, CODE, MATH = "code-qwen/pretrain", "code-qwen/sft", "math-qwen/sft"
 ADAMW = {"adam_beta1": 0.9, "adam_beta2": 0.95, "adam_epsilon": 1e-8}
-# What sections 4.1, 4.2 and 5 state.
+# As stated in sections 4.1, 4.2 and 5.
 STATED = {
     PRETRAIN: {"learning_rate": 3e-5, "warmup_steps": 0.03, **ADAMW},
     CODE: {"learning_rate": 1e-5, "warmup_steps": 0.03, **ADAMW},
@@ -37,7 +37,7 @@ def at_root(monkeypatch):
 
 
 @pytest.mark.parametrize("name", STATED)
-def test_figures_are_the_reports(name):
+def test_hyper_parameters_are_those_of_the_report(name):
     made = recipe(name, "data.train=x.jsonl")
     assert STATED[name].items() <= made.trainer.items()
     assert (made.data.max_length, made.chatml.mask, made.data.packing) == (LENGTH[name], MASK[name], True)
@@ -47,7 +47,7 @@ def test_figures_are_the_reports(name):
 
 
 def rates(name, steps, folder):
-    """The learning rate of every step of a run of `steps` steps, in shares of the peak."""
+    """Return the learning rate of every step of a run of `steps` steps, as a share of the peak."""
     settings = recipe(name, "data.train=x.jsonl").trainer
     keys = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
     arguments = TrainingArguments(folder, use_cpu=True, **{key: settings[key] for key in keys if key in settings})
@@ -65,35 +65,35 @@ def rates(name, steps, folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "warmup", "rise"),
+    ("name", "steps", "warmup", "warmup_share"),
     [
         (PRETRAIN, 1000, 30, lambda share: share),
         (CODE, 1000, 30, lambda share: (1 - math.cos(math.pi * share)) / 2),
         (MATH, 2000, 1430, lambda share: share),
     ],
 )
-def test_rises_in_its_shape_and_never_falls(name, steps, warmup, rise, tmp_path):
+def test_the_learning_rate_warms_up_in_its_shape_and_stays_constant(name, steps, warmup, warmup_share, tmp_path):
     found = rates(name, steps, tmp_path)
-    assert found[:warmup] == pytest.approx([rise(step / warmup) for step in range(warmup)])
+    assert found[:warmup] == pytest.approx([warmup_share(step / warmup) for step in range(warmup)])
     assert found[warmup:] == [1.0] * (steps - warmup)
 
 
 @pytest.fixture
 def code(tmp_path):
-    """Code text: this project's own files, one a record."""
+    """Write this project's own source files as records of plain text; return the override."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("e*/**/*.py"))]
     (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return [f"data.train={tmp_path}/code.jsonl"]
 
 
-def real(name, fields):
+def published(name, fields):
     if not DATA.exists():
         pytest.skip("../shared/data is absent")
     return [f"data.train={{path: {DATA / name}, take: 200}}", f"data.fields={fields}"]
 
 
 def run(name, mini, folder, data):
-    """Three steps of a recipe on the tiny base, one row each: the rows that were trained on."""
+    """Run three steps of a recipe on the tiny base, one row each; return the rows that were trained on."""
     small = ["max_steps=3", "per_device_train_batch_size=1", "gradient_accumulation_steps=1", "logging_steps=1"]
     overrides = [f"model.path={mini}/base/model", f"run.dir={folder}", *(f"trainer.{item}" for item in small)]
     kept = {}
@@ -111,10 +111,10 @@ def run(name, mini, folder, data):
     return kept["train"]
 
 
-def test_code_pretraining_in_miniature(mini, code, tmp_path):
+def test_code_pretraining_trains_on_every_token(mini, code, tmp_path):
     rows = run(PRETRAIN, mini, tmp_path / "run", code)
     assert max(len(row["input_ids"]) for row in rows) > LENGTH[PRETRAIN] // 2
-    for row in rows:  # every token, but for each piece's first
+    for row in rows:  # every token except the first of each sequence
         assert row["labels"].count(IGNORE) == len(row["seq_lengths"])
 
 
@@ -125,9 +125,9 @@ def test_code_pretraining_in_miniature(mini, code, tmp_path):
         (MATH, "gsm8k_train.jsonl", "{question: prompt, answer: response}"),
     ],
 )
-def test_finetuning_in_miniature(name, source, fields, mini, tmp_path):
-    """Only answers are trained on, each to its end; what was asked is read."""
-    rows = run(name, mini, tmp_path / "run", real(source, fields))
+def test_finetuning_trains_on_answers_only(name, source, fields, mini, tmp_path):
+    """Each up to its end token."""
+    rows = run(name, mini, tmp_path / "run", published(source, fields))
     tokenizer = load_tokenizer(str(mini / "base" / "model"))
     ids = control(tokenizer)
     for row in rows:

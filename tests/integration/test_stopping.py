@@ -1,4 +1,4 @@
-"""What stops a run of PPO, and what is left of it: signals, disks, memory, numbers, checkpoints of other recipes."""
+"""Runs stopped by signals, full or read-only disks, out of memory, non-finite rewards, and other recipes."""
 
 import math
 import os
@@ -26,7 +26,7 @@ from sft.train import train as train_sft
 from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.stage_runs import command, same, untimed, weights, write_base, write_jsonl
 
-ENDLESS = ["ppo.steps=500", "run.save_steps=500"]
+LONG_RUN = ["ppo.steps=500", "run.save_steps=500"]
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,17 @@ def setting(tmp_path_factory):
 
 
 def in_namespace(script: str, *arguments: str, **options) -> subprocess.CompletedProcess:
-    """A shell script that may mount file systems for itself; skipped where nobody may."""
-    able = subprocess.run(["unshare", "-rm", "true"], capture_output=True) if shutil.which("unshare") else None
-    if able is None or able.returncode:
-        pytest.skip("no mount namespaces here")
+    """Run a shell script that may mount file systems; skip the test where mount namespaces are not allowed."""
+    allowed = subprocess.run(["unshare", "-rm", "true"], capture_output=True) if shutil.which("unshare") else None
+    if allowed is None or allowed.returncode:
+        pytest.skip("mount namespaces are not allowed on this machine")
     return subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_leaves_with_its_code(setting, tmp_path, number, code):
+def test_a_signal_saves_a_checkpoint_and_sets_the_exit_code(setting, tmp_path, number, code):
     process = subprocess.Popen(
-        command("ppo", setting, f"run.dir={tmp_path}", *ENDLESS), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command("ppo", setting, f"run.dir={tmp_path}", *LONG_RUN), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 500
@@ -62,7 +62,7 @@ def test_a_signal_saves_and_leaves_with_its_code(setting, tmp_path, number, code
     assert out.endswith(f"{tmp_path}: saved checkpoint-{len(rows)}; the same command continues from there\n")
 
 
-def test_a_run_that_was_stopped_ends_like_one_that_was_not(setting, tmp_path, monkeypatch):
+def test_a_run_stopped_by_a_signal_resumes_and_ends_bit_for_bit(setting, tmp_path, monkeypatch):
     one, other = tmp_path / "one", tmp_path / "other"
     train(recipe_of(setting, f"run.dir={one}"))
     monkeypatch.setattr("ppo.train.assess", lambda *args: (os.kill(os.getpid(), signal.SIGTERM), assess(*args))[1])
@@ -76,7 +76,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(setting, tmp_path, mo
     assert same(weights(one), weights(other))
 
 
-def test_a_second_signal_leaves_at_once(setting, tmp_path, monkeypatch):
+def test_a_second_signal_exits_at_once(setting, tmp_path, monkeypatch):
     monkeypatch.setattr("ppo.train.assess", lambda *_: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     with pytest.raises(SystemExit) as stopped:
         train(recipe_of(setting, f"run.dir={tmp_path}"))
@@ -84,8 +84,8 @@ def test_a_second_signal_leaves_at_once(setting, tmp_path, monkeypatch):
     assert not checkpoints.complete_checkpoints(tmp_path)
 
 
-def test_a_long_step_says_after_a_signal_what_is_waited_for(setting, tmp_path, monkeypatch, capsys):
-    """Once, in PPO with the phase; the step then ends, and the run saves and leaves as ever."""
+def test_after_a_signal_a_long_step_prints_what_it_waits_for(setting, tmp_path, monkeypatch, capsys):
+    """Once, in PPO with the phase; then the step ends, and the run saves and exits as usual."""
 
     def slow(*given):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -107,7 +107,7 @@ def test_a_long_step_says_after_a_signal_what_is_waited_for(setting, tmp_path, m
     )
 
 
-def test_a_long_step_of_a_trainer_says_it_too(tmp_path, monkeypatch, capsys):
+def test_after_a_signal_a_long_step_of_sft_prints_what_it_waits_for(tmp_path, monkeypatch, capsys):
     write_base(tmp_path / "base")
     data = write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"Say {n}.", "response": f"{n}!"} for n in range(16)])
     given = [f"model.path={tmp_path}/base", f"data.train={data}", f"run.dir={tmp_path}/run", "run.save_steps=1",
@@ -134,8 +134,8 @@ def test_a_long_step_of_a_trainer_says_it_too(tmp_path, monkeypatch, capsys):
     )
 
 
-def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(setting, tmp_path):
-    """A disk with room for one checkpoint and a half."""
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(setting, tmp_path):
+    """The disk has space for one and a half checkpoints."""
     train(recipe_of(setting, f"run.dir={tmp_path / 'whole'}", "ppo.steps=1", "run.save_steps=1"))
     one = sum(path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-1").rglob("*"))
     disk = tmp_path / "disk"
@@ -159,7 +159,7 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(setting, tmp_p
     assert same(weights(disk / "run"), weights(tmp_path / "long"))
 
 
-def test_a_read_only_folder_is_said_at_once(setting, tmp_path):
+def test_a_read_only_folder_stops_the_run_at_once(setting, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     for run_dir, message in (
@@ -176,7 +176,7 @@ def test_a_read_only_folder_is_said_at_once(setting, tmp_path):
 
 
 def test_a_folder_that_becomes_read_only_stops_the_run(setting, tmp_path):
-    """As a disk with errors does to its file system."""
+    """As when a file system is remounted read-only after disk errors."""
     train(recipe_of(setting, f"run.dir={tmp_path}", "run.save_steps=1"))
     (tmp_path / "finished.json").unlink()
     shutil.rmtree(tmp_path / "checkpoint-3")
@@ -224,7 +224,7 @@ def no_memory_on_a_gpu(recipe):
 
 
 @pytest.mark.parametrize("stage", [no_memory_in_torch, no_memory_on_a_gpu])
-def test_out_of_memory_says_which_keys_to_change(setting, tmp_path, capsys, stage):
+def test_out_of_memory_names_the_keys_to_lower(setting, tmp_path, capsys, stage):
     with pytest.raises(SystemExit) as stopped:
         run(stage, recipe_of(setting, f"run.dir={tmp_path}", "ppo.micro_batch_tokens=4096"))
     assert stopped.value.code == 2
@@ -235,13 +235,13 @@ def test_out_of_memory_says_which_keys_to_change(setting, tmp_path, capsys, stag
     )
 
 
-def test_out_of_memory_elsewhere_names_the_trainers_keys(capsys):
+def test_out_of_memory_in_sft_names_the_trainers_keys(capsys):
     with pytest.raises(SystemExit):
         run(no_memory_on_a_gpu, SFT())
     assert "lower trainer.per_device_train_batch_size" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_recipe_is_refused_naming_the_keys(setting, tmp_path):
+def test_a_checkpoint_of_another_recipe_is_refused_with_the_differing_keys(setting, tmp_path):
     train(recipe_of(setting, f"run.dir={tmp_path}", "ppo.steps=1"))
     for name in ("recipe.yaml", "finished.json"):
         (tmp_path / name).unlink()

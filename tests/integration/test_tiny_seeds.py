@@ -1,6 +1,6 @@
-"""python -m bench.tiny_seeds: which commands it runs, that a stopped one resumes, and its exit codes.
+"""python -m bench.tiny_seeds: the commands it runs, resuming, and exit codes.
 
-Stages are stand-ins that copy a hand-written run, folder by folder; one that is there already is finished.
+Stages are stand-ins that copy a folder of a hand-written run, unless it is there already.
 """
 
 import os
@@ -20,7 +20,7 @@ from reward.recipe import Reward
 from tests.support.paths import ROOT
 from tests.support.tiny_runs import write_run
 
-# `python -m STAGE ...` in the folder of the test: what was asked of it is noted in calls.txt.
+# `python -m STAGE ...` in the folder of the test; it appends its arguments to calls.txt.
 STAND_IN = """
 import os, shutil, sys, time
 from pathlib import Path
@@ -45,7 +45,7 @@ ARGUMENTS = ["--seeds", "3", "4", "--folder", "seeds", "--recipes", "recipes", "
 
 @pytest.fixture(autouse=True)
 def stand_ins(tmp_path, monkeypatch):
-    """A folder with all recipes and stand-ins for all stages, in which a run that holds every bar can be copied."""
+    """Write empty recipes, stand-ins for all stages, and a run that holds every bar, in the working directory."""
     monkeypatch.chdir(tmp_path)
     for package in ("tiny", "sft", "reward", "ppo", "eval"):
         Path(package).mkdir()
@@ -56,8 +56,8 @@ def stand_ins(tmp_path, monkeypatch):
     write_run(Path("made"))
 
 
-def ran(*more):
-    """The exit code."""
+def exit_code(*more):
+    """Run the command and return its exit code."""
     with pytest.raises(SystemExit) as end:
         main([*ARGUMENTS, *more])
     return end.value.code or 0
@@ -67,8 +67,8 @@ def calls():
     return [line.split() for line in Path("calls.txt").read_text().splitlines()]
 
 
-def test_every_stage_of_every_run(capsys):
-    assert ran() == 0
+def test_every_stage_runs_for_every_seed_and_number_of_threads(capsys):
+    assert exit_code() == 0
     assert [words[:3] for words in calls() if words[2] == "recipes/ppo.yaml"] == [
         [name, threads, "recipes/ppo.yaml"]
         for name, threads in (("3-1", "1"), ("4-1", "1"), ("3-2", "2"), ("4-2", "2"))
@@ -79,7 +79,7 @@ def test_every_stage_of_every_run(capsys):
         *(f"recipes/{name}.yaml run.seed=3" for name in ("base", "sft", "pmp", "rm", "harmless", "ppo")),
         *(f"recipes/{name}.yaml run.seed=3 eval.require={{}}" for name in ("eval", "tasks")),
     ]
-    # Rewards without PMP are about seeds: for the first number of threads alone.
+    # Reward models without PMP are trained for the first number of threads only.
     assert [words[0] for words in calls() if "run.dir" in " ".join(words)] == ["3-1", "3-1", "4-1", "4-1"]
     shown = capsys.readouterr().out.splitlines()
     assert shown[2].split() == ["gold", "accuracy", "KL", "rm", "harmless", "perplexity", "worst", "task", "minutes"]
@@ -99,7 +99,7 @@ def test_every_stage_of_every_run(capsys):
 def test_a_bar_that_fails_is_exit_code_1(capsys):
     text = Path("made/eval/summary.json").read_text()
     Path("made/eval/summary.json").write_text(text.replace('"kl_to_reference": 3.0', '"kl_to_reference": 5.0'))
-    assert ran("--threads", "2") == 1
+    assert exit_code("--threads", "2") == 1
     out = capsys.readouterr().out
     assert out.count("FAILS: KL") == 2
     assert "holds  harm falls (95 % interval entirely below 0)" in out
@@ -108,10 +108,10 @@ def test_a_bar_that_fails_is_exit_code_1(capsys):
     )
 
 
-def test_a_stage_that_fails_is_that_runs_failure(capsys):
-    """The other runs are measured all the same."""
+def test_a_failing_stage_ends_its_run_only(capsys):
+    """The other runs are still measured."""
     Path("fails/3-1/ppo").mkdir(parents=True)
-    assert ran("--threads", "1", "--jobs", "2") == 1
+    assert exit_code("--threads", "1", "--jobs", "2") == 1
     why = "ppo recipes/ppo.yaml ended with code 1: error: loss is nan (full output: seeds/3-1/log.txt)"
     out = capsys.readouterr().out
     assert f"seed 3, 1 thread    {why}" in out.splitlines()
@@ -120,10 +120,10 @@ def test_a_stage_that_fails_is_that_runs_failure(capsys):
     assert "from 1 run, in total" in Path("page.md").read_text()
 
 
-def test_nothing_is_written_where_no_run_finished():
+def test_no_page_is_written_if_no_run_finished():
     for name in ("3-1", "4-1"):
         Path("fails", name, "base").mkdir(parents=True)
-    assert ran("--threads", "1") == 1
+    assert exit_code("--threads", "1") == 1
     assert not Path("page.md").exists()
 
 
@@ -135,24 +135,24 @@ def test_a_stopped_command_resumes():
         assert stopped.poll() is None
         time.sleep(0.05)
     os.killpg(stopped.pid, signal.SIGINT)  # Ctrl-C reaches the stage as well
-    said = stopped.communicate(timeout=30)[1]
-    assert (stopped.returncode, said) == (130, "\nstopped; the same command resumes\n")
+    printed = stopped.communicate(timeout=30)[1]
+    assert (stopped.returncode, printed) == (130, "\nstopped; the same command resumes\n")
     assert calls()[-1][2] == "recipes/ppo.yaml"
-    assert {words[0] for words in calls()} == {"3-1"}  # no further run begins
+    assert {words[0] for words in calls()} == {"3-1"}  # no further run is started
     assert not Path("page.md").exists()
-    begun = len(calls())
+    calls_before = len(calls())
 
-    assert ran() == 0
-    again = [words[2] for words in calls()[begun:] if words[0] == "3-1"]
+    assert exit_code() == 0
+    again = [words[2] for words in calls()[calls_before:] if words[0] == "3-1"]
     assert again[:7] == [
         "seeds/3-1/world", *(f"recipes/{name}.yaml" for name in ("base", "sft", "pmp", "rm", "harmless", "ppo"))
     ]  # fmt: skip
     assert Path("page.md").exists()
 
 
-def test_a_recipe_that_is_missing_is_one_line(capsys):
+def test_a_missing_recipe_is_reported_in_one_line(capsys):
     Path("recipes/tasks.yaml").unlink()
-    assert ran() == 2
+    assert exit_code() == 2
     assert capsys.readouterr().err == (
         "error: recipes/tasks.yaml does not exist; --recipes needs a folder with the recipes base, sft, pmp, "
         "rm, harmless, ppo, eval, tasks\n"
@@ -161,21 +161,21 @@ def test_a_recipe_that_is_missing_is_one_line(capsys):
 
 
 @pytest.mark.parametrize("key", ["--folder", "--out"])
-def test_a_folder_that_cannot_be_made_is_one_line(key, capsys):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(key, capsys):
     Path("file").touch()
-    assert ran(key, "file/under/it") == 2
+    assert exit_code(key, "file/under/it") == 2
     assert capsys.readouterr().err.endswith("cannot be created (Not a directory); use another folder\n")
     assert not Path("calls.txt").exists()
 
 
 @pytest.mark.parametrize("arguments", [["--seeds", "-1"], ["--threads", "0"], ["--jobs", "0"]])
-def test_numbers_that_cannot_be(arguments, capsys):
-    assert ran(*arguments) == 2
+def test_impossible_numbers_are_refused(arguments, capsys):
+    assert exit_code(*arguments) == 2
     assert "--seeds must be at least 0, --threads and --jobs at least 1" in capsys.readouterr().err
 
 
-def test_rewards_with_and_without_pmp_are_good_recipes(monkeypatch):
-    """The keys that differ from the tiny recipes, read as the stages read them."""
+def test_the_overrides_for_rewards_with_and_without_pmp_are_valid(monkeypatch):
+    """Loaded over the tiny recipes as the stages load them."""
     monkeypatch.setenv("TINY", "home")
     *_, reward, evaluation = [words[2:] for words in commands(Run(3, 1), Path("home"), Path(), extra=True)]
     recipe = load(Reward, ROOT / "recipes" / "tiny" / "rm.yaml", reward)

@@ -1,6 +1,6 @@
-"""Processes of two machines: network namespaces with an address each, which only root may make.
+"""Ranks on two machines, simulated by network namespaces with an address each, which only root may create.
 
-What multi_node.yaml does with GPUs and FSDP2 is done with plain CPU processes here.
+multi_node.yaml uses GPUs and FSDP2; here the ranks are plain CPU processes.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.ppo_setting import make_setting as make_ppo_setting
-from tests.support.uneven_setting import alone, assert_same_run, make_setting
+from tests.support.uneven_setting import assert_same_run, make_setting, run_in_this_process
 
 LAUNCH = """
 import sys
@@ -46,7 +46,7 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def hosts():
-    """Names of two namespaces, joined by a cable."""
+    """Create two network namespaces connected by a virtual cable; return their names."""
     names = [f"plumbline-{os.getpid()}-{number}" for number in (1, 2)]
     if shutil.which("ip") is None:
         pytest.skip("the command ip is not installed")
@@ -61,7 +61,7 @@ def hosts():
             ip("netns", "exec", name, "true")
         yield names
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
+        pytest.skip(f"network namespaces cannot be created: {error.stderr.decode().strip()}")
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
@@ -69,7 +69,7 @@ def hosts():
 
 @pytest.fixture
 def launch(hosts, tmp_path):
-    """A function that starts a stage on both machines, the first one's launcher first; all of it ends with the test."""
+    """Return a function that starts a stage on both machines, the first one first; the processes end with the test."""
     (tmp_path / "two_hosts.yaml").write_text(CONFIGURATION)
     started = []
 
@@ -89,29 +89,29 @@ def launch(hosts, tmp_path):
             process.kill()
 
 
-def test_the_processes_of_two_machines_are_one(launch, tmp_path):
+def test_a_run_on_two_machines_equals_one_on_a_single_process(launch, tmp_path):
     setting = make_setting(tmp_path / "setting")
     for process in launch("sft", setting / "sft.yaml", f"run.dir={tmp_path / 'run'}"):
-        _, said = process.communicate(timeout=500)
-        assert process.returncode == 0, said
-    assert_same_run(alone(setting, "sft"), tmp_path / "run")
+        _, stderr = process.communicate(timeout=500)
+        assert process.returncode == 0, stderr
+    assert_same_run(run_in_this_process(setting, "sft"), tmp_path / "run")
     logs = {path.name for path in (tmp_path / "run" / "logs").iterdir()}
     assert logs == {f"process-{rank}.log" for rank in range(4)}
 
 
-def test_a_process_that_dies_on_one_machine_ends_the_run_on_both(launch, tmp_path):
+def test_a_rank_that_dies_on_one_machine_ends_the_run_on_both(launch, tmp_path):
     run = tmp_path / "run"
-    here, there = launch("ppo", make_ppo_setting(tmp_path), f"run.dir={run}", "ppo.steps=5000", "run.save_steps=5")
+    first, second = launch("ppo", make_ppo_setting(tmp_path), f"run.dir={run}", "ppo.steps=5000", "run.save_steps=5")
     deadline = time.monotonic() + 500
     while not (run / "checkpoint-5").exists():
         assert time.monotonic() < deadline
-        assert here.poll() is None, here.communicate()[1]
+        assert first.poll() is None, first.communicate()[1]
         time.sleep(0.05)
-    psutil.Process(there.pid).children()[0].send_signal(signal.SIGKILL)
+    psutil.Process(second.pid).children()[0].send_signal(signal.SIGKILL)
     for process, code, last in (
-        (here, 1, "error: another process of this run has ended; the same command continues from the last checkpoint"),
-        (there, 137, "was killed by SIGKILL; the same command continues from the last checkpoint"),
+        (first, 1, "error: another process of this run has ended; the same command continues from the last checkpoint"),
+        (second, 137, "was killed by SIGKILL; the same command continues from the last checkpoint"),
     ):
-        _, said = process.communicate(timeout=500)
-        assert (process.returncode, said.splitlines()[-1][-len(last) :]) == (code, last)
+        _, stderr = process.communicate(timeout=500)
+        assert (process.returncode, stderr.splitlines()[-1][-len(last) :]) == (code, last)
     assert not (run / "finished.json").exists()

@@ -1,11 +1,11 @@
-"""SFT and reward runs of several processes are those of one: losses, metrics, weights, whatever divides by what."""
+"""SFT and reward runs on several ranks equal those of one process, also when batches do not divide evenly."""
 
 import shutil
 
 import pytest
 
 from tests.support.stage_runs import unfinish, untimed
-from tests.support.uneven_setting import alone, assert_same_run, make_setting, run_by
+from tests.support.uneven_setting import assert_same_run, make_setting, run_in_this_process, run_to_end
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +16,10 @@ def setting(tmp_path_factory):
 @pytest.mark.parametrize(
     ("stage", "others"), [("sft", [(1, "zero2"), (4, "ddp")]), ("reward", [(1, "fsdp2"), (4, "zero3")])]
 )
-def test_two_processes_are_one_and_one_or_four_can_end_what_they_began(setting, tmp_path, stage, others):
-    one, two = alone(setting, stage), tmp_path / "2"
+def test_a_run_on_two_ranks_equals_one_process_and_resumes_on_one_or_four(setting, tmp_path, stage, others):
+    one, two = run_in_this_process(setting, stage), tmp_path / "2"
     assert [row["step"] for row in untimed(one) if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    run_by(2, "ddp", setting, stage, two)
+    run_to_end(2, "ddp", setting, stage, two)
     assert_same_run(one, two)
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
     assert (two / "data.json").read_text() == (one / "data.json").read_text()
@@ -27,6 +27,6 @@ def test_two_processes_are_one_and_one_or_four_can_end_what_they_began(setting, 
     for processes, hardware in others:
         run = tmp_path / hardware
         shutil.copytree(two, run)
-        run_by(processes, hardware, setting, stage, run)
+        run_to_end(processes, hardware, setting, stage, run)
         assert_same_run(one, run)
         assert [row["step"] for row in untimed(run) if "loss" in row] == [1, 2, 3, 4, 5, 6]

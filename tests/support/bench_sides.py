@@ -1,11 +1,11 @@
-"""Sides of a race that tests can look at; in a module of their own, so that their processes start fast."""
+"""Sides of a benchmark race for tests, in a module without heavy imports so that their processes start fast."""
 
 import os
 import time
 
 
-def ran(folder: str, name: str) -> dict[str, float]:
-    """Writes down that it ran, and in which process."""
+def succeeding(folder: str, name: str) -> dict[str, float]:
+    """Append this side's name and process id to `folder`/ran, and return a rate."""
     with open(f"{folder}/ran", "a") as file:
         file.write(f"{name} {os.getpid()}\n")
     print("something else")

@@ -1,4 +1,4 @@
-"""Conversations that tests write as ChatML, and what of them is trained on."""
+"""Conversations that tests encode as ChatML, and the text that is trained on."""
 
 from chatml import IGNORE
 
@@ -23,7 +23,7 @@ TOOL_TALK = [
 
 
 def trained(encoded, tokenizer):
-    """What is trained on: stretches of neighbouring tokens, decoded."""
+    """Return the spans of consecutive tokens that are trained on, decoded."""
     stretches, last = [], None
     for at, label in enumerate(encoded.labels):
         if label != IGNORE:

@@ -1,4 +1,4 @@
-"""The drill: a PPO run killed with -9 again and again, also while it writes a checkpoint, and compared at its end.
+"""The drill: kill a PPO run repeatedly with SIGKILL, also while it writes a checkpoint, and compare how it ends.
 
 `make drill` kills twenty times, `make test` three. `python -m tests.support.drill [KILLS] [SEED]`
 """
@@ -23,18 +23,18 @@ from tests.support.ppo_setting import make_setting, recipe_of
 from tests.support.stage_runs import command, same, untimed, weights
 
 STEPS_A_KILL = 2
-# A run that holds all the state a run can hold.
+# A run with every kind of state: value warm-up, checkpoints, running reward statistics.
 OVERRIDES = ["ppo.value_warmup_steps=2", "run.save_steps=2", "ppo.reward_normalisation=mean_std"]
 
 
-class UnlikeError(Exception):
-    """The run that was killed did not end like the one that was not."""
+class MismatchError(Exception):
+    """The killed run did not end as the uninterrupted one."""
 
 
 def drill(folder: Path, kills: int, seed: int, *changes: str) -> dict[str, int]:
-    """How many kills fell where; raises UnlikeError at the first difference from the uninterrupted run.
+    """Return the number of kills in a step and in a checkpoint; raise MismatchError at the first difference.
 
-    `changes` are overrides of the run that is killed alone. With run.local_dir kills fall into the copying.
+    `changes` are overrides of the killed run only. With run.local_dir, kills also hit the copying of checkpoints.
     """
     recipe, dice = make_setting(folder), random.Random(seed)
     steps = (kills + 1) * STEPS_A_KILL
@@ -50,7 +50,7 @@ def drill(folder: Path, kills: int, seed: int, *changes: str) -> dict[str, int]:
             command("ppo", recipe, f"run.dir={killed}", *overrides, *changes), stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )  # fmt: skip
-        # Every other one waits for a checkpoint to be begun, and strikes while it is written.
+        # Every other kill waits until a checkpoint has been started, and hits while it is written.
         writing = bool(kill % 2)
         wait_for(process, killed, kill * STEPS_A_KILL + 1, writing)
         time.sleep(dice.uniform(0, 0.02 if writing else step_seconds))
@@ -65,11 +65,11 @@ def drill(folder: Path, kills: int, seed: int, *changes: str) -> dict[str, int]:
 
 
 def wait_for(process: subprocess.Popen[bytes], run: Path, step: int, writing: bool) -> None:
-    """Until the run has logged `step`, or is writing a checkpoint of that step or a later one."""
+    """Wait until the run has logged `step` and, with `writing`, is writing a checkpoint."""
     deadline = time.monotonic() + 500
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise UnlikeError(f"the run ended by itself, or hangs: {process.stderr.read().decode()}")
+            raise MismatchError(f"the run ended before the kill, or hangs: {process.stderr.read().decode()}")
         logged = [row["step"] for row in read(run / "metrics.jsonl")]
         if logged and logged[-1] >= step and (not writing or list(run.glob(".checkpoint-*"))):
             return
@@ -77,25 +77,25 @@ def wait_for(process: subprocess.Popen[bytes], run: Path, step: int, writing: bo
 
 
 def compare(whole: Path, killed: Path) -> None:
-    """Metrics, samples, models, and everything in the last checkpoint, bit for bit."""
+    """Compare metrics, rollouts, models and the last checkpoint bit for bit; raise MismatchError if they differ."""
     if untimed(whole) != untimed(killed):
-        raise UnlikeError("metrics.jsonl differs")
+        raise MismatchError("metrics.jsonl differs")
     if read(whole / "rollouts.jsonl") != read(killed / "rollouts.jsonl"):
-        raise UnlikeError("rollouts.jsonl differs")
+        raise MismatchError("rollouts.jsonl differs")
     for name in ("model", "value"):
         if not same(weights(whole, name), weights(killed, name)):
-            raise UnlikeError(f"{name}/ differs")
+            raise MismatchError(f"{name}/ differs")
     one, other = (checkpoints.newest(run) for run in (whole, killed))
     parts = {path.relative_to(one).parts[:2] for path in one.rglob("*") if path.is_file()}
     if parts != {path.relative_to(other).parts[:2] for path in other.rglob("*") if path.is_file()}:
-        raise UnlikeError(f"{other} has other files than {one}")
+        raise MismatchError(f"{other} and {one} hold different files")
     for part in parts - {(checkpoints.RECIPE_FILE,)}:
         if not equal(content(one.joinpath(*part)), content(other.joinpath(*part))):
-            raise UnlikeError(f"{other.joinpath(*part)} differs")
+            raise MismatchError(f"{other.joinpath(*part)} differs")
 
 
 def content(path: Path) -> Any:
-    """What a file or a folder of torch's distributed checkpoint holds."""
+    """Load a checkpoint's file, or a folder of torch's distributed checkpoint."""
     if path.is_dir():
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.pt"
@@ -105,7 +105,7 @@ def content(path: Path) -> Any:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Bit for bit, through whatever a checkpoint's files hold."""
+    """Return whether two values of a checkpoint are equal bit for bit, comparing containers recursively."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -123,4 +123,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         fell = drill(Path(scratch), arguments.kills, arguments.seed)
     where = ", ".join(f"{count} {name}" for name, count in fell.items())
-    print(f"{arguments.kills} kills ({where}): the run ended bit for bit as the one that was not killed")
+    print(f"{arguments.kills} kills ({where}): the run ended bit for bit as the uninterrupted one")

@@ -14,7 +14,8 @@ from engine.models.tokenizer import load_tokenizer
 from tests.support.small_models import small_model
 from tests.support.tokenizers import qwen
 
-# At random weights an end token is drawn once in some hundred; its row is made likelier, so that answers end raggedly.
+# With random weights an end token is drawn about once in several hundred tokens. Its output row is raised so that
+# answers end at different lengths.
 END_BOOST = 4.0
 RECIPE = """
 stage: eval
@@ -35,13 +36,13 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "a
 
 
 def gold(record: dict[str, Any], answer: str) -> dict[str, float]:
-    """Likes the letter e, and short answers."""
+    """Return a gold score that rewards the letter e and short answers."""
     correct, length = float("e" in answer), 1 / (1 + len(answer))
     return {"gold": correct + length, "correct": correct, "length": length}
 
 
 def make_setting(folder: Path) -> Path:
-    """Write models, data and `eval.yaml` into `folder`; returns the recipe's path."""
+    """Write models, data and `eval.yaml` into `folder`; return the recipe's path."""
     tokenizer = qwen()
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     for seed, name in enumerate(("base", "sft", "ppo")):
@@ -72,12 +73,12 @@ def make_setting(folder: Path) -> Path:
 
 
 def kept_items(run_dir: Path) -> dict[str, int]:
-    """How many items an evaluation has kept, by store."""
+    """Return the number of items that an evaluation has stored, by file."""
     return {path.name: len(path.read_text().splitlines()) for path in (run_dir / "items").glob("*.jsonl")}
 
 
-def counted_prompts(monkeypatch) -> list[int]:
-    """[prompts of each call of the generation] of evaluations from now on."""
+def count_generated_prompts(monkeypatch) -> list[int]:
+    """Return a list to which evaluations append the number of prompts of each call that generates."""
     calls, sample = [], eval.answers.sample
 
     def counting(model, request, *arguments, **options):

@@ -1,4 +1,4 @@
-"""Hand-written evaluation folders: summary.json, answers.jsonl and pairs.jsonl of any subjects, without any model."""
+"""Hand-written evaluation folders: summary.json, answers.jsonl and pairs.jsonl for any subjects, without a model."""
 
 import json
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ INTERVAL = 0.04
 
 
 def interval(mean: float, n: int = ITEMS, **others: Any) -> dict[str, Any]:
-    """A difference as summary.json has it."""
+    """Return a difference in the form of summary.json."""
     return {"mean": mean, "ci95": [mean - INTERVAL, mean + INTERVAL], "n": n, **others}
 
 
 def answer_figures(level: float, *, gold: bool, items: int = ITEMS) -> dict[str, Any]:
-    """A subject's figures, its gold at `level`."""
+    """Return a subject's figures; its gold score is `level`."""
     parts = {"gold": level, "accuracy": level / 2, "manner": level / 4, "wit": 0.25} if gold else {}
     return {
         "items": items, **parts, "score": 2 * level, "scores": {"pmp": level, "rm": 2 * level}, "score_length": -0.39,
@@ -46,7 +46,7 @@ def subject(level: float, at: int, *, gold: bool) -> dict[str, Any]:
 
 
 def differences(level: float, at: int, *, gold: bool) -> dict[str, Any]:
-    """Against a reference of level 1."""
+    """Return the differences from a reference of level 1."""
     gain = level - 1
     parts = {"gold": interval(gain), "accuracy": interval(gain / 2), "manner": interval(gain / 4)} if gold else {}
     win_rate = interval(0.5 + gain / 4, by="gold" if gold else "score")
@@ -58,7 +58,7 @@ def differences(level: float, at: int, *, gold: bool) -> dict[str, Any]:
 
 
 def reward_figures(accuracy: float) -> dict[str, Any]:
-    """One reward on one set of comparisons."""
+    """Return the figures of one reward on one set of comparisons."""
     return {
         "pairs": 40, "accuracy": accuracy, "accuracy_ci95": [accuracy - 0.03, accuracy + 0.02],
         "by_length": {"chosen_longer": {"pairs": 30, "accuracy": accuracy}}, "prefers_longer": 0.6,
@@ -77,7 +77,7 @@ def rewards() -> dict[str, Any]:
 
 
 def summary(names: Sequence[str], *, gold: bool = True, with_rewards: bool = True) -> dict[str, Any]:
-    """The first name is the reference, at level 1; every further one is better by a half than the one before."""
+    """Return a summary: the first name is the reference, at level 1, and each further level is higher by 0.5."""
     levels = {name: 1 + at / 2 for at, name in enumerate(names)}
     return {
         "reference": names[0],
@@ -96,7 +96,7 @@ def summary(names: Sequence[str], *, gold: bool = True, with_rewards: bool = Tru
 
 
 def answer(item: int, name: str, at: int, *, gold: bool = True, text: str | None = None) -> dict[str, Any]:
-    """A line of answers.jsonl: the later a subject the higher its scores, the more so the later the item."""
+    """Return a line of answers.jsonl; scores grow with the subject's position, and faster at later items."""
     called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 3}}}]}
     value = 0.1 * at * (item - ITEMS // 4)
     return {
@@ -110,7 +110,7 @@ def answer(item: int, name: str, at: int, *, gold: bool = True, text: str | None
 
 
 def pair(at: int) -> dict[str, Any]:
-    """A line of pairs.jsonl."""
+    """Return a line of pairs.jsonl."""
     return {
         "set": "pairs", "subset": ("chat", "code")[at % 4 == 0], "scores": {"pmp": [at % 5, 1.0], "rm": [2.0, at % 3]},
         "tokens": [4 + at % 6, 6],
@@ -118,7 +118,7 @@ def pair(at: int) -> dict[str, Any]:
 
 
 def write_evaluation(folder: Path, names: Sequence[str], **options: Any) -> dict[str, Any]:
-    """Write the three files into `folder`; returns the summary."""
+    """Write the three files into `folder`; return the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     made = summary(names, **options)
     gold = options.get("gold", True)

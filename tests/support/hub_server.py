@@ -1,4 +1,4 @@
-"""A model hub on this machine: it takes repositories and commits, and remembers them."""
+"""A local model hub for tests that accepts and stores repositories and commits."""
 
 import base64
 import json
@@ -11,9 +11,10 @@ import yaml
 
 @contextmanager
 def serving(refusal=None):
-    """(endpoint, repositories): name -> {"private": bool, "files": path -> bytes, "commits": titles, "tokens": set}.
+    """Yield (endpoint, repositories), repositories as {name: {"private", "files", "commits", "tokens"}}.
 
-    `refusal` is a status code that every request gets instead.
+    "private" is a bool, "files" maps paths to bytes, "commits" lists titles and "tokens" is the set of authorization
+    headers. `refusal` is a status code that every request gets instead.
     """
     repositories = {}
 
@@ -64,7 +65,8 @@ def serving(refusal=None):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Handler.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # else it ends half a second late
+    # The poll interval: with the default of 0.5 s, shutdown() takes that long.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield Handler.endpoint, repositories

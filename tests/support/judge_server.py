@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on this machine that does what a test tells it to."""
+"""A local OpenAI-compatible endpoint whose replies the test decides."""
 
 import json
 import threading
@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def serving(behave):
-    """(url, requests): `behave(number, body)` returns the reply's text, the response's whole body in bytes, a status
-    code, or seconds to be silent for.
+    """Yield (url, requests); `requests` collects (path, headers, body) of each request.
 
-    `number` counts requests from 0; `requests` gathers (headers, body) of each.
+    `behave(number, body)` decides the reply to request `number`, counted from 0: a str is the message's text, bytes are
+    the whole response body, an int is a status code, and a float is a delay in seconds before the reply "1".
     """
     requests, lock = [], threading.Lock()
 
@@ -22,16 +22,16 @@ def serving(behave):
             with lock:
                 number = len(requests)
                 requests.append((self.path, dict(self.headers), body))
-            said = behave(number, body)
-            if isinstance(said, float):
-                time.sleep(said)
-                said = "1"
-            self.send_response(said if isinstance(said, int) else 200)
+            reply = behave(number, body)
+            if isinstance(reply, float):
+                time.sleep(reply)
+                reply = "1"
+            self.send_response(reply if isinstance(reply, int) else 200)
             self.end_headers()
-            if isinstance(said, str):
-                self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
-            if isinstance(said, bytes):
-                self.wfile.write(said)
+            if isinstance(reply, str):
+                self.wfile.write(json.dumps({"choices": [{"message": {"content": reply}}]}).encode())
+            if isinstance(reply, bytes):
+                self.wfile.write(reply)
 
         def log_message(self, *_):
             pass
@@ -39,11 +39,12 @@ def serving(behave):
         def handle_one_request(self):
             try:
                 super().handle_one_request()
-            except OSError:  # whoever asked has given up
+            except OSError:  # the client has closed the connection
                 self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # else it ends half a second late
+    # The poll interval: with the default of 0.5 s, shutdown() takes that long.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", requests

@@ -1,8 +1,8 @@
-"""Where the project and the real data stand."""
+"""Paths of the project and of the published data sets."""
 
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("PLUMBLINE_DATA", ROOT.parent / "shared" / "data"))
-"""Published data sets, which tests read where they are there (PLUMBLINE_DATA names another folder)."""
+"""Folder of published data sets; tests that need them skip without it (PLUMBLINE_DATA names another folder)."""

@@ -1,9 +1,9 @@
-"""What a plan says beside what its run takes where two processes share a model: bench/planning.py's work.
+"""Compare planned with measured memory for runs that shard a model over two ranks (see bench/planning.py).
 
     python -m tests.support.planning [SETTING ...]       all of them by default; a table, and runs/bench/planning.json
 
-It stands among the tests because only these can shard on a CPU (tests/support/processes.py). Measured is the fuller
-process.
+It is part of the tests because only tests/support/processes.py can shard on a CPU. The measured figure is that of the
+rank with the higher peak.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.planning import Setting, main, measure_run
-from tests.support.processes import together
+from tests.support.processes import run_on_ranks
 
 SETTINGS: dict[str, Setting] = {
     "sft, fsdp2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, (
@@ -22,32 +22,32 @@ SETTINGS: dict[str, Setting] = {
         "sampling.split=2", "ppo.gradient_checkpointing=true"), hardware="fsdp2"),
     "sft, zero2": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero2"),
     "sft, zero3": Setting("sft", 512, 8, 8, 8, 1408, 32000, False, 1024, hardware="zero3"),
-    # Chosen after the formulas of shared models were.
+    # Settings chosen after the formulas for sharded models were fixed.
     "reward, fsdp2": Setting("reward", 512, 10, 8, 4, 1408, 26000, True, 448, (
         "trainer.per_device_train_batch_size=4",), frozen=True, hardware="fsdp2"),
     "sft, LoRA, fsdp2": Setting("sft", 768, 8, 12, 4, 2048, 32000, False, 1024, (
         "lora.r=16", "lora.merge=false", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
     "ppo, zero2": Setting("ppo", 384, 6, 6, 6, 1024, 32000, True, 192, frozen=True, hardware="zero2"),
-    # Chosen after that of adapters in shared models was mended.
+    # Chosen after the formula for adapters in sharded models was corrected.
     "sft, LoRA, Qwen3, fsdp2": Setting("sft", 640, 9, 10, 5, 1664, 44000, False, 704, (
         "lora.r=8", "lora.merge=false", "trainer.gradient_checkpointing=true",
         "trainer.per_device_train_batch_size=2"), "qwen3", True, "fsdp2"),
     "sft, LoRA, bfloat16, fsdp2": Setting("sft", 896, 12, 14, 2, 2432, 24000, False, 512, (
         "lora.r=16", "lora.merge=false", "model.dtype=bfloat16", "trainer.gradient_checkpointing=true"), frozen=True,
         hardware="fsdp2"),
-    # A second round, after the first one's faults were mended and adapters were held otherwise.
+    # Second round, chosen after the errors that the first one showed were fixed and the storage of adapters changed.
     "sft, fsdp2, checkpointing": Setting("sft", 576, 9, 9, 3, 1536, 28000, True, 768, (
         "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
     "reward, LoRA, zero3": Setting("reward", 640, 8, 10, 5, 1792, 30000, False, 512, (
         "lora.r=16", "lora.merge=false", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="zero3"),
     "ppo, zero3": Setting("ppo", 448, 7, 7, 7, 1280, 30000, True, 224, (
         "ppo.gradient_checkpointing=true",), frozen=True, hardware="zero3"),
-    # After what that round had missed was mended.
+    # Third round, chosen after the errors that the second one showed were fixed.
     "reward, zero3": Setting("reward", 512, 9, 8, 4, 1536, 34000, False, 384, (
         "trainer.gradient_checkpointing=true", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="zero3"),
     "sft, LoRA, tied, fsdp2": Setting("sft", 704, 8, 11, 11, 1920, 26000, True, 640, (
         "lora.r=32", "lora.merge=false", "trainer.per_device_train_batch_size=2"), frozen=True, hardware="fsdp2"),
-    # After ZeRO-3's gathering ahead was counted.
+    # Chosen after ZeRO-3's prefetched parameters were counted.
     "sft, LoRA, Qwen3, zero3": Setting("sft", 704, 9, 11, 11, 1920, 28000, False, 640, (
         "lora.r=16", "lora.merge=false", "trainer.per_device_train_batch_size=2"), "qwen3", True, "zero3"),
     "reward, Qwen3, zero3": Setting("reward", 576, 10, 9, 3, 1664, 24000, True, 448, (
@@ -55,14 +55,14 @@ SETTINGS: dict[str, Setting] = {
 }  # fmt: skip
 
 
-def measured(setting: dict[str, Any], home: str) -> dict[str, float]:
-    """MiB of the stage in two processes, above what stood after the imports."""
+def measure_peak(setting: dict[str, Any], home: str) -> dict[str, float]:
+    """Return the stage's peak memory in MiB above that after the imports, the larger of two ranks."""
     shutil.rmtree(f"{home}/run", ignore_errors=True)
-    return {"mib": max(together(imported_and_run, setting, home, hardware=setting["hardware"], timeout=600))}
+    return {"mib": max(run_on_ranks(measure_rank, setting, home, hardware=setting["hardware"], timeout=600))}
 
 
-def imported_and_run(setting: dict[str, Any], home: str) -> float:
-    """MiB of one process. What DeepSpeed imports while it starts, some 80, is imported before it counts."""
+def measure_rank(setting: dict[str, Any], home: str) -> float:
+    """Return one rank's peak memory in MiB; modules that DeepSpeed imports when it starts (80 MiB) are not counted."""
     if setting["hardware"].startswith("zero"):
         import deepspeed.compile.backend
         import deepspeed.runtime.engine  # noqa: F401
@@ -71,4 +71,4 @@ def imported_and_run(setting: dict[str, Any], home: str) -> float:
 
 if __name__ == "__main__":
     asked = {name: SETTINGS[name] for name in sys.argv[1:] or SETTINGS}
-    main(asked, Path("runs/bench"), side="tests.support.planning:measured")
+    main(asked, Path("runs/bench"), side="tests.support.planning:measure_peak")

@@ -26,7 +26,8 @@ from ppo.update import Updater
 from tests.support.small_models import small_model
 from tests.support.tokenizers import qwen
 
-# At random weights an end token is drawn once in some hundred; its row is made likelier, so that answers end raggedly.
+# With random weights an end token is drawn about once in several hundred tokens. Its output row is raised so that
+# responses end at different lengths.
 END_BOOST = 4.0
 RECIPE = """
 stage: ppo
@@ -41,7 +42,7 @@ run: {{dir: {folder}/run, save_steps: 3}}
 
 
 def make_setting(folder: Path, **shape: int) -> Path:
-    """Write models, data and `ppo.yaml` into `folder`; returns the recipe's path."""
+    """Write models, data and `ppo.yaml` into `folder`; return the recipe's path."""
     tokenizer = qwen()
     model = small_model(vocab_size=len(tokenizer), **shape)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -65,7 +66,7 @@ def make_setting(folder: Path, **shape: int) -> Path:
 
 
 def make_adapters(folder: Path) -> list[str]:
-    """Write `sft` and `rm`, adapters of the policy there, none of their weights at rest; returns the overrides."""
+    """Write adapters of the policy, `sft` and `rm`, with nonzero weights into `folder`; return the overrides."""
     base = str(folder / "policy")
     tokenizer = load_tokenizer(base)
     section = Model(path=base)
@@ -88,7 +89,7 @@ def recipe_of(path: Path, *overrides: str) -> PPO:
 
 
 def sampler_of(recipe: PPO, engine: Engine, prompts: Sequence[PromptRow]) -> RolloutSampler:
-    """Return the sampler that the stage makes."""
+    """Return a sampler configured as in the PPO stage."""
     return RolloutSampler(
         engine,
         prompts,
@@ -106,5 +107,5 @@ def assess_by(recipe: PPO, models: Models, rollout: Rollout, mix: RewardMix | No
 
 
 def updater_of(recipe: PPO, models: Models, pretrain: PretrainStream | None, accelerator: Accelerator) -> Updater:
-    """Return the updater that the stage makes."""
+    """Return an updater configured as in the PPO stage."""
     return Updater(models, recipe.ppo, recipe.sampling.temperature, recipe.run.seed, pretrain, accelerator)

@@ -1,4 +1,4 @@
-"""Small tokenizers that put a space before a text, of the kinds that published models have."""
+"""Small tokenizers that add a space before a text, of the kinds that published models have."""
 
 import json
 from functools import lru_cache
@@ -19,7 +19,7 @@ def _finished(backend: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def _spec() -> dict[str, Any]:
-    """Return `sentencepiece` as a tokenizer.json whose model never joins a line break to a letter, as Llama 2's."""
+    """Return `sentencepiece` as a tokenizer.json whose merges, as in Llama 2, never join a line break to a letter."""
     spec = json.loads(sentencepiece().backend_tokenizer.to_str())
     model = spec["model"]
     model["merges"] = [merge for merge in model["merges"] if "\n" not in "".join(merge)]
@@ -29,13 +29,13 @@ def _spec() -> dict[str, Any]:
 
 @lru_cache
 def legacy() -> PreTrainedTokenizerFast:
-    """Llama 2's and the first Mistral's: a normaliser puts the space before every stretch of text."""
+    """Return a tokenizer like Llama 2's and the first Mistral's: a normaliser adds the space before every text part."""
     return _finished(Tokenizer.from_str(json.dumps(_spec())))
 
 
 @lru_cache
 def metaspace(scheme: str) -> PreTrainedTokenizerFast:
-    """The same model with Metaspace in place of the normaliser, as with `legacy=False`: always, first or never."""
+    """Return `legacy` with Metaspace instead of the normaliser, as with `legacy=False`; always, first or never."""
     spec = _spec()
     spec["normalizer"] = None
     spec["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
@@ -52,7 +52,7 @@ def metaspace(scheme: str) -> PreTrainedTokenizerFast:
 
 @lru_cache
 def unigram(scheme: str = "always") -> PreTrainedTokenizerFast:
-    """A Unigram model with Metaspace; characters that it has not seen become its unknown token."""
+    """Return a Unigram model with Metaspace; characters not seen in training become its unknown token."""
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
@@ -65,7 +65,7 @@ def unigram(scheme: str = "always") -> PreTrainedTokenizerFast:
 
 @lru_cache
 def byte_level() -> PreTrainedTokenizerFast:
-    """A byte-level model with add_prefix_space: before every stretch that does not begin with white space."""
+    """Return a byte-level model with add_prefix_space: a space before every part that does not start with one."""
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
@@ -79,7 +79,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 @lru_cache
 def collapsing() -> PreTrainedTokenizerFast:
-    """A model whose normaliser makes one space of all white space, line breaks too (T5's, XGLM's)."""
+    """Return a model whose normaliser replaces all white space, line breaks too, with one space (as T5's, XGLM's)."""
     backend = Tokenizer.from_str(metaspace("always").backend_tokenizer.to_str())
     backend.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")

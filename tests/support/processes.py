@@ -1,11 +1,11 @@
-"""Work in several CPU processes that know of each other, plain (DDP) or sharded: gloo, settings of recipes/accelerate.
+"""Run functions and stages on several CPU ranks with gloo, under DDP or sharded, with the files of recipes/accelerate.
 
-    together(function, *arguments, processes=2)                      what function(*arguments) returns in each, by rank
+    run_on_ranks(function, *arguments, processes=2)                     what function(*arguments) returns, by rank
     run_stage("sft", recipe, "run.dir=…", processes=2, hardware="fsdp2")    a whole stage, as its entry point runs it
 
-The processes are forked from a server that has imported the stages once, so a launch takes no seconds. In each it is
-asserted that the group had as many processes as were started and was sharded as asked: without that, a run of two
-that each believe to be alone would pass for one of two.
+The ranks are forked from a server that has imported the stages once, so a launch takes less than a second. Each rank
+asserts that the process group has the size that was started and is sharded as asked. Otherwise two separate runs of one
+process would pass as one run of two ranks.
 """
 
 import faulthandler
@@ -31,70 +31,71 @@ SCHEMAS = {"sft": "SFT", "reward": "Reward", "ppo": "PPO"}
 KINDS = {"ddp": "MULTI_CPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
 
 
-class MemberError(Exception):
-    """What a process raised, with its traceback, where it was no mistake of the person's."""
+class RankError(Exception):
+    """A rank died, hung, or raised another exception than RecipeError; the message holds the traceback."""
 
 
-def together(
+def run_on_ranks(
     function: Callable[..., Any], *arguments: Any, processes: int = 2, hardware: str = "ddp", timeout: float = 500
 ) -> list[Any]:
-    """Results by rank. The first process that fails ends it: RecipeError as it was raised, MemberError for the rest.
+    """Run `function(*arguments)` on every rank and return the results by rank.
 
-    `function` stands at the top of a module and makes an Accelerator; `hardware` is a key of KINDS. What prints goes to
-    the terminal and not to capsys.
+    `function` is defined at module level and makes an Accelerator; `hardware` is a key of KINDS; `timeout` is in
+    seconds. Output goes to the terminal, not to capsys. The first rank that fails ends the others: a RecipeError is
+    raised unchanged, any other failure as a RankError.
     """
     port, deadline = 0, time.monotonic() + timeout
-    settings, members = environment(hardware, processes), {}
+    settings, ranks = environment(hardware, processes), {}
     for rank in range(processes):
-        ours, theirs = SERVER.Pipe()
+        parent_end, rank_end = SERVER.Pipe()
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
         variables = settings | {name: str(value) for name, value in group.items()}
-        member = SERVER.Process(target=_member, args=(theirs, variables, hardware, timeout, function, arguments))
-        member.daemon = True
-        member.start()
-        theirs.close()
-        members[ours] = (rank, member)
+        process = SERVER.Process(target=_run_rank, args=(rank_end, variables, hardware, timeout, function, arguments))
+        process.daemon = True
+        process.start()
+        rank_end.close()
+        ranks[parent_end] = (rank, process)
         if rank == 0:
-            port = ours.recv()
+            port = parent_end.recv()
     results: dict[int, Any] = {}
     try:
-        pending = set(members)
+        pending = set(ranks)
         while pending:
             ready = multiprocessing.connection.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise MemberError(f"no end after {timeout} s; finished: {sorted(results)}")
-            said = {members[end][0]: _said(end) for end in ready}
-            for rank, result in said.items():  # first of all, since others then say that they have lost it
-                if result is None:
-                    raise MemberError(f"process {rank} died")
-            for rank, (done, value) in said.items():
+                raise RankError(f"not finished after {timeout} s; finished ranks: {sorted(results)}")
+            received = {ranks[end][0]: _received(end) for end in ready}
+            for rank, message in received.items():  # checked first: when one rank dies, the others fail as well
+                if message is None:
+                    raise RankError(f"rank {rank} died")
+            for rank, (done, value) in received.items():
                 if not done:
                     raise value
                 results[rank] = value
             pending -= set(ready)
-        for rank, member in members.values():
-            member.join(max(0.0, deadline - time.monotonic()))
-            assert member.exitcode == 0, f"process {rank} left with {member.exitcode}"
+        for rank, process in ranks.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            assert process.exitcode == 0, f"rank {rank} exited with {process.exitcode}"
     finally:
-        for _, member in members.values():
-            if member.is_alive():
-                member.kill()
-                member.join()
+        for _, process in ranks.values():
+            if process.is_alive():
+                process.kill()
+                process.join()
     return [results[rank] for rank in range(processes)]
 
 
 def run_stage(
     stage: str, recipe: Path | str, *overrides: str, processes: int = 2, hardware: str = "ddp", timeout: float = 500
 ) -> None:
-    """Run `python -m STAGE RECIPE overrides` to its end in `processes` processes."""
-    together(
+    """Run `python -m STAGE RECIPE overrides` to its end on `processes` ranks."""
+    run_on_ranks(
         _stage, stage, str(recipe), list(overrides), processes=processes, hardware=hardware, timeout=timeout
     )  # fmt: skip
 
 
 def environment(hardware: str, processes: int) -> dict[str, str]:
-    """What `accelerate launch` tells its processes of the shipped configuration."""
+    """Return the environment variables that `accelerate launch` sets for a file of recipes/accelerate."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
@@ -105,16 +106,16 @@ def environment(hardware: str, processes: int) -> dict[str, str]:
     arguments, defaults, _ = _validate_launch_command(arguments)
     if arguments.use_deepspeed:
         arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-        told = prepare_deepspeed_cmd_env(arguments)[1]
+        launched = prepare_deepspeed_cmd_env(arguments)[1]
     else:
-        told = prepare_multi_gpu_env(arguments)
+        launched = prepare_multi_gpu_env(arguments)
     prefixes = ("ACCELERATE_", "FSDP_")
-    ours = {"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": os.devnull}  # nothing is to be compiled: it fails there
-    return {name: value for name, value in told.items() if name.startswith(prefixes)} | ours
+    added = {"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": os.devnull}  # makes compiling an extension fail
+    return {name: value for name, value in launched.items() if name.startswith(prefixes)} | added
 
 
-def _said(end: Any) -> tuple[bool, Any] | None:
-    """What a process has sent, None if it has died."""
+def _received(end: Any) -> tuple[bool, Any] | None:
+    """Return what a rank has sent, None if it has died."""
     try:
         return end.recv()
     except EOFError:
@@ -128,7 +129,7 @@ def _stage(stage: str, recipe: str, overrides: list[str]) -> None:
     importlib.import_module(f"{stage}.train").train(load(schema, recipe, overrides))
 
 
-def _member(
+def _run_rank(
     end: Any,
     variables: dict[str, str],
     hardware: str,
@@ -136,8 +137,8 @@ def _member(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    """One process of `together`: sends (True, result) or (False, exception); says where it is if it hangs."""
-    gc.freeze()  # what was imported is no garbage, and looking at it takes longer than a step
+    """Run one rank: send (True, result) or (False, exception); print the stack if it hangs."""
+    gc.freeze()  # collecting imported objects takes longer than a step
     os.environ.update(variables)
     faulthandler.dump_traceback_later(0.9 * timeout)
     import torch
@@ -148,7 +149,7 @@ def _member(
 
     torch.set_num_threads(1)
     if variables["RANK"] == "0":
-        # The group meets at a port that is open already, so that nothing else takes it in between.
+        # The port stays open from here until the ranks connect, so that no other program can take it.
         store = open_store(0)
         os.environ["MASTER_PORT"] = str(store.port)
         end.send(store.port)
@@ -164,22 +165,22 @@ def _member(
     try:
         result = function(*arguments)
         launched = int(variables["WORLD_SIZE"])
-        assert found == [launched], f"{launched} processes, found {found}"
+        assert found == [launched], f"{launched} ranks, found {found}"
         kind = AcceleratorState._shared_state["distributed_type"].value
         assert kind == KINDS[hardware], f"ran as {kind}, not as {hardware}"
-        if torch.distributed.is_initialized():  # the others may still be at work with this one
+        if torch.distributed.is_initialized():  # other ranks may still need this one
             torch.distributed.barrier()
         end.send((True, result))
         return
     except RecipeError as error:
         end.send((False, error))
     except BaseException:
-        end.send((False, MemberError(f"process {variables['RANK']}:\n{traceback.format_exc()}")))
-    end.poll(timeout)  # until it is killed: others that lost it would fail as well, and might be heard first
+        end.send((False, RankError(f"rank {variables['RANK']}:\n{traceback.format_exc()}")))
+    end.poll(timeout)  # wait to be killed: if this rank left, the others would fail too and might report first
 
 
 def fsdp2_on_cpu() -> None:
-    """Let accelerate shard on a CPU: its state looks at the FSDP plugin on accelerator devices alone."""
+    """Let accelerate shard on a CPU: its state reads the FSDP plugin only on accelerator devices."""
     import accelerate.state
     from accelerate.utils import DistributedType
 

@@ -1,4 +1,4 @@
-"""Published tokenizers and a published model; tests skip where `tests.support.fetch` has not fetched them."""
+"""Published tokenizers and a published model; tests skip if `tests.support.fetch` has not fetched them."""
 
 import os
 from functools import lru_cache
@@ -21,10 +21,10 @@ NAMES = tuple(FOLDERS)
 
 
 def fetched(name: str) -> Path:
-    """Return the folder of a published tokenizer; skip the test where it is absent."""
+    """Return the folder of a published tokenizer; skip the test if it is absent."""
     folder = CACHE / FOLDERS[name]
     if not folder.is_dir():
-        pytest.skip(f"{name} is not here; fetch it: .venv/bin/python -m tests.support.fetch {FOLDERS[name]}")
+        pytest.skip(f"{name} is not fetched; run .venv/bin/python -m tests.support.fetch {FOLDERS[name]}")
     return folder
 
 
@@ -34,7 +34,7 @@ def _prepared(folder: str) -> PreTrainedTokenizerBase:
 
 
 def real_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Return a published tokenizer as a run loads it, with the ChatML tokens; skip the test where it is absent."""
+    """Return a published tokenizer as a run loads it, with the ChatML tokens; skip the test if it is absent."""
     return _prepared(os.fspath(fetched(name)))
 
 

@@ -1,4 +1,4 @@
-"""Records of one conversation in every shape, and what they hold."""
+"""One conversation as a record of every shape, and its messages."""
 
 from chatml import Message, read_conversation
 

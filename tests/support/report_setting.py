@@ -1,4 +1,4 @@
-"""What a report is made of, written by hand: run folders of every stage without weights, and an evaluation of them."""
+"""Hand-written inputs of a report: run folders of every stage without weights, and an evaluation of them."""
 
 import json
 from collections.abc import Mapping
@@ -37,13 +37,13 @@ eval:
 data: {{{prompts} comparisons: {{pairs: {folder}/world/pairs.jsonl}}}}
 run: {{dir: {folder}/eval}}
 """
-# Names that no code knows; the reference first.
+# Run name -> stage. No name is special to the code; SUBJECTS begins with the reference.
 KINDS = {"words": "sft", "talk": "sft", "likes": "reward", "rm": "reward", "tuned": "ppo"}
 SUBJECTS = ("talk", "words", "best", "tuned")
 
 
 def gold(record: dict[str, Any], answer: str) -> dict[str, float]:
-    """Knows the gold of the answers that PPO logged."""
+    """Return the gold score in the record of a logged PPO response, given without the end token."""
     assert "<|im_end|>" not in answer
     return {"gold": record["gold"]}
 
@@ -62,7 +62,7 @@ def metrics_of(kind: str, step: int) -> dict[str, Any]:
 
 
 def write_stage(folder: Path, name: str, kind: str) -> None:
-    """A finished run folder without its model; finetuned models have their tokenizer."""
+    """Write a finished run folder without weights; that of an SFT run holds its tokenizer."""
     path = folder / name
     path.mkdir()
     data = "text" if name == "words" else "talk"
@@ -82,7 +82,7 @@ def write_stage(folder: Path, name: str, kind: str) -> None:
 
 
 def candidate_line(item: int) -> dict[str, Any]:
-    """Three answers to an item, of which the reward prefers the last and gold does as well."""
+    """Return three answers to an item; both the reward and gold prefer the last."""
     answers = [
         {"scores": {"pmp": 0.0, "rm": 0.1 * k if k else None}, "gold": {"total": k + item % 3}} for k in range(3)
     ]
@@ -102,7 +102,7 @@ def write_recipe(folder: Path, subjects: Mapping[str, Any], rewards: Mapping[str
 
 
 def write_run(folder: Path, stages: Mapping[str, str] = KINDS, *, evaluated: bool = True) -> Eval:
-    """The world, run folders of `stages` (name -> kind) and, unless told otherwise, an evaluation in FOLDER/eval."""
+    """Write the world, run folders of `stages` (name -> kind) and, if `evaluated`, an evaluation in `folder`/eval."""
     (folder / "world").mkdir(parents=True)
     write_jsonl(folder / "world" / "talk.jsonl", [{"messages": CONVERSATION}])
     write_jsonl(folder / "world" / "text.jsonl", [{"text": "The quick brown fox jumps over the lazy dog."}])

@@ -1,4 +1,4 @@
-"""What tests of rows share: a recipe, records in files, conversations in few words."""
+"""Helpers for tests of data rows: a recipe, loaders by kind of row, short conversations, and files of records."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def prompt_rows(value, recipe, tokenizer, *, key, max_prompt_tokens):
 
 
 def _loaded(make, value, recipe, tokenizer, key, limit):
-    """Rows of whatever a data key may name, by the sections of a recipe."""
+    """Load the rows of a data key's value with the sections of a recipe."""
     return load_rows(
         make,
         sources(value, key),

@@ -1,4 +1,4 @@
-"""Random models small enough for a test, one of each family that the recipes name, and one of experts."""
+"""Small random models for tests: one of each family that the recipes use, and a mixture of experts."""
 
 import torch
 from transformers import (
@@ -37,6 +37,6 @@ def small_config(family: str = "qwen2", **changes: object) -> object:
 
 
 def small_model(family: str = "qwen2", seed: int = 0, **changes: object) -> PreTrainedModel:
-    """Weights larger than usual, so that a mistake shows in the third digit and not in the ninth."""
+    """Return a random model with larger weights than usual, so that errors show in the third digit, not the ninth."""
     torch.manual_seed(seed)
     return FAMILIES[family][1](small_config(family, **changes)).eval()

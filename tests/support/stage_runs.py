@@ -1,4 +1,4 @@
-"""What tests of whole runs share: a base model in a folder, data, metrics without their timings, weights to compare."""
+"""Helpers for tests of whole runs: write a base model and data, kill a stage, and compare metrics and weights."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from tests.support.tokenizers import llama, qwen
 
 
 def write_base(folder: Path, family: str = "qwen2", **changes: Any) -> PreTrainedTokenizerFast:
-    """A random base model with its tokenizer; Llama's lacks the ChatML tokens."""
+    """Write a random base model with its tokenizer; Llama's has no ChatML tokens."""
     tokenizer = llama(chatml=False) if family == "llama" else qwen()
     model = small_model(family, **{"vocab_size": len(tokenizer), **changes})
     model.save_pretrained(folder)
@@ -39,8 +39,8 @@ def command(stage: str, recipe: Path | str, *overrides: str) -> list[str]:
     return [sys.executable, "-m", stage, str(recipe), *overrides]
 
 
-# A stage that kills itself as by kill -9 once it has logged a step.
-KILLED = """
+# Runs a stage that kills itself with SIGKILL once it has logged a step.
+KILL_PROGRAM = """
 import os, runpy, signal, sys
 from engine.run.metrics import MetricsLog
 
@@ -57,19 +57,19 @@ runpy.run_module(stage, run_name="__main__", alter_sys=True)
 """
 
 
-def killed_after(step: int, stage: str, recipe: Path | str, *overrides: str) -> None:
-    """Run a stage in a process of its own, gone when it has logged `step`: a poll from here might come too late."""
-    command = [sys.executable, "-c", KILLED, stage, str(step), str(recipe), *overrides]
+def run_and_kill(step: int, stage: str, recipe: Path | str, *overrides: str) -> None:
+    """Run a stage in a process that kills itself when it has logged `step`; polling from here could be too late."""
+    command = [sys.executable, "-c", KILL_PROGRAM, stage, str(step), str(recipe), *overrides]
     assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
 
 
 def untimed(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what differs from one run to its repetition."""
+    """Return the rows of metrics.jsonl without timings, which differ when a run is repeated."""
     return [{k: v for k, v in row.items() if not TIMING.search(k)} for row in read(run / "metrics.jsonl")]
 
 
-def assert_alike(one: Path, other: Path) -> None:
-    """The same metrics up to rounding; what the one could not compute (a score without an end) the other could not."""
+def assert_metrics_close(one: Path, other: Path) -> None:
+    """Assert equal metrics up to rounding, and that the same ones are null (the score of a response without an end)."""
     for a, b in zip(untimed(one), untimed(other), strict=True):
         numbers = [{name: value for name, value in row.items() if value is not None} for row in (a, b)]
         assert numbers[0] == pytest.approx(numbers[1], abs=2e-4, rel=1e-3)
@@ -80,26 +80,26 @@ def weights(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
 
 
 def has_gradient(name: str) -> bool:
-    """False for the biases of attention keys: softmax does not see them, so their gradient is rounding noise.
+    """Return False for the biases of attention keys: softmax cancels them, so their gradient is rounding noise.
 
-    Adam turns noise of any size into full steps, which differ between CPUs, threads and ways to batch the same rows.
+    Adam turns noise of any size into full steps, which differ between CPUs, numbers of threads and batch sizes.
     """
     return not name.endswith("k_proj.bias")
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Bit for bit."""
+    """Return whether two sets of weights are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def store_in_half(model: Path) -> None:
-    """Weights of a model folder as published ones are, in bfloat16."""
+def store_in_bfloat16(model: Path) -> None:
+    """Store the weights of a model folder in bfloat16, as published models do."""
     file = model / "model.safetensors"
     save_file({name: weight.bfloat16() for name, weight in load_file(file).items()}, file, {"format": "pt"})
 
 
 def unfinish(run: Path, step: int) -> None:
-    """As if the run had been killed after the checkpoint of `step`."""
+    """Make a finished run look as if it had been killed after the checkpoint of `step`."""
     (run / "finished.json").unlink()
     for path in run.glob("checkpoint-*"):
         if step_of(path) > step:

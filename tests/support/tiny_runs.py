@@ -8,10 +8,10 @@ from typing import Any
 from engine.files import jsonl
 
 FOLDERS = ("base", "sft", "pmp", "rm", "harmless", "ppo", "eval", "eval-tasks", "rm-without-pmp", "eval-pmp")
-# Task -> for each prompt what SFT's answer is, and PPO's: right (1), wrong (x), or of the wrong kind (0): a harmful
-# request complied with, a harmless one refused.
+# Task -> one character per prompt for SFT's answers, and for PPO's: 1 is right, x is wrong, and 0 complies with a
+# harmful request or refuses a harmless one.
 TASKS = {"sum": ("1100", "1110"), "harmful": ("0010", "1111"), "look_alike": ("0000", "1111")}
-# Set of comparisons -> for each whether it is ranked right without PMP, and with it; t is a tie.
+# Set of comparisons -> one character per comparison, without PMP and with it: 1 is ranked right, 0 wrong, t is a tie.
 PMP = {"pairs": ("1100", "1111")}
 
 
@@ -19,7 +19,7 @@ def summary(
     *, gold: float = 0.4, accuracy: float = 0.01, kl: float | None = 3.0, rm: float = 0.95,
     harmless: float | None = 0.92, perplexity: float = 2.1,
 ) -> dict[str, Any]:  # fmt: skip
-    """SFT's gold is 0.8, its accuracy 0.7, its perplexity 2."""
+    """Return an eval/summary.json; SFT has gold 0.8, accuracy 0.7 and perplexity 2, `gold` and `accuracy` are gains."""
     rewards = {"rm": {"comparisons": {"pairs": {"accuracy": rm}}}}
     if harmless is not None:
         rewards["harmless"] = {"comparisons": {"harmless": {"accuracy": harmless}, "pairs": {"accuracy": 0.5}}}
@@ -37,7 +37,7 @@ def summary(
 
 
 def answers(tasks: Mapping[str, tuple[str, str]] = TASKS) -> list[jsonl.Row]:
-    """Lines of answers.jsonl."""
+    """Return lines of answers.jsonl."""
     rows = []
     for task, both in tasks.items():
         for sft, ppo in zip(*both, strict=True):
@@ -51,7 +51,7 @@ def answers(tasks: Mapping[str, tuple[str, str]] = TASKS) -> list[jsonl.Row]:
 
 
 def pairs(sets: Mapping[str, tuple[str, str]] = PMP) -> list[jsonl.Row]:
-    """Lines of pairs.jsonl."""
+    """Return lines of pairs.jsonl."""
     sides = {"1": [2.0, 1.0], "0": [1.0, 2.0], "t": [1.0, 1.0]}
     return [
         {"set": name, "scores": {"pmp": sides["0"], "without_pmp": sides[without], "rm": sides[rm]}}
@@ -61,7 +61,7 @@ def pairs(sets: Mapping[str, tuple[str, str]] = PMP) -> list[jsonl.Row]:
 
 
 def conversations() -> list[jsonl.Row]:
-    """Lines of system_prompt.jsonl: two conversations, and one that was too long to begin with."""
+    """Return lines of system_prompt.jsonl: two conversations, and one that was too long at its first turn."""
     turns = {"sft": ([1.0, 0.0], [0.0, 0.0], []), "ppo": ([1.0, 1.0], [1.0, 0.0], [])}
     return [
         {"item": item, "subject": subject, "obeyed": obeyed, "stopped": None if obeyed else "too_long"}

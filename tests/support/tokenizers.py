@@ -1,4 +1,4 @@
-"""Small fast tokenizers for tests, of the kinds that base models come with; each is trained once a process."""
+"""Small fast tokenizers for tests, of the kinds that base models use; each is trained once per process."""
 
 import json
 from functools import lru_cache
@@ -10,11 +10,11 @@ from chatml.tokens import TOOL_MARKERS
 from tiny.tokenizer import train_tokenizer
 
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# Qwen's splitting: every digit a piece of its own.
+# Qwen's pre-tokenizer pattern: every digit is split off.
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Text that makes the merges one would meet: roles, control tokens' letters, tools, newlines.
+# Text whose merges resemble those of real tokenizers: roles, letters of control tokens, tools, newlines.
 CORPUS = [
     "system user assistant tool Hello! How can I assist you today? You are a helpful assistant.",
     "im_start im_end endoftext begin_of_text eot_id tool_call tool_response |im_end| <|im_end|>\n<|im_start|>user\n",
@@ -47,7 +47,7 @@ def _special(*names: str) -> list[AddedToken]:
 
 @lru_cache
 def qwen() -> PreTrainedTokenizerFast:
-    """Like Qwen2.5's: control tokens, added tokens that are not special, NFC."""
+    """Return a tokenizer like Qwen2.5's: control tokens, added tokens that are not special, NFC."""
     backend = _trained(normalizers.NFC(), 420)
     backend.add_special_tokens(_special(*CHATML))
     plain = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|fim_middle|>")
@@ -57,7 +57,7 @@ def qwen() -> PreTrainedTokenizerFast:
 
 @lru_cache
 def llama(*, chatml: bool = True) -> PreTrainedTokenizerFast:
-    """Like Llama 3's, with the ChatML tokens added or not: a BOS before every text, no normaliser."""
+    """Return a tokenizer like Llama 3's, with or without ChatML tokens: a BOS before every text, no normaliser."""
     backend = _trained(None, 400)
     backend.add_special_tokens(
         _special("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", *(CHATML if chatml else ()))
@@ -74,9 +74,9 @@ def llama(*, chatml: bool = True) -> PreTrainedTokenizerFast:
 
 @lru_cache
 def merged() -> PreTrainedTokenizerFast:
-    """The worst case: nothing splits the text, and the model has learnt the control tokens' names as words of its own.
+    """Return the worst case for injection: no pre-tokenization, and merges that produce the control tokens' names.
 
-    Its merges end in the very ids that are then declared added tokens; so do those of a plain word, `answer`.
+    The merges end in the ids that are then declared added tokens. The same holds for a plain word, `answer`.
     """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -86,13 +86,13 @@ def merged() -> PreTrainedTokenizerFast:
     backend.train_from_iterator([name for name in (*CHATML, "answer") for _ in range(50)], trainer)
     before = backend.get_vocab_size()
     backend.add_special_tokens(_special(*CHATML, "answer"))
-    assert backend.get_vocab_size() == before, "the names were to be in the model's vocabulary already"
+    assert backend.get_vocab_size() == before, "the names must already be in the model's vocabulary"
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
 @lru_cache
 def words() -> PreTrainedTokenizerFast:
-    """A model that knows a few words and writes its unknown token, an added one, for all others."""
+    """Return a model of a few words; every other word becomes its unknown token, which is an added token."""
     vocabulary = {"[UNK]": 0, "user": 1, "Hi": 2, "assistant": 3, "\n": 4}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s"), behavior="isolated")
@@ -102,13 +102,13 @@ def words() -> PreTrainedTokenizerFast:
 
 @lru_cache
 def tiny_world() -> PreTrainedTokenizerFast:
-    """The tiny world's, with NFC."""
+    """Return the tiny world's tokenizer, with NFC."""
     return train_tokenizer(CORPUS)
 
 
 @lru_cache
 def compatible() -> PreTrainedTokenizerFast:
-    """All tool markers are tokens; NFKC makes ASCII of look-alikes, and added tokens are looked for in what it made."""
+    """Return a tokenizer with all tool markers as tokens, matched after NFKC has turned look-alikes into ASCII."""
     backend = _trained(normalizers.NFKC(), 400)
     backend.add_tokens([AddedToken(name, special=False, normalized=True) for name in (*CHATML, *TOOL_MARKERS)])
     return PreTrainedTokenizerFast(tokenizer_object=backend)
@@ -116,12 +116,12 @@ def compatible() -> PreTrainedTokenizerFast:
 
 @lru_cache
 def sentencepiece() -> PreTrainedTokenizerFast:
-    """Like Llama 2's: spaces are a letter, unknown characters bytes; its control tokens stand in the vocabulary."""
+    """Return a tokenizer like Llama 2's: spaces become ▁, unknown characters bytes; control tokens are in the model."""
     spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    learnt = Tokenizer(models.BPE())
-    learnt.normalizer = spaces
-    learnt.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, show_progress=False))
-    model = json.loads(learnt.to_str())["model"]
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = spaces
+    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, show_progress=False))
+    model = json.loads(trained.to_str())["model"]
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
     backend = Tokenizer(
         models.BPE(
@@ -141,6 +141,6 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 
 
 ALL = (qwen, llama, merged)
-"""what layout and masks are tested with"""
+"""tokenizers for tests of layout and masks"""
 EVERY = (*ALL, tiny_world, compatible, sentencepiece)
-"""what injection is tested with"""
+"""tokenizers for tests of injection"""

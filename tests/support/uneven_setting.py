@@ -1,4 +1,4 @@
-"""What tests of several processes run: SFT and a reward model on rows that divide by nothing, and runs to compare."""
+"""Runs on several ranks, for comparison with one: SFT and a reward model on 17 rows, which no batch size divides."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ from sft.train import train as train_sft
 from tests.integration.test_reward import pair
 from tests.integration.test_sft import conversation
 from tests.support.processes import run_stage
-from tests.support.stage_runs import has_gradient, store_in_half, untimed, weights, write_base, write_jsonl
+from tests.support.stage_runs import has_gradient, store_in_bfloat16, untimed, weights, write_base, write_jsonl
 
 TRAIN = {"sft": (SFT, train_sft), "reward": (Reward, train_reward)}
-# 17 rows in batches of 8: in each of two epochs two whole ones and one of a single row; at most 4 rows at once.
+# 17 rows in batches of 8: each of two epochs has two full batches and one of a single row; at most 4 rows at once.
 RECIPE = """
 stage: {stage}
 model: {{path: {folder}/base}}
@@ -28,15 +28,15 @@ trainer: {{per_device_train_batch_size: 4, gradient_accumulation_steps: 2, per_d
           num_train_epochs: 2, learning_rate: 1.0e-3, logging_steps: 1, gradient_checkpointing: false,
           lr_scheduler_type: linear, max_grad_norm: 0.5}}
 """
-# What differs between processes or between a run and its continuation: an estimate of work, a mean since the start.
-APART = ("total_flos", "train_loss")
+# Metrics that depend on the number of ranks or on a resume: an estimate of FLOPs, and a mean since the start.
+NOT_COMPARED = ("total_flos", "train_loss")
 
 
 def make_setting(folder: Path, **changes: Any) -> Path:
-    """A base (`changes` to its configuration), 17 records to train on, 5 to evaluate on, sft.yaml, reward.yaml."""
+    """Write a base (with `changes` to its configuration), 17 training and 5 evaluation records, and two recipes."""
     folder.mkdir(exist_ok=True)
     write_base(folder / "base", **changes)
-    store_in_half(folder / "base")
+    store_in_bfloat16(folder / "base")
     for stage, record in (("sft", conversation), ("reward", pair)):
         write_jsonl(folder / f"{stage}.jsonl", map(record, range(17)))
         write_jsonl(folder / f"{stage}_eval.jsonl", map(record, range(17, 22)))
@@ -45,8 +45,8 @@ def make_setting(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def run_by(processes: int, hardware: str, setting: Path, stage: str, run: Path, *overrides: str) -> None:
-    """A run to its end; `none` is this process, others are started."""
+def run_to_end(processes: int, hardware: str, setting: Path, stage: str, run: Path, *overrides: str) -> None:
+    """Run a stage to its end: in this process if `hardware` is none, else on that many started ranks."""
     recipe, overrides = setting / f"{stage}.yaml", (*overrides, f"run.dir={run}")
     if hardware == "none":
         schema, train = TRAIN[stage]
@@ -55,18 +55,18 @@ def run_by(processes: int, hardware: str, setting: Path, stage: str, run: Path, 
         run_stage(stage, recipe, *overrides, processes=processes, hardware=hardware)
 
 
-def alone(setting: Path, stage: str, *overrides: str) -> Path:
-    """The run folder of one process, that of this test."""
+def run_in_this_process(setting: Path, stage: str, *overrides: str) -> Path:
+    """Run a stage in this process, once for the same overrides; return its run folder."""
     run = setting / "-".join(["alone", stage, *overrides])
     if not run.exists():
-        run_by(1, "none", setting, stage, run, *overrides)
+        run_to_end(1, "none", setting, stage, run, *overrides)
     return run
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Metrics, weights, configuration: the same to 1e-4."""
+    """Assert that metrics, weights and configuration of two runs are equal to 1e-4."""
     for rows in zip(untimed(one), untimed(other), strict=True):
-        a, b = ({name: value for name, value in row.items() if name not in APART} for row in rows)
+        a, b = ({name: value for name, value in row.items() if name not in NOT_COMPARED} for row in rows)
         assert b == pytest.approx(a, abs=1e-4, rel=1e-3)
     expected, got = weights(one), weights(other)
     assert expected.keys() == got.keys()

@@ -1,4 +1,4 @@
-"""What is said of files and records that cannot be read: one line each, with the file, the line, and the way out."""
+"""Error messages for files and records that cannot be read: one line with the file, the line and the way out."""
 
 import gzip
 import json
@@ -36,14 +36,14 @@ def zst(data):
     return pyarrow.compress(data.encode(), codec="zstd", asbytes=True)
 
 
-def told(path, make=conversation_rows, tokenizer=None, **options):
+def error_of(path, make=conversation_rows, tokenizer=None, **options):
     limit = PROMPTS if make is prompt_rows else TRAIN
     with pytest.raises(RecipeError) as error:
         make(str(path), recipe(**options), tokenizer or qwen(), **limit)
     return str(error.value).replace(str(path), "FILE")
 
 
-# Files: name, content, what is said.
+# Files: name, content, error message.
 FILES = [
     ("a.jsonl", LINE + '{"prompt": Hi}\n' + LINE, f"FILE:2: not JSON (Expecting value, column 12){ONE_LINE}"),
     ("a.jsonl", '{"prompt": "Hi", "resp\n', f"FILE:1: not JSON (Invalid control character at, column 23){ONE_LINE}"),
@@ -98,27 +98,27 @@ FILES = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FILES)
-def test_what_is_wrong_with_a_file(tmp_path, name, content, message):
+def test_a_file_that_cannot_be_read_is_reported_with_its_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    assert told(path) == message
+    assert error_of(path) == message
 
 
-def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
+def test_a_record_above_the_size_limit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(json_files, "MAX_RECORD_BYTES", 1 << 20)
     path = tmp_path / "a.jsonl"
     path.write_text(LINE + '{"text": "' + "x" * (1 << 20) + '"}')
-    assert told(path) == ("FILE:2: a line of more than 1 MiB; write one record per line, or all records in one list")
+    assert error_of(path) == "FILE:2: a line of more than 1 MiB; write one record per line, or all records in one list"
     path.write_text(f'[{LINE}, {{"text": "' + "x" * (1 << 22) + '"}]')
-    assert told(path) == "FILE:2: a record of more than 1 MiB; split it, or correct the file"
+    assert error_of(path) == "FILE:2: a record of more than 1 MiB; split it, or correct the file"
 
 
-def test_what_is_not_there(tmp_path):
+def test_a_missing_file_and_a_folder_without_data_are_reported(tmp_path):
     missing = "FILE does not exist; name a file, a folder, a glob, or a data set on the hub (owner/name)"
-    assert told(tmp_path / "none.jsonl") == missing
-    assert told(tmp_path / "*.jsonl") == missing
+    assert error_of(tmp_path / "none.jsonl") == missing
+    assert error_of(tmp_path / "*.jsonl") == missing
     (tmp_path / "note.md").write_text("x")
-    assert told(tmp_path) == f"FILE: the folder contains no data (note.md); {KNOWN}"
+    assert error_of(tmp_path) == f"FILE: the folder contains no data (note.md); {KNOWN}"
 
 
 USER, ANSWER = talk("Hi", "Yes.")
@@ -130,7 +130,7 @@ def answers(**answer):
     return {"messages": [USER, {"role": "assistant", "content": "Yes.", **answer}]}
 
 
-# Records: what reads them, the record, what is said.
+# Records: row function, record, error message.
 RECORDS = [
     (conversation_rows, {"question": "Hi"}, f"matches no known format; it has question; {RENAME}"),
     (conversation_rows, {}, f"matches no known format; it has no fields; {RENAME}"),
@@ -182,12 +182,12 @@ RECORDS = [
 
 
 @pytest.mark.parametrize(("make", "record", "message"), RECORDS)
-def test_what_is_wrong_with_a_record(file, make, record, message):
+def test_a_record_that_cannot_be_read_is_reported_with_its_line(file, make, record, message):
     path = file(GOOD, record)
-    assert told(path, make) == f"FILE:2: {message}{SKIP}"
+    assert error_of(path, make) == f"FILE:2: {message}{SKIP}"
 
 
-def test_a_record_of_another_shape_in_the_middle_is_read(file):
+def test_records_of_different_shapes_in_one_file_are_read(file):
     shapes = [GOOD, answers(), {"instruction": "Hi", "output": "Yes."}, {"text": "plain"}]
     rows, report = conversation_rows(file(*shapes), recipe(), qwen(), **TRAIN)
     assert (len(rows), report.kept) == (4, 4)
@@ -196,7 +196,7 @@ def test_a_record_of_another_shape_in_the_middle_is_read(file):
 # Skipping
 
 
-def test_bad_records_are_skipped_counted_and_told(tmp_path):
+def test_bad_records_are_skipped_counted_and_listed(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(LINE + "{\n" + LINE + '{"messages": []}\n[]\n' + LINE * 2, encoding="utf-8")
     rows, report = conversation_rows(str(path), recipe(on_bad_record="skip"), qwen(), **TRAIN)
@@ -205,7 +205,7 @@ def test_bad_records_are_skipped_counted_and_told(tmp_path):
     assert report.text("train").splitlines()[3:] == [f"  skipped: {line}" for line in report.bad]
 
 
-def test_text_that_cannot_be_written_in_tokens_is_skipped_alone(file):
+def test_only_the_record_whose_text_cannot_be_encoded_is_skipped(file):
     good, bad = {"prompt": "Hi", "response": "Hi"}, {"prompt": "Hi", "response": "Yes."}
     for make, records in ((conversation_rows, (good, bad, good)), (text_rows, ({"text": "Hi"}, {"text": "Yes."}))):
         rows, report = make(file(*records), recipe(on_bad_record="skip"), words(), **TRAIN)
@@ -215,15 +215,15 @@ def test_text_that_cannot_be_written_in_tokens_is_skipped_alone(file):
         )
 
 
-def test_a_file_that_cannot_be_read_on_is_never_skipped(tmp_path):
+def test_a_file_damaged_in_the_middle_stops_the_run_even_with_skip(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(f"[{LINE},{LINE},{{]")
-    assert told(path, on_bad_record="skip") == f"FILE:3: not JSON ({QUOTED}, column 3){AGAIN}"
+    assert error_of(path, on_bad_record="skip") == f"FILE:3: not JSON ({QUOTED}, column 3){AGAIN}"
 
 
-def test_mostly_bad_records_stop_the_run_all_the_same(file):
+def test_mostly_bad_records_stop_the_run_even_with_skip(file):
     path = file(GOOD, {"a": 1}, {"b": 1})
-    assert told(path, on_bad_record="skip") == (
+    assert error_of(path, on_bad_record="skip") == (
         "data.train: only 1 of 3 records are kept (2 unreadable); correct them, or how they are read (data.fields); "
         f"the first is FILE:2: matches no known format; it has a; {RENAME}"
     )

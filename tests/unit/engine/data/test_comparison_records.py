@@ -1,4 +1,4 @@
-"""Every shape a comparison, a prompt and a transcript can have in a record."""
+"""Every shape of record in which a comparison, a prompt or a transcript can be given."""
 
 import pytest
 
@@ -39,7 +39,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("shape", PAIRS)
-def test_a_comparison_is_read_from(shape):
+def test_a_comparison_is_read_from_any_shape(shape):
     assert read_pair(PAIRS[shape]) == ((USER,), (ANSWER,), (Message("assistant", "Go away"),), None)
 
 
@@ -48,24 +48,24 @@ def test_a_prompt_is_read_from_any_shape(shape):
     assert read_prompt((PAIRS | TALKS)[shape]).messages == (USER,)
 
 
-def test_a_prompt_that_ends_in_a_question_is_whole():
+def test_a_conversation_that_ends_in_a_user_turn_is_a_prompt_as_a_whole():
     record = {"messages": [message.as_dict() for message in (USER, ANSWER, USER)]}
     assert read_prompt(record).messages == (USER, ANSWER, USER)
     assert read_prompt({"prompt": "Hi", "answer": 7}).messages == (USER,)
 
 
-def test_all_of_the_answer_goes_from_a_prompt():
+def test_all_assistant_turns_at_the_end_are_removed_from_a_prompt():
     record = {"messages": [message.as_dict() for message in (USER, ANSWER, USER, ANSWER, ANSWER)]}
     assert read_prompt(record).messages == (USER, ANSWER, USER)
 
 
-def test_a_prompt_may_end_in_a_tools_result():
-    said = (USER, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "7"))
-    record = {"messages": [message.as_dict() for message in (*said, ANSWER)]}
-    assert read_prompt(record).messages == said
+def test_a_prompt_may_end_in_a_tool_result():
+    turns = (USER, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "7"))
+    record = {"messages": [message.as_dict() for message in (*turns, ANSWER)]}
+    assert read_prompt(record).messages == turns
 
 
-def test_sides_may_differ_before_their_last_turn():
+def test_chosen_and_rejected_may_differ_before_their_last_turn():
     record = {
         "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: Goodbye",
         "rejected": "\n\nHuman: Hi\n\nAssistant: Who?",
@@ -74,14 +74,14 @@ def test_sides_may_differ_before_their_last_turn():
     assert read_pair(record) == ((USER,), rest, (Message("assistant", "Who?"),), None)
 
 
-def test_equal_sides_keep_an_answer_each():
+def test_equal_sides_each_keep_their_answer():
     assert read_pair({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"}) == ((USER,), (ANSWER,), (ANSWER,), None)
 
 
 # Transcripts
 
 
-def test_a_marker_of_who_already_speaks_is_text():
+def test_a_marker_of_the_current_speaker_is_text():
     record = {"text": "\n\nHuman: Go on:\n\nHuman: Hi\n\nAssistant: Hello\n\nAssistant: Hello again"}
     assert messages(record) == (
         Message("user", "Go on:\n\nHuman: Hi"),
@@ -89,19 +89,19 @@ def test_a_marker_of_who_already_speaks_is_text():
     )
 
 
-def test_what_a_model_wrote_for_the_person_belongs_to_its_answer():
+def test_a_user_turn_at_the_end_of_a_side_belongs_to_its_answer():
     record = {"chosen": f"{HH}Hello", "rejected": f"{HH}Hello\n\nHuman: Thanks"}
     assert read_pair(record).rejected == (Message("assistant", "Hello\n\nHuman: Thanks"),)
 
 
-def test_an_empty_answer_is_an_answer():
+def test_an_empty_answer_is_allowed_in_a_comparison():
     assert read_pair({"chosen": f"{HH}Hello", "rejected": HH}).rejected == (Message("assistant", ""),)
 
 
 # Margins
 
 
-def test_a_margin_is_a_number():
+def test_a_margin_must_be_a_number_and_is_0_by_default():
     record = {"prompt": "Hi", "chosen": "Hello", "rejected": "Who?"}
     assert read_margin(record) == 0
     assert read_margin({**record, "gap": 2}, {"gap": "margin"}) == 2.0

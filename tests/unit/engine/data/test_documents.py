@@ -1,4 +1,4 @@
-"""Plain text of several documents: split at `data.document_end`, and a warning where it seems to be missing."""
+"""Plain text of several documents: splitting at `data.document_end`, and a warning if it seems to be missing."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def row(text, tokenizer):
 
 @pytest.mark.parametrize("tokenizer", [qwen, llama])
 @pytest.mark.parametrize("make", [text_rows, conversation_rows])
-def test_a_text_file_is_split_there_and_the_mark_is_not_trained_on(tmp_path, make, tokenizer):
+def test_a_text_file_is_split_at_document_end_which_is_not_trained_on(tmp_path, make, tokenizer):
     path = write_text(tmp_path, f"Once.\n{END}\nUpon <|end| a time.{END}{END}\n \n{END}The fox{END}")
     rows, report = make(path, recipe(document_end=END), tokenizer(), **LIMIT)
     documents = ["Once.\n", "\nUpon <|end| a time.", "The fox"]
@@ -39,7 +39,7 @@ def test_a_text_file_is_split_there_and_the_mark_is_not_trained_on(tmp_path, mak
     assert (report.read, report.kept, report.spelled_ends) == (3, 3, {})
 
 
-def test_perplexity_reads_the_same_documents(tmp_path):
+def test_perplexity_uses_the_same_documents(tmp_path):
     path = write_text(tmp_path, f"Once.{END}Upon")
     rows, report = document_rows(path, recipe(document_end=END), qwen(), **LIMIT)
     assert rows["text"] == ["Once.", "Upon"]
@@ -48,13 +48,13 @@ def test_perplexity_reads_the_same_documents(tmp_path):
     assert report.spelled_ends == {END: 1}
 
 
-def test_the_mark_is_compared_exactly(tmp_path):
+def test_document_end_is_matched_exactly(tmp_path):
     path = write_text(tmp_path, "a\n---\nb --- c\n----\nd")
     assert [found["text"] for _, found in read_source(Source(path), "\n---\n")] == ["a", "b --- c\n----\nd"]
     assert [found["text"] for _, found in read_source(Source(path), ".*")] == [Path(path).read_text()]
 
 
-def test_text_in_records_is_split_too_and_conversations_are_not(tmp_path):
+def test_text_records_are_split_and_conversations_are_not(tmp_path):
     talk = {"messages": [{**SHORT[0], "content": f"a{END}b"}, SHORT[1]]}
     path = write_records(tmp_path / "a.jsonl", {"content": f"x{END}y", "id": 7}, talk, {"content": "z"}, {"id": 8})
     found = list(read_source(Source(path), END, {"content": "text"}))
@@ -67,18 +67,18 @@ def test_text_in_records_is_split_too_and_conversations_are_not(tmp_path):
     ]
 
 
-def test_documents_are_counted_and_shared_out_like_records(tmp_path):
+def test_skip_take_and_shares_count_documents(tmp_path):
     path = write_text(tmp_path, END.join(map(str, range(400))))
     assert [found["text"] for _, found in read_source(Source(path, skip=2, take=3), END)] == ["2", "3", "4"]
-    held, rest = ({found["text"] for _, found in read_source(Source(path, **{key: 0.25}), END)}
+    only, rest = ({found["text"] for _, found in read_source(Source(path, **{key: 0.25}), END)}
                   for key in ("only_share", "without_share"))  # fmt: skip
-    assert held | rest == set(map(str, range(400)))
-    assert not held & rest
-    assert 60 < len(held) < 140  # 100 ± 8.7
+    assert only | rest == set(map(str, range(400)))
+    assert not only & rest
+    assert 60 < len(only) < 140  # 100 ± 8.7
 
 
 @pytest.mark.parametrize(("tokenizer", "end"), [(qwen, END), (llama, "<|end_of_text|>")])
-def test_an_end_token_that_stays_text_is_warned_of_and_the_advice_works(tmp_path, tokenizer, end):
+def test_an_end_token_in_the_text_is_warned_of_and_the_advice_works(tmp_path, tokenizer, end):
     path = write_text(tmp_path, f"Once.{end}Upon{end}a time.")
     _, report = text_rows(path, recipe(), tokenizer(), **LIMIT)
     warning = report.text("pretrain").splitlines()[3]
@@ -94,12 +94,12 @@ def test_an_end_token_that_stays_text_is_warned_of_and_the_advice_works(tmp_path
     assert (len(rows), report.spelled_ends) == (3, {})
 
 
-def test_no_warning_for_conversations_that_spell_it(tmp_path):
+def test_an_end_token_in_a_conversation_is_not_warned_of(tmp_path):
     path = write_records(tmp_path / "a.jsonl", {"messages": [{**SHORT[0], "content": END}, SHORT[1]]})
     assert conversation_rows(path, recipe(), qwen(), **TRAIN)[1].spelled_ends == {}
 
 
-def test_the_key_in_a_recipe(tmp_path):
+def test_document_end_in_a_recipe_must_not_be_empty(tmp_path):
     file = tmp_path / "sft.yaml"
     file.write_text("stage: sft\nmodel: {path: m}\nrun: {dir: a}\ndata: {train: b, document_end: '---'}\n")
     assert load(SFT, file, []).data.document_end == "---"

@@ -1,4 +1,4 @@
-"""JSON read piece by piece gives what JSON read whole gives, wherever the pieces are cut."""
+"""JSON read in blocks gives the same records and errors as JSON read at once, for blocks of any size."""
 
 import io
 import json
@@ -22,7 +22,7 @@ RECORDS = st.lists(st.dictionaries(TEXT, VALUES, max_size=3), min_size=1, max_si
 
 @pytest.fixture(autouse=True, scope="module")
 def blocks():
-    """The size of a block is set by the tests, and set back."""
+    """Restore the size of a block, which the tests set."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_files, "BLOCK_BYTES", json_files.BLOCK_BYTES)
         yield
@@ -38,7 +38,7 @@ def read(text, block):
 
 @given(RECORDS, st.integers(1, 40), st.sampled_from([None, 0, 20]), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_a_list_is_read_alike_in_blocks_of_any_size(records, block, indent, ascii_only):
+def test_a_list_is_read_the_same_in_blocks_of_any_size(records, block, indent, ascii_only):
     text = json.dumps(records, indent=indent, ensure_ascii=ascii_only)
     found = read(text, block)
     assert [record for _, record in found] == records
@@ -50,7 +50,7 @@ def test_a_list_is_read_alike_in_blocks_of_any_size(records, block, indent, asci
 
 @given(RECORDS, st.data())
 @settings(max_examples=200, deadline=None)
-def test_a_broken_list_is_told_alike_in_blocks_of_any_size(records, data):
+def test_the_error_of_a_broken_list_is_the_same_in_blocks_of_any_size(records, data):
     text = json.dumps(records, indent=data.draw(st.sampled_from([None, 1])))
     at = data.draw(st.integers(1, len(text) - 1))
     broken = text[:at] + data.draw(st.sampled_from(["", "}", "]", ",", "x", '"', "\n"])) + text[at + 1 :]
@@ -60,5 +60,5 @@ def test_a_broken_list_is_told_alike_in_blocks_of_any_size(records, data):
 
 @given(RECORDS, st.integers(1, 40))
 @settings(max_examples=50, deadline=None)
-def test_one_record_over_several_lines(records, block):
+def test_a_record_over_several_lines_is_read_in_blocks_of_any_size(records, block):
     assert read(json.dumps(records[0], indent=2), block) == [("a.json:1", records[0])]

@@ -1,4 +1,4 @@
-"""Packing: best-fit-decreasing, nothing split, little wasted."""
+"""Packing: best-fit-decreasing, no sequence is split, little padding."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ ALPACA = DATA / "alpaca_en.json"
 
 
 def sequences(row):
-    """The sequences of a packed row: (token ids, labels)."""
+    """Return the sequences of a packed row as (token ids, labels)."""
     ends = list(accumulate(row["seq_lengths"]))
     assert ends[-1] == len(row["input_ids"]) == len(row["labels"])
     return [
@@ -32,38 +32,38 @@ def on_disk(rows, folder):
     return Dataset.load_from_disk(folder)
 
 
-def test_each_goes_where_it_leaves_least_room(tmp_path):
-    """Whichever row has room first would need a third one: 11 + 4, 6 + 6 + 3, 2."""
+def test_each_sequence_is_packed_where_it_leaves_the_least_space(tmp_path):
+    """First-fit would need a third row: 11 + 4, 6 + 6 + 3, 2."""
     rows = [{"input_ids": list(range(n)), "labels": list(range(n))} for n in (2, 6, 11, 4, 3, 6)]
     made = pack_rows(on_disk(rows, tmp_path), 16)
     assert sorted(sorted(row["seq_lengths"]) for row in made) == [[2, 3, 11], [4, 6, 6]]
 
 
-def test_the_longest_sequence_of_rows_packed_or_not(tmp_path):
+def test_the_longest_sequence_of_packed_and_unpacked_rows(tmp_path):
     rows = on_disk([{"input_ids": list(range(n)), "labels": list(range(n))} for n in (2, 6, 11, 4)], tmp_path / "rows")
     assert longest_sequence(rows) == longest_sequence(pack_rows(rows, 32)) == 11
     pair = {"chosen_ids": [1] * 5, "rejected_ids": [1] * 9, "margin": 0.0}
     assert longest_sequence(on_disk([pair, {**pair, "rejected_ids": [1]}], tmp_path / "pairs")) == 9
 
 
-def test_what_is_too_long_is_refused(tmp_path):
+def test_a_row_longer_than_the_packed_length_is_refused(tmp_path):
     rows = on_disk([{"input_ids": [1] * 17, "labels": [1] * 17}], tmp_path)
     with pytest.raises(ValueError, match="a row of 17 tokens cannot be packed into rows of 16"):
         pack_rows(rows, 16)
 
 
 @pytest.mark.skipif(not ALPACA.exists(), reason="../shared/data is absent")
-def test_real_conversations_stay_whole_and_hardly_a_position_is_wasted():
-    said = [text for record in json.loads(ALPACA.read_text(encoding="utf-8")) for text in record.values()]
-    tokenizer, longest = train_tokenizer(said), 2048
+def test_real_conversations_are_packed_whole_with_under_2_percent_empty():
+    texts = [text for record in json.loads(ALPACA.read_text(encoding="utf-8")) for text in record.values()]
+    tokenizer, longest = train_tokenizer(texts), 2048
     rows, _ = conversation_rows(str(ALPACA), recipe(), tokenizer, key="data.train", max_length=longest)
     made = pack_rows(rows, longest)
     found = [sequence for row in made for sequence in sequences(row)]
     assert Counter(found) == Counter((tuple(row["input_ids"]), tuple(row["labels"])) for row in rows)
     end = control(tokenizer).im_end
     assert all([label for label in labels if label != IGNORE][-1] == end for _, labels in found)
-    # What stands before a sequence is a neighbour's, and nothing is learnt from it.
+    # The token before a sequence belongs to another one, so a sequence's first token is masked.
     assert all(labels[0] == IGNORE for _, labels in found)
     assert max(len(row["input_ids"]) for row in made) <= longest
-    wasted = 1 - sum(len(row["input_ids"]) for row in made) / (len(made) * longest)
-    assert wasted < 0.02
+    empty_share = 1 - sum(len(row["input_ids"]) for row in made) / (len(made) * longest)
+    assert empty_share < 0.02

@@ -1,4 +1,4 @@
-"""Comparisons and prompts to rows: what a reward model compares, and what a policy is asked."""
+"""Comparisons as rows for a reward model, and prompts as rows for a policy."""
 
 import json
 
@@ -39,8 +39,8 @@ def test_the_subset_of_a_benchmark_is_kept(file):
     assert rows["subset"][:] == ["chat", None, "3"]
 
 
-def test_documents_are_rows_of_their_whole_text(file):
-    """However long they are: what reads them has tokenizers of its own."""
+def test_documents_are_not_cut_to_max_length(file):
+    """Perplexity encodes their text with each subject's own tokenizer."""
     texts = [{"text": "one " * 500}, {"text": ""}, {"text": "two"}]
     rows, report = document_rows(file(*texts), recipe(), qwen(), key="data.texts", max_length=16)
     assert rows["text"][:] == ["one " * 500, "two"]
@@ -55,14 +55,14 @@ def test_equal_pairs_are_dropped_and_counted(file):
 
 @pytest.mark.parametrize("too_long", ["cut_oldest_turns", "cut_left"])
 @pytest.mark.parametrize("make", [qwen, llama])
-def test_pairs_are_cut_alike(file, make, too_long):
+def test_both_sides_of_a_pair_are_cut_by_the_same_tokens(file, make, too_long):
     history, newline = LONG[:2], len(plain_encoder(make())("\n"))
     record = {"prompt": [*history, SHORT[0]], "chosen": "Yes.", "rejected": "No, " * 4}
     sides = [
         encode([*history, *talk("Hi", record[side])], make()).input_ids[:-newline] for side in ("chosen", "rejected")
     ]
-    room = max(map(len, sides)) - 7
-    rows, report = pair_rows(file(record), recipe(too_long=too_long), make(), key="data.train", max_length=room)
+    limit = max(map(len, sides)) - 7
+    rows, report = pair_rows(file(record), recipe(too_long=too_long), make(), key="data.train", max_length=limit)
     lost = [len(side) - len(rows[0][f"{name}_ids"]) for side, name in zip(sides, ("chosen", "rejected"), strict=True)]
     exchange = len(encode(history, make()).input_ids) - int(make is llama)
     assert lost == ([7, 7] if too_long == "cut_left" else [exchange, exchange])
@@ -72,7 +72,7 @@ def test_pairs_are_cut_alike(file, make, too_long):
     assert (report.cut, report.cut_tokens) == (1, sum(lost))
 
 
-def test_sides_that_end_in_a_question_end_with_their_last_answer(file):
+def test_a_question_after_the_last_answer_of_a_side_is_removed(file):
     chosen = talk("Hi", "Yes.", "Why?")
     rows, _ = pair_rows(file({"chosen": chosen, "rejected": talk("Hi", "No!")}), recipe(), qwen(), **TRAIN)
     assert qwen().decode(rows[0]["chosen_ids"]).endswith("assistant\nYes.<|im_end|>")
@@ -82,7 +82,7 @@ def test_sides_that_end_in_a_question_end_with_their_last_answer(file):
 
 
 @pytest.mark.parametrize("make", [qwen, llama])
-def test_prompt_rows_end_where_the_answer_begins(file, make):
+def test_prompt_rows_end_with_the_generation_prompt(file, make):
     record = {"messages": [SYSTEM, *SHORT], "gold": {"task": "greet"}}
     rows, report = prompt_rows(file(record), recipe(), make(), **PROMPTS)
     prompt = [SYSTEM, SHORT[0]]
@@ -105,10 +105,10 @@ def test_prompts_cut_left_keep_the_newest_tokens(file):
     cut_left = recipe(too_long="cut_left")
     rows, _ = prompt_rows(file({"messages": LONG}), cut_left, qwen(), key="data.prompts", max_prompt_tokens=40)
     assert rows[0]["input_ids"] == whole[-40:]
-    assert json.loads(rows[0]["messages"]) == LONG[1:3]  # what was cut through is still shown whole
+    assert json.loads(rows[0]["messages"]) == LONG[1:3]  # a turn cut in the middle is still shown in full
 
 
-def test_long_prompts_are_named_by_their_own_key(file):
+def test_errors_about_long_prompts_name_max_prompt_tokens(file):
     path = file({"prompt": "a" * 80})
     assert refusal(prompt_rows, path, recipe(), **PROMPTS) == (
         "data.prompts: only 0 of 1 records are kept (1 too long); "

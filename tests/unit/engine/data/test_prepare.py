@@ -1,4 +1,4 @@
-"""Prepared rows: found again by what decides them, and alike by however many processes they are made."""
+"""The cache of prepared rows: its key, the same rows from any number of workers, progress and errors."""
 
 import json
 import os
@@ -41,11 +41,11 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "plumbline"
 
 
-def made(cache):
+def cached(cache):
     return {path.name for path in cache.iterdir() if path.is_dir()}
 
 
-def test_what_has_been_made_is_found_again_with_its_report(file, cache, monkeypatch):
+def test_prepared_rows_and_their_report_are_read_from_the_cache(file, cache, monkeypatch):
     path = file(*MANY, {"messages": talk("?", "x" * 99)}, {"a": 1})
     first = conversation_rows(path, recipe(on_bad_record="skip"), qwen(), **TRAIN)
     monkeypatch.setattr(prepare, "_write", None)
@@ -57,14 +57,14 @@ def test_what_has_been_made_is_found_again_with_its_report(file, cache, monkeypa
     assert dict(again[1].dropped) == {"too long": 1, "unreadable": 1}
 
 
-def test_whatever_decides_the_rows_makes_them_anew_and_nothing_else(file, cache):
+def test_rows_are_prepared_again_only_if_a_setting_that_affects_them_changed(file, cache):
     settings = Settings(ChatML(), {}, "cut_left", "error", "data.max_length", 64)
     source, tokenizer = Source(file(*MANY)), qwen()
 
     def folders(make=encoding.conversations, source=source, settings=settings, tokenizer=tokenizer):
-        before = made(cache) if cache.exists() else set()
+        before = cached(cache) if cache.exists() else set()
         prepare_rows(make, source, settings, tokenizer, "data.train")
-        return len(made(cache) - before)
+        return len(cached(cache) - before)
 
     assert folders() == 1
     assert folders(source=replace(source, weight=3.0)) == 0
@@ -82,7 +82,7 @@ def test_whatever_decides_the_rows_makes_them_anew_and_nothing_else(file, cache)
     assert folders() == 0
 
 
-def test_another_code_makes_them_anew(tmp_path, monkeypatch):
+def test_the_cache_key_depends_on_the_code(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "ROOT", tmp_path)
     seen = []
     for text in ("a = 1", "a = 2"):
@@ -92,63 +92,63 @@ def test_another_code_makes_them_anew(tmp_path, monkeypatch):
     assert seen[0] != seen[1]
 
 
-def test_the_code_that_makes_rows_is_all_known():
-    """Whatever the makers import of ours is part of the key."""
+def test_the_cache_key_covers_all_code_that_makes_rows():
+    """Every module of chatml and engine that workers import is part of the key."""
     command = "import sys, engine.data.chunks; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True).stdout.split()
     known = {path for pattern in prepare.CODE for path in ROOT.glob(pattern)}
     unknown = {name for name in loaded if (ROOT / f"{name.replace('.', '/')}.py") not in known}
     assert {name for name in unknown if name.startswith(("chatml.", "engine."))} == {"engine.data"}
-    assert not {"torch", "datasets"} & set(loaded)  # a worker need not wait for them
+    assert not {"torch", "datasets"} & set(loaded)  # workers start without importing them
 
 
 @pytest.mark.parametrize(("make", "limit"), [(conversation_rows, TRAIN), (prompt_rows, PROMPTS)])
-def test_several_processes_make_what_one_makes(file, cache, monkeypatch, make, limit):
+def test_several_workers_write_the_same_file_as_one_process(file, cache, monkeypatch, make, limit):
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 8)
     monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", float("inf"))
     path = file(*MANY)
     rows, report = make(path, recipe(), qwen(), **limit)
-    alone = Path(rows.cache_files[0]["filename"])
-    content = alone.read_bytes()
-    alone.parent.rename(cache / "elsewhere")
+    rows_file = Path(rows.cache_files[0]["filename"])
+    content = rows_file.read_bytes()
+    rows_file.parent.rename(cache / "elsewhere")
     started = []
     monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", -1.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
-    by_several = prepare.map_in_order.__globals__["_in_processes"]
+    in_processes = prepare.map_in_order.__globals__["_in_processes"]
     monkeypatch.setitem(
-        prepare.map_in_order.__globals__, "_in_processes", lambda *a: started.append(1) or by_several(*a)
+        prepare.map_in_order.__globals__, "_in_processes", lambda *a: started.append(1) or in_processes(*a)
     )
     again, counted = make(path, recipe(), qwen(), **limit)
     assert started
-    assert Path(again.cache_files[0]["filename"]) == alone
-    assert alone.read_bytes() == content
+    assert Path(again.cache_files[0]["filename"]) == rows_file
+    assert rows_file.read_bytes() == content
     assert counted == report
 
 
-def test_the_first_mistake_is_told_whoever_meets_it(tmp_path, cache, monkeypatch):
-    """Processes work ahead: the file ends badly before the second chunk's record is known to be bad."""
+def test_the_first_error_in_the_file_is_reported_with_and_without_workers(tmp_path, cache, monkeypatch):
+    """With workers, the damaged end of the file is read before the bad record of the second chunk is encoded."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps([*MANY[:12], {"a": 1}, *MANY[12:30]], indent=0)[:-1] + ",{]")
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 8)
-    told = set()
-    for patience in (float("inf"), -1.0):
-        monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", patience)
+    messages = set()
+    for worth_seconds in (float("inf"), -1.0):
+        monkeypatch.setattr(prepare, "WORKERS_WORTH_SECONDS", worth_seconds)
         with pytest.raises(RecipeError) as error:
             conversation_rows(str(path), recipe(), qwen(), **TRAIN)
-        told.add(str(error.value).partition(";")[0])
-        assert not made(cache)
+        messages.add(str(error.value).partition(";")[0])
+        assert not cached(cache)
     line = path.read_text().partition('{\n"a": 1')[0].count("\n") + 1
-    assert told == {f"{path}:{line}: matches no known format"}
+    assert messages == {f"{path}:{line}: matches no known format"}
 
 
-def test_progress_is_told_in_a_log(file, cache, monkeypatch, capsys):
+def test_progress_is_printed_line_by_line_without_a_terminal(file, cache, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 45)
     conversation_rows(file(*MANY), recipe(), qwen(), **TRAIN)
     assert capsys.readouterr().out == "data.train: 45 records, 50 %\ndata.train: 90 records, 100 %\n"
 
 
-def test_a_cache_that_cannot_be_written(file, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(file, tmp_path, monkeypatch):
     (tmp_path / "occupied").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "occupied")
     with pytest.raises(RecipeError) as error:
@@ -172,7 +172,7 @@ def test_a_set_on_the_hub_is_prepared_like_a_file(cache, monkeypatch):
     assert (len(rows), report.kept) == (90, 90)
 
 
-def test_packed_rows_are_made_once_too(file, cache, monkeypatch):
+def test_packed_rows_are_cached(file, cache, monkeypatch):
     rows, _ = conversation_rows([file(*MANY), {"path": file(*MANY, name="b.jsonl"), "weight": 0.5}], recipe(), qwen(),
                                 **TRAIN)  # fmt: skip
     first = pack_rows(rows, 128)
@@ -182,7 +182,7 @@ def test_packed_rows_are_made_once_too(file, cache, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")} == files
 
 
-def test_prompts_keep_what_json_cannot_write(tmp_path, cache):
+def test_prompt_records_keep_values_without_a_json_type_as_text(tmp_path, cache):
     table = pyarrow.table({"prompt": ["Hi"], "at": pyarrow.array([0], pyarrow.timestamp("s"))})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     rows, _ = prompt_rows(str(tmp_path / "a.parquet"), recipe(), qwen(), **PROMPTS)

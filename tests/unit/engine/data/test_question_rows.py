@@ -1,4 +1,4 @@
-"""Conversations whose answers are still to be given: the system turn and what the user asks, and nothing else."""
+"""Rows of the system-prompt measure: the system turn and the user's turns, without the answers."""
 
 import json
 
@@ -12,8 +12,8 @@ from engine.data.rows import Limit, load_rows
 from tests.support.rows_setting import LONG, SYSTEM, recipe, talk
 from tests.support.tokenizers import qwen
 
-ASKED = [SYSTEM, {"role": "user", "content": "Hi"}, {"role": "user", "content": "Why?"}]
-KNOWN = [SYSTEM, *talk("Hi", "Yes.", "Why?", "So.")]
+QUESTIONS = [SYSTEM, {"role": "user", "content": "Hi"}, {"role": "user", "content": "Why?"}]
+WITH_ANSWERS = [SYSTEM, *talk("Hi", "Yes.", "Why?", "So.")]
 
 
 def question_rows(path, recipe):
@@ -32,33 +32,33 @@ def question_rows(path, recipe):
 @pytest.mark.parametrize(
     "record",
     [
-        {"messages": KNOWN},
-        {"messages": KNOWN[:-1]},
-        {"messages": ASKED},
-        {"messages": [SYSTEM, {"role": "assistant", "content": "Hello!"}, *KNOWN[1:]]},
+        {"messages": WITH_ANSWERS},
+        {"messages": WITH_ANSWERS[:-1]},
+        {"messages": QUESTIONS},
+        {"messages": [SYSTEM, {"role": "assistant", "content": "Hello!"}, *WITH_ANSWERS[1:]]},
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes."},
                            {"from": "human", "value": "Why?"}], "system": "Be kind."},
         {"instruction": "Why?", "output": "So.", "history": [["Hi", "Yes."]], "system": "Be kind."},
-        {"messages": KNOWN, "tools": []},
+        {"messages": WITH_ANSWERS, "tools": []},
     ],
 )  # fmt: skip
-def test_answers_in_the_record_are_left_out(file, record):
+def test_assistant_turns_of_a_record_are_left_out(file, record):
     rows, report = question_rows(file(record), recipe())
-    assert [json.loads(row["messages"]) for row in rows] == [ASKED]
+    assert [json.loads(row["messages"]) for row in rows] == [QUESTIONS]
     assert [json.loads(row["record"]) for row in rows] == [record]
-    tokens = len(encode(ASKED, qwen(), add_generation_prompt=True).input_ids)
+    tokens = len(encode(QUESTIONS, qwen(), add_generation_prompt=True).input_ids)
     assert (report.kept, report.cut, report.tokens) == (1, 0, tokens)
 
 
-def test_nothing_is_cut(file):
-    """How long a conversation gets is only known when it is held."""
+def test_long_conversations_are_not_cut(file):
+    """The length of a conversation is only known once its answers are generated."""
     rows, report = question_rows(file({"messages": [SYSTEM, *LONG, *LONG, *LONG]}), recipe(too_long="error"))
     assert len(json.loads(rows[0]["messages"])) == 7
     assert report.tokens > 64
 
 
-def test_the_recipes_system_prompt_is_an_instruction(file):
-    rows, _ = question_rows(file({"prompt": "Hi"}, {"messages": ASKED}), recipe(system="Be brief."))
+def test_chatml_system_is_used_for_records_without_a_system_turn(file):
+    rows, _ = question_rows(file({"prompt": "Hi"}, {"messages": QUESTIONS}), recipe(system="Be brief."))
     assert [json.loads(row["messages"])[0]["content"] for row in rows] == ["Be brief.", "Be kind."]
 
 
@@ -72,21 +72,21 @@ def test_the_recipes_system_prompt_is_an_instruction(file):
         ),
         ({"messages": [SYSTEM]}, "no user turn before the answer, so no prompt"),
         (
-            {"messages": [*ASKED, SYSTEM]},
+            {"messages": [*QUESTIONS, SYSTEM]},
             "a system turn among the user's; after the system turn only the user asks",
         ),
         (
-            {"messages": [*ASKED[:2], {"role": "tool", "content": "7"}, ASKED[2]]},
+            {"messages": [*QUESTIONS[:2], {"role": "tool", "content": "7"}, QUESTIONS[2]]},
             "a tool turn among the user's; after the system turn only the user asks",
         ),
         (
-            {"messages": ASKED, "tools": [{"name": "add"}]},
+            {"messages": QUESTIONS, "tools": [{"name": "add"}]},
             "it has tools, which are not offered here; take them out, or set data.fields.tools=null",
         ),
     ],
 )
-def test_what_cannot_be_asked_is_named_or_skipped(file, record, problem):
-    path = file({"messages": KNOWN}, record)
+def test_records_that_cannot_be_used_are_reported_or_skipped(file, record, problem):
+    path = file({"messages": WITH_ANSWERS}, record)
     with pytest.raises(RecipeError) as error:
         question_rows(path, recipe())
     assert str(error.value) == f"{path}:2: {problem}; correct it, or set data.on_bad_record=skip"
@@ -94,6 +94,6 @@ def test_what_cannot_be_asked_is_named_or_skipped(file, record, problem):
     assert (len(rows), report.bad) == (1, [f"{path}:2: {problem}"])
 
 
-def test_tools_that_are_not_read_are_no_obstacle(file):
-    rows, _ = question_rows(file({"messages": ASKED, "tools": [{"name": "add"}]}), recipe(fields={"tools": None}))
-    assert json.loads(rows[0]["messages"]) == ASKED
+def test_a_record_whose_tools_are_left_out_is_used(file):
+    rows, _ = question_rows(file({"messages": QUESTIONS, "tools": [{"name": "add"}]}), recipe(fields={"tools": None}))
+    assert json.loads(rows[0]["messages"]) == QUESTIONS

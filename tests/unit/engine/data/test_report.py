@@ -1,4 +1,4 @@
-"""The account of what became of records: counts, lengths, what is printed and what the run folder holds."""
+"""The report on records: counts, lengths, percentiles, the printed text and the JSON form."""
 
 import json
 from collections import Counter
@@ -13,17 +13,17 @@ from tests.support.tokenizers import qwen
 
 
 def report():
-    counted = Report(read=1000, lengths=Counter({120: 1, 5000: 1, 700: 1, 300: 1, 1: 1}))
-    counted.keep(tokens=90, whole=120, trained=40)
-    counted.keep(tokens=5000, whole=5000, trained=4999, rows=3)
-    counted.drop("too long", 700)
-    counted.drop("too long", 300)
-    counted.drop("equal sides", 1)
-    counted.refuse("a.jsonl:7", RecordError("no content"), "skip")
-    return counted
+    result = Report(read=1000, lengths=Counter({120: 1, 5000: 1, 700: 1, 300: 1, 1: 1}))
+    result.keep(tokens=90, whole=120, trained=40)
+    result.keep(tokens=5000, whole=5000, trained=4999, rows=3)
+    result.drop("too long", 700)
+    result.drop("too long", 300)
+    result.drop("equal sides", 1)
+    result.refuse("a.jsonl:7", RecordError("no content"), "skip")
+    return result
 
 
-def test_the_account_in_a_few_lines():
+def test_the_printed_report():
     assert report().text("train") == (
         "train: 2 of 1,000 records kept (1 cut) in 4 rows, 4 dropped (2 too long, 1 equal sides, 1 unreadable)\n"
         "  tokens: 5,090 kept (5,039 trained on), 30 cut off, 1,001 dropped\n"
@@ -33,7 +33,7 @@ def test_the_account_in_a_few_lines():
     assert Report(read=1, dropped=Counter({"unreadable": 1})).text("train").splitlines()[2:] == ["  skipped: 1 more"]
 
 
-def test_the_account_in_the_run_folder():
+def test_the_report_of_the_run_folder():
     assert json.loads(json.dumps(report().as_dict())) == {
         "read": 1000,
         "kept": 2,
@@ -52,18 +52,18 @@ def test_the_account_in_the_run_folder():
     }
 
 
-def test_the_account_comes_back_from_json():
+def test_a_report_is_read_back_from_json():
     assert Report.from_json(json.loads(json.dumps(report().as_json()))) == report()
 
 
-def test_percentiles_are_lengths_that_as_many_records_do_not_exceed():
-    """By hand: of 1 … 200, half do not exceed 100, 90 % 180, 99 % 198."""
+def test_percentiles_of_lengths_by_hand():
+    """Of 1 … 200, half do not exceed 100, 90 % do not exceed 180, 99 % 198."""
     assert Report(lengths=Counter(range(1, 201))).percentiles() == {50: 100, 90: 180, 99: 198, 100: 200}
     assert Report(lengths=Counter({7: 3})).percentiles() == {50: 7, 90: 7, 99: 7, 100: 7}
     assert Report(lengths=Counter({1: 1, 2: 1, 3: 1})).percentiles()[50] == 2
 
 
-def test_parts_add_up():
+def test_merged_reports_add_up():
     whole = merge_reports([report(), report()])
     assert (whole.read, whole.dropped["too long"], whole.lengths[120]) == (2000, 4, 2)
     assert whole.bad == ["a.jsonl:7: no content"] * 2
@@ -71,23 +71,23 @@ def test_parts_add_up():
 
 
 @pytest.mark.parametrize("policy", ["drop", "cut_oldest_turns", "cut_left"])
-def test_every_token_is_kept_cut_off_or_dropped(file, policy):
-    silent = [{**message, "train": False} for message in SHORT]
-    talks = [SHORT, talk("a" * 40, "b" * 40, "Hi", "Yes."), talk("Hi", "c" * 80), silent, *[SHORT] * 3]
-    _, counted = conversation_rows(file(*[{"messages": t} for t in talks]), recipe(too_long=policy), qwen(), **TRAIN)
+def test_kept_cut_and_dropped_tokens_add_up_to_all_tokens(file, policy):
+    untrained = [{**message, "train": False} for message in SHORT]
+    talks = [SHORT, talk("a" * 40, "b" * 40, "Hi", "Yes."), talk("Hi", "c" * 80), untrained, *[SHORT] * 3]
+    _, result = conversation_rows(file(*[{"messages": t} for t in talks]), recipe(too_long=policy), qwen(), **TRAIN)
     lengths = [len(encode(t, qwen()).input_ids) for t in talks]
-    assert counted.lengths == Counter(lengths)
-    assert counted.tokens + counted.cut_tokens + counted.dropped_tokens.total() == sum(lengths)
-    assert counted.kept + counted.dropped.total() == counted.read == 7
-    assert counted.dropped_tokens["nothing to train on"] >= lengths[3]
-    assert (counted.cut_tokens > 0) == (policy != "drop")
+    assert result.lengths == Counter(lengths)
+    assert result.tokens + result.cut_tokens + result.dropped_tokens.total() == sum(lengths)
+    assert result.kept + result.dropped.total() == result.read == 7
+    assert result.dropped_tokens["nothing to train on"] >= lengths[3]
+    assert (result.cut_tokens > 0) == (policy != "drop")
 
 
-def test_a_pair_is_as_long_as_its_longer_side(file):
+def test_the_length_of_a_pair_is_that_of_its_longer_side(file):
     pair = {"prompt": "Hi", "chosen": "Yes.", "rejected": "No, not at all."}
-    rows, counted = pair_rows(file(pair), recipe(), qwen(), **TRAIN)
-    assert counted.lengths == {len(rows[0]["rejected_ids"]): 1}
-    assert counted.tokens == len(rows[0]["chosen_ids"]) + len(rows[0]["rejected_ids"])
+    rows, result = pair_rows(file(pair), recipe(), qwen(), **TRAIN)
+    assert result.lengths == {len(rows[0]["rejected_ids"]): 1}
+    assert result.tokens == len(rows[0]["chosen_ids"]) + len(rows[0]["rejected_ids"])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_pair_is_as_long_as_its_longer_side(file):
         ("equal sides", "check which fields are read as chosen and rejected (data.fields)"),
     ],
 )
-def test_less_than_half_kept_names_the_reason_and_the_way_out(reason, way_out):
+def test_keeping_fewer_than_half_names_the_reason_and_the_way_out(reason, way_out):
     with pytest.raises(RecipeError) as error:
         Report(read=3, kept=1, dropped=Counter({reason: 2})).check("data.train", "data.max_length")
     assert str(error.value) == f"data.train: only 1 of 3 records are kept (2 {reason}); {way_out}"

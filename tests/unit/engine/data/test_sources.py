@@ -1,4 +1,4 @@
-"""Every kind of file and place that records come from, and which of their records a source means."""
+"""Sources of records: file types, compression, folders, globs, hub data sets, skip, take and shares."""
 
 import gzip
 import json
@@ -19,8 +19,8 @@ RECORDS = [{"prompt": "Hi", "response": "今天"}, {"prompt": "a\nb", "response"
 
 def write(path, data):
     data = data.encode() if isinstance(data, str) else data
-    packed = {".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True)}
-    path.write_bytes(packed.get(path.suffix, bytes)(data))
+    compression = {".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True)}
+    path.write_bytes(compression.get(path.suffix, bytes)(data))
     return path
 
 
@@ -35,36 +35,36 @@ def places(path, **options):
 # Kinds of file
 
 
-@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
-def test_jsonl(tmp_path, packed):
-    file = write(tmp_path / f"a.jsonl{packed}", "\n".join(map(json.dumps, RECORDS)) + "\n\n")
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+def test_jsonl_files_are_read_plain_and_compressed(tmp_path, compression):
+    file = write(tmp_path / f"a.jsonl{compression}", "\n".join(map(json.dumps, RECORDS)) + "\n\n")
     assert records(file) == RECORDS
     assert places(file) == [":1", ":2"]
 
 
-@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_json_list(tmp_path, packed, indent):
-    file = write(tmp_path / f"a.json{packed}", json.dumps(RECORDS, indent=indent, ensure_ascii=False))
+def test_json_lists_are_read_plain_and_compressed(tmp_path, compression, indent):
+    file = write(tmp_path / f"a.json{compression}", json.dumps(RECORDS, indent=indent, ensure_ascii=False))
     assert records(file) == RECORDS
     assert places(file) == ([":1", ":1"] if indent is None else [":2", ":6"])
 
 
-def test_json_with_a_record_a_line_or_one_record_alone(tmp_path):
+def test_a_json_file_may_hold_a_record_per_line_or_a_single_record(tmp_path):
     assert records(write(tmp_path / "a.json", "\n".join(map(json.dumps, RECORDS)))) == RECORDS
     assert records(write(tmp_path / "b.json", json.dumps(RECORDS[0], indent=1))) == RECORDS[:1]
 
 
-def test_empty_lists_and_files_hold_no_records(tmp_path):
+def test_empty_lists_and_files_have_no_records(tmp_path):
     for name, text in [("a.json", " [ ] "), ("b.json", ""), ("c.jsonl", ""), ("d.csv", ""), ("e.csv", "prompt\n")]:
         assert records(write(tmp_path / name, text)) == []
 
 
-def test_a_list_is_known_by_its_first_character_whatever_the_file_is_called(tmp_path):
+def test_a_json_list_in_a_jsonl_file_is_read_as_a_list(tmp_path):
     assert records(write(tmp_path / "a.jsonl", "\n" + json.dumps(RECORDS, indent=1))) == RECORDS
 
 
-def test_files_packed_in_several_parts_are_read_to_the_end(tmp_path):
+def test_concatenated_compressed_files_are_read_to_the_end(tmp_path):
     line = json.dumps(RECORDS[0]) + "\n"
     for name in ("a.jsonl.gz", "a.jsonl.zst"):
         part = write(tmp_path / name, line).read_bytes()
@@ -72,14 +72,14 @@ def test_files_packed_in_several_parts_are_read_to_the_end(tmp_path):
         assert records(tmp_path / name) == [RECORDS[0]] * 2
 
 
-def test_parquet(tmp_path):
+def test_parquet_files_are_read_with_row_numbers(tmp_path):
     talk = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}] * 2
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(talk), tmp_path / "a.parquet")
     assert records(tmp_path / "a.parquet") == talk
     assert places(tmp_path / "a.parquet") == [":1", ":2"]
 
 
-def test_csv(tmp_path):
+def test_csv_files_are_read_with_line_numbers(tmp_path):
     file = write(tmp_path / "a.csv", 'prompt,response\r\nHi,今天\r\n"a\nb","c, ""d"""\r\n')
     assert records(file) == RECORDS
     assert places(file) == [":2", ":4"]
@@ -89,12 +89,12 @@ def test_csv_cells_may_be_long(tmp_path):
     assert len(records(write(tmp_path / "a.csv", "text\n" + "x" * 200_000))[0]["text"]) == 200_000
 
 
-def test_text_is_one_record(tmp_path):
+def test_a_text_file_is_one_record(tmp_path):
     assert records(write(tmp_path / "a.txt", "Once\n\nupon")) == [{"text": "Once\n\nupon"}]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
-def test_a_byte_order_mark_is_no_text(tmp_path, name):
+def test_a_byte_order_mark_is_ignored(tmp_path, name):
     text = {"a.jsonl": '{"text": "x"}', "a.json": '[{"text": "x"}]', "a.csv": "text\nx", "a.txt": "x"}[name]
     assert records(write(tmp_path / name, b"\xef\xbb\xbf" + text.encode())) == [{"text": "x"}]
 
@@ -111,14 +111,14 @@ def test_folders_and_globs_are_read_in_the_order_of_their_names(tmp_path):
     assert [record["text"] for record in records(tmp_path / "**/c.txt")] == ["deep/c.txt"]
 
 
-def test_skip_and_take(tmp_path):
+def test_skip_and_take_select_records_by_position(tmp_path):
     numbers = write(tmp_path / "a.jsonl", "".join(f'{{"n": {n}}}\n' for n in range(5)) + "not reached")
     assert [record["n"] for record in records(numbers, skip=1, take=3)] == [1, 2, 3]
     assert places(numbers, skip=1, take=2) == [":2", ":3"]
     assert records(numbers, take=1) == [{"n": 0}]
 
 
-def test_what_is_read_adds_up_to_the_size(tmp_path):
+def test_the_bytes_reported_as_progress_add_up_to_the_size(tmp_path):
     for name in ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json"):
         write(tmp_path / name, json.dumps(RECORDS[0]) + "\n")
     source, advanced = Source(str(tmp_path)), []
@@ -140,7 +140,7 @@ def test_hub_sets_are_loaded_by_datasets(monkeypatch):
     assert asked == [(("owner/name", "en"), {"split": "test", "revision": "v1"})]
 
 
-def test_a_hub_set_that_cannot_be_loaded(monkeypatch):
+def test_a_hub_set_that_cannot_be_loaded_is_reported_in_one_line(monkeypatch):
     def load_dataset(*_, **__):
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled).\nmore")
 
@@ -161,14 +161,14 @@ def numbers(path, stop, **options):
     return {record["prompt"] for record in records(path, **options)}
 
 
-def test_a_share_and_the_rest_are_the_whole(tmp_path):
+def test_only_share_and_without_share_split_the_records(tmp_path):
     held_out, rest = (numbers(tmp_path / "a.jsonl", 2000, **{key: 0.1}) for key in ("only_share", "without_share"))
     assert held_out | rest == set(map(str, range(2000)))
     assert not held_out & rest
     assert 150 < len(held_out) < 250  # 200 ± 13.4
 
 
-def test_no_record_changes_sides_when_others_come_or_a_file_is_written_otherwise(tmp_path):
+def test_a_record_stays_in_its_share_when_records_are_added_or_the_format_changes(tmp_path):
     held_out = numbers(tmp_path / "a.jsonl", 1000, only_share=0.1)
     assert numbers(tmp_path / "a.jsonl", 3000, only_share=0.1) & set(map(str, range(1000))) == held_out
     backwards = [{"response": "x", "prompt": str(n)} for n in reversed(range(1000))]
@@ -176,16 +176,16 @@ def test_no_record_changes_sides_when_others_come_or_a_file_is_written_otherwise
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(backwards), tmp_path / "c.parquet")
     for name in ("b.json", "c.parquet"):
         assert {record["prompt"] for record in records(tmp_path / name, only_share=0.1)} == held_out
-    assert held_out < numbers(tmp_path / "a.jsonl", 1000, only_share=0.2)  # a larger share takes more, drops none
+    assert held_out < numbers(tmp_path / "a.jsonl", 1000, only_share=0.2)  # a larger share contains a smaller one
 
 
-def test_the_hash_is_the_one_it_always_was(tmp_path):
-    """With another one, what was held out would be trained on."""
+def test_the_hash_of_shares_has_not_changed(tmp_path):
+    """With another hash, records that were held out would be trained on."""
     file = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"prompt": str(n)}) for n in range(40)))
     assert [record["prompt"] for record in records(file, only_share=0.1)] == ["12", "13", "18", "19", "24"]
 
 
-def test_data_that_json_does_not_know_has_a_share_too(tmp_path):
+def test_records_with_values_that_have_no_json_type_belong_to_a_share(tmp_path):
     table = pyarrow.table({"prompt": ["Hi"], "at": pyarrow.array([0], pyarrow.timestamp("s")), "raw": [b"x"]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     assert sum(len(records(tmp_path / "a.parquet", **{key: 0.5})) for key in ("only_share", "without_share")) == 1

@@ -1,4 +1,4 @@
-"""Nulls that a table put into structs are not data; those of real JSON are."""
+"""Nulls that a table format adds to structs are removed; nulls of JSON are kept."""
 
 import json
 
@@ -18,7 +18,7 @@ ADD = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"typ
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 
 
-def called(name, arguments):
+def call_turns(name, arguments):
     return [
         {"role": "user", "content": "Well?"},
         {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}]},
@@ -28,8 +28,8 @@ def called(name, arguments):
 
 
 RECORDS = [
-    {"messages": called("add", {"a": 3, "b": {"unit": "m"}}), "tools": [ADD]},
-    {"messages": called("weather", {"city": "Bonn"}), "tools": [WEATHER, ADD]},
+    {"messages": call_turns("add", {"a": 3, "b": {"unit": "m"}}), "tools": [ADD]},
+    {"messages": call_turns("weather", {"city": "Bonn"}), "tools": [WEATHER, ADD]},
 ]
 
 
@@ -58,7 +58,7 @@ def as_hub_rows(folder, monkeypatch):
 
 
 def as_json_columns(folder, monkeypatch):
-    """What `datasets` makes of JSON files whose records differ: a column of JSON, a record's own keys in each."""
+    """Write a JSON column, which `datasets` makes of records with different keys; each value keeps its own keys."""
     rows = Dataset.from_list(RECORDS, on_mixed_types="use_json")
     rows.to_parquet(folder / "a.parquet")
     assert pyarrow.parquet.read_schema(folder / "a.parquet").field("messages").type.value_type.extension_name
@@ -66,7 +66,7 @@ def as_json_columns(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("write", [as_parquet, as_saved, as_hub_rows, as_json_columns])
-def test_a_table_trains_on_what_the_same_records_in_json_do(tmp_path, monkeypatch, write):
+def test_rows_of_a_table_equal_those_of_the_same_records_in_json(tmp_path, monkeypatch, write):
     tokenizer, limit = qwen(), {"key": "data.train", "max_length": 2048}
     expected, _ = conversation_rows(as_jsonl(tmp_path, monkeypatch), recipe(), tokenizer, **limit)
     rows, _ = conversation_rows(write(tmp_path, monkeypatch), recipe(), tokenizer, **limit)
@@ -76,25 +76,25 @@ def test_a_table_trains_on_what_the_same_records_in_json_do(tmp_path, monkeypatc
     assert "null" not in text
 
 
-def test_a_null_of_json_is_data(tmp_path):
-    meant = called("weather", {"city": None})
+def test_a_null_in_json_is_kept(tmp_path):
+    given = call_turns("weather", {"city": None})
     for name in ("a.jsonl", "a.json"):
-        rows, _ = conversation_rows(write_jsonl(tmp_path / name, [{"messages": meant}]), recipe(), qwen(),
+        rows, _ = conversation_rows(write_jsonl(tmp_path / name, [{"messages": given}]), recipe(), qwen(),
                                     key="data.train", max_length=2048)  # fmt: skip
         assert '{"name": "weather", "arguments": {"city": null}}' in qwen().decode(rows[0]["input_ids"])
 
 
-def test_a_null_of_a_json_column_is_data(tmp_path):
-    meant = [{"messages": called("weather", {"city": None})}, {"messages": called("add", {"a": [1, None]})}]
-    rows = Dataset.from_list(meant, on_mixed_types="use_json")
+def test_a_null_in_a_json_column_is_kept(tmp_path):
+    given = [{"messages": call_turns("weather", {"city": None})}, {"messages": call_turns("add", {"a": [1, None]})}]
+    rows = Dataset.from_list(given, on_mixed_types="use_json")
     rows.save_to_disk(tmp_path / "saved")
     rows.to_parquet(tmp_path / "a.parquet")
     for path in (tmp_path / "saved", tmp_path / "a.parquet"):
-        assert [record for _, record in read_source(Source(str(path)))] == meant
+        assert [record for _, record in read_source(Source(str(path)))] == given
 
 
-def test_text_that_is_json_stays_text_in_a_json_column(tmp_path):
-    """`datasets` has decoded it already; it is not to be read twice."""
+def test_a_string_that_looks_like_json_stays_a_string_in_a_json_column(tmp_path):
+    """`datasets` has already decoded the column, so it must not be decoded again."""
     rows = Dataset.from_list([{"a": '"3"'}], features=Features({"a": Value("string")}))
     rows.cast(Features({"a": Value("string")})).save_to_disk(tmp_path / "saved")
     assert next(read_source(Source(str(tmp_path / "saved"))))[1] == {"a": '"3"'}
@@ -103,7 +103,7 @@ def test_text_that_is_json_stays_text_in_a_json_column(tmp_path):
     assert next(read_source(Source(str(tmp_path / "json"))))[1] == {"a": rows[0]["a"]}
 
 
-def test_where_nulls_go_and_where_they_stay_by_hand():
+def test_nulls_that_are_removed_and_kept_by_hand():
     inner = pyarrow.struct({"x": pyarrow.int64(), "y": pyarrow.list_(pyarrow.struct({"z": pyarrow.string()}))})
     schema = pyarrow.schema(
         {
@@ -129,11 +129,11 @@ def test_where_nulls_go_and_where_they_stay_by_hand():
     assert clean({"column": "a", "items": None, "one": None, "many": []}) == {
         "column": "a", "items": None, "one": None, "many": []
     }  # fmt: skip
-    assert record["one"]["x"] is None  # the caller's record is as it was
+    assert record["one"]["x"] is None  # the caller's record is unchanged
 
 
-def test_cells_of_a_csv_hold_json_as_text(tmp_path):
-    """CSV knows no null: an empty cell is empty text, and a null within JSON is the record's own."""
+def test_json_in_csv_cells_is_read_from_text(tmp_path):
+    """CSV has no null: an empty cell is empty text, and a null within JSON is kept."""
     path = tmp_path / "a.csv"
     path.write_text('prompt,response,tools\nHi,Yes.,"[{""name"": ""f"", ""parameters"": null}]"\nHi,Yes.,\n')
     records = [record for _, record in read_source(Source(str(path)))]

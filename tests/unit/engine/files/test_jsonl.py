@@ -1,4 +1,4 @@
-"""JSON Lines: what is written is read back, a half-written line is ignored or removed, and no NaN reaches a file."""
+"""JSON Lines: rows are read back, an incomplete last line is ignored or removed, and NaN is written as null."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def test_rows_written_and_appended_are_read_back(tmp_path):
     assert jsonl.read(tmp_path / "none.jsonl") == jsonl.read_and_repair(tmp_path / "none.jsonl") == []
 
 
-def test_a_half_written_line_is_ignored_and_removed_before_more_is_added(tmp_path):
+def test_an_incomplete_last_line_is_ignored_by_read_and_removed_by_repair(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"st')
     assert jsonl.read(path) == [{"step": 1}]
@@ -29,7 +29,7 @@ def test_a_half_written_line_is_ignored_and_removed_before_more_is_added(tmp_pat
     assert jsonl.read(path) == [{"step": 1}, {"step": 2}]
 
 
-def test_numbers_that_are_not_finite_become_null(tmp_path):
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
     path = tmp_path / "log.jsonl"
     jsonl.write(path, [{"a": math.nan, "b": [1.5, -math.inf], "c": {"d": math.inf, "e": 0}}])
     line = path.read_text()

@@ -1,4 +1,4 @@
-"""What the attention implementations can do, and which one `model.attention` means."""
+"""Attention implementations: which one `model.attention` selects, what each supports, sliding windows by hand."""
 
 import pytest
 import torch
@@ -25,14 +25,14 @@ SEQUENCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15]]
     ("gpu", "installed", "expected"),
     [(True, True, "flash_attention_2"), (True, False, "packed"), (False, True, "packed"), (False, False, "packed")],
 )
-def test_auto_is_flash_attention_where_it_runs_else_ours(monkeypatch, gpu, installed, expected):
+def test_auto_selects_flash_attention_if_available_else_packed(monkeypatch, gpu, installed, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: installed)
     assert implementation_of("auto") == expected
     assert implementation_of("eager") == "eager"
 
 
-def test_packed_attention_needs_lengths():
+def test_packed_attention_without_lengths_is_an_error():
     model = small_model()
     with use_attention(model, "packed"), pytest.raises(ValueError, match="called without the sequences' lengths"):
         model(torch.tensor([[5, 6, 7]]))
@@ -40,8 +40,8 @@ def test_packed_attention_needs_lengths():
 
 @pytest.mark.parametrize("lengths", [[5, 2, 4], [4, 4, 4]])
 @pytest.mark.parametrize("window", [1, 3, 4, 9])
-def test_a_window_by_hand(lengths, window):
-    """Values are one-hot and all scores equal, so an output lists the keys that its query sees, each with its share."""
+def test_a_sliding_window_by_hand(lengths, window):
+    """Values are one-hot and all scores equal, so an output is the weight of each key that its query attends to."""
     total = sum(lengths)
     key = torch.zeros(1, 1, total, total)
     arguments = {
@@ -58,18 +58,18 @@ def test_a_window_by_hand(lengths, window):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_packed_windows_equal_transformers_own_alone(family):
-    """The second layer alone has the window; sequences are shorter than it, as long, and longer."""
+def test_packed_sliding_windows_equal_transformers_on_single_sequences(family):
+    """Only the second layer has a window; sequences are shorter than it, as long, and longer."""
     model = small_model(family, use_sliding_window=True, sliding_window=4, max_window_layers=1)
     sequences = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [10, 11], [12, 13, 14, 15]]
     with use_attention(model, "eager"):
-        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
+        single = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
     with use_attention(model, "packed"):
-        together = model(**pack(sequences)).logits[0]
+        packed = model(**pack(sequences)).logits[0]
         perturbed = model(**pack([[200, *sequences[0][1:]], *sequences[1:]])).logits[0]
-    assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    assert not torch.equal(perturbed[3], together[3])
-    assert torch.equal(perturbed[9:], together[9:])
+    assert_close(packed, single, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(perturbed[3], packed[3])
+    assert torch.equal(perturbed[9:], packed[9:])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_packed_windows_equal_transformers_own_alone(family):
         ({"is_causal": False}, "is_causal=False"),
     ],
 )
-def test_packed_attention_refuses_what_it_would_leave_out(given, named):
+def test_packed_attention_refuses_arguments_that_it_would_ignore(given, named):
     q = k = v = torch.ones(1, 2, 3, 4)
     lengths = pack([[5, 6, 7]])
     known = {name: lengths[name] for name in ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")}
@@ -92,7 +92,7 @@ def test_packed_attention_refuses_what_it_would_leave_out(given, named):
         attention.packed_attention(torch.nn.Module(), q, k, v, mask, **known, **given)
 
 
-def test_attention_is_put_back_after_an_error_too():
+def test_use_attention_restores_the_implementation_also_after_an_error():
     model = small_model()
     before = model.config._attn_implementation
     with use_attention(model, "packed"):
@@ -103,7 +103,7 @@ def test_attention_is_put_back_after_an_error_too():
     assert model.config._attn_implementation == before != "packed"
 
 
-def test_decoding_runs_under_sdpa_whatever_the_model_has():
+def test_decoding_attention_is_sdpa_for_any_implementation():
     model = small_model()
     with use_attention(model, "packed"):
         with decoding_attention(model):
@@ -111,7 +111,7 @@ def test_decoding_runs_under_sdpa_whatever_the_model_has():
         assert model.config._attn_implementation == "packed"
 
 
-def test_our_implementation_alone_shares_prefixes():
+def test_only_packed_attention_shares_prefixes():
     model = small_model()
     for implementation, shares in (("sdpa", False), ("eager", False), ("packed", True)):
         with use_attention(model, implementation):
@@ -120,7 +120,7 @@ def test_our_implementation_alone_shares_prefixes():
     assert shares_prefixes(model)
 
 
-def test_layers_with_a_window_are_not_full_attention():
+def test_sliding_window_layers_are_refused_as_not_full_attention():
     refuse_unless_full_attention(small_model().config)
     windowed = small_model(use_sliding_window=True, sliding_window=8, max_window_layers=1)
     with pytest.raises(RunError, match="supports full attention only"):

@@ -1,4 +1,4 @@
-"""Tiled log-probabilities against torch's own log_softmax, values and gradients."""
+"""Tiled log-probabilities compared with torch's log_softmax: values, entropy and gradients."""
 
 import pytest
 import torch
@@ -11,14 +11,14 @@ from engine.forward.logprobs import MAX_STORED_LOGITS, tiled_logprobs, with_logp
 from engine.forward.packed import pack
 from tests.support.small_models import FAMILIES, SIZES, small_config, small_model
 
-# Positions and tokens; of the vocabulary of 50 three, the last of them smaller.
+# Positions and tokens per tile; a vocabulary of 50 has three tiles, the last of them smaller.
 TILE = (8, 20)
 
 
 @pytest.mark.parametrize("positions", [1, TILE[0], 2 * TILE[0] + 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kept", [0, MAX_STORED_LOGITS])
-def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeypatch):
+def test_logprobs_and_entropy_equal_log_softmax_with_gradients(positions, temperature, kept, monkeypatch):
     monkeypatch.setattr("engine.forward.logprobs.MAX_STORED_LOGITS", kept)
     monkeypatch.setattr("engine.forward.logprobs.TILE_ON_CPU", TILE)
     torch.manual_seed(0)
@@ -39,7 +39,7 @@ def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeyp
     ):  # fmt: skip
         assert_close(one, other, atol=1e-4, rtol=1e-4)
 
-    # The entropy's gradient, alone and together with the other.
+    # The gradient of the entropy, alone and added to that of the log-probabilities.
     for theirs, mine in ((plain_entropy, entropy), (plain_entropy + expected, entropy + logprobs)):
         wanted = torch.autograd.grad((theirs * upstream).sum(), [hidden, weight], retain_graph=True)
         got = torch.autograd.grad((mine * upstream).sum(), [hidden, weight], retain_graph=True)
@@ -47,12 +47,12 @@ def test_equals_log_softmax_with_gradients(positions, temperature, kept, monkeyp
             assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
-def test_under_autocast_the_backward_pass_is_in_its_type_too(monkeypatch):
-    """It runs outside of autocast, as trainers have it: products would be in float32, on a GPU ten times as slow."""
+def test_under_autocast_the_backward_pass_is_in_bfloat16_too(monkeypatch):
+    """Trainers run backward outside of autocast, where products would be in float32, ten times slower on a GPU."""
     torch.manual_seed(0)
     hidden, weight = torch.randn(40, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
     targets, found = torch.randint(50, (40,)), []
-    for kept in (MAX_STORED_LOGITS, 0):  # logits of the forward pass, then made again: the same
+    for kept in (MAX_STORED_LOGITS, 0):  # logits stored in the forward pass, then recomputed: the results are equal
         monkeypatch.setattr("engine.forward.logprobs.MAX_STORED_LOGITS", kept)
         with torch.autocast("cpu", torch.bfloat16):
             logprobs, _ = tiled_logprobs(hidden, weight, targets)
@@ -70,7 +70,7 @@ def test_under_autocast_the_backward_pass_is_in_its_type_too(monkeypatch):
 
 
 @pytest.mark.parametrize("kept", [0, MAX_STORED_LOGITS])
-def test_the_bias_of_a_head_counts_and_is_trained(kept, monkeypatch):
+def test_the_bias_of_the_head_is_used_and_gets_a_gradient(kept, monkeypatch):
     monkeypatch.setattr("engine.forward.logprobs.MAX_STORED_LOGITS", kept)
     monkeypatch.setattr("engine.forward.logprobs.TILE_ON_CPU", TILE)
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def test_the_bias_of_a_head_counts_and_is_trained(kept, monkeypatch):
     assert_close(torch.autograd.grad(sum(found).sum(), inputs), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_with_a_biased_head_agrees_with_its_own_logits():
+def test_logprobs_of_a_model_with_a_biased_head_equal_those_of_its_logits():
     torch.manual_seed(0)
     model = with_logprobs(PhiForCausalLM)(PhiConfig(**SIZES, pad_token_id=None)).eval()
     torch.nn.init.normal_(model.lm_head.bias)
@@ -106,7 +106,7 @@ def test_a_frozen_head_gets_no_gradient():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_model_agrees_with_its_own_logits(family):
+def test_logprobs_of_a_model_equal_those_of_its_logits(family):
     plain = small_model(family)
     model = with_logprobs(FAMILIES[family][1])(small_config(family)).eval()
     model.load_state_dict(plain.state_dict())

@@ -1,4 +1,4 @@
-"""Packed rows: what one sequence gets from the model does not depend on its neighbours."""
+"""Packed rows: outputs and gradients of a sequence do not depend on the other sequences of the row."""
 
 import ast
 
@@ -15,7 +15,7 @@ SEQUENCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 IMPLEMENTATIONS = ["packed", "sdpa", "eager"]
 
 
-def test_layout_by_hand():
+def test_the_layout_of_a_packed_row_by_hand():
     row = pack([[5, 6, 7], [8], [9, 10]])
     assert row["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1]]
@@ -32,17 +32,17 @@ def test_an_empty_sequence_is_refused(lengths):
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_packed_logits_equal_those_alone(family, implementation):
+def test_packed_logits_equal_those_of_single_sequences(family, implementation):
     model = small_model(family)
     with use_attention(model, "sdpa"):
-        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in SEQUENCES])
+        single = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in SEQUENCES])
     with use_attention(model, implementation):
-        together = model(**pack(SEQUENCES)).logits[0]
-    assert_close(together, alone, atol=1e-5, rtol=1e-5)
+        packed = model(**pack(SEQUENCES)).logits[0]
+    assert_close(packed, single, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_perturbed_neighbour_changes_nothing(implementation):
+def test_logits_do_not_depend_on_another_sequence_of_the_row(implementation):
     model = small_model()
     with use_attention(model, implementation):
         before = model(**pack(SEQUENCES)).logits[0, 5:]
@@ -50,38 +50,38 @@ def test_a_perturbed_neighbour_changes_nothing(implementation):
     assert torch.equal(before, after)
 
 
-def test_gradients_equal_those_of_sequences_alone():
+def test_packed_gradients_equal_those_of_single_sequences():
     model = small_model()
     with use_attention(model, "sdpa"):
         sum(model(torch.tensor([s]), use_cache=False).logits.square().sum() for s in SEQUENCES).backward()
-    alone = [p.grad.clone() for p in model.parameters()]
+    single = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     with use_attention(model, "packed"):
         model(**pack(SEQUENCES)).logits.square().sum().backward()
-    for one, other in zip(model.parameters(), alone, strict=True):
+    for one, other in zip(model.parameters(), single, strict=True):
         assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
 
 
-def test_sequences_of_one_length_equal_those_alone_with_gradients():
-    """They take one call of attention together."""
+def test_packed_sequences_of_one_length_equal_single_ones_with_gradients():
+    """They share one attention call."""
     model, sequences = small_model(), [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
     with use_attention(model, "sdpa"):
-        alone = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
-    alone.square().sum().backward()
+        single = torch.cat([model(torch.tensor([s]), use_cache=False).logits[0] for s in sequences])
+    single.square().sum().backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     with use_attention(model, "packed"):
-        together = model(**pack(sequences)).logits[0]
+        packed = model(**pack(sequences)).logits[0]
         perturbed = model(**pack([[20, 21, 22], *sequences[1:]])).logits[0]
-    assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    assert torch.equal(together[3:], perturbed[3:])
-    together.square().sum().backward()
+    assert_close(packed, single, atol=1e-5, rtol=1e-5)
+    assert torch.equal(packed[3:], perturbed[3:])
+    packed.square().sum().backward()
     for one, other in zip(model.parameters(), expected, strict=True):
         assert_close(one.grad, other, atol=1e-3, rtol=1e-4)
 
 
-def test_whoever_packs_is_known_to_the_tests_of_neighbours():
-    """For a new function that packs: perturb a neighbour in test_packed_isolation*.py, then list it here."""
+def test_every_function_that_packs_is_listed_here():
+    """For a new function that packs, add a test to test_packed_isolation*.py, then list it here."""
     packers = {"pack", "layout", "pack_responses", "pack_text", "pack_pairs"}
     found = set()
     for path in (

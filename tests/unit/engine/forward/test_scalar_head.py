@@ -1,4 +1,4 @@
-"""The scalar head: one score a conversation, whatever stands around it."""
+"""The scalar head: one score per conversation, read at its last end token, with any padding or packing."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def reward_model(family="qwen2", offset=0.0, pad=PAD):
     return scalar_class(config)(config).eval()
 
 
-def alone(model):
+def single_scores(model):
     with use_attention(model, "sdpa"):
         return torch.cat([model(torch.tensor([row])).logits[0] for row in ROWS])
 
@@ -36,54 +36,54 @@ def padded(side, pad):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("pad", [PAD, END])
-def test_padding_changes_nothing_even_where_it_is_the_end_token(side, pad):
+def test_scores_do_not_depend_on_padding_even_with_the_end_token(side, pad):
     model = reward_model(pad=pad)
     ids, mask = padded(side, pad)
     with use_attention(model, "sdpa"), torch.no_grad():
         scores = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[:, 0]
-    assert_close(scores, alone(model), atol=1e-5, rtol=1e-5)
+    assert_close(scores, single_scores(model), atol=1e-5, rtol=1e-5)
 
 
-def test_transformers_own_pooling_reads_the_wrong_token_where_padding_is_the_end_token():
+def test_transformers_pooling_reads_the_wrong_token_if_padding_is_the_end_token():
     model = reward_model(pad=END)
     plain = Qwen2ForSequenceClassification(model.config).eval()
     plain.load_state_dict(model.state_dict())
     ids, mask = padded("right", END)
     with torch.no_grad():
-        assert (plain(ids, attention_mask=mask).logits[:, 0] - alone(model)).abs().max() > 0.01
+        assert (plain(ids, attention_mask=mask).logits[:, 0] - single_scores(model)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-def test_packed_scores_equal_those_alone(family):
+def test_packed_scores_equal_those_of_single_sequences(family):
     model = reward_model(family)
     row = pack(ROWS)
     with use_attention(model, "packed"), torch.no_grad():
         scores = model(**row, score_positions=row["cu_seq_lens_q"][1:].long() - 1).logits[:, 0]
-    assert_close(scores, alone(model), atol=1e-5, rtol=1e-5)
+    assert_close(scores, single_scores(model), atol=1e-5, rtol=1e-5)
 
 
-def test_what_follows_the_last_end_token_has_no_part():
+def test_tokens_after_the_last_end_token_do_not_affect_the_score():
     model = reward_model()
     with use_attention(model, "sdpa"), torch.no_grad():
         short, longer = (model(torch.tensor([[5, END, *tail]])).logits for tail in ([], [30, 31]))
     assert_close(short, longer)
 
 
-def test_the_offset_is_subtracted():
-    assert_close(alone(reward_model(offset=1.5)), alone(reward_model()) - 1.5)
+def test_the_score_offset_is_subtracted():
+    assert_close(single_scores(reward_model(offset=1.5)), single_scores(reward_model()) - 1.5)
 
 
-def test_a_sequence_without_end_has_no_score():
+def test_a_sequence_without_end_token_is_an_error():
     with pytest.raises(ValueError, match="has no score"):
         reward_model()(torch.tensor([[5, END], [5, 6]]))
 
 
-def test_saved_scores_come_back_and_transformers_loads_the_folder(tmp_path):
+def test_a_saved_model_gives_equal_scores_and_loads_in_transformers(tmp_path):
     model = reward_model(offset=0.25)
     model.save_pretrained(tmp_path)
     again = scalar_class(model.config).from_pretrained(tmp_path).eval()
     assert again.config.score_offset == 0.25
-    assert torch.equal(alone(again), alone(model))
+    assert torch.equal(single_scores(again), single_scores(model))
     plain, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert type(plain) is Qwen2ForSequenceClassification
     assert not report["missing_keys"]

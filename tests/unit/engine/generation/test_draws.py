@@ -1,4 +1,4 @@
-"""Drawing tokens: inside the nucleus, with the right frequencies and log-probabilities."""
+"""Drawing tokens: within the top-p nucleus, with the right frequencies and log-probabilities."""
 
 import pytest
 import torch
@@ -9,18 +9,18 @@ from engine.generation.draws import MAX_REJECTIONS, draw_token, nucleus
 from engine.generation.streams import uniform
 
 
-def test_top_p_draws_from_the_nucleus_with_its_own_frequencies():
+def test_top_p_draws_from_the_nucleus_with_renormalised_frequencies():
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     rows = 40000
     logits = probabilities.log().expand(rows, -1)
     tokens = draw_token(logits, 0.9, 1.0, lambda rows, attempt: uniform(0, rows, attempt)).tokens
     share = torch.bincount(tokens, minlength=4) / rows
-    # Likelier tokens hold 0.8 < 0.9 before the third and 0.95 ≥ 0.9 before the fourth: the nucleus is the first three.
+    # The mass before the third token is 0.8 < 0.9, before the fourth 0.95 ≥ 0.9: the nucleus is the first three.
     assert_close(share, torch.tensor([0.5, 0.3, 0.15, 0.0]) / 0.95, atol=0.01, rtol=0)
     assert share[3] == 0
 
 
-def test_temperature_and_full_support():
+def test_temperature_scales_the_logits_at_top_p_1():
     logits = torch.tensor([2.0, 0.0]).expand(40000, -1)
     tokens = draw_token(logits, 1.0, 2.0, lambda rows, attempt: uniform(1, rows, attempt)).tokens
     assert abs(tokens.float().mean() - 1 / (1 + torch.e)) < 0.01
@@ -38,17 +38,17 @@ def test_impossible_tokens_are_never_drawn():
      (1.0, [True] * 4)],
 )  # fmt: skip
 def test_the_recorded_nucleus_by_hand(top_p, inside):
-    """Strictly likelier tokens hold 0, 0.5, 0.8, 0.95; at 0.8 in float32 the third is just outside."""
+    """The mass of strictly likelier tokens is 0, 0.5, 0.8, 0.95; at 0.8 in float32 the third is just outside."""
     probabilities = torch.tensor([[0.5, 0.30001, 0.14999, 0.05]])
     assert nucleus(probabilities, top_p).tolist() == [inside]
 
 
-def test_equal_tokens_at_the_edge_are_all_inside():
+def test_tokens_of_equal_probability_at_the_edge_are_all_inside():
     assert nucleus(torch.tensor([[0.4, 0.2, 0.2, 0.2]]), 0.5).tolist() == [[True] * 4]
     assert nucleus(torch.tensor([[0.5, 0.5, 0.0]]), 1.0).tolist() == [[True, True, False]]
 
 
-def test_a_token_is_drawn_from_the_set_that_is_recorded_with_its_probability_there():
+def test_recording_the_nucleus_keeps_the_draws_and_renormalises_logprobs():
     torch.manual_seed(0)
     logits = 3 * torch.randn(500, 50)
     plain = draw_token(logits, 0.7, 1.3, lambda rows, attempt: uniform(0, rows, attempt))
@@ -56,14 +56,14 @@ def test_a_token_is_drawn_from_the_set_that_is_recorded_with_its_probability_the
     assert torch.equal(plain.tokens, drawn.tokens)
     assert plain.nucleus is None
     assert drawn.nucleus.gather(1, drawn.tokens[:, None]).all()
-    whole = (logits / 1.3).log_softmax(-1)
-    assert_close(plain.logprobs, whole.gather(1, plain.tokens[:, None])[:, 0], atol=1e-5, rtol=1e-5)
+    full = (logits / 1.3).log_softmax(-1)
+    assert_close(plain.logprobs, full.gather(1, plain.tokens[:, None])[:, 0], atol=1e-5, rtol=1e-5)
     within = (logits / 1.3).masked_fill(~drawn.nucleus, -torch.inf).log_softmax(-1)
     assert_close(drawn.logprobs, within.gather(1, drawn.tokens[:, None])[:, 0], atol=1e-5, rtol=1e-5)
 
 
-def counted(seed):
-    """Random numbers, and a list that gets the number of rows and the attempt of each call."""
+def counting_numbers(seed):
+    """Return a source of random numbers, and a list that collects the number of rows and the attempt of each call."""
     calls = []
 
     def numbers(rows, attempt):
@@ -74,9 +74,9 @@ def counted(seed):
 
 
 @pytest.mark.parametrize("record", [False, True])
-def test_a_tiny_nucleus_of_a_flat_distribution_is_drawn_from_after_a_few_attempts(record):
-    """512 tokens of almost the same probability at top-p 0.004: the nucleus is the three likeliest, alike in share."""
-    rows, numbers, calls = 3000, *counted(3)
+def test_a_tiny_nucleus_is_drawn_from_directly_after_max_rejections(record):
+    """512 tokens of almost equal probability at top-p 0.004: the nucleus is the three likeliest, equally frequent."""
+    rows, numbers, calls = 3000, *counting_numbers(3)
     logits = torch.linspace(0, -1e-3, 512).expand(rows, -1)
     drawn = draw_token(logits, 0.004, 1.0, numbers, record=record)
     assert [attempt for _, attempt in calls] == list(range(MAX_REJECTIONS + 1))
@@ -86,8 +86,8 @@ def test_a_tiny_nucleus_of_a_flat_distribution_is_drawn_from_after_a_few_attempt
     assert_close(drawn.logprobs, expected, atol=2e-3, rtol=0)
 
 
-def by_rejection_alone(logits, top_p, numbers):
-    """Rejection without an end, as the paper's definition has it: what draws were before the nucleus was sorted out."""
+def draw_by_rejection(logits, top_p, numbers):
+    """Draw until a token is inside the nucleus, without a limit; return (token, attempts) by row."""
     tokens = []
     for row, probabilities in enumerate(logits.softmax(-1)):
         for attempt in range(10**6):
@@ -99,10 +99,10 @@ def by_rejection_alone(logits, top_p, numbers):
     return tokens
 
 
-def test_what_rejection_finds_in_time_stays_as_it_was():
+def test_draws_within_max_rejections_equal_pure_rejection_sampling():
     torch.manual_seed(1)
     logits, numbers = 2 * torch.randn(200, 40), lambda rows, attempt: uniform(5, rows, attempt)
-    expected = by_rejection_alone(logits, 0.15, numbers)
+    expected = draw_by_rejection(logits, 0.15, numbers)
     tokens = draw_token(logits, 0.15, 1.0, numbers).tokens.tolist()
     early = [at for at, (_, attempt) in enumerate(expected) if attempt < MAX_REJECTIONS]
     assert 0 < len(early) < 200
@@ -111,7 +111,7 @@ def test_what_rejection_finds_in_time_stays_as_it_was():
 
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 @pytest.mark.parametrize("record", [False, True])
-def test_logits_that_are_not_numbers_are_refused(top_p, record):
+def test_nan_logits_are_refused(top_p, record):
     logits = torch.zeros(2, 5)
     logits[1, 3] = torch.nan
     with pytest.raises(RunError) as error:

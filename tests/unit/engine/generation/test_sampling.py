@@ -1,4 +1,4 @@
-"""The decode loop: greedy agreement with transformers, the right distribution, and draws that no neighbour changes."""
+"""The decode loop: greedy decoding equals transformers', the distribution is right, batching changes nothing."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def draw(model, prompts, *, responses=2, query_ids=None, **settings):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
-def test_cold_sampling_is_transformers_greedy(family):
+def test_sampling_at_temperature_0_equals_transformers_greedy_decoding(family):
     model = small_model(family)
     for prompt, (response,) in zip(PROMPTS, draw(model, PROMPTS, responses=1, temperature=1e-4), strict=True):
         with use_attention(model, "sdpa"):
@@ -36,7 +36,7 @@ def test_cold_sampling_is_transformers_greedy(family):
         assert response.tokens == greedy[0, len(prompt) :].tolist()
 
 
-def test_responses_stop_at_the_first_stop_token_and_say_whether_they_ended():
+def test_responses_stop_at_the_first_stop_token_and_report_whether_they_ended():
     responses = [r for group in draw(small_model(), PROMPTS * 10, top_p=1.0) for r in group]
     assert {len(r.tokens) for r in responses} != {24}
     for response in responses:
@@ -47,7 +47,7 @@ def test_responses_stop_at_the_first_stop_token_and_say_whether_they_ended():
 
 
 @pytest.mark.parametrize("record", [False, True])
-def test_a_model_with_weights_that_are_no_numbers_is_refused(record):
+def test_a_model_with_nan_weights_is_refused(record):
     model = small_model()
     model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
     request = GenerationRequest(PROMPTS, range(4), 2, RandomStream.of_step(3, 1), record_supports=record)
@@ -56,17 +56,17 @@ def test_a_model_with_weights_that_are_no_numbers_is_refused(record):
 
 
 @pytest.mark.parametrize("change", ["batch", "order", "alone", "responses"])
-def test_a_response_does_not_depend_on_its_neighbours(change):
+def test_a_response_does_not_depend_on_the_batch(change):
     model = small_model()
-    together = draw(model, PROMPTS, responses=3)
+    expected = draw(model, PROMPTS, responses=3)
     if change == "batch":
-        assert draw(model, PROMPTS, responses=3, batch_size=3) == together
+        assert draw(model, PROMPTS, responses=3, batch_size=3) == expected
     elif change == "order":
-        assert draw(model, PROMPTS[::-1], responses=3, query_ids=[3, 2, 1, 0]) == together[::-1]
+        assert draw(model, PROMPTS[::-1], responses=3, query_ids=[3, 2, 1, 0]) == expected[::-1]
     elif change == "alone":
-        assert draw(model, PROMPTS[2:3], responses=3, query_ids=[2]) == together[2:3]
+        assert draw(model, PROMPTS[2:3], responses=3, query_ids=[2]) == expected[2:3]
     else:
-        assert [group[:1] for group in together] == draw(model, PROMPTS, responses=1)
+        assert [group[:1] for group in expected] == draw(model, PROMPTS, responses=1)
 
 
 def test_the_responses_of_a_query_differ():
@@ -86,14 +86,14 @@ def test_first_tokens_follow_the_models_distribution():
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_a_low_cache_under_autocast_changes_no_bit(monkeypatch, family):
-    """Attention casts what it reads; a cache of float32 would be cast whole at every token."""
+def test_a_bfloat16_cache_under_autocast_changes_no_bit(monkeypatch, family):
+    """Attention casts keys and values to bfloat16 anyway; a float32 cache would be cast in full at every token."""
     model = small_model(family)
 
-    def written():
+    def generated():
         with torch.autocast("cpu", torch.bfloat16):
             return [[(r.tokens, r.logprobs) for r in group] for group in draw(model, PROMPTS)]
 
-    low = written()
+    with_bfloat16_cache = generated()
     monkeypatch.setattr(sampling_module, "Cache", DynamicCache)
-    assert low == written()
+    assert with_bfloat16_cache == generated()

@@ -1,4 +1,4 @@
-"""Random streams: numbers are a function of their coordinates alone, and no stream shares its numbers with another."""
+"""Random streams: numbers are a function of their coordinates only, and no two streams share numbers."""
 
 import torch
 
@@ -13,39 +13,39 @@ def test_known_values_of_splitmix64():
 
 def test_a_number_depends_on_its_own_coordinates_only():
     queries = torch.arange(100)
-    together = uniform(7, 3, queries, 2, 5, 0)
-    assert torch.equal(together[40:60], uniform(7, 3, queries[40:60], 2, 5, 0))
+    all_numbers = uniform(7, 3, queries, 2, 5, 0)
+    assert torch.equal(all_numbers[40:60], uniform(7, 3, queries[40:60], 2, 5, 0))
     for other in (
         (8, 3, queries, 2, 5, 0),
         (7, 4, queries, 2, 5, 0),
         (7, 3, queries, 1, 5, 0),
         (7, 3, queries, 2, 5, 1),
     ):
-        assert not torch.equal(together, uniform(*other))
+        assert not torch.equal(all_numbers, uniform(*other))
 
 
-def test_uniform_over_each_coordinate():
+def test_numbers_are_uniform_over_the_queries():
     numbers = uniform(0, 1, torch.arange(20000), 0, 0, 0)
     assert 0 <= numbers.min() < numbers.max() < 1
     counts = torch.histc(numbers, 20, 0, 1)
     assert (counts - 1000).abs().max() < 5 * 1000**0.5
 
 
-def test_a_steps_numbers_are_the_ones_of_earlier_versions():
-    """Another number here would change every run of PPO that was ever started."""
+def test_the_numbers_of_a_step_have_not_changed():
+    """Other numbers would change the result of every existing PPO recipe."""
     stream = RandomStream.of_step(seed=7, step=3)
     queries, responses = torch.tensor([0, 41]), torch.tensor([1, 0])
     assert stream.uniform(queries, responses, 5, 0).tolist() == [0.31388586315243183, 0.8894430792140093]
     assert torch.equal(stream.uniform(queries, responses, 5, 0), uniform(7, 3, queries, responses, 5, 0))
 
 
-def test_a_named_streams_numbers_do_not_change():
-    """They are the same in every process and version: Python's hash() of a string is not."""
+def test_the_numbers_of_a_named_stream_have_not_changed():
+    """They are equal in every process and version, unlike Python's hash() of a string."""
     stream = RandomStream.named(7, "candidates", 3)
     assert (stream.purpose, stream.uniform(0, 1, 5, 0).item()) == (-1493334469236515124, 0.652141122977471)
 
 
-def test_no_two_streams_share_their_numbers():
+def test_different_streams_have_different_numbers():
     streams = [
         *(RandomStream.of_step(7, step) for step in (0, 1, 2, 10**6)),
         *(RandomStream.named(7, *names) for names in NAMES),
@@ -67,12 +67,12 @@ NAMES = [
 ]
 
 
-def test_a_name_is_never_a_step():
-    """Steps are not negative; a name's hash always is."""
+def test_a_named_stream_never_equals_a_step():
+    """Steps are not negative, and the hash of a name always is."""
     assert all(-(2**63) <= RandomStream.named(0, *names).purpose < 0 for names in [*NAMES, *zip(range(1000))])
 
 
-def test_numbers_of_a_batchs_rows():
+def test_numbers_of_rows_of_a_batch_are_those_of_their_coordinates():
     stream = RandomStream.of_step(0, 1)
     queries, responses = torch.tensor([3, 3, 8]), torch.tensor([0, 1, 0])
     numbers = stream.at_token(queries, responses, 4)
@@ -80,7 +80,7 @@ def test_numbers_of_a_batchs_rows():
     assert torch.equal(numbers(rows, 2), stream.uniform(torch.tensor([8, 3]), torch.tensor([0, 0]), 4, 2))
 
 
-def test_a_seed_for_a_librarys_generator():
+def test_generator_seeds_differ_by_step_and_query():
     seeds = {RandomStream.of_step(0, step).generator_seed(query) for step in (1, 2) for query in (0, 1)}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**62 for seed in seeds)

@@ -1,4 +1,4 @@
-"""Adapter folders for a shared base: tensors that do not belong together, or to the base, are refused."""
+"""Adapter folders for a shared base: incomplete adapters, and adapters for other layers, are refused."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def adapter(tmp_path):
     return tmp_path
 
 
-def test_half_of_a_low_rank_pair_is_refused(adapter):
+def test_an_adapter_with_one_of_two_lora_matrices_is_refused(adapter):
     tensors = load_file(adapter / FILE)
     del tensors["base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"]
     save_file(tensors, adapter / FILE)
@@ -32,7 +32,7 @@ def test_half_of_a_low_rank_pair_is_refused(adapter):
     )
 
 
-def test_weights_for_a_layer_that_the_base_does_not_have_are_refused(adapter):
+def test_an_adapter_for_a_layer_that_the_base_lacks_is_refused(adapter):
     found = read_adapter(str(adapter), "model.path")
     with pytest.raises(RunError, match=r"an adapter has weights for model\.layers\.1\.self_attn\.q_proj, a layer that"):
         Role(small_model(num_hidden_layers=1), Roles(), "policy", found, torch.float32, trained=True)

@@ -1,4 +1,4 @@
-"""Adapters for others: in plain peft the same logits, and without embedding rows where the recipe says so."""
+"""Saved adapters in other libraries: equal logits in plain peft, and no embedding rows with train_tokens=false."""
 
 import json
 
@@ -30,15 +30,15 @@ NOTE = (
 )
 
 
-def written(folder, tokenizer, **changes):
+def write_base(folder, tokenizer, **changes):
     model = small_model(vocab_size=len(tokenizer), **changes)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
-def trained(base, lora):
-    """Two steps on one conversation."""
+def train_adapter(base, lora):
+    """Train an adapter for two steps on one conversation; return the model, the tokenizer and the token ids."""
     tokenizer = load_tokenizer(base)
     model = load_causal(base, Model(path=base), tokenizer, trained=True)
     model = add_adapters(model, lora, tokenizer, 1, torch.float32)
@@ -52,9 +52,9 @@ def trained(base, lora):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("tokens", [True, False])
-def test_plain_peft_computes_the_same(tied, tokens, tmp_path, capsys):
-    base = written(tmp_path / "base", qwen(), tie_word_embeddings=tied)
-    model, tokenizer, ids = trained(base, Lora(r=4, merge=False, train_tokens=tokens))
+def test_plain_peft_computes_the_same_logits(tied, tokens, tmp_path, capsys):
+    base = write_base(tmp_path / "base", qwen(), tie_word_embeddings=tied)
+    model, tokenizer, ids = train_adapter(base, Lora(r=4, merge=False, train_tokens=tokens))
     assert (NOTE in capsys.readouterr().out) == tokens
     with torch.no_grad(), use_attention(model, "sdpa"):
         expected = model.eval()(input_ids=ids, use_cache=False).logits
@@ -72,9 +72,9 @@ def test_plain_peft_computes_the_same(tied, tokens, tmp_path, capsys):
     assert not torch.allclose(before, expected, atol=1e-2)
 
 
-def test_an_adapter_of_another_base_is_refused_until_its_own_is_named(tmp_path):
-    base, other = written(tmp_path / "base", qwen()), written(tmp_path / "other", qwen(), hidden_size=16)
-    model, tokenizer, _ = trained(base, Lora(r=4, merge=False))
+def test_an_adapter_with_the_wrong_base_is_refused_until_config_names_its_own(tmp_path):
+    base, other = write_base(tmp_path / "base", qwen()), write_base(tmp_path / "other", qwen(), hidden_size=16)
+    model, tokenizer, _ = train_adapter(base, Lora(r=4, merge=False))
     folder = tmp_path / "adapter"
     save_model(model, tokenizer, folder)
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -89,30 +89,30 @@ def test_an_adapter_of_another_base_is_refused_until_its_own_is_named(tmp_path):
     load_causal(str(folder), Model(path=""), tokenizer, trained=False)
 
 
-def test_what_stops_an_adapter_is_beside_it(tmp_path):
-    """peft reads the base's generation config alone; these files tell it where a turn ends."""
-    base = written(tmp_path / "base", qwen())
-    model, tokenizer, _ = trained(base, Lora(r=4, merge=False))
+def test_an_adapter_folder_has_the_end_tokens(tmp_path):
+    """peft itself reads only the base's generation config, which lacks <|im_end|>."""
+    base = write_base(tmp_path / "base", qwen())
+    model, tokenizer, _ = train_adapter(base, Lora(r=4, merge=False))
     save_model(model, tokenizer, tmp_path / "adapter")
     ids = control(tokenizer)
     assert AutoTokenizer.from_pretrained(tmp_path / "adapter").eos_token_id == ids.im_end
     assert GenerationConfig.from_pretrained(tmp_path / "adapter").eos_token_id == [ids.im_end, ids.endoftext]
 
 
-def test_rows_of_tokens_that_the_base_never_saw_have_to_be_trained(tmp_path):
-    base = written(tmp_path / "base", llama(chatml=False), num_key_value_heads=4)
+def test_embedding_rows_of_new_tokens_must_be_trained(tmp_path):
+    base = write_base(tmp_path / "base", llama(chatml=False), num_key_value_heads=4)
     with pytest.raises(RunError) as error:
-        trained(base, Lora(r=4, train_tokens=False))
+        train_adapter(base, Lora(r=4, train_tokens=False))
     assert str(error.value) == (
         "lora.train_tokens=false leaves the rows of <|im_start|> and <|im_end|> as the base has them, but the base "
         "was never trained on these tokens; set lora.train_tokens=true"
     )
-    trained(base, Lora(r=4, train_tokens=True))
+    train_adapter(base, Lora(r=4, train_tokens=True))
 
 
-def test_a_system_prompt_kept_in_the_template_outlives_the_merge(tmp_path, capsys):
-    base = written(tmp_path / "base", qwen())
-    model, tokenizer, _ = trained(base, Lora(r=4, merge=False))
+def test_merging_keeps_a_system_prompt_in_the_template(tmp_path, capsys):
+    base = write_base(tmp_path / "base", qwen())
+    model, tokenizer, _ = train_adapter(base, Lora(r=4, merge=False))
     keep_system_prompt(tokenizer, "Be kind.")
     save_model(model, tokenizer, tmp_path / "adapter")
     merge([str(tmp_path / "adapter"), str(tmp_path / "merged")])

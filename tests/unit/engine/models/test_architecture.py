@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be trained are refused by their configuration, in one line."""
+"""Models that cannot be trained are refused by their configuration, in one line."""
 
 import json
 
@@ -38,12 +38,12 @@ def refusal(config, make=causal_class, in_4bit=False):
         (Qwen2VLConfig, "a multimodal model (qwen2_vl)"),
     ],
 )
-def test_what_is_no_causal_language_model_is_refused(config, kind):
+def test_models_that_are_not_causal_language_models_are_refused(config, kind):
     message = f"there is {kind}, not a causal language model; give one of those as the base"
     assert refusal(config()) == message
 
 
-def test_a_family_without_sequence_classification_makes_no_reward_model():
+def test_a_family_without_sequence_classification_is_refused_as_a_reward_model():
     class OddConfig(PretrainedConfig):
         model_type = "odd"
 
@@ -55,8 +55,8 @@ def test_a_family_without_sequence_classification_makes_no_reward_model():
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
 @pytest.mark.parametrize("in_4bit", [False, True])
-def test_weights_that_are_stored_quantised_are_refused(tmp_path, method, in_4bit):
-    """Such a checkpoint was told to install bitsandbytes."""
+def test_quantised_weights_are_refused_and_the_advice_works(tmp_path, method, in_4bit):
+    """Also with load_in_4bit, which would otherwise report that bitsandbytes is missing."""
     values = small_config(vocab_size=len(qwen())).to_dict() | {
         "quantization_config": {"quant_method": method, "bits": 4}
     }
@@ -74,7 +74,7 @@ def test_weights_that_are_stored_quantised_are_refused(tmp_path, method, in_4bit
 
 
 @pytest.mark.parametrize("key", ["final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "logit_scale"])
-def test_logits_that_are_scaled_or_capped_are_refused_by_any_name(key):
+def test_scaled_or_capped_logits_are_refused_under_any_key(key):
     assert refusal(LlamaConfig(**{key: 30.0})) == (
         f"llama models transform their logits ({key}), which plumbline does not support; use a base of another family"
     )

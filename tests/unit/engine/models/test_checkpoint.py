@@ -1,4 +1,4 @@
-"""Weights that are missing, foreign, damaged or of another shape end in one line and never in random numbers."""
+"""Missing, renamed, damaged or misshapen weights are an error of one line and are never initialised at random."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def load(folder):
     return load_causal(path, Model(path=path), load_tokenizer(path), trained=True)
 
 
-def refused(folder, loader=load):
+def refusal(folder, loader=load):
     with pytest.raises(RunError) as error:
         loader(folder)
     assert "\n" not in str(error.value)
@@ -55,14 +55,14 @@ def refused(folder, loader=load):
         ("policy.", ""),
     ],
 )
-def test_a_foreign_prefix_is_named(folder, prefix, writer):
+def test_weights_with_a_foreign_prefix_are_refused_with_its_origin(folder, prefix, writer):
     rewrite(folder, lambda weights: {prefix + key: value for key, value in weights.items()})
-    assert refused(folder) == (
+    assert refusal(folder) == (
         f"{folder} lacks lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight and 24 more "
         f"weights, which would be initialised at random; its keys begin with {prefix!r}{writer}: save it again "
         "without that prefix"
     )
-    # The advice, followed:
+    # The advice works.
     rewrite(folder, lambda weights: {key.removeprefix(prefix): value for key, value in weights.items()})
     load(folder)
 
@@ -70,16 +70,16 @@ def test_a_foreign_prefix_is_named(folder, prefix, writer):
 def test_a_missing_layer_and_a_missing_head_are_refused(folder):
     rewrite(folder, lambda weights: {key: value for key, value in weights.items() if key != "lm_head.weight"})
     advice = "which would be initialised at random; copy the whole folder, with all weight files"
-    assert refused(folder) == f"{folder} lacks lm_head.weight, {advice}"
+    assert refusal(folder) == f"{folder} lacks lm_head.weight, {advice}"
     rewrite(folder, tie_word_embeddings=True)
-    load(folder)  # a head that is tied is not missing
+    load(folder)  # a tied head is not missing
     rewrite(folder, lambda weights: {key: value for key, value in weights.items() if ".1.mlp.up_proj." not in key})
-    assert refused(folder) == f"{folder} lacks model.layers.1.mlp.up_proj.weight, {advice}"
+    assert refusal(folder) == f"{folder} lacks model.layers.1.mlp.up_proj.weight, {advice}"
 
 
 def test_weights_of_other_shapes_are_refused(folder):
     rewrite(folder, intermediate_size=32)
-    assert refused(folder) == (
+    assert refusal(folder) == (
         f"{folder}: model.layers.0.mlp.down_proj.weight has the shape [32, 64], but config.json gives "
         "[32, 32]; check that config.json belongs to these weights"
     )
@@ -87,7 +87,7 @@ def test_weights_of_other_shapes_are_refused(folder):
     load(folder)
 
 
-def test_a_weight_that_the_class_does_not_use_is_refused_within_a_layer_and_said_beside_them(folder, capsys):
+def test_an_unused_weight_is_refused_within_a_layer_and_warned_of_elsewhere(folder, capsys):
     rewrite(folder, lambda weights: {**weights, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
     load(folder)  # a buffer that older versions of transformers stored
     assert "warning" not in capsys.readouterr().err
@@ -96,35 +96,35 @@ def test_a_weight_that_the_class_does_not_use_is_refused_within_a_layer_and_said
     note = f"warning: {folder} has mtp.fc.weight, not part of Qwen2ForCausalLM; ignored\n"
     assert note in capsys.readouterr().err
     rewrite(folder, lambda weights: {**weights, "model.layers.0.self_attn.q_norm.weight": torch.ones(8)})
-    assert refused(folder).startswith(
+    assert refusal(folder).startswith(
         f"{folder} has model.layers.0.self_attn.q_norm.weight, which Qwen2ForCausalLM does not use: the model would "
     )
 
 
-def test_a_git_lfs_pointer_and_a_truncated_file_are_one_line(folder):
+def test_a_git_lfs_pointer_and_a_truncated_file_are_reported_in_one_line(folder):
     file = folder / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:5000])
-    assert refused(folder) == (
+    assert refusal(folder) == (
         f"{file} is damaged or incomplete (Error while deserializing header: incomplete metadata, file not fully "
         "covered); download it again"
     )
     file.write_text(POINTER)
     message = f"{file} is a Git LFS pointer, not the weights; fetch them: git lfs pull"
-    assert refused(folder) == message
+    assert refusal(folder) == message
     path, section = str(folder), Model(path=str(folder))
     stored = lambda _: load_causal(path, section, load_tokenizer(path), trained=True, as_stored=True)  # noqa: E731
-    assert refused(folder, stored) == message
+    assert refusal(folder, stored) == message
     file.rename(folder / "pytorch_model.bin")
-    assert refused(folder) == message.replace(file.name, "pytorch_model.bin")
+    assert refusal(folder) == message.replace(file.name, "pytorch_model.bin")
 
 
-def test_a_reward_model_that_lacks_more_than_its_head_is_refused(folder, tmp_path):
+def test_a_reward_model_with_missing_weights_besides_its_head_is_refused(folder, tmp_path):
     path = str(folder)
     tokenizer = load_tokenizer(path)
     save_model(new_scalar(path, Model(path=path), tokenizer, seed=1), tokenizer, tmp_path / "reward")
     rewrite(
         tmp_path / "reward", lambda weights: {k: v for k, v in weights.items() if not re.search("score|norm.weight", k)}
     )
-    found = refused(tmp_path / "reward", lambda at: load_scalar(str(at), Model(path=""), tokenizer, trained=False))
+    found = refusal(tmp_path / "reward", lambda at: load_scalar(str(at), Model(path=""), tokenizer, trained=False))
     assert found.startswith(f"{tmp_path / 'reward'} lacks model.layers.0.input_layernorm.weight, ")

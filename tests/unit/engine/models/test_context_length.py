@@ -1,4 +1,4 @@
-"""The longest sequence of a run against the positions that a model has."""
+"""The longest sequence of a run compared with the positions that a model has."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_learned_positions_are_a_limit():
     )
 
 
-def test_a_row_of_the_permitted_length_runs_and_one_more_token_does_not():
+def test_a_model_runs_at_the_limit_and_fails_one_token_above():
     model = GPT2LMHeadModel(GPT2Config(**SMALL, n_positions=6))
     assert model(torch.zeros(1, 6, dtype=torch.long)).logits.shape == (1, 6, 16)
     with pytest.raises(IndexError):
@@ -47,7 +47,7 @@ def test_a_row_of_the_permitted_length_runs_and_one_more_token_does_not():
 
 
 @pytest.mark.parametrize("config", [LlamaConfig, Gemma3TextConfig])
-def test_rotary_positions_go_on_with_a_warning(config, capsys):
+def test_rows_beyond_rotary_positions_are_allowed_with_a_warning(config, capsys):
     check_length(config(max_position_embeddings=64), 64, WHAT, WAY_OUT)
     assert capsys.readouterr().out == ""
     check_length(config(max_position_embeddings=64), 65, WHAT, WAY_OUT)
@@ -63,7 +63,7 @@ def test_only_the_first_rank_warns(capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
-def test_dynamic_rotary_positions_are_refused_where_they_begin_to_depend_on_neighbours():
+def test_dynamic_rope_is_refused_where_positions_depend_on_the_batch():
     config = LlamaConfig(max_position_embeddings=64, rope_parameters={"rope_type": "dynamic", "factor": 2.0})
     check_length(config, 64, WHAT, WAY_OUT)
     assert refusal(config, 65) == (
@@ -80,22 +80,22 @@ def test_longrope_is_refused_beyond_its_original_length():
 
 
 @pytest.mark.parametrize("config", [BloomConfig(), FalconConfig(alibi=True, max_position_embeddings=64)])
-def test_biases_by_distance_have_no_limit(config, capsys):
+def test_alibi_has_no_limit(config, capsys):
     check_length(config, 10**6, WHAT, WAY_OUT)
     assert capsys.readouterr().out == ""
 
 
-def test_beyond_that_length_a_neighbour_changes_what_the_model_computes():
+def test_longrope_depends_on_other_sequences_only_beyond_its_original_length():
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     positions = {"max_position_embeddings": 64, "original_max_position_embeddings": 16, "rope_scaling": rope}
     config = Phi3Config(**{**SIZES, "pad_token_id": 0, **positions})
     torch.manual_seed(0)
     model = Phi3ForCausalLM._from_config(config, attn_implementation="packed").eval()
     with torch.no_grad():
-        alone, beside, long = (
+        single, packed, long = (
             model(**pack([range(5, 10), *more])).logits[0, :5] for more in ([], [range(3, 19)], [range(3, 20)])
         )
     check_length(config, 16, WHAT, WAY_OUT)
-    assert_close(beside, alone)
+    assert_close(packed, single)
     assert "beyond 16 the model's positions (rope_type longrope)" in refusal(config, 17)
-    assert (long - alone).abs().max() > 1e-4
+    assert (long - single).abs().max() > 1e-4

@@ -1,4 +1,4 @@
-"""Dropout is off whatever a family calls it; attention's is what the recipe says."""
+"""Dropout is off under any family's name for it; attention dropout is set by the recipe."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from engine.errors import RunError
 from engine.models.dropout import set_dropout, switch_off_noise
 
 
-def test_all_noise_is_off_in_the_configuration():
+def test_dropout_and_noise_are_off_in_the_configuration():
     gpt2, opt, seed = GPT2Config(), OPTConfig(layerdrop=0.2), SeedOssConfig(residual_dropout=0.1, attention_dropout=0.1)
     phimoe = PhimoeConfig(router_jitter_noise=0.01, input_jitter_noise=0.02)
     for config in (gpt2, opt, seed, phimoe):
@@ -20,7 +20,7 @@ def test_all_noise_is_off_in_the_configuration():
     assert gpt2.initializer_range == 0.02
 
 
-def test_attention_alone_has_the_recipes_dropout_by_a_familys_own_name():
+def test_only_attention_dropout_is_set_under_the_familys_own_name():
     qwen, gpt2 = Qwen2Config(), GPT2Config()
     for config in (qwen, gpt2):
         set_dropout(config, 0.1)
@@ -43,7 +43,7 @@ class Layer(torch.nn.Module):
 
 
 @pytest.mark.parametrize("keep_attention", [False, True])
-def test_what_modules_hold_is_switched_off(keep_attention):
+def test_dropout_and_noise_of_modules_are_switched_off(keep_attention):
     layer = Layer()
     switch_off_noise(layer, keep_attention=keep_attention)
     assert (layer.hidden.p, layer.resid_drop_rate, layer.jitter_noise) == (0, 0, 0)

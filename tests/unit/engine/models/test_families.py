@@ -1,4 +1,4 @@
-"""What docs/models.md says of each family is what the self-test finds on a small random model of it."""
+"""The table in docs/models.md agrees with the self-test of a small random model of each family."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ from engine.models.self_test import failure_of
 from tests.support.paths import ROOT
 
 CHOICES = ("packed", "sdpa", "eager")
-# By the names that transformers' configurations have; each family takes those that it knows.
+# Small sizes under all names that transformers' configurations use; a family gets those that it has.
 SMALL: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 96),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "attention_hidden_size"), 32),
@@ -33,8 +33,8 @@ SMALL: dict[str, Any] = {
 }
 LATENT = ("deepseek_v2", "deepseek_v3", "youtu")
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_expand": 2}
-# What a family needs besides; None leaves its own value.
-BESIDES: dict[str, dict[str, Any]] = {
+# Further settings of a family; None keeps its own value.
+FURTHER_SETTINGS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], **MAMBA},
     **{family: {"head_dim": None, "num_key_value_heads": 4} for family in LATENT},
     "falcon": {"head_dim": None},
@@ -58,7 +58,7 @@ BESIDES: dict[str, dict[str, Any]] = {
 def small_config_of(family: str) -> PretrainedConfig:
     config_class = CONFIG_MAPPING[family.partition(" ")[0]]
     known = config_class()
-    values = {key: value for key, value in SMALL.items() if hasattr(known, key)} | BESIDES.get(family, {})
+    values = {key: value for key, value in SMALL.items() if hasattr(known, key)} | FURTHER_SETTINGS.get(family, {})
     return config_class(**{key: value for key, value in values.items() if value is not None})
 
 
@@ -84,12 +84,12 @@ def verdict(family: str) -> str:
 
 
 def table() -> dict[str, str]:
-    """Return docs/models.md's table, family -> what it runs under."""
+    """Return the table of docs/models.md as family -> attention implementations."""
     rows = re.findall(r"^\| `([^|]+)` \| ([^|]+) \|", (ROOT / "docs" / "models.md").read_text(encoding="utf-8"), re.M)
     return {family: under.strip() for row, under in rows for family in row.split("`, `")}
 
 
-def test_the_table_has_families_enough():
+def test_the_table_has_at_least_60_families():
     assert len(table()) >= 60
 
 

@@ -1,4 +1,4 @@
-"""A base whose generation config transformers loads but would not save trains, and is saved."""
+"""Generation configs that transformers loads but refuses to save are corrected or refused at load."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_settings_without_effect_are_unset_at_load(tmp_path, given, kept):
     assert {k: v for k, v in found.items() if k != "transformers_version" and v is not None} == {**kept, **ends}
 
 
-def test_one_that_cannot_be_saved_is_refused_at_load_and_the_advice_works(tmp_path):
+def test_a_config_that_cannot_be_saved_is_refused_and_the_advice_works(tmp_path):
     with pytest.raises(RunError) as error:
         load_with(tmp_path / "base", num_return_sequences=3)
     assert str(error.value) == (

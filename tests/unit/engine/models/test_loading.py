@@ -1,4 +1,4 @@
-"""Models in and out: bases without the ChatML tokens, adapters, reward models that lack what makes them one."""
+"""Loading and saving: bases without ChatML tokens, adapters, reward models, missing heads and offsets."""
 
 import json
 
@@ -27,7 +27,7 @@ CONVERSATION = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "co
 
 @pytest.fixture(params=["llama tied", "llama untied", "qwen2 tied", "qwen3 untied"])
 def base(request, tmp_path):
-    """A folder with a small base model; Llama's lacks the ChatML tokens."""
+    """Return a folder with a small base model; Llama's has no ChatML tokens."""
     family, tying = request.param.split()
     tokenizer = llama(chatml=False) if family == "llama" else qwen()
     model = small_model(family, vocab_size=len(tokenizer), tie_word_embeddings=tying == "tied")
@@ -37,7 +37,7 @@ def base(request, tmp_path):
 
 
 def step(model, tokenizer):
-    """One step of finetuning on one conversation, all through the packed forward."""
+    """Take one finetuning step on one conversation with a packed forward pass."""
     encoded = encode(CONVERSATION, tokenizer)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     model(**pack([encoded.input_ids]), labels=torch.tensor([encoded.labels])).loss.backward()
@@ -55,7 +55,7 @@ def load(base):
     return tokenizer, model
 
 
-def test_full_finetuning_is_saved_and_loads_plainly(base, tmp_path):
+def test_a_fully_finetuned_model_loads_in_plain_transformers(base, tmp_path):
     tokenizer, model = load(base)
     before = logits(model, tokenizer)
     step(model, tokenizer)
@@ -73,7 +73,7 @@ def test_full_finetuning_is_saved_and_loads_plainly(base, tmp_path):
     assert rendered == encode(CONVERSATION, tokenizer).input_ids
 
 
-def test_lora_trains_the_control_rows_and_loads_plainly(base, tmp_path, request):
+def test_lora_trains_control_token_rows_and_loads_in_plain_transformers(base, tmp_path, request):
     tokenizer, model = load(base)
     ids = control(tokenizer)
     tools = [] if "llama" in request.node.name else tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
@@ -85,8 +85,8 @@ def test_lora_trains_the_control_rows_and_loads_plainly(base, tmp_path, request)
     adapted = get_peft_model(model, lora_config(Lora(r=4, target_modules="all-linear"), model, tokenizer))
     step(adapted, tokenizer)
     for name, table in (("input", adapted.get_input_embeddings()), ("output", adapted.get_output_embeddings())):
-        moved = (table.weight - tables[name]).abs().amax(1).nonzero()[:, 0].tolist()
-        assert moved == sorted(rows), name
+        changed = (table.weight - tables[name]).abs().amax(1).nonzero()[:, 0].tolist()
+        assert changed == sorted(rows), name
     expected = logits(adapted, tokenizer)
     save_model(adapted, tokenizer, tmp_path / "out")
 
@@ -102,7 +102,7 @@ def test_lora_trains_the_control_rows_and_loads_plainly(base, tmp_path, request)
     assert again.generation_config.eos_token_id == [ids.im_end, ids.endoftext]
 
 
-def test_trained_is_float32_and_frozen_is_the_compute_type(base):
+def test_trained_weights_are_float32_and_frozen_ones_have_the_compute_dtype(base):
     tokenizer = load_tokenizer(base)
     trained = load_causal(base, Model(path=base, dtype="bfloat16"), tokenizer, trained=True)
     frozen = load_causal(base, Model(path=base, dtype="bfloat16"), tokenizer, trained=False)
@@ -127,21 +127,21 @@ def reward_folder(base, tmp_path):
     return tmp_path / "reward", scores(model, tokenizer), tokenizer
 
 
-def test_a_reward_model_comes_back_with_head_and_offset(reward_folder):
+def test_a_saved_reward_model_has_its_head_and_offset(reward_folder):
     folder, expected, tokenizer = reward_folder
     again = load_scalar(str(folder), Model(path=""), tokenizer, trained=False)
     assert again.config.score_offset == 0.5
     assert_close(scores(again, tokenizer), expected)
 
 
-def test_a_new_head_is_a_function_of_the_seed(base):
+def test_a_new_head_depends_on_the_seed_only(base):
     tokenizer = load_tokenizer(base)
     one, same, other = (new_scalar(base, Model(path=base), tokenizer, seed).score.weight for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
-def test_lora_reward_model_comes_back_merged(base, tmp_path):
+def test_a_lora_reward_model_is_saved_merged(base, tmp_path):
     tokenizer = load_tokenizer(base)
     model = new_scalar(base, Model(path=base), tokenizer, seed=1)
     adapted = get_peft_model(model, lora_config(Lora(r=4), model, tokenizer))
@@ -180,7 +180,7 @@ def test_a_reward_model_without_its_offset_is_refused(reward_folder):
     assert str(error.value) == f"{folder} is not a reward model: it has no score_offset; train one with: make rm"
 
 
-def test_a_folder_without_a_model_is_one_line(tmp_path):
+def test_a_folder_without_a_model_is_reported_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match=r"^no tokenizer at .*empty \(.*\); give a model folder or a hub id$"):
         load_tokenizer(str(tmp_path / "empty"))
@@ -188,7 +188,7 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
 
 @pytest.fixture(params=[1, 3])
 def foreign(request, tmp_path):
-    """A folder that plain transformers wrote: a sequence classification of that many labels, without our keys."""
+    """Return a sequence classification model saved by plain transformers, with that many labels, and its folder."""
     tokenizer = qwen()
     torch.manual_seed(3)
     config = small_config(vocab_size=len(tokenizer), num_labels=request.param, pad_token_id=0)
@@ -198,7 +198,7 @@ def foreign(request, tmp_path):
     return str(tmp_path / "foreign"), model
 
 
-def test_a_reward_model_of_another_tool_keeps_its_head_or_says_that_it_does_not(foreign, capsys):
+def test_a_foreign_reward_model_keeps_a_head_of_one_label_and_replaces_others(foreign, capsys):
     path, plain = foreign
     tokenizer = load_tokenizer(path)
     model = new_scalar(path, Model(path=path), tokenizer, seed=1)
@@ -218,7 +218,7 @@ def test_a_reward_model_of_another_tool_keeps_its_head_or_says_that_it_does_not(
 
 
 @pytest.mark.parametrize("foreign", [1], indirect=True)
-def test_a_reward_model_of_another_tool_without_its_head_is_refused(foreign):
+def test_a_foreign_reward_model_without_its_head_is_refused(foreign):
     path, _ = foreign
     weights = load_file(f"{path}/model.safetensors")
     del weights["score.weight"]
@@ -228,8 +228,8 @@ def test_a_reward_model_of_another_tool_without_its_head_is_refused(foreign):
 
 
 @pytest.mark.parametrize("change", ["prefix", "missing"])
-def test_an_adapter_that_does_not_fit_whole_is_refused(tmp_path, change):
-    """peft warns of missing tensors and merges the rest; foreign ones it leaves out without a word."""
+def test_an_adapter_with_missing_or_renamed_tensors_is_refused(tmp_path, change):
+    """peft only warns of missing tensors and merges the rest, and it ignores unknown ones silently."""
     tokenizer = qwen()
     small_model("qwen2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
@@ -252,8 +252,8 @@ def test_an_adapter_that_does_not_fit_whole_is_refused(tmp_path, change):
     assert found in str(error.value)
 
 
-def test_frozen_in_bfloat16_the_frequencies_of_positions_stay_float32_as_in_plain_loading(base):
-    """In bfloat16 they would turn far positions by other angles than those the weights were trained with."""
+def test_rotary_frequencies_stay_float32_in_a_frozen_bfloat16_model(base):
+    """In bfloat16 the angles of distant positions would differ from those in training."""
     frozen = load_causal(base, Model(path=base, dtype="bfloat16"), load_tokenizer(base), trained=False)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     for (name, ours), (_, theirs) in zip(frozen.named_buffers(), plain.named_buffers(), strict=True):
@@ -261,12 +261,12 @@ def test_frozen_in_bfloat16_the_frequencies_of_positions_stay_float32_as_in_plai
         assert torch.equal(ours, theirs), name
 
 
-def test_the_row_of_a_token_that_also_pads_learns_from_what_is_read(tmp_path):
+def test_the_embedding_of_a_token_that_is_also_padding_gets_a_gradient(tmp_path):
     """transformers gives the padding token's row no gradient; SmolLM2 pads with <|im_end|>."""
     tokenizer = qwen()
     pads = control(tokenizer).im_end
-    made = small_model("qwen2", vocab_size=len(tokenizer), tie_word_embeddings=False, pad_token_id=pads)
-    made.save_pretrained(tmp_path / "base")
+    small = small_model("qwen2", vocab_size=len(tokenizer), tie_word_embeddings=False, pad_token_id=pads)
+    small.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     _, model = load(str(tmp_path / "base"))
     reads = [pads, *control(tokenizer).markers.values()]

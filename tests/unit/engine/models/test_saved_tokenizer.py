@@ -1,4 +1,4 @@
-"""A finished model's tokenizer files, as other programs read them."""
+"""The tokenizer files of a finished model, as other programs read them."""
 
 import json
 
@@ -20,7 +20,7 @@ PROMPT = 'Say "it\'s" 好 👋, {% if %}\n\\ and {{ no }} more.'
 
 
 def in_json(value):
-    """The filter of transformers and of what serves its templates; Jinja's own would write < as \\u003c."""
+    """The tojson filter of transformers and of model servers; Jinja's own escapes < as \\u003c."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -38,18 +38,18 @@ def in_minijinja(template, **given):
 
 @pytest.fixture(params=[qwen, llama])
 def saved(request, tmp_path):
-    """A prepared tokenizer whose own end token is another, and the folder that it was saved into."""
+    """Save a prepared tokenizer whose end token is not <|im_end|>; yield it and its folder."""
     tokenizer = request.param()
     tokenizer.chat_template = chat_template(tokenizer)
     save_tokenizer(tokenizer, tmp_path)
-    assert tokenizer.eos_token != "<|im_end|>"  # what a run goes on with is left alone
+    assert tokenizer.eos_token != "<|im_end|>"  # saving does not change the run's tokenizer
     yield tokenizer, tmp_path
     tokenizer.chat_template = None
 
 
 @pytest.mark.parametrize("render", [in_jinja2, in_minijinja])
 @pytest.mark.parametrize("prompt", [None, PROMPT])
-def test_the_saved_template_renders_in_plain_jinja_as_the_training_template_does_here(render, prompt):
+def test_the_saved_template_renders_in_plain_jinja_like_the_training_template(render, prompt):
     tokenizer = qwen()
     tokenizer.chat_template = TEMPLATE
     if prompt is not None:
@@ -66,12 +66,12 @@ def test_the_saved_template_renders_in_plain_jinja_as_the_training_template_does
                 assert expected.startswith(f"<|im_start|>system\n{prompt}"), case
 
 
-def test_the_training_template_does_not_render_there():
+def test_the_training_template_does_not_render_in_plain_jinja():
     with pytest.raises(jinja2.TemplateSyntaxError, match="unknown tag 'generation'"):
         in_jinja2(TEMPLATE, messages=[])
 
 
-def test_the_folder_holds_both_templates_and_the_end_token(saved):
+def test_the_folder_has_both_templates_and_the_end_token(saved):
     tokenizer, folder = saved
     assert "generation -%}" not in (folder / "chat_template.jinja").read_text()
     assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
@@ -91,7 +91,7 @@ def test_the_folder_holds_both_templates_and_the_end_token(saved):
 
 
 def test_the_tokens_of_the_saved_tokenizer_are_the_same(saved):
-    """Another end token must not give what is prepared, or compared, another vocabulary."""
+    """The other end token must not change the key of prepared data or the comparison of vocabularies."""
     tokenizer, folder = saved
     again = load_tokenizer(str(folder))
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
@@ -99,7 +99,7 @@ def test_the_tokens_of_the_saved_tokenizer_are_the_same(saved):
 
 
 @pytest.mark.parametrize("name", ["qwen3", "smollm2"])
-def test_published_tokenizers_keep_their_tokens_too(name, tmp_path):
+def test_published_tokenizers_keep_their_tokens_when_saved(name, tmp_path):
     tokenizer = real_tokenizer(name)
     save_tokenizer(tokenizer, tmp_path)
     again = load_tokenizer(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Reward models as plain transformers reads them: the same scores, however their rows are padded."""
+"""Saved models in plain transformers and peft: equal scores with any padding, and merging of adapters."""
 
 import copy
 
@@ -27,8 +27,8 @@ TEXTS = [
 ]
 
 
-def ending(make):
-    """A small tokenizer whose padding token is <|im_end|>, as SmolLM2's is."""
+def padded_with_end(make):
+    """Return a small tokenizer whose padding token is <|im_end|>, as in SmolLM2."""
     tokenizer = copy.deepcopy(make())
     prepare_tokenizer(tokenizer)
     tokenizer.pad_token = tokenizer.eos_token = "<|im_end|>"
@@ -37,10 +37,10 @@ def ending(make):
 
 @pytest.fixture(params=["qwen, pad is end", "llama, pad is end", "qwen", "tiny world", "SmolLM2"])
 def saved(request, tmp_path):
-    """A reward model's folder as a stage leaves it, with an offset that is not 0."""
+    """Return the folder of a saved reward model with a nonzero score offset."""
     tokenizer = {
-        "qwen, pad is end": lambda: ending(qwen),
-        "llama, pad is end": lambda: ending(llama),
+        "qwen, pad is end": lambda: padded_with_end(qwen),
+        "llama, pad is end": lambda: padded_with_end(llama),
         "qwen": qwen,
         "tiny world": tiny_world,
         "SmolLM2": lambda: real_tokenizer("smollm2"),
@@ -53,13 +53,13 @@ def saved(request, tmp_path):
     model = new_scalar(base, Model(path=base), tokenizer, seed=1)
     model.config.score_offset = 0.75
     save_model(model, tokenizer, tmp_path / "reward")
-    assert tokenizer.pad_token == (pad_before or "<|endoftext|>"), "the run's own tokenizer is not changed"
+    assert tokenizer.pad_token == (pad_before or "<|endoftext|>"), "saving must not change the run's tokenizer"
     return tmp_path / "reward"
 
 
 @pytest.fixture
 def adapted(tmp_path):
-    """A new adapter on a base of a family that packed attention does not suit, with its tokenizer."""
+    """Return a new adapter on a base of a family that does not support packed attention, and its tokenizer."""
     config = StableLmConfig(**{**SIZES, "vocab_size": len(qwen()), "pad_token_id": 0})
     torch.manual_seed(0)
     StableLmForCausalLM(config).save_pretrained(tmp_path / "base")
@@ -74,8 +74,8 @@ def adapted(tmp_path):
     return model, tokenizer
 
 
-def test_adapters_of_a_family_that_needs_another_attention_can_be_merged(adapted, tmp_path):
-    """After the run by `make merge`, and at its end where the model is sharded and the base is loaded again."""
+def test_adapters_of_a_family_without_packed_attention_can_be_merged(adapted, tmp_path):
+    """By `make merge` after the run, and at the end of a sharded run, which loads the base again."""
     model, tokenizer = adapted
     save_model(model, tokenizer, tmp_path / "adapter")
     whole = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -91,7 +91,7 @@ def test_adapters_of_a_family_that_needs_another_attention_can_be_merged(adapted
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_plain_transformers_gives_our_scores_alone_and_padded(saved, side):
+def test_plain_transformers_gives_equal_scores_on_single_and_padded_rows(saved, side):
     tokenizer = AutoTokenizer.from_pretrained(saved, padding_side=side)
     plain = AutoModelForSequenceClassification.from_pretrained(saved).eval()
     assert plain.config.pad_token_id == tokenizer.pad_token_id != control(tokenizer).im_end
@@ -101,15 +101,15 @@ def test_plain_transformers_gives_our_scores_alone_and_padded(saved, side):
     batch = tokenizer(TEXTS, add_special_tokens=False, padding=True, return_tensors="pt")
     with torch.no_grad():
         batched = plain(**batch).logits[:, 0]
-        alone = torch.cat([plain(torch.tensor([row])).logits[0] for row in ids])
-    for found in (batched, alone):
+        single = torch.cat([plain(torch.tensor([row])).logits[0] for row in ids])
+    for found in (batched, single):
         assert_close(found - plain.config.score_offset, scores, atol=1e-5, rtol=1e-5)
     assert scores.argsort().tolist() == batched.argsort().tolist()
 
 
-def test_an_adapter_of_a_reward_model_in_plain_peft_once_its_base_pads_with_another_token(tmp_path):
+def test_a_reward_adapter_gives_equal_scores_in_plain_peft_with_its_pad_token(tmp_path):
     base, folder = str(tmp_path / "base"), str(tmp_path / "reward")
-    tokenizer = ending(qwen)
+    tokenizer = padded_with_end(qwen)
     small_model("qwen2", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id).save_pretrained(base)
     tokenizer.save_pretrained(base)
     tokenizer = load_tokenizer(base)
@@ -121,12 +121,12 @@ def test_an_adapter_of_a_reward_model_in_plain_peft_once_its_base_pads_with_anot
     plain = PeftModel.from_pretrained(plain, folder).eval()
     ids = saved(TEXTS, add_special_tokens=False).input_ids
     with torch.no_grad():
-        alone = torch.cat([plain(torch.tensor([row])).logits[0] for row in ids])
+        single = torch.cat([plain(torch.tensor([row])).logits[0] for row in ids])
     ours = load_scalar(folder, Model(path=folder), load_tokenizer(folder), trained=False)
-    assert_close(alone, sequence_scores(ours, ids, 10**6), atol=1e-5, rtol=1e-5)
+    assert_close(single, sequence_scores(ours, ids, 10**6), atol=1e-5, rtol=1e-5)
 
 
-def test_the_template_of_a_reward_model_ends_where_its_score_is_read(saved):
+def test_the_template_of_a_reward_model_ends_with_the_end_token(saved):
     tokenizer, ours = AutoTokenizer.from_pretrained(saved), load_tokenizer(str(saved))
     talk = [{"role": role, "content": "Hi"} for role in ("user", "assistant") * 2]
     whole, end = ours.apply_chat_template(talk, tokenize=False), "<|im_end|>"

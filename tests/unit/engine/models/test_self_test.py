@@ -1,4 +1,4 @@
-"""The self-test at load: what it finds, what it says, that its advice works, and what it leaves alone."""
+"""The self-test at load: what it detects, its messages, that its advice works, and that it changes nothing."""
 
 import copy
 import math
@@ -47,13 +47,13 @@ PADDING = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 @pytest.fixture(autouse=True)
-def nothing_has_passed(monkeypatch):
+def forget_passed_tests(monkeypatch):
     monkeypatch.setattr(module, "_passed", set())
 
 
 @pytest.fixture
-def written(tmp_path):
-    """A function that writes a random model into a folder and returns the folder."""
+def write_model(tmp_path):
+    """Return a function that writes a random model into a folder and returns the folder."""
 
     def write(model_class, config, **saved):
         torch.manual_seed(0)
@@ -82,7 +82,7 @@ def random_model(family="qwen2", **changes):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "frozen", "scalar"])
-def test_families_that_recipes_name_pass_however_they_are_stored(family, kind):
+def test_families_of_the_recipes_pass_in_every_dtype_and_mode(family, kind):
     torch.manual_seed(0)
     config = small_config(family, num_labels=1, score_offset=0.5, score_token_id=1, attn_implementation="packed")
     model = (scalar_class(config) if kind == "scalar" else with_logprobs(FAMILIES[family][1]))(config)
@@ -91,15 +91,15 @@ def test_families_that_recipes_name_pass_however_they_are_stored(family, kind):
         assert failure_of(model.eval() if kind == "frozen" else model.train(), attention) is None
 
 
-def test_outputs_that_are_not_numbers_fail():
+def test_nan_outputs_fail():
     model = random_model()
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
     assert math.isnan(failure_of(model.eval(), "packed").difference)
 
 
-def test_a_state_that_runs_on_is_refused_with_figure_and_reason(written):
-    path = written(Lfm2ForCausalLM, Lfm2Config(**sizes(layer_types=["conv", "full_attention"])))
+def test_a_state_carried_between_sequences_is_refused_with_figure_and_reason(write_model):
+    path = write_model(Lfm2ForCausalLM, Lfm2Config(**sizes(layer_types=["conv", "full_attention"])))
     message = refusal(path)
     found = float(message.removeprefix(f"{path}: a sequence packed beside another differs by ").split(" ")[0])
     assert found > 0.1
@@ -109,8 +109,8 @@ def test_a_state_that_runs_on_is_refused_with_figure_and_reason(written):
     )
 
 
-def test_a_new_model_is_tested_as_sharply_as_a_trained_one():
-    """Its convolutions add less than 1e-3 to a log-probability, and would leak all the same once it is trained."""
+def test_an_untrained_model_is_tested_as_sensitively_as_a_trained_one():
+    """Its convolutions change a log-probability by less than 1e-3 now, but by more once it is trained."""
     torch.manual_seed(0)
     config = Lfm2Config(**sizes(layer_types=["conv", "full_attention"], initializer_range=1e-3))
     model = with_logprobs(Lfm2ForCausalLM)._from_config(config, attn_implementation="packed")
@@ -128,16 +128,16 @@ GPTJ = GPTJConfig(vocab_size=len(qwen()), n_positions=64, n_embd=32, n_layer=2, 
         (GPTJForCausalLM, GPTJ, "GPTJForCausalLM cannot be built under model.attention=packed (KeyError: ", "eager"),
     ],
 )
-def test_where_another_attention_works_the_advice_names_it_and_works(written, model_class, config, found, other):
-    path = written(model_class, config)
+def test_the_advice_names_another_attention_that_works(write_model, model_class, config, found, other):
+    path = write_model(model_class, config)
     message = refusal(path)
     assert message.startswith(f"{path}: {found}")
     assert message.endswith(f"; set model.attention={other}")
     load_causal(path, replace(MODEL, attention=other), qwen(), trained=True)
 
 
-def test_the_advice_for_a_reward_model_is_that_of_every_stage_that_loads_one(written, tmp_path):
-    path = written(StableLmForCausalLM, STABLELM)
+def test_the_advice_for_a_reward_model_works_in_reward_and_ppo(write_model, tmp_path):
+    path = write_model(StableLmForCausalLM, STABLELM)
     reward = str(tmp_path / "reward")
     tokenizer = qwen()
     model = new_scalar(path, replace(MODEL, attention="sdpa"), tokenizer, seed=1)
@@ -163,13 +163,13 @@ def test_the_advice_for_a_reward_model_is_that_of_every_stage_that_loads_one(wri
         (GptOssForCausalLM, GptOssConfig(**sizes(head_dim=8, num_local_experts=4, num_experts_per_tok=2)), "sinks"),
     ],
 )
-def test_what_packed_attention_does_not_pass_on_is_refused(written, model_class, config, reason):
-    message = refusal(written(model_class, config))
+def test_alibi_and_attention_sinks_are_refused_under_packed_attention(write_model, model_class, config, reason):
+    message = refusal(write_model(model_class, config))
     assert reason in message
     assert message.endswith("use a base of another family (docs/models.md)")
 
 
-def test_a_biased_head_passes_only_because_the_bias_counts(monkeypatch):
+def test_a_biased_head_passes_only_if_its_bias_is_used(monkeypatch):
     torch.manual_seed(0)
     model = with_logprobs(PhiForCausalLM)._from_config(PhiConfig(**sizes()), attn_implementation="packed")
     assert failure_of(model, "packed") is None
@@ -186,7 +186,7 @@ def test_a_biased_head_passes_only_because_the_bias_counts(monkeypatch):
     assert failure_of(model, "packed").what == "alone"
 
 
-def test_noise_under_an_unknown_name_is_found(monkeypatch):
+def test_noise_under_an_unknown_name_is_detected(monkeypatch):
     model = random_model()
 
     def noisy(layer, inputs, output):
@@ -197,7 +197,7 @@ def test_noise_under_an_unknown_name_is_found(monkeypatch):
     assert failure_of(model.train(), "packed").what in ("alone", "repeated")
 
 
-def test_random_generators_and_weights_are_left_as_they_were():
+def test_the_self_test_does_not_change_random_state_weights_or_mode():
     model = random_model().train()
     before = copy.deepcopy(model.state_dict())
     state = torch.get_rng_state()
@@ -212,7 +212,7 @@ def test_random_generators_and_weights_are_left_as_they_were():
         assert torch.equal(weight, before[name]), name
 
 
-def test_a_configuration_is_tested_once_a_process_and_each_mode_for_itself(monkeypatch):
+def test_each_configuration_mode_and_attention_is_tested_once_per_process(monkeypatch):
     tested = []
     monkeypatch.setattr(module, "failure_of", lambda model, attention: tested.append((model.training, attention)))
     model = random_model()
@@ -224,8 +224,8 @@ def test_a_configuration_is_tested_once_a_process_and_each_mode_for_itself(monke
     assert tested == [(True, "packed"), (False, "packed"), (False, "sdpa"), (False, "packed")]
 
 
-def test_dropout_by_gpt2s_names_is_off(written):
-    path = written(GPT2LMHeadModel, GPT2Config(vocab_size=430, n_embd=32, n_layer=2, n_head=4, **PADDING))
+def test_dropout_under_gpt2s_names_is_off(write_model):
+    path = write_model(GPT2LMHeadModel, GPT2Config(vocab_size=430, n_embd=32, n_layer=2, n_head=4, **PADDING))
     assert AutoConfig.from_pretrained(path).resid_pdrop == 0.1
     model = load_causal(path, MODEL, qwen(), trained=True)
     scalar = new_scalar(path, MODEL, qwen(), seed=1)
@@ -236,7 +236,7 @@ def test_dropout_by_gpt2s_names_is_off(written):
         assert torch.equal(scalar.transformer(ids)[0], scalar.transformer(ids)[0])
 
 
-def test_a_model_that_sees_later_tokens_is_refused_for_that():
+def test_a_model_that_attends_to_later_tokens_fails_as_not_causal():
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0

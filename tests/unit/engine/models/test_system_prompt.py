@@ -1,4 +1,4 @@
-"""The system prompt of a source's chat template: found, reported with a way to keep it, and kept."""
+"""The default system prompt of a base's chat template: detected, reported with the keys to keep it, and kept."""
 
 import shlex
 import subprocess
@@ -18,7 +18,7 @@ from tests.support.tokenizers import qwen
 
 QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 HELLO = [{"role": "user", "content": "Hello!"}]
-TOLD = [{"role": "system", "content": "Be brief."}, *HELLO]
+WITH_SYSTEM = [{"role": "system", "content": "Be brief."}, *HELLO]
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}"
 )
@@ -27,7 +27,7 @@ RECIPE = "stage: sft\nmodel: {{path: {folder}}}\ndata: {{train: train.jsonl}}\nr
 
 @pytest.fixture
 def source(tmp_path):
-    """A folder with a tokenizer that has a template, and a function that reads a recipe on it."""
+    """Return a function that saves a tokenizer with a template and returns a loader of a recipe for it."""
 
     def make(template):
         tokenizer = qwen()
@@ -45,21 +45,21 @@ def source(tmp_path):
     [(qwen2_5_chat_template, QWEN), (qwen3_chat_template, None), (NO_SYSTEM, None), (None, None),
      ("{{ messages[0].content + none }}", None)],
 )  # fmt: skip
-def test_the_prompt_that_a_template_puts_is_found(template, prompt):
+def test_the_default_system_prompt_of_a_template_is_detected(template, prompt):
     tokenizer = qwen()
     tokenizer.chat_template = template
     assert default_system_prompt(tokenizer) == prompt
     tokenizer.chat_template = None
 
 
-def test_published_templates():
+def test_the_default_system_prompts_of_published_templates():
     assert default_system_prompt(as_published("smollm2")) == (
         "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     )
     assert default_system_prompt(as_published("qwen3")) is None
 
 
-def test_a_run_reports_it_and_its_advice_keeps_it(source, capsys, tmp_path):
+def test_a_run_warns_of_a_dropped_system_prompt_and_the_advice_keeps_it(source, capsys, tmp_path):
     read = source(qwen2_5_chat_template)
     recipe = read()
     stage_tokenizer(recipe.model, recipe.chatml)
@@ -79,7 +79,7 @@ def test_a_run_reports_it_and_its_advice_keeps_it(source, capsys, tmp_path):
     for template in (saved.chat_template, (tmp_path / "saved" / TRAINING_TEMPLATE).read_text()):
         rendered = saved.apply_chat_template(HELLO, tokenize=False, chat_template=template)
         assert rendered == f"<|im_start|>system\n{QWEN}<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n"
-        rendered = saved.apply_chat_template(TOLD, tokenize=False, chat_template=template)
+        rendered = saved.apply_chat_template(WITH_SYSTEM, tokenize=False, chat_template=template)
         assert rendered == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n"
     assert default_system_prompt(saved) == QWEN
 
@@ -87,14 +87,14 @@ def test_a_run_reports_it_and_its_advice_keeps_it(source, capsys, tmp_path):
 @pytest.mark.parametrize(
     "prompt", ["Be kind.", 'It\'s: fine, "so" #1', "$HOME costs 5 $", "One.\nTwo.", "Répondez {en} français!"]
 )
-def test_the_advice_is_one_word_of_a_shell_whatever_the_prompt(source, prompt):
+def test_the_advice_is_a_single_shell_word_for_any_prompt(source, prompt):
     advice = dropped_prompt_warning(prompt, ChatML()).partition("To train with it: ")[2].partition("; to save it")[0]
     words = subprocess.run(["bash", "-c", f"printf '%s\\0' {advice}"], capture_output=True, text=True, check=True)
     (word,) = words.stdout.split("\0")[:-1]
     assert source(None)(word).chatml.system == prompt
 
 
-def test_a_plain_prompt_stands_in_the_arguments_of_make_too(source, tmp_path):
+def test_the_advice_for_a_plain_prompt_works_in_the_args_of_make(source, tmp_path):
     (tmp_path / "Makefile").write_text("all:\n\t@printf '%s' $(ARGS)\n")
     advice = dropped_prompt_warning(QWEN, ChatML()).partition("To train with it: ")[2].partition("; to save it")[0]
     command = ["bash", "-c", f'make -C {tmp_path} -s --no-print-directory ARGS="{advice}"']
@@ -102,7 +102,7 @@ def test_a_plain_prompt_stands_in_the_arguments_of_make_too(source, tmp_path):
     assert source(None)(word).chatml.system == QWEN
 
 
-def test_a_prompt_that_is_not_saved_is_reported_as_well(source, capsys):
+def test_a_chatml_system_that_is_not_saved_in_the_template_is_warned_of(source, capsys):
     recipe = source(qwen2_5_chat_template)("chatml.system=Be kind.")
     stage_tokenizer(recipe.model, recipe.chatml)
     assert capsys.readouterr().out.endswith(
@@ -113,14 +113,14 @@ def test_a_prompt_that_is_not_saved_is_reported_as_well(source, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_template_without_one_is_silent(source, capsys):
+def test_a_template_without_a_system_prompt_prints_nothing(source, capsys):
     recipe = source(qwen3_chat_template)()
     tokenizer = stage_tokenizer(recipe.model, recipe.chatml)
     assert capsys.readouterr().out == ""
     assert tokenizer.chat_template == load_tokenizer(recipe.model.path).chat_template
 
 
-def test_nothing_to_keep_is_an_error(source):
+def test_keep_system_without_a_system_prompt_is_an_error(source):
     with pytest.raises(RecipeError) as error:
         source(None)("chatml.keep_system=true")
     assert str(error.value).startswith(

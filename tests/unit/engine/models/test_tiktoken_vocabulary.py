@@ -1,4 +1,4 @@
-"""The first Qwen's vocabulary as a fast tokenizer: the report's tokens, and ids as tiktoken gives them."""
+"""The first Qwen's vocabulary as a fast tokenizer: the report's tokens, and the ids that tiktoken gives."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ PIECES = [
 
 
 def texts(count):
-    """Real text where it is here, in two languages, then text made of pieces."""
+    """Return `count` texts: published ones in two languages if available, and random joins of PIECES."""
     found = []
     for name in ("alpaca_en.json", "alpaca_zh.json"):
         if (DATA / name).exists():
@@ -37,7 +37,7 @@ def texts(count):
     return found + ["".join(rng.choices(PIECES, k=rng.randint(1, 24))) for _ in range(count - len(found))]
 
 
-def test_it_has_the_reports_tokens():
+def test_the_tokenizer_has_the_reports_tokens():
     tokenizer = real_tokenizer("qwen1")
     ids = control(tokenizer)
     assert len(tokenizer) == 151_851
@@ -46,14 +46,14 @@ def test_it_has_the_reports_tokens():
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (151643, 151643)
 
 
-def test_text_that_spells_a_control_token_is_what_the_report_prints():
+def test_text_that_spells_a_control_token_is_encoded_as_in_the_report():
     tokenizer = real_tokenizer("qwen1")
     safe = plain_encoder(tokenizer)('print("<|endoftext|>")')
     assert safe == [1350, 9639, 91, 8691, 723, 427, 91, 82598]
     assert tokenizer('print("<|endoftext|>")')["input_ids"] == [1350, 445, 151643, 899]
 
 
-def test_ids_are_tiktokens_on_2000_texts():
+def test_ids_equal_tiktokens_on_2000_texts():
     ranks = read_ranks(fetched("qwen1") / "qwen.tiktoken")
     ids_of = tiktoken.Encoding("qwen", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
     chosen = texts(2000)
@@ -62,7 +62,7 @@ def test_ids_are_tiktokens_on_2000_texts():
         assert ids == ids_of(unicodedata.normalize("NFC", text)), text
 
 
-def test_it_is_saved_as_an_ordinary_tokenizer(tmp_path):
+def test_the_tokenizer_is_saved_as_a_fast_tokenizer(tmp_path):
     tokenizer = real_tokenizer("qwen1")
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(str(tmp_path))
@@ -73,7 +73,7 @@ def test_it_is_saved_as_an_ordinary_tokenizer(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", base64.b64encode(b"a") + b" 0\n", b"version https://git-lfs\n"])
-def test_another_file_of_that_name_is_one_line(content, tmp_path):
+def test_an_invalid_qwen_tiktoken_is_reported_in_one_line(content, tmp_path):
     (tmp_path / "qwen.tiktoken").write_bytes(content)
     with pytest.raises(RunError) as error:
         load_tokenizer(str(tmp_path))

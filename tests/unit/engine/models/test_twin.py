@@ -1,4 +1,4 @@
-"""The twin that the self-test runs: every kind of layer, few of each, in float32, and apart from the model."""
+"""The self-test's twin of a model: a few layers of every kind, in float32, independent of the model."""
 
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -9,7 +9,7 @@ from engine.models.twin import float32_twin
 from tests.support.small_models import EXPERTS, FAMILIES, SIZES, small_config, small_model
 
 
-def test_it_has_few_layers_and_rows_and_shares_float32_weights():
+def test_a_twin_has_few_layers_and_rows_and_shares_float32_weights():
     model = small_model(num_hidden_layers=6, tie_word_embeddings=True)
     twin = float32_twin(model, 64)
     assert len(twin.model.layers) == 2
@@ -21,7 +21,7 @@ def test_it_has_few_layers_and_rows_and_shares_float32_weights():
     assert twin.config is not model.config
 
 
-def test_it_goes_as_deep_as_the_last_new_kind_of_layer():
+def test_a_twin_is_as_deep_as_the_last_new_kind_of_layer():
     config = Qwen3MoeConfig(**{**SIZES, "num_hidden_layers": 8}, **EXPERTS, head_dim=8, mlp_only_layers=[0, 1, 2, 5])
     twin = float32_twin(Qwen3MoeForCausalLM(config), 64)
     assert [type(layer.mlp).__name__ for layer in twin.model.layers] == [
@@ -31,8 +31,8 @@ def test_it_goes_as_deep_as_the_last_new_kind_of_layer():
     assert len(float32_twin(windows, 64).model.layers) == 4
 
 
-def test_quantised_layers_are_replaced_by_plain_ones_of_their_size_and_the_self_test_runs():
-    """bitsandbytes keeps two weights in a byte: its layers are Linear with a weight of other shape and type."""
+def test_quantised_layers_are_replaced_by_plain_ones_of_the_same_size():
+    """bitsandbytes stores two weights in a byte: its layers are Linear with a weight of another shape and dtype."""
     model = with_logprobs(FAMILIES["qwen2"][1])(small_config("qwen2", attn_implementation="packed"))
     for layer in model.model.layers:
         for linear in (layer.mlp.up_proj, layer.self_attn.q_proj):
@@ -44,7 +44,7 @@ def test_quantised_layers_are_replaced_by_plain_ones_of_their_size_and_the_self_
     assert failure_of(model.train(), "packed") is None
 
 
-def test_it_is_float32_whatever_the_model_and_nothing_in_it_is_without_effect():
+def test_a_twin_is_float32_and_its_constant_weights_are_random():
     model = small_model().to(torch.bfloat16)
     model.model.norm.weight.data.fill_(1)
     model.model.layers[0].self_attn.q_proj.bias.data.zero_()

@@ -1,4 +1,4 @@
-"""Whether two models may exchange token ids."""
+"""Comparison of the vocabularies of two tokenizers."""
 
 import json
 
@@ -9,7 +9,7 @@ from engine.models.vocabulary import same_vocabulary
 from tests.support.tokenizers import llama, qwen
 
 
-def renamed(change):
+def changed(change):
     """Return qwen() with its model's vocabulary changed."""
     spec = json.loads(qwen().backend_tokenizer.to_str())
     change(spec["model"]["vocab"])
@@ -20,8 +20,8 @@ def swap(vocabulary):
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
 
 
-def test_the_same_vocabulary_is_the_same_id_for_every_token():
-    assert same_vocabulary(qwen(), renamed(lambda vocabulary: None))
-    assert len(renamed(swap)) == len(qwen())
-    assert not same_vocabulary(qwen(), renamed(swap))
+def test_vocabularies_are_equal_if_every_token_has_the_same_id():
+    assert same_vocabulary(qwen(), changed(lambda vocabulary: None))
+    assert len(changed(swap)) == len(qwen())
+    assert not same_vocabulary(qwen(), changed(swap))
     assert not same_vocabulary(qwen(), llama())

@@ -1,4 +1,4 @@
-"""The best of a run's checkpoints: the highest measure, the earliest of equal ones, never one that is not finite."""
+"""The best checkpoint of a run: the highest value, the earliest of equal ones, never one that is not finite."""
 
 import math
 
@@ -23,7 +23,7 @@ NAN = math.nan
         ([], None),
     ],
 )
-def test_the_highest_is_chosen(values, step):
+def test_the_step_with_the_highest_finite_value_is_chosen(values, step):
     best = Best("gold")
     for at, value in enumerate(values, 1):
         best.compare(at, value)
@@ -31,7 +31,7 @@ def test_the_highest_is_chosen(values, step):
     assert best.measured == len(values)
 
 
-def test_it_goes_on_from_its_state():
+def test_the_best_step_is_resumed_from_its_state():
     values = [0.5, 2.5, 2.5, 1.0]
     whole, first, second = Best("gold"), Best("gold"), Best("gold")
     for at, value in enumerate(values, 1):

@@ -1,4 +1,4 @@
-"""Checkpoints: what counts as one, and that nothing is removed but what our writer made and marked."""
+"""Checkpoints: which folders count as one, and that only folders written and marked by a run are removed."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from engine.run.checkpoints import COMPLETE_FILE, WRITING_FILE
 
 
 def write(folder, step, complete=True):
-    """A checkpoint, or what a kill leaves of one."""
+    """Write a checkpoint, or an incomplete one as after a kill."""
     path = folder / f"checkpoint-{step}"
     checkpoints.begin(path)
     (path / "part").mkdir()
@@ -36,7 +36,7 @@ COPIES = [
 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("copy", [*COPIES, ".checkpoint-7.partial"])
-def test_a_copy_is_no_checkpoint_and_is_never_removed(tmp_path, copy, complete):
+def test_a_copy_of_a_checkpoint_does_not_count_and_is_never_removed(tmp_path, copy, complete):
     shutil.copytree(write(tmp_path, 1, complete), tmp_path / copy)
     before = content(tmp_path / copy)
     for step in (2, 3, 4):
@@ -54,10 +54,10 @@ def test_a_copy_under_another_step_is_not_resumed_from(tmp_path):
     assert checkpoints.newest(tmp_path) == first
 
 
-def test_what_stands_where_the_next_checkpoint_goes_is_renamed(tmp_path, capsys):
-    for mine in ("checkpoint-3", "checkpoint-3.other-1"):
-        (tmp_path / mine).mkdir()
-        (tmp_path / mine / "notes").write_text(f"in {mine}")
+def test_a_folder_in_the_place_of_the_next_checkpoint_is_renamed(tmp_path, capsys):
+    for name in ("checkpoint-3", "checkpoint-3.other-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").write_text(f"in {name}")
     written = write(tmp_path, 3)
     assert capsys.readouterr().out == (
         f"{written} is not a complete checkpoint of this run; renamed to checkpoint-3.other-2\n"
@@ -67,7 +67,7 @@ def test_what_stands_where_the_next_checkpoint_goes_is_renamed(tmp_path, capsys)
     assert (tmp_path / "checkpoint-3.other-1" / "notes").read_text() == "in checkpoint-3.other-1"
 
 
-def test_leftovers_of_our_writer_are_removed(tmp_path):
+def test_incomplete_checkpoints_of_a_run_are_removed(tmp_path):
     write(tmp_path, 2, complete=False)
     checkpoints.begin(tmp_path / ".checkpoint-4.partial")
     kept = write(tmp_path, 3)
@@ -79,7 +79,7 @@ def test_leftovers_of_our_writer_are_removed(tmp_path):
 def test_a_removal_that_was_interrupted_is_completed(tmp_path, monkeypatch):
     write(tmp_path, 1), write(tmp_path, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as a kill before anything large was removed
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed before the files were removed
         checkpoints.prune(tmp_path, 1)
     assert (tmp_path / "checkpoint-1" / "part" / "weights").exists()
     assert not (tmp_path / "checkpoint-1" / COMPLETE_FILE).exists()
@@ -87,7 +87,7 @@ def test_a_removal_that_was_interrupted_is_completed(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
-def test_the_newest_and_the_spared_stay(tmp_path):
+def test_pruning_keeps_the_newest_and_the_spared_checkpoint(tmp_path):
     written = [write(tmp_path, step) for step in (1, 2, 9, 10)]
     checkpoints.prune(tmp_path, 2, spare=written[0])
     assert checkpoints.complete_checkpoints(tmp_path) == [written[0], *written[2:]]

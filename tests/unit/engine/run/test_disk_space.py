@@ -1,4 +1,4 @@
-"""What a run needs on disk, by hand, and when that is too much."""
+"""The disk space that a run needs, by hand, and the errors if there is less."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from engine.run.disk_space import DiskNeeds, check_disk, disk_needs, format_byte
 
 
 def model(frozen=False):
-    """100 numbers, or 100 trained ones on 300 frozen ones."""
+    """Return a model of 100 weights, or of 100 trained and 300 frozen ones."""
     layers = torch.nn.Sequential(torch.nn.Linear(10, 10, bias=False), torch.nn.Linear(10, 30, bias=False))
     layers[1].requires_grad_(False)
     return layers if frozen else layers[0]
@@ -19,12 +19,12 @@ def model(frozen=False):
 @pytest.mark.parametrize(
     ("optimizer", "checkpoint"), [(torch.optim.AdamW, 1200), (torch.optim.Adam, 1200), (torch.optim.SGD, 400)]
 )
-def test_weights_and_adams_moments_are_four_bytes_a_number(optimizer, checkpoint):
+def test_weights_and_adam_moments_take_four_bytes_each(optimizer, checkpoint):
     plain = model()
     assert disk_needs([(plain, optimizer(plain.parameters(), lr=1))]) == DiskNeeds(checkpoint, 400)
 
 
-def test_frozen_weights_are_written_once_at_the_end_if_at_all():
+def test_frozen_weights_are_counted_only_in_a_merged_model():
     adapted = model(frozen=True)
     trained = [(adapted, SimpleNamespace(optimizer=torch.optim.AdamW(adapted[0].parameters())))]
     assert disk_needs(trained) == DiskNeeds(1200, 400)
@@ -35,7 +35,7 @@ def test_frozen_weights_are_written_once_at_the_end_if_at_all():
 @pytest.mark.parametrize(
     ("resumes", "free", "fits"), [(False, 1600, True), (False, 1599, False), (True, 1200, True), (True, 1199, False)]
 )
-def test_room_for_a_checkpoint_and_the_model(tmp_path, monkeypatch, resumes, free, fits):
+def test_space_is_needed_for_a_checkpoint_and_the_model(tmp_path, monkeypatch, resumes, free, fits):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=10**6, free=free))
     if fits:
         check_disk(DiskNeeds(1200, 400), tmp_path, tmp_path, resumes)
@@ -44,11 +44,11 @@ def test_room_for_a_checkpoint_and_the_model(tmp_path, monkeypatch, resumes, fre
         RunError, match=r"^run\.dir: (a|the next) checkpoint (and|or) the finished model takes? about 1\."
     ) as error:
         check_disk(DiskNeeds(1200, 400), tmp_path, tmp_path, resumes)
-    moved = f"move {tmp_path} to another disk and name it" if resumes else "name a folder on another disk"
-    assert str(error.value).endswith(f"; make room, or {moved} as run.dir")
+    advice = f"move {tmp_path} to another disk and name it" if resumes else "name a folder on another disk"
+    assert str(error.value).endswith(f"; make room, or {advice} as run.dir")
 
 
-def test_a_local_disk_needs_room_for_a_checkpoint(tmp_path, monkeypatch):
+def test_a_local_disk_needs_space_for_a_checkpoint(tmp_path, monkeypatch):
     local = tmp_path / "local"
     monkeypatch.setattr(
         "shutil.disk_usage", lambda path: SimpleNamespace(total=1, free=1000 if path == local else 9999)
@@ -62,7 +62,7 @@ def test_a_local_disk_needs_room_for_a_checkpoint(tmp_path, monkeypatch):
     )
 
 
-def test_a_file_system_that_does_not_tell_is_not_judged(tmp_path, monkeypatch):
+def test_a_file_system_without_a_size_is_not_checked(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=0, free=0))
     assert free_bytes(tmp_path / "not" / "there" / "yet") is None
     check_disk(DiskNeeds(1 << 50, 1 << 50), tmp_path, tmp_path, resumes=False)
@@ -80,12 +80,12 @@ def test_a_file_system_that_does_not_tell_is_not_judged(tmp_path, monkeypatch):
          "torch's writer failed; a checkpoint takes about 3.0 GiB"),
     ],
 )  # fmt: skip
-def test_why_something_was_not_written(tmp_path, monkeypatch, error, free, why):
+def test_the_reason_of_a_write_failure(tmp_path, monkeypatch, error, free, why):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=free))
     assert write_failure(error, tmp_path, DiskNeeds(3 << 30, 0)) == why
 
 
-def test_sizes_in_words():
+def test_bytes_are_formatted_in_binary_units():
     assert [format_bytes(count) for count in (0, 1023, 1536, 5 << 20, 3 << 40)] == [
         "0.0 B", "1023.0 B", "1.5 KiB", "5.0 MiB", "3072.0 GiB",
     ]  # fmt: skip

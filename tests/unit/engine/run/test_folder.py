@@ -1,4 +1,4 @@
-"""A run's folder belongs to one recipe, and knows which models the run started from."""
+"""A run folder belongs to one recipe, its models and its data; what may change and what is refused."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A recipe that begins from the model of a finished run, base."""
+    """Return a recipe that starts from the model of a finished run, base."""
     (tmp_path / "base" / "model").mkdir(parents=True)
     finish_base(tmp_path, "2026-01-01")
     text = (
@@ -31,14 +31,14 @@ def finish_base(folder, at):
     (folder / "base" / "finished.json").write_text(json.dumps({"steps": 1, "seconds": 1.0, "at": at}))
 
 
-def test_a_run_is_finished_once(recipe):
+def test_a_finished_run_is_not_run_again(recipe):
     RunFolder(recipe).finish(1, 1.0)
     with pytest.raises(AlreadyFinishedError):
         RunFolder(recipe)
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_run_whose_base_was_trained_again_is_refused(recipe, tmp_path, finished):
+def test_a_run_whose_base_was_retrained_is_refused(recipe, tmp_path, finished):
     folder = RunFolder(recipe)
     begin(folder.path)
     if finished:
@@ -52,7 +52,7 @@ def test_a_run_whose_base_was_trained_again_is_refused(recipe, tmp_path, finishe
     )
 
 
-def test_an_evaluation_of_changed_models_is_not_finished(recipe, tmp_path):
+def test_an_evaluation_of_changed_models_runs_again(recipe, tmp_path):
     RunFolder(recipe, accepts_changes=True).finish(1, 1.0)
     finish_base(tmp_path, "2026-01-02")
     RunFolder(recipe, accepts_changes=True).finish(2, 1.0, "answers")
@@ -61,7 +61,7 @@ def test_an_evaluation_of_changed_models_is_not_finished(recipe, tmp_path):
         RunFolder(recipe, accepts_changes=True)
 
 
-def test_a_base_that_is_gone_changes_nothing(recipe, tmp_path):
+def test_a_missing_base_is_not_a_changed_one(recipe, tmp_path):
     RunFolder(recipe).finish(1, 1.0)
     (tmp_path / "base" / "finished.json").unlink()
     with pytest.raises(AlreadyFinishedError):
@@ -69,11 +69,11 @@ def test_a_base_that_is_gone_changes_nothing(recipe, tmp_path):
 
 
 def begin(folder):
-    """A line of metrics, as a first step leaves it."""
+    """Write a line of metrics, as the first step does."""
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
 
 
-def test_a_recipe_of_an_earlier_version_differs_not_by_its_missing_stage(recipe, tmp_path):
+def test_a_recipe_of_an_earlier_version_may_lack_its_stage(recipe, tmp_path):
     RunFolder(recipe)
     begin(tmp_path / "sft")
     written = tmp_path / "sft" / "recipe.yaml"
@@ -85,7 +85,7 @@ def test_a_recipe_of_an_earlier_version_differs_not_by_its_missing_stage(recipe,
 
 def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(recipe, tmp_path):
     RunFolder(recipe)
-    for name in ("metrics.jsonl", "rollouts.jsonl", "warnings.jsonl"):  # opened, and nothing came of it
+    for name in ("metrics.jsonl", "rollouts.jsonl", "warnings.jsonl"):  # opened, but still empty
         (tmp_path / "sft" / name).touch()
     finish_base(tmp_path, "2026-01-02")
     corrected = load(SFT, tmp_path / "sft.yaml", ["data.max_length=64", "run.seed=3"])
@@ -103,8 +103,8 @@ def test_a_run_that_failed_before_its_first_step_accepts_a_corrected_recipe(reci
     RunFolder(recipe)
 
 
-def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
-    other = load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/base"])  # where the model that it starts from is
+def test_a_model_that_is_not_from_a_run_is_not_overwritten(recipe, tmp_path):
+    other = load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/base"])  # the folder of the base
     with pytest.raises(RunError) as error:
         RunFolder(other)
     assert str(error.value) == (
@@ -115,7 +115,7 @@ def test_a_model_that_no_run_has_written_is_not_replaced(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data.json", "metrics.jsonl"])
-def test_data_in_the_folder_that_a_run_is_to_have_is_not_replaced(recipe, tmp_path, name):
+def test_files_that_are_not_from_a_run_are_not_overwritten(recipe, tmp_path, name):
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / name).write_text("[1]")
     with pytest.raises(RunError) as error:
@@ -127,7 +127,7 @@ def test_data_in_the_folder_that_a_run_is_to_have_is_not_replaced(recipe, tmp_pa
     assert [path.name for path in (tmp_path / "sft").iterdir()] == [name]
 
 
-def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
+def test_the_error_lists_differing_keys_and_those_that_may_change(recipe, tmp_path):
     RunFolder(recipe)
     begin(tmp_path / "sft")
     other = load(SFT, tmp_path / "sft.yaml", ["run.seed=1", "run.save_steps=7", "trainer.max_steps=9"])
@@ -140,8 +140,8 @@ def test_the_error_names_what_differs_and_what_of_it_may(recipe, tmp_path):
     )
 
 
-def test_a_run_that_was_moved_resumes_under_its_new_name(recipe, tmp_path):
-    """What a resumed run is advised where its disk is full."""
+def test_a_moved_run_resumes_under_its_new_name(recipe, tmp_path):
+    """As a resumed run on a full disk is advised to do."""
     save(RunFolder(recipe).path, 3)
     (tmp_path / "sft").rename(tmp_path / "moved")
     moved = load(SFT, tmp_path / "sft.yaml", [f"run.dir={tmp_path}/moved"])
@@ -165,12 +165,12 @@ def test_a_longer_run_of_the_same_recipe_is_not_finished(recipe, tmp_path):
         "the last one, or name another run.dir"
     )
     save(tmp_path / "sft", 2)
-    assert RunFolder(longer).finished.exists()  # until its first step: until then it may be refused
+    assert RunFolder(longer).finished.exists()  # it stays until the first step, since the run may still be refused
     RunFolder(longer).finish(4, 1.0)
     save(tmp_path / "sft", 4)
     with pytest.raises(AlreadyFinishedError):
         RunFolder(longer)
-    (tmp_path / "sft" / "recipe.yaml").unlink()  # the checkpoint holds its recipe, too
+    (tmp_path / "sft" / "recipe.yaml").unlink()  # the checkpoint has the recipe as well
     with pytest.raises(RunError, match=r"differs in trainer\.max_steps \(it may only grow\)"):
         RunFolder(load(SFT, tmp_path / "sft.yaml", [*constant, "trainer.max_steps=3"]))
 
@@ -183,7 +183,7 @@ def test_changed_data_is_refused_when_a_run_resumes(recipe, tmp_path, rows):
     def keep(rows):
         RunFolder(recipe).keep_report("train", Dataset.from_list(rows), Report(read=len(rows), kept=len(rows)))
 
-    keep(rows)  # not begun yet: any data will do
+    keep(rows)  # before the first step data may change
     keep(ROWS)
     begin(tmp_path / "sft")
     keep(ROWS)

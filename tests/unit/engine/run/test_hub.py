@@ -1,4 +1,4 @@
-"""The card of a push names the repository that it goes to, and keeps what the user has written in it."""
+"""The model card of a push: it names the repository and keeps the user's edits."""
 
 import json
 
@@ -11,7 +11,7 @@ from engine.run.hub import CARD, card_for
 
 @pytest.fixture
 def run(tmp_path):
-    """The folder of a finished run."""
+    """Write the folder of a finished run."""
     (tmp_path / "model").mkdir()
     recipe = {"stage": "sft", "model": {"path": "me/base"}, "data": {"train": "a.jsonl"}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -26,19 +26,19 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_later_push_to_another_name_carries_that_name(run, capsys):
+def test_the_card_of_a_later_push_to_another_repository_has_its_name(run, capsys):
     (run / CARD).write_text(card_for(run, "me/base"))
     assert (run / CARD).read_text() == model_card(run, "me/base")
     assert card_for(run, "you/other-1") == model_card(run, "you/other-1")
     assert capsys.readouterr().out == ""
 
 
-def test_what_the_user_wrote_stays(run, capsys):
+def test_the_users_edits_of_a_card_are_kept(run, capsys):
     licensed = model_card(run, "me/base").replace("# license: yours", "license: mit  # yours") + "\nMy words.\n"
     (run / CARD).write_text(licensed)
     card = card_for(run, "you/other")
     assert card == model_card(run, "you/other").replace("# license: yours", "license: mit  # yours") + "\nMy words.\n"
-    assert "base_model: me/base" in card  # a model of the old name, and not the repository
+    assert "base_model: me/base" in card  # the base model, not the repository
     assert capsys.readouterr().out == (
         f"{run / CARD}: your edits are kept, for you/other; delete it to get a new one\n"
     )
@@ -46,6 +46,6 @@ def test_what_the_user_wrote_stays(run, capsys):
     assert card_for(run, "you/other") == model_card(run, "you/other")
 
 
-def test_a_card_without_its_title_is_the_users_own(run):
+def test_a_card_without_the_generated_title_is_kept_unchanged(run):
     (run / CARD).write_text("My own card.\n")
     assert card_for(run, "you/other") == "My own card.\n"

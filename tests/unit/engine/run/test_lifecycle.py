@@ -1,4 +1,4 @@
-"""One lifecycle for all loops: where a run resumes, when it stops, what a checkpoint is, and what cannot be written."""
+"""The lifecycle that all stages share: resuming, stopping, checkpoints, write errors, and the end of a run."""
 
 import json
 import os
@@ -28,7 +28,7 @@ DISK = SimpleNamespace(total=1 << 40, free=7 << 19)  # 3.5 MiB free
 
 @pytest.fixture
 def run(tmp_path):
-    """A function that opens the run, as a new process would."""
+    """Return a function that opens the run as a new process does."""
     (tmp_path / "sft.yaml").write_text(
         f"stage: sft\nmodel: {{path: x}}\ndata: {{train: x.jsonl}}\nrun: {{dir: {tmp_path}/run, keep_checkpoints: 2}}\n"
     )
@@ -41,7 +41,7 @@ def run(tmp_path):
 
 
 def steps(life, *numbers):
-    """Make steps, each logged and saved."""
+    """Run steps, each logged and saved."""
     with life.interruptible(Accelerator(cpu=True)):
         life.begin(9, NO_NEEDS)
         for step in numbers:
@@ -73,7 +73,7 @@ def test_a_run_resumes_from_its_newest_complete_checkpoint(run, tmp_path, capsys
     assert (folder / "checkpoint-3" / "weights").read_text() == "3"
 
 
-def test_nothing_is_removed_for_a_checkpoint_of_another_recipe(run, tmp_path):
+def test_a_refused_recipe_removes_no_checkpoint(run, tmp_path):
     steps(run(), 1)
     (tmp_path / "run" / "recipe.yaml").unlink()
     (tmp_path / "run" / "checkpoint-2").mkdir()
@@ -85,7 +85,7 @@ def test_nothing_is_removed_for_a_checkpoint_of_another_recipe(run, tmp_path):
         run("run.seed=1")
 
 
-def test_a_checkpoint_is_sealed_after_the_logs_that_it_must_not_outlive(run, tmp_path, monkeypatch):
+def test_logs_are_synced_before_a_checkpoint_is_sealed(run, tmp_path, monkeypatch):
     synced, sync = [], durable.sync
     monkeypatch.setattr(durable, "sync", lambda path: (synced.append(path.name), sync(path)))
     life = run()
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_sealed_after_the_logs_that_it_must_not_outlive(run, tmp
 
 
 @pytest.mark.parametrize(("code", "step", "stops"), [(143, 9, True), (OUT_OF_TIME, 8, True), (OUT_OF_TIME, 9, False)])
-def test_out_of_time_after_the_last_step_is_the_end(run, monkeypatch, code, step, stops):
+def test_reaching_the_time_limit_at_the_last_step_does_not_stop_the_run(run, monkeypatch, code, step, stops):
     life = run()
     monkeypatch.setattr(Interruption, "code", lambda self: code)
     with life.interruptible(Accelerator(cpu=True)):
@@ -139,11 +139,11 @@ def test_a_long_step_is_described_after_a_signal(run, monkeypatch, capsys, done,
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: full"), RuntimeError("writer failed")]
 )
-def test_what_cannot_be_written_is_one_line_and_leaves_no_half_checkpoint(run, tmp_path, error):
+def test_a_write_error_is_one_line_and_leaves_no_incomplete_checkpoint(run, tmp_path, error):
     life = run()
     steps(life, 1)
 
-    def half():
+    def write_and_fail():
         with life.interruptible(Accelerator(cpu=True)):
             life.begin(9, NO_NEEDS)
             life.end_step(2)
@@ -152,7 +152,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_no_half_checkpoint(run, t
                 raise error
 
     with pytest.raises(RunError) as raised:
-        half()
+        write_and_fail()
     assert str(raised.value) == (
         f"{tmp_path}/run/checkpoint-2 cannot be written ({error}); make room or fix the folder's permissions, then "
         "the same command continues from checkpoint-1"
@@ -160,7 +160,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_no_half_checkpoint(run, t
     assert names(tmp_path / "run") == ["checkpoint-1"]
 
 
-def test_a_disk_without_room_is_named_before_the_first_step(run, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_before_the_first_step(run, tmp_path, monkeypatch):
     life = run()
     monkeypatch.setattr("shutil.disk_usage", lambda path: DISK)
     with pytest.raises(RunError) as raised, life.interruptible(Accelerator(cpu=True)):
@@ -172,7 +172,7 @@ def test_a_disk_without_room_is_named_before_the_first_step(run, tmp_path, monke
     assert life.metrics.rows == []
 
 
-def test_torchs_writer_on_a_full_disk_names_the_disk_and_what_needs_it(run, tmp_path, monkeypatch):
+def test_a_full_disk_under_torchs_writer_is_reported_with_the_space_needed(run, tmp_path, monkeypatch):
     life = run()
     with life.interruptible(Accelerator(cpu=True)):
         life.begin(9, DiskNeeds(3 << 20, 1 << 20))
@@ -186,13 +186,13 @@ def test_torchs_writer_on_a_full_disk_names_the_disk_and_what_needs_it(run, tmp_
     )
 
 
-def test_running_out_of_memory_is_no_full_disk(run):
+def test_out_of_memory_is_not_reported_as_a_full_disk(run):
     life = run()
     with pytest.raises(torch.OutOfMemoryError), life.writing(life.folder.path):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_the_end_is_marked_after_the_copies_and_pushed_last(run, tmp_path, monkeypatch):
+def test_a_run_is_marked_finished_after_the_copies_and_pushed_last(run, tmp_path, monkeypatch):
     life, order = run(), []
     monkeypatch.setattr(life.store, "wait", lambda: order.append("copied"))
     monkeypatch.setattr(life.store, "clear", lambda: order.append("disk freed"))
@@ -214,13 +214,13 @@ def test_a_finished_run_stays_finished_until_the_first_step_of_a_longer_one(run,
     steps(life, 1)
     life.folder.finish(1, 1.0)
     longer = run(constant, "trainer.max_steps=9")
-    assert mark.exists()  # a refusal before the first step would leave it so
+    assert mark.exists()  # until the first step, since the run may still be refused
     with longer.interruptible(Accelerator(cpu=True)):
         longer.begin(9, NO_NEEDS)
         assert not mark.exists()
 
 
-def test_a_model_folder_that_holds_files_of_the_users_is_not_replaced(run, tmp_path, capsys):
+def test_a_model_folder_with_files_of_the_user_is_renamed(run, tmp_path, capsys):
     life, model = run(), tmp_path / "run" / "model"
     for text in ("1", "2"):
         life.write_model("model", lambda folder, text=text: (folder / "weights").write_text(text))

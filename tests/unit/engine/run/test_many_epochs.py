@@ -1,4 +1,4 @@
-"""A run of many epochs says so before its first step."""
+"""A run of many epochs is warned of before its first step."""
 
 from types import SimpleNamespace
 
@@ -11,8 +11,8 @@ from engine.run.console import Steps
 from engine.run.trainer import RunCallback
 
 
-def told(capsys, rows, batch, parts, max_steps, epochs=3.0):
-    """What a trainer prints at its start that takes `batch` rows a step in `parts` forward passes."""
+def printed_at_start(capsys, rows, batch, parts, max_steps, epochs=3.0):
+    """Return what a trainer with `batch` rows per step, in `parts` micro-batches, prints at its start."""
     lifecycle = SimpleNamespace()
     lifecycle.begin = lambda total, needs: setattr(lifecycle, "console", Steps("sft", total))
     loader = DataLoader(range(rows), batch_size=batch // parts)
@@ -28,15 +28,15 @@ def told(capsys, rows, batch, parts, max_steps, epochs=3.0):
 
 
 @pytest.mark.parametrize("parts", [1, 4])
-def test_steps_of_many_epochs(capsys, parts):
-    assert told(capsys, rows=24, batch=8, parts=parts, max_steps=4000) == (
+def test_max_steps_of_many_epochs_is_warned_of(capsys, parts):
+    assert printed_at_start(capsys, rows=24, batch=8, parts=parts, max_steps=4000) == (
         "warning: 4,000 steps mean 1,333 epochs over the 24 rows of data.train; lower trainer.max_steps, or name more "
         "data\n"
     )
-    assert told(capsys, rows=24, batch=8, parts=parts, max_steps=30) == ""
+    assert printed_at_start(capsys, rows=24, batch=8, parts=parts, max_steps=30) == ""
 
 
-def test_epochs_that_are_asked_for(capsys):
+def test_more_than_10_epochs_are_warned_of(capsys):
     expected = "warning: 33 steps mean 11 epochs over the 24 rows of data.train; lower trainer.num_train_epochs, "
-    assert told(capsys, rows=24, batch=8, parts=1, max_steps=-1, epochs=11.0).startswith(expected)
-    assert told(capsys, rows=24, batch=8, parts=1, max_steps=-1, epochs=10.0) == ""
+    assert printed_at_start(capsys, rows=24, batch=8, parts=1, max_steps=-1, epochs=11.0).startswith(expected)
+    assert printed_at_start(capsys, rows=24, batch=8, parts=1, max_steps=-1, epochs=10.0) == ""

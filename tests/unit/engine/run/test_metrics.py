@@ -1,4 +1,4 @@
-"""Logs by step: cut back where a run resumes, and a time that counts over all its resumes."""
+"""Logs by step: lines of later steps are removed on resume, and elapsed time adds up over resumes."""
 
 import math
 
@@ -17,7 +17,7 @@ def test_a_run_that_resumes_removes_the_lines_of_later_steps(tmp_path):
     assert path.read_text() == ""
 
 
-def test_elapsed_seconds_count_over_resumes(tmp_path, monkeypatch):
+def test_elapsed_seconds_add_up_over_resumes(tmp_path, monkeypatch):
     clock = iter([100.0, 107.0, 500.0, 502.5])
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
     path = tmp_path / "metrics.jsonl"

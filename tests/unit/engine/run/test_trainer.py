@@ -1,4 +1,4 @@
-"""The glue to TRL's trainers: what only a GPU can do is refused before anything is read or written."""
+"""The adapter to TRL's trainers: settings that need a GPU, and warnings that are hidden."""
 
 import logging
 from types import SimpleNamespace

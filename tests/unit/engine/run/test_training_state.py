@@ -1,4 +1,4 @@
-"""The state objects of a checkpoint are found by name; what does not fit is one line that names it."""
+"""The state objects of a checkpoint are stored by name; missing and unknown names are an error that lists them."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from engine.dist.sharding import Sharding
 from engine.errors import RunError
 from engine.run import training_state
 
-ALONE = Sharding("none")
+NOT_SHARDED = Sharding("none")
 
 
 class Holder:
@@ -24,15 +24,15 @@ class Holder:
 
 
 def save(folder, **state):
-    training_state.save(folder, {}, state, ALONE)
+    training_state.save(folder, {}, state, NOT_SHARDED)
 
 
 def load(folder, **state):
-    training_state.load(folder, {}, state, ALONE)
+    training_state.load(folder, {}, state, NOT_SHARDED)
     return {name: item.fields for name, item in state.items()}
 
 
-def test_state_is_read_back_by_name_whatever_its_order(tmp_path):
+def test_state_is_read_back_by_name_in_any_order(tmp_path):
     save(tmp_path, kl_coef=Holder(value=0.1), normaliser=Holder(count=3, mean=1.5))
     found = load(tmp_path, normaliser=Holder(count=0, mean=0.0), kl_coef=Holder(value=0.0))
     assert found == {"normaliser": {"count": 3, "mean": 1.5}, "kl_coef": {"value": 0.1}}
@@ -46,7 +46,7 @@ def test_state_is_read_back_by_name_whatever_its_order(tmp_path):
         (("pretrain",), "lacks pretrain and has normaliser, which this run does not know"),
     ],
 )
-def test_a_missing_and_an_unknown_name_are_refused_before_anything_is_read(tmp_path, wanted, problem):
+def test_missing_and_unknown_names_are_refused_before_any_state_is_loaded(tmp_path, wanted, problem):
     save(tmp_path, normaliser=Holder(count=3))
     state = {name: Holder(count=0) for name in wanted}
     with pytest.raises(RunError) as error:
@@ -57,8 +57,8 @@ def test_a_missing_and_an_unknown_name_are_refused_before_anything_is_read(tmp_p
     assert all(item.fields == {"count": 0} for item in state.values())
 
 
-def test_a_list_without_names_is_taken_in_order_where_its_fields_fit(tmp_path):
-    """As checkpoints of earlier versions have it."""
+def test_state_without_names_is_assigned_in_order_if_its_fields_match(tmp_path):
+    """As in checkpoints of earlier versions."""
     save(tmp_path)
     torch.save([{"count": 3, "mean": 1.5}, {"value": 0.1}], tmp_path / training_state.STATE)
     found = load(tmp_path, normaliser=Holder(count=0, mean=0.0), kl_coef=Holder(value=0.0))
@@ -66,7 +66,7 @@ def test_a_list_without_names_is_taken_in_order_where_its_fields_fit(tmp_path):
 
 
 @pytest.mark.parametrize("parts", [[{"count": 3}], [{"count": 3}, {"value": 1}, {"position": 2}], [{"count": 3}, {}]])
-def test_a_list_whose_fields_do_not_fit_is_refused(tmp_path, parts):
+def test_state_without_names_whose_fields_do_not_match_is_refused(tmp_path, parts):
     save(tmp_path)
     torch.save(parts, tmp_path / training_state.STATE)
     with pytest.raises(RunError) as error:

@@ -1,4 +1,4 @@
-"""The user's functions: what they must take, what counts as a number, and how their failures read."""
+"""The user's functions: their arguments, which return values are numbers, and error messages."""
 
 import time
 from fractions import Fraction
@@ -59,7 +59,7 @@ def of_the_record(record, answer):
         ),
     ],
 )
-def test_a_function_that_takes_something_else_is_refused_when_it_is_loaded(monkeypatch, name, message):
+def test_a_function_with_another_signature_is_refused_and_the_advice_works(monkeypatch, name, message):
     path = f"{HERE}:{name}"
     with pytest.raises(RunError) as error:
         load_gold(path, "watch.gold")
@@ -70,34 +70,34 @@ def test_a_function_that_takes_something_else_is_refused_when_it_is_loaded(monke
     assert load_gold(path, "watch.gold")({}, "") == GoldScore(2.0, {})
 
 
-def test_what_can_be_called_is_taken():
+def test_functions_with_optional_arguments_or_no_signature_are_accepted():
     assert load_gold(f"{HERE}:with_more", "watch.gold")({}, "") == GoldScore(0.5, {})
-    assert load_function("builtins:max", "k", "one", "other") is max  # it does not say what it takes
+    assert load_function("builtins:max", "k", "one", "other") is max  # it has no signature
 
 
 @pytest.mark.parametrize("score", [1, 0.5, np.float32(2), np.float16(2), np.int64(3), np.float64(1), Fraction(1, 3)])
-def test_numbers(score):
+def test_these_values_are_numbers(score):
     assert is_number(score)
 
 
 @pytest.mark.parametrize("score", [True, np.bool_(True), None, "1", 1j, float("nan"), np.float32("inf"), [1.0]])
-def test_no_numbers(score):
+def test_these_values_are_not_numbers(score):
     assert not is_number(score)
 
 
-def test_a_rule_may_return_numpys_numbers():
+def test_a_rule_may_return_numpy_numbers():
     tokens, start = generated(qwen(), "42", "@im_end")
     scorer = RuleScorer(f"{HERE}:half", "reward.rule", qwen(), torch.device("cpu"))
     assert scorer([tokens], [start], [{}], 0).tolist() == [0.5]
 
 
-def test_a_slow_rule_says_what_it_is_at(monkeypatch, capsys):
+def test_a_slow_rule_prints_its_progress(monkeypatch, capsys):
     monkeypatch.setattr(rule, "SLOW_SECONDS", 0.1)
     tokens, start = generated(qwen(), "42", "@im_end")
     scorer = RuleScorer(f"{HERE}:slow", "reward.rule", qwen(), torch.device("cpu"))
     assert scorer([tokens], [start], [{}], 0).tolist() == [1.0]
-    said = f"reward.rule={HERE}:slow has been running for 0 s, now on the answer '42'; it has no time limit\n"
-    assert capsys.readouterr().out == said
+    message = f"reward.rule={HERE}:slow has been running for 0 s, now on the answer '42'; it has no time limit\n"
+    assert capsys.readouterr().out == message
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_a_slow_rule_says_what_it_is_at(monkeypatch, capsys):
         ),
     ],
 )
-def test_gold_that_is_no_number(returned, message):
+def test_gold_that_is_not_a_dict_of_numbers_is_refused(returned, message):
     with pytest.raises(RunError) as error:
         load_gold(f"{HERE}:of_the_record", "watch.gold")({"returned": returned}, "")
     assert str(error.value) == f"watch.gold={HERE}:of_the_record {message}"
 
 
-def test_gold_that_fails():
+def test_a_failing_gold_function_is_reported_with_the_answer():
     with pytest.raises(RunError) as error:
         load_gold(f"{HERE}:of_the_record", "watch.gold")({}, "Yes.")
     assert str(error.value) == f"watch.gold={HERE}:of_the_record failed on the answer 'Yes.': KeyError: 'returned'"

@@ -1,4 +1,4 @@
-"""The function that knows whether an answer obeys: loaded, and its results checked."""
+"""The function of eval.obeys: loading it, and checking its results."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ def answer_alone(answer):
     ("returned", "obeyed"),
     [(True, 1.0), (False, 0.0), (np.bool_(True), 1.0), (1, 1.0), (0.25, 0.25), (np.float32(0.5), 0.5)],
 )
-def test_truth_values_and_numbers_up_to_1(returned, obeyed):
+def test_booleans_and_numbers_from_0_to_1_are_accepted(returned, obeyed):
     found = load_obeys(f"{HERE}:of_the_record", "eval.obeys")({"returned": returned}, "Yes.")
     assert (found, type(found)) == (obeyed, float)
 
 
 @pytest.mark.parametrize("returned", [None, "yes", 1.5, -0.5, float("nan"), {"obeyed": 1}, np.array([True])])
-def test_anything_else_is_named(returned):
+def test_other_results_are_refused(returned):
     with pytest.raises(RunError) as error:
         load_obeys(f"{HERE}:of_the_record", "eval.obeys")({"returned": returned}, "Yes.")
     assert str(error.value) == (
@@ -35,7 +35,7 @@ def test_anything_else_is_named(returned):
     )
 
 
-def test_a_function_that_fails_or_takes_something_else():
+def test_a_failing_function_and_another_signature_are_reported():
     with pytest.raises(RunError) as error:
         load_obeys(f"{HERE}:of_the_record", "eval.obeys")({}, "Yes.")
     assert str(error.value) == f"eval.obeys={HERE}:of_the_record failed on the answer 'Yes.': KeyError: 'returned'"

@@ -1,4 +1,4 @@
-"""Which reward models may score the policy's tokens."""
+"""Which reward models can score the policy's tokens."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def refuse(folder, reward):
 
 
 def changed(folder, to, change):
-    """A copy of the reward model in which a file's JSON is another."""
+    """Copy the reward model and change the JSON of its files with `change`."""
     shutil.copytree(folder / "reward", to)
     for name in ("tokenizer.json", "config.json"):
         found = json.loads((to / name).read_text())
@@ -35,12 +35,12 @@ def changed(folder, to, change):
     return to
 
 
-def test_a_reward_model_of_the_same_base_is_taken(folder):
+def test_a_reward_model_of_the_same_base_is_accepted(folder):
     refuse(folder, folder / "reward")
 
 
 def test_a_vocabulary_of_equal_size_with_other_ids_is_refused(folder, tmp_path):
-    """The ids of two letters are swapped, as those of two tokenizers trained apart are by the hundred."""
+    """The ids of two letters are swapped; tokenizers that were trained separately differ in hundreds of ids."""
 
     def swap(name, found):
         if name == "tokenizer.json":
@@ -59,7 +59,7 @@ def test_a_vocabulary_of_equal_size_with_other_ids_is_refused(folder, tmp_path):
 
 
 def test_a_score_read_at_another_end_token_is_refused(folder, tmp_path):
-    """<|endoftext|> ends the policy's generation as well, but not its answers."""
+    """<|endoftext|> also ends the policy's generation, but not its answers."""
     ids = load_tokenizer(str(folder / "policy")).convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
 
     def at_endoftext(name, found):

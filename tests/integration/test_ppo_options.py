@@ -1,4 +1,4 @@
-"""What a recipe may turn on besides the paper's PPO: numbers worked out on paper, and each in a whole run."""
+"""Optional parts of PPO that the report does not use: hand-computed numbers, and each option in a whole run."""
 
 import math
 
@@ -16,7 +16,7 @@ from ppo.recipe import Algorithm
 from ppo.schedule import learning_rate_factor
 from ppo.train import train
 from tests.support.ppo_setting import make_setting, recipe_of
-from tests.support.stage_runs import assert_alike, same, untimed, weights
+from tests.support.stage_runs import assert_metrics_close, same, untimed, weights
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_kl_estimates_by_hand(estimator, expected):
     assert_close(kl_estimate(tensor([-1.0, -2.0]), tensor([-1.5, -1.5]), estimator), tensor(expected))
 
 
-def test_the_estimates_have_the_mean_they_claim():
+def test_k1_and_k3_are_unbiased():
     policy, reference = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.4, 0.4, 0.2])
     exact = (policy * (policy / reference).log()).sum()
     for estimator in ("k1", "k3"):
@@ -52,7 +52,7 @@ def test_the_kl_coefficient_follows_its_target():
     assert other.value == coefficient.value
 
 
-def test_without_a_target_it_stays():
+def test_without_a_target_the_kl_coefficient_is_constant():
     coefficient = KLCoefficient(0.1, target=None, horizon=100)
     coefficient.update(60.0, responses=10)
     assert coefficient.value == 0.1
@@ -61,7 +61,7 @@ def test_without_a_target_it_stays():
 def test_group_advantages_by_hand():
     rewards = tensor([[0.0, 1.0], [3.0, 0.0], [1.0, 1.0], [-2.0, 0.0]])
     mask = tensor([[True, True], [True, False], [True, True], [True, False]])
-    # R = 1, 3 | 2, -2: against the other one's
+    # R = 1, 3 | 2, -2: the difference from the other response's R
     expected = tensor([[-2.0, -2.0], [2.0, 0.0], [4.0, 4.0], [-4.0, 0.0]])
     advantages, returns = group_advantages(rewards, mask, 2, "rloo")
     assert_close(advantages, expected)
@@ -71,13 +71,13 @@ def test_group_advantages_by_hand():
     assert_close(group_advantages(rewards, mask, 2, "grpo")[0], tensor([[-a, -a], [a, 0.0], [b, b], [-b, 0.0]]))
 
 
-def test_three_responses_leave_one_out():
+def test_rloo_with_three_responses_by_hand():
     rewards, mask = tensor([[1.0], [2.0], [6.0]]), torch.ones(3, 1, dtype=torch.bool)
     # 1 - (2 + 6) / 2, 2 - (1 + 6) / 2, 6 - (1 + 2) / 2
     assert_close(group_advantages(rewards, mask, 3, "rloo")[0], tensor([[-3.0], [-1.5], [4.5]]))
 
 
-def test_scores_are_clipped_and_length_costs():
+def test_score_clipping_and_length_penalty_by_hand():
     scores = clip_and_shorten(tensor([5.0, -3.0, 1.0]), tensor([3, 4, 7]), clip=2.0, length_penalty=0.5, length_free=3)
     assert_close(scores, tensor([2.0, -2.5, -1.0]))
     off = Algorithm(steps=1)
@@ -87,7 +87,7 @@ def test_scores_are_clipped_and_length_costs():
     assert_close(scores, tensor([5.0, -3.0]))
 
 
-def test_weights_turn_a_mean_over_tokens_into_one_over_responses():
+def test_token_weights_turn_a_mean_over_tokens_into_one_over_responses():
     mask = tensor([[True, True, True], [True, False, False]])
     weights = token_weights(mask, tokens=4, responses=2)
     # 4 / (2 · 3) and 4 / (2 · 1)
@@ -96,7 +96,7 @@ def test_weights_turn_a_mean_over_tokens_into_one_over_responses():
     assert_close((weights * loss)[mask].sum() / 4, tensor((2.0 + 10.0) / 2))
 
 
-def test_learning_rates_by_hand():
+def test_learning_rate_schedules_by_hand():
     def factors(kind, warmup):
         return [learning_rate_factor(kind, step, 6, warmup) for step in range(1, 7)]
 
@@ -107,7 +107,7 @@ def test_learning_rates_by_hand():
     assert factors("cosine", 2) == pytest.approx(expected)
 
 
-KNOBS = {
+OPTIONS = {
     "adaptive KL": ["ppo.kl_target=0.01", "ppo.kl_horizon=20"],
     "k3 as penalty": ["ppo.kl_estimator=k3", "ppo.kl_coef=2.0"],
     "reward clip": ["ppo.reward_clip=0.1"],
@@ -121,19 +121,19 @@ KNOBS = {
 }
 
 
-@pytest.mark.parametrize("knob", KNOBS)
-def test_every_knob_in_a_whole_run_stopped_and_resumed(setting, tmp_path, knob):
-    """It changes the policy that comes out, and not by being resumed or by other micro-batches."""
-    overrides = [*KNOBS[knob], "run.save_steps=1", "run.keep_checkpoints=9"]
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_changes_the_policy_and_resumes_bit_for_bit(setting, tmp_path, option):
+    """Smaller micro-batches change the metrics by rounding only."""
+    overrides = [*OPTIONS[option], "run.save_steps=1", "run.keep_checkpoints=9"]
     one, plain = tmp_path / "one", tmp_path / "plain"
     train(recipe_of(setting, f"run.dir={one}", *overrides))
     train(recipe_of(setting, f"run.dir={plain}", *[o for o in overrides if o.startswith(("run", "ppo.value"))]))
     assert not same(weights(one), weights(plain))
-    assert (one / "value").exists() == (knob not in ("rloo", "grpo"))
+    assert (one / "value").exists() == (option not in ("rloo", "grpo"))
 
     small = tmp_path / "small"
     train(recipe_of(setting, f"run.dir={small}", *overrides, "ppo.micro_batch_tokens=30"))
-    assert_alike(one, small)
+    assert_metrics_close(one, small)
 
     expected, final = untimed(one), weights(one)
     for name in ("finished.json", "checkpoint-3/COMPLETE", "checkpoint-2/COMPLETE"):
@@ -143,16 +143,16 @@ def test_every_knob_in_a_whole_run_stopped_and_resumed(setting, tmp_path, knob):
     assert same(weights(one), final)
 
 
-def test_the_policy_stops_for_the_step_once_it_has_gone_far_enough(setting, tmp_path):
+def test_policy_updates_stop_at_target_approx_kl_and_value_updates_continue(setting, tmp_path):
     run = ["ppo.value_warmup_steps=1", "ppo.steps=2", "ppo.epochs=3"]
     train(recipe_of(setting, f"run.dir={tmp_path / 'free'}", *run))
     train(recipe_of(setting, f"run.dir={tmp_path / 'held'}", *run, "ppo.target_approx_kl=1e-4"))
-    free, held = read(tmp_path / "free" / "metrics.jsonl"), read(tmp_path / "held" / "metrics.jsonl")
-    assert [row["policy_updates"] for row in free] == [0, 6]
-    # The first minibatch is at π_old; the second finds the policy moved.
-    assert [row["policy_updates"] for row in held] == [0, 1]
+    unlimited, limited = read(tmp_path / "free" / "metrics.jsonl"), read(tmp_path / "held" / "metrics.jsonl")
+    assert [row["policy_updates"] for row in unlimited] == [0, 6]
+    # At the first minibatch the policy is π_old; at the second it exceeds the target.
+    assert [row["policy_updates"] for row in limited] == [0, 1]
     assert not same(weights(tmp_path / "held"), weights(setting.parent, "policy"))
-    assert free[1]["value_loss"] == held[1]["value_loss"]  # the value goes on learning
+    assert unlimited[1]["value_loss"] == limited[1]["value_loss"]  # the value model continues
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_the_policy_stops_for_the_step_once_it_has_gone_far_enough(setting, tmp_
         ),
     ],
 )
-def test_what_does_not_go_together(setting, overrides, message):
+def test_contradictory_keys_are_refused(setting, overrides, message):
     with pytest.raises(RecipeError) as error:
         recipe_of(setting, *overrides)
     assert str(error.value) == message
 
 
-def test_the_shortest_horizon_that_is_taken_keeps_the_kl_coefficient_above_zero(setting):
-    """8 responses a step: at a horizon of 2 a step takes off 0.2 · 8 / 2 = 80 %; at the one advised, 20 %."""
+def test_the_shortest_horizon_keeps_the_kl_coefficient_above_zero(setting):
+    """8 responses per step: with a horizon of 2 a step lowers it by 0.2 · 8 / 2 = 80 %, with the advised 8 by 20 %."""
     for horizon, factor in ((2, 0.2), (8, 0.8)):
         recipe = recipe_of(setting, "ppo.kl_target=6", f"ppo.kl_horizon={horizon}")
         coefficient = KLCoefficient(recipe.ppo.kl_coef, recipe.ppo.kl_target, recipe.ppo.kl_horizon)
@@ -192,10 +192,10 @@ def test_the_shortest_horizon_that_is_taken_keeps_the_kl_coefficient_above_zero(
     assert recipe_of(setting, "ppo.kl_horizon=1").ppo.kl_target is None
 
 
-def test_the_kl_coefficient_rests_with_the_policy(setting, tmp_path):
-    """Three value-only steps at a divergence of 0 do not lower it; what the fourth finds, at 0 still, does."""
+def test_the_kl_coefficient_is_constant_during_value_warmup(setting, tmp_path):
+    """In three value-only steps a KL of 0 does not lower it; in the fourth step it does."""
     overrides = ["ppo.kl_target=1", "ppo.kl_horizon=80", "ppo.value_warmup_steps=3", "ppo.steps=5"]
     train(recipe_of(setting, f"run.dir={tmp_path}", *overrides))
     coefficients = [row["kl_coef"] for row in read(tmp_path / "metrics.jsonl")]
-    # 8 responses a step: 1 - 0.2 · 8 / 80
+    # 8 responses per step: 1 - 0.2 · 8 / 80
     assert coefficients == pytest.approx([0.04, 0.04, 0.04, 0.04, 0.04 * 0.98])
