@@ -55,7 +55,7 @@ def time_case(prompts: int, responses: int, dtype: torch.dtype) -> tuple[list[fl
 
     def seconds(compiled: CompiledDecoder | None, step: int) -> float:
         began = time.perf_counter()
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             request = GenerationRequest(tokens, range(prompts), responses, RandomStream.of_step(0, step))
             sample(model, request, sampling, end=UNUSED_ID, stops=[UNUSED_ID], compiled=compiled)
         return time.perf_counter() - began

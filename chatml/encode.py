@@ -68,6 +68,7 @@ def encode(
     add_generation_prompt: bool = False,
     tool_format: ToolFormat = "hermes",
     parse_text: bool = False,
+    up_to_end: bool = False,
 ) -> Encoded:
     """Return the token ids and labels of one conversation.
 
@@ -80,13 +81,22 @@ def encode(
         add_generation_prompt: append <|im_start|>assistant⏎.
         tool_format: how tools, calls and results are rendered as text.
         parse_text: parse reasoning and tool calls from the assistant's text first (`chatml.parsing`).
+        up_to_end: leave out the newline after the last <|im_end|>, where reward models read the score. An unfinished
+            turn (ReAct) has neither.
 
-    Raise RecordError if the conversation cannot be encoded, TokenizerError if the tokenizer cannot encode ChatML.
+    Raise RecordError if the conversation cannot be encoded, TokenizerError if the tokenizer cannot encode ChatML, and
+    ValueError for `up_to_end` with `add_generation_prompt`.
     """
+    if up_to_end and add_generation_prompt:
+        raise ValueError("up_to_end and add_generation_prompt exclude each other; give one of them")
     given = read_messages(messages, "messages")
     turns = render(parse_messages(given) if parse_text else given, read_tools(tools), tool_format)
     (encoded,) = encode_turns([turns], tokenizer, mask, train_on)
-    return join(encoded, tokenizer, add_generation_prompt=add_generation_prompt)
+    whole = join(encoded, tokenizer, add_generation_prompt=add_generation_prompt)
+    if not up_to_end or encoded[-1].turn.unfinished:
+        return whole
+    length = len(whole.input_ids) - len(plain_encoder(tokenizer)("\n", "after_token"))
+    return Encoded(whole.input_ids[:length], whole.labels[:length])
 
 
 def encode_turns(

@@ -13,6 +13,7 @@ from engine.errors import RunError
 from engine.forward.attention import decoding_attention
 from engine.models.loading import load_causal, scalar_config
 from engine.models.tokenizer import load_tokenizer
+from engine.run.experimental import print_notes
 from release.chat_recipe import Chat
 
 HELP = "/reset starts a new conversation, /quit or Ctrl-D exits, Ctrl-C stops a response"
@@ -24,6 +25,7 @@ def chat(recipe: Chat) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - enables line editing and history in input()
 
+    print_notes(recipe)
     model, tokenizer = load_chat_model(recipe)
     console = Console(highlight=False)
     console.print(f"{recipe.model_path}: {HELP}", style="dim")

@@ -20,10 +20,17 @@ class Sharding(NamedTuple):
         return self.kind.startswith("zero")
 
 
+def requested_kind() -> str:
+    """Return the kind of sharding that the launcher requests, as in `Sharding`; works before the accelerator exists."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp2"
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    return f"zero{stage}" if stage else "none"
+
+
 def sharding_requested() -> bool:
     """Return whether the launcher requests sharded weights (FSDP2, ZeRO-3); works before the accelerator exists."""
-    zero3 = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true" or zero3
+    return requested_kind() in ("fsdp2", "zero3")
 
 
 def sharding_of(accelerator: Accelerator) -> Sharding:

@@ -26,6 +26,7 @@ from engine.errors import AlreadyFinishedError, RunError
 from engine.files import durable
 from engine.run import checkpoints
 from engine.run.best import describe_best
+from engine.run.experimental import print_notes
 from engine.run.identity import FINISHED, has_begun, made_from, rows_hash
 
 Rows = TypeVar("Rows")
@@ -94,6 +95,7 @@ class RunFolder:
         resumes = data.exists() and begun and not accepts_changes
         self._data: dict[str, Any] = json.loads(data.read_text(encoding="utf-8")) if resumes else {}
         """content of data.json; {} unless the run resumes"""
+        print_notes(recipe)
         if is_main_process():
             try:
                 if accepts_changes:

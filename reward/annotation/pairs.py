@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from chatml import RecordError, encode, plain_encoder
+from chatml import RecordError, encode
 from engine.data.sources import read_source
 from engine.dist.devices import default_device
 from engine.errors import RunError
@@ -105,7 +105,6 @@ def candidate_scores(recipe: MakePairs, candidates: Sequence[Candidate], folder:
         return [float(candidate[recipe.pairs.score_field]) for candidate in candidates]
     scoring = recipe.pairs.scoring("pairs")
     tokenizer = load_tokenizer(recipe.tokenizer or scoring.paths[0])
-    newline = len(plain_encoder(tokenizer)("\n", "after_token"))
     sequences = []
     for candidate in candidates:
         conversation = [*candidate["messages"], {"role": "assistant", "content": candidate["answer"]}]
@@ -117,10 +116,11 @@ def candidate_scores(recipe: MakePairs, candidates: Sequence[Candidate], folder:
                 tools=tools,
                 tool_format=recipe.chatml.tools,
                 parse_text=recipe.chatml.parse_text,
+                up_to_end=True,
             )
         except RecordError as error:
             raise RunError(f"{error}, in the response {candidate['answer'][:80]!r}") from None
-        sequences.append(encoded.input_ids[: len(encoded.input_ids) - newline])
+        sequences.append(encoded.input_ids)
     records = [candidate.get("record", {}) for candidate in candidates]
     device = default_device()
     model_of = recipe.model.model

@@ -1,6 +1,7 @@
 """The table of utilisation: its arithmetic by hand, real stages on a tiny shape, failures, and rows that exist."""
 
 import json
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 import bench.utilisation
 from bench.utilisation import SEQUENCES_PER_STEP, Setting, Size, main, make_models, matching_settings, measure, settings
-from bench.utilisation_table import table_cells, utilisation
+from bench.utilisation_table import COLUMNS, PHASE_TITLES, table_cells, utilisation
+from tests.support.paths import ROOT
 
 TINY = Size(32, 2, 4, 2, 64, 400, False, 4, 2, False)
 # Inputs times outputs of all linear layers: q and o, k and v, the three layers of the MLP.
@@ -38,6 +40,13 @@ def test_utilisation_by_hand():
     ppo = ROW | {"length": 512, "phases": {"sample": 0.25, "score": 0.5, "learn": 1.2}}
     assert table_cells("7b/ppo/lora/512/bfloat16", ppo)[2] == "2.00 (sampling 0.25, scoring 0.50, updates 1.20)"
     assert table_cells("7b/ppo/lora/512/bfloat16", ppo)[-1] == ""
+
+
+def test_the_table_of_the_page_is_the_one_that_is_printed():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert f"| {' | '.join(COLUMNS[:-1])} |\n" in page  # without Qwen's figures, which are of other sizes
+    phases = re.findall(r"\((\w+) [\d.]+, (\w+) [\d.]+, (\w+) [\d.]+\) \|", page)
+    assert set(phases) == {tuple(PHASE_TITLES.values())}
 
 
 def test_patterns_and_lengths_select_settings():

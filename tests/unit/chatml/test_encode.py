@@ -32,6 +32,23 @@ def test_decoded_tokens_are_chatml_text(make):
     assert make().decode(encode(TALK, make()).input_ids) == bos + expected
 
 
+@pytest.mark.parametrize("make", ALL)
+def test_up_to_end_stops_at_the_last_end_token(make):
+    tokenizer = make()
+    whole, cut = encode(TALK, tokenizer), encode(TALK, tokenizer, up_to_end=True)
+    newline = plain_encoder(tokenizer)("\n", "after_token")
+    assert cut.input_ids + newline == whole.input_ids
+    assert cut.input_ids[-1] == cut.labels[-1] == control(tokenizer).im_end
+    with pytest.raises(ValueError, match="exclude each other"):
+        encode(TALK, tokenizer, up_to_end=True, add_generation_prompt=True)
+
+
+def test_an_unfinished_turn_has_no_end_to_stop_at():
+    talk = TOOL_TALK[: max(i for i, message in enumerate(TOOL_TALK) if message["role"] == "tool") + 1]
+    given = {"tools": [ADD], "tool_format": "react"}
+    assert encode(talk, qwen(), **given, up_to_end=True) == encode(talk, qwen(), **given)
+
+
 # Prompts
 
 
