@@ -16,7 +16,7 @@ from config.sections import check_name
 
 # Parts of a mix name metrics, and metrics with one of these words in their names are timings or memory, not results
 # (engine/run/metrics.py).
-RESERVED_WORDS = re.compile("seconds|memory")
+RESERVED_WORDS = re.compile("seconds|per_second|memory")
 
 
 @dataclass(frozen=True)
