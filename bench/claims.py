@@ -144,29 +144,22 @@ def evaluation_overrides(seed: int, arm: Path) -> list[str]:
     return [f"run.seed={seed}", f"run.dir={arm / 'eval'}", *keys]
 
 
-def seed_figures(seed: int, folder: Path, recipes: Path) -> dict[str, Figures]:
+def seed_figures(seed: int, folder: Path) -> dict[str, Figures]:
     """Run the missing stages of one seed and return arm -> figures."""
     tiny = folder / str(seed)
     if not (tiny / "world").exists():
         run_stage(["tiny", str(tiny / "world"), "--seed", str(seed)], tiny)
     for name, stage in STAGES.items():
-        run_stage([stage, str(recipes / f"{name}.yaml"), f"run.seed={seed}"], tiny)
+        run_stage([stage, f"recipes/tiny/{name}.yaml", f"run.seed={seed}"], tiny)
     found = {}
     for at, (name, changes) in enumerate(ARMS.items()):
         arm = tiny / f"ppo-{at}"
         run_stage(
-            [
-                "ppo",
-                str(recipes / "ppo.yaml"),
-                f"run.seed={seed}",
-                f"run.dir={arm}",
-                *heldout_overrides(tiny),
-                *changes,
-            ],
+            ["ppo", "recipes/tiny/ppo.yaml", f"run.seed={seed}", f"run.dir={arm}", *heldout_overrides(tiny), *changes],
             tiny,
         )
         if not (arm / "eval" / "summary.json").exists():
-            run_stage(["eval", str(recipes / "eval.yaml"), *evaluation_overrides(seed, arm)], tiny)
+            run_stage(["eval", "recipes/tiny/eval.yaml", *evaluation_overrides(seed, arm)], tiny)
         found[name] = read_figures(arm, 0 if any(c.startswith("ppo.value_warmup") for c in changes) else 10)
     return found
 
@@ -209,10 +202,9 @@ def _cell(values: list[float]) -> str:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="make claims", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/claims"))
-    parser.add_argument("--recipes", type=Path, default=Path("recipes/tiny"))
     parser.add_argument("--out", type=Path, default=Path("docs/claims.md"))
     given: Any = parser.parse_args(arguments)
-    by_seed = {seed: seed_figures(seed, given.folder, given.recipes) for seed in SEEDS}
+    by_seed = {seed: seed_figures(seed, given.folder) for seed in SEEDS}
     durable.write_text(given.out, document(by_seed, total_minutes(given.folder)))
     print(f"{given.out}: written")
 

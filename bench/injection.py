@@ -155,10 +155,8 @@ def main(folders: list[Path], strings: int, seed: int) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.injection", description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="tokenizers; default: the fetched ones")
-    parser.add_argument("--strings", type=int, default=1_000_000, help="strings per tokenizer")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folders = arguments.folders or default_folders()
     if not folders:
         parser.error("no tokenizer found; fetch some with: .venv/bin/python -m tests.support.fetch")
-    sys.exit(main(folders, arguments.strings, arguments.seed))
+    sys.exit(main(folders, strings=1_000_000, seed=0))

@@ -14,12 +14,7 @@ def steps(case: dict[str, Any], models: str) -> Figures:
     """Run PPOTrainer on the prompts of the case, without its two gc.collect() calls per step."""
     import torch
     from datasets import Dataset
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        TrainerCallback,
-    )
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     class NoCollection:

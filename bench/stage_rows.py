@@ -4,20 +4,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from engine.data.encoding import Maker
-from engine.data.rows import Limit, load_rows
+from engine.data.reading import Maker
+from engine.data.rows import Limit, RowLoader
 
 
 def stage_rows(make: Maker, recipe: Any, tokenizer: Any) -> Dataset:
     """Return the tokenised rows of `recipe.data.train`, prepared by `make` with the recipe's settings."""
-    rows, _ = load_rows(
-        make,
-        recipe.data.sources("train"),
-        data=recipe.data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=tokenizer,
-        key="data.train",
-        limit=Limit("data.max_length", recipe.data.max_length),
-    )
-    return rows
+    loader = RowLoader(recipe.data, recipe.chatml, recipe.run.seed, tokenizer)
+    return loader.load(make, "train", Limit("data.max_length", recipe.data.max_length))[0]

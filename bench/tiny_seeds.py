@@ -9,13 +9,17 @@ bench/tiny_pooled.py, and docs/tiny_seeds.md is written. The exit code is 1 if a
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+import psutil
 
 from bench.tiny_bars import BARS, Run, RunResult, read_run, run_bars
 from bench.tiny_pooled import Judgement, format_number
@@ -132,6 +136,13 @@ def run_line(run: Run, found: RunResult | str) -> str:
     return table_line(run, cells, f"FAILS: {', '.join(fails)}" if fails else "holds")
 
 
+def stop(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM like Ctrl-C, which the terminal sends to the running stages as well."""
+    for stage in psutil.Process().children():
+        stage.terminate()
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.tiny_seeds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -155,6 +166,7 @@ def main(arguments: list[str]) -> None:
         parser.exit(2, f"error: {error}\n")
     except OSError as error:
         parser.exit(2, f"error: {error.filename} cannot be created ({error.strerror}); use another folder\n")
+    signal.signal(signal.SIGTERM, stop)
     found: dict[Run, RunResult | str] = {}
     print(f"The output of the stages is in {given.folder}/SEED-THREADS/{LOG_FILE}.\n")
     print(table_line("", [bar.short for bar in BARS], ""))

@@ -19,9 +19,9 @@ MODULES = {
 }
 
 
-def check_packages(section: Section, key: str = "") -> None:
+def check_packages(recipe: Section) -> None:
     """Raise RecipeError for the first value whose package is missing; the message has the command that installs it."""
-    for full_key, value, package in needed_packages(section, key):
+    for full_key, value, package in needed_packages(recipe):
         modules = MODULES.get(package, (package.replace("-", "_"),))
         if not any(map(_is_installed, modules)):
             raise RecipeError(

@@ -6,7 +6,7 @@ are in the section's `check`. Both are checked after all values have been conver
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 from omegaconf import MISSING
@@ -17,6 +17,7 @@ STAGES: tuple[str, ...] = get_args(Stage)
 # Keys of a field's metadata.
 RANGE = "range"
 WHOLE = "whole"
+# For a mapping whose keys another library defines: a function that returns them.
 NAMES = "names"
 # Whether a field may change, or grow, when its run resumes; for a mapping, the names that may (config/resume.py).
 CHANGEABLE = "changeable"
@@ -97,21 +98,6 @@ def whole_mapping(*references: str) -> Any:
     mapping and the name is gone, the field is set to null.
     """
     return dataclasses.field(default_factory=dict, metadata={WHOLE: references})
-
-
-def open_mapping(
-    names: Callable[[], Iterable[str]],
-    changeable: Collection[str] = (),
-    grows: Collection[str] = (),
-    packages: Mapping[str, Mapping[Any, str]] | None = None,
-) -> Any:
-    """Return a dataclass field for a mapping whose keys another library defines; `names` returns them for messages.
-
-    `changeable` and `grows`: the names whose values may change, or grow, when the run resumes. `packages`: name ->
-    value -> the optional package it needs.
-    """
-    metadata = {NAMES: names, CHANGEABLE: changeable, GROWS: grows, PACKAGES: packages or {}}
-    return dataclasses.field(default_factory=dict, metadata=metadata)
 
 
 class Section:

@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import field
 from typing import Any
 
-from config.schema import Range, RecipeError, open_mapping, show
+from config.schema import CHANGEABLE, GROWS, NAMES, PACKAGES, Range, RecipeError, show
 from config.trl_source import ConfigClass, trl_choices, trl_fields
 from config.typed import nearest
 
@@ -149,12 +150,13 @@ YAML_TYPE_NAMES = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str:
 
 def trainer_mapping(config_class: ConfigClass) -> Any:
     """Return a dataclass field for the section `trainer` of a stage whose configuration is `config_class`."""
-    return open_mapping(
-        lambda: [name for name in trl_fields(config_class) if name not in OWNED_FIELDS | REFUSED_FIELDS],
-        changeable=CHANGEABLE_FIELDS,
-        grows=LENGTH_FIELDS,
-        packages={"optim": OPTIMISER_PACKAGES, "use_liger_kernel": {True: "liger-kernel"}},
-    )
+    metadata = {
+        NAMES: lambda: [name for name in trl_fields(config_class) if name not in OWNED_FIELDS | REFUSED_FIELDS],
+        CHANGEABLE: CHANGEABLE_FIELDS,
+        GROWS: LENGTH_FIELDS,
+        PACKAGES: {"optim": OPTIMISER_PACKAGES, "use_liger_kernel": {True: "liger-kernel"}},
+    }
+    return field(default_factory=dict, metadata=metadata)
 
 
 def fixed_fields(section: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]:

@@ -28,14 +28,12 @@ Row = Sequence[str]
 NAME_WIDTH = 24
 
 
-def closing_table(summary: Summary) -> RenderableType:
-    """Return all tables as one printable object: figures, differences, tasks, turns, accuracy of rewards."""
-    return ClosingTable(summary)
-
-
 @dataclass(frozen=True)
 class ClosingTable:
-    """A summary's tables. The layout is computed when it is printed, because it depends on the console's width."""
+    """A summary's tables: figures, differences, tasks, turns, accuracy of rewards.
+
+    The layout is computed when it is printed, because it depends on the console's width.
+    """
 
     summary: Summary
 

@@ -56,11 +56,7 @@ def margin_figures(margins: Sequence[float], longer: Sequence[int]) -> dict[str,
 def accuracy_figures(margins: Sequence[float]) -> dict[str, Any]:
     """Return the number of comparisons, the accuracy, and its 95 % Wilson interval."""
     accuracy = pair_accuracy(margins)
-    return {
-        "pairs": len(margins),
-        "accuracy": accuracy,
-        "accuracy_ci95": list(wilson_interval(accuracy, len(margins))),
-    }
+    return {"pairs": len(margins), "accuracy": accuracy, "accuracy_ci95": list(wilson_interval(accuracy, len(margins)))}
 
 
 def by_subset(margins: Sequence[float], subsets: Sequence[str | None]) -> dict[str, dict[str, Any]]:

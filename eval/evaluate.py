@@ -25,19 +25,12 @@ from engine.run.folder import RunFolder
 from engine.scoring.gold import load_gold
 from engine.scoring.obedience import load_obeys
 from eval.answers import CANDIDATES
-from eval.closing_table import closing_table
+from eval.closing_table import ClosingTable
 from eval.gate import check_figures
 from eval.measures import Evaluation
 from eval.models import files_of
 from eval.recipe import Eval
-from eval.records import (
-    answer_records,
-    candidate_records,
-    candidates,
-    conversation_records,
-    pair_records,
-    text_records,
-)
+from eval.records import answer_records, candidate_records, candidates, conversation_records, pair_records, text_records
 from eval.run_folders import seconds_by_stage
 from eval.summary import RESERVED_FIGURE_NAMES, summarise
 
@@ -81,7 +74,7 @@ def evaluate(recipe: Eval) -> None:
     ):
         jsonl.write(folder.path / name, rows)
     durable.write_json(folder.path / "summary.json", summary)
-    Console().print(closing_table(summary))
+    Console().print(ClosingTable(summary))
     folder.finish(len(answers) + len(pairs) + len(texts) + len(conversations), seconds, "items")
     check_requirements(recipe)
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from chatml import RecordError, encode, read_back, read_prompt
 from config.sections import Sampling
 from engine.data.chatml_section import ChatML
-from engine.data.rows import Limit, load_prompts
+from engine.data.rows import Limit, RowLoader
 from engine.errors import RunError
 from engine.run.folder import RunFolder
 from eval.item_store import fingerprint
@@ -103,15 +103,8 @@ class Items:
 def read_items(recipe: Eval, models: Models, folder: RunFolder) -> Items:
     """Load the items of data.prompts. What was kept and dropped is printed and saved in the run folder."""
     data = recipe.data
-    found = load_prompts(
-        data.sources("prompts"),
-        data=data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=models.main_tokenizer,
-        key="data.prompts",
-        limit=Limit("data.max_prompt_tokens", data.max_prompt_tokens),
-    )
+    loader = RowLoader(data, recipe.chatml, recipe.run.seed, models.main_tokenizer)
+    found = loader.load_prompts("prompts", Limit("data.max_prompt_tokens", data.max_prompt_tokens))
     rows = folder.keep_report("prompts", *found)[: recipe.eval.prompts_limit]
     items = [Item(number, list(row.input_ids), row.messages, row.record) for number, row in enumerate(rows)]
     return Items(items, models.main_tokenizer, recipe.chatml, data.fields, data.roles)

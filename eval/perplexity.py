@@ -10,8 +10,8 @@ from itertools import pairwise
 from transformers import PreTrainedTokenizerBase
 
 from chatml import control, plain_encoder
-from engine.data import encoding
-from engine.data.rows import Limit, load_rows
+from engine.data import plain_text
+from engine.data.rows import Limit, RowLoader
 from engine.forward.responses import TOKENS_PER_FORWARD, response_logprobs
 from engine.run.folder import RunFolder
 from eval.item_store import ItemStore, Row, fingerprint
@@ -25,27 +25,16 @@ DOCUMENTS_AT_ONCE = 64
 def read_texts(recipe: Eval, models: Models, folder: RunFolder) -> dict[str, list[str]]:
     """Load the documents of data.texts: {set name: documents}."""
     data, found = recipe.data, {}
-    for name, named in data.sets("texts").items():
-        rows = load_rows(
-            encoding.documents,
-            named,
-            data=data,
-            chatml=recipe.chatml,
-            seed=recipe.run.seed,
-            tokenizer=models.main_tokenizer,
-            key=f"data.texts.{name}",
-            limit=Limit("data.max_length", data.max_length),
-        )
+    loader = RowLoader(data, recipe.chatml, recipe.run.seed, models.main_tokenizer)
+    limit = Limit("data.max_length", data.max_length)
+    for name, sources in data.sets("texts").items():
+        rows = loader.load(plain_text.documents, f"texts.{name}", limit, sources)
         found[name] = list(folder.keep_report(name, *rows)["text"])
     return found
 
 
 def text_losses(
-    store: ItemStore,
-    documents: Sequence[str],
-    load: Load,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    store: ItemStore, documents: Sequence[str], load: Load, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Row]:
     """Return {"nll": in nats, "tokens": number predicted, "bytes": size in UTF-8} of every document under one model.
 

@@ -30,11 +30,7 @@ class Stage:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The run's resolved recipe as plain values."""
-        return yaml.safe_load(self.recipe_text)
-
-    @cached_property
-    def recipe_text(self) -> str:
-        return (self.path / "recipe.yaml").read_text(encoding="utf-8")
+        return yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
 
     @property
     def kind(self) -> str:

@@ -6,7 +6,7 @@ of each model are stored separately, so a failure of a later model does not lose
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from chatml import control, plain_encoder
 from config.scoring import Scoring
 from engine.data import encoding
 from engine.data.report import TOO_LONG
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, RowLoader
 from engine.errors import RunError
 from engine.forward.responses import TOKENS_PER_FORWARD, sequence_scores
 from engine.run.folder import RunFolder
@@ -163,21 +163,15 @@ def read_pairs(
     on the same ones.
     """
     data, found = recipe.data, {}
-    for name, named in data.sets("comparisons").items():
-        settings = {
-            "data": data,
-            "chatml": recipe.chatml,
-            "seed": recipe.run.seed,
-            "key": f"data.comparisons.{name}",
-            "limit": Limit("data.max_length", data.max_length),
-        }
-        rows, report = load_rows(encoding.pairs, named, tokenizer=tokenizer, **settings)
+    loader = RowLoader(data, recipe.chatml, recipe.run.seed, tokenizer)
+    limit = Limit("data.max_length", data.max_length)
+    main = replace(loader, tokenizer=models.main_tokenizer)
+    for name, sources in data.sets("comparisons").items():
+        wanted = encoding.pairs, f"comparisons.{name}", limit, sources
+        rows, report = loader.load(*wanted)
         if tokenizer is models.main_tokenizer:
             folder.keep_report(name, rows, report)
-        elif (
-            report.dropped[TOO_LONG]
-            or load_rows(encoding.pairs, named, tokenizer=models.main_tokenizer, **settings)[1].dropped[TOO_LONG]
-        ):
+        elif report.dropped[TOO_LONG] or main.load(*wanted)[1].dropped[TOO_LONG]:
             raise RunError(
                 f"data.comparisons.{name}: some are longer than data.max_length={data.max_length:,}, but not the same "
                 f"ones with the tokenizers of {models.main_tokenizer.name_or_path} and {tokenizer.name_or_path}; raise "

@@ -175,9 +175,9 @@ def distinct_share(texts: Sequence[str]) -> float:
     return len(set(texts)) / len(texts)
 
 
-def commonest_opening_share(texts: Sequence[str], words: int = 3) -> float:
-    """Return the share of texts with the most common first `words` words; near 1 if a policy uses a template."""
-    openings = Counter(tuple(text.split()[:words]) for text in texts)
+def commonest_opening_share(texts: Sequence[str]) -> float:
+    """Return the share of texts with the most common first three words; near 1 if a policy uses a template."""
+    openings = Counter(tuple(text.split()[:3]) for text in texts)
     return openings.most_common(1)[0][1] / len(texts)
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from chatml import RecordError, encode
 from config.sections import Sampling
 from engine.data import encoding
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, RowLoader
 from engine.generation.request import GenerationRequest
 from engine.generation.streams import RandomStream
 from engine.run.folder import RunFolder
@@ -72,17 +72,9 @@ Answer = Callable[[int, Sequence[Asked]], list[Row]]
 def read_scripts(recipe: Eval, models: Models, folder: RunFolder) -> list[Script]:
     """Load the conversations of data.system_prompts. What was kept and dropped is saved in the run folder."""
     data = recipe.data
-    found = load_rows(
-        encoding.questions,
-        data.sources("system_prompts"),
-        data=data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=models.main_tokenizer,
-        key="data.system_prompts",
-        limit=Limit("data.max_prompt_tokens", data.max_prompt_tokens),
-    )
-    rows = folder.keep_report("system_prompts", *found)
+    loader = RowLoader(data, recipe.chatml, recipe.run.seed, models.main_tokenizer)
+    limit = Limit("data.max_prompt_tokens", data.max_prompt_tokens)
+    rows = folder.keep_report("system_prompts", *loader.load(encoding.questions, "system_prompts", limit))
     return [Script(number, json.loads(row["messages"]), json.loads(row["record"])) for number, row in enumerate(rows)]
 
 

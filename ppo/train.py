@@ -20,9 +20,9 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from chatml import control
-from engine.data import encoding
+from engine.data import plain_text
 from engine.data.prompt_rows import PromptRows
-from engine.data.rows import Limit, load_prompts, load_rows, longest_sequence
+from engine.data.rows import Limit, RowLoader, longest_sequence
 from engine.dist.ranks import start_accelerator
 from engine.dist.sharding import sharding_of
 from engine.errors import RunError
@@ -158,11 +158,11 @@ def load_data(
     """
     data, seed = recipe.data, recipe.run.seed
     gold = load_gold(recipe.watch.gold, "watch.gold") if recipe.watch.gold else None
-    common = {"data": data, "chatml": recipe.chatml, "seed": seed, "tokenizer": tokenizer}
+    loader = RowLoader(data, recipe.chatml, seed, tokenizer)
 
     def load_key(name: str) -> PromptRows:
         limit = Limit("data.max_prompt_tokens", data.max_prompt_tokens)
-        rows, report = load_prompts(data.sources(name), key=f"data.{name}", limit=limit, **common)
+        rows, report = loader.load_prompts(name, limit)
         new = recipe.sampling.max_new_tokens
         check_context(
             recipe,
@@ -177,7 +177,7 @@ def load_data(
         heldout = HeldOut(list(load_key("heldout")), gold, tokenizer, seed)
     if data.pretrain is not None:
         limit = Limit("data.pretrain_length", data.pretrain_length)
-        texts, report = load_rows(encoding.texts, data.sources("pretrain"), key="data.pretrain", limit=limit, **common)
+        texts, report = loader.load(plain_text.texts, "pretrain", limit)
         what, way_out = "the longest piece of data.pretrain", "set data.pretrain_length={limit}"
         check_context(recipe, longest_sequence(texts), what, way_out)
         texts = folder.keep_report("pretrain", texts, report)

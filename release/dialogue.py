@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from chatml import Message, RecordError, control, encode
 from chatml.parsing import parse_messages
+from config.sections import Sampling
 from engine.dist.devices import default_device
 from engine.errors import RunError
 from engine.forward.attention import decoding_attention
@@ -52,16 +53,16 @@ def chat(recipe: Chat) -> None:
         console.print("[bold dark_orange]model[/] ", end="")
         try:
             prompt, asked = fit_prompt(asked, tokenizer, max_prompt_tokens(model, recipe))
-            text, ended, with_markers = print_response(model, tokenizer, prompt, recipe)
+            room = model.config.max_position_embeddings - len(prompt)
+            text, ended, with_markers = print_response(model, tokenizer, prompt, recipe.sampling, room)
         except KeyboardInterrupt:
             console.print("\nstopped; your message and the response are discarded", style="dim")
         except RecordError as error:
             console.print(str(error), style="dim")
         else:
             if not ended:
-                positions = model.config.max_position_embeddings
-                full = recipe.sampling.max_new_tokens > positions - len(prompt)
-                limit = f"the context length, {positions} tokens," if full else "sampling.max_new_tokens"
+                full = f"the context length, {room + len(prompt)} tokens,"
+                limit = full if room < recipe.sampling.max_new_tokens else "sampling.max_new_tokens"
                 console.print(f"cut off; {limit} is the limit", style="dim")
             messages = [*asked, response_message(text, with_markers)]
 
@@ -112,9 +113,9 @@ def fit_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: i
 
 @torch.no_grad()
 def print_response(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int], recipe: Chat
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int], sampling: Sampling, room: int
 ) -> tuple[str, bool, bool]:
-    """Generate a response to `prompt` (token ids) and print it token by token.
+    """Generate a response of at most `room` tokens to `prompt` (token ids), and print it token by token.
 
     Returns its text, whether it has an end token, and whether it contains marker tokens, which enclose reasoning and
     tool calls. Text that only spells a marker does not count.
@@ -126,9 +127,9 @@ def print_response(
             attention_mask=torch.ones_like(ids),
             do_sample=True,
             top_k=0,
-            top_p=recipe.sampling.top_p,
-            temperature=recipe.sampling.temperature,
-            max_new_tokens=min(recipe.sampling.max_new_tokens, model.config.max_position_embeddings - len(prompt)),
+            top_p=sampling.top_p,
+            temperature=sampling.temperature,
+            max_new_tokens=min(sampling.max_new_tokens, room),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         )
     response = tokens[len(prompt) :].tolist()

@@ -25,7 +25,7 @@ from trl import RewardConfig, RewardTrainer
 
 from engine.data import encoding
 from engine.data.order import shuffled_positions
-from engine.data.rows import Limit, load_rows, longest_sequence
+from engine.data.rows import Limit, RowLoader, longest_sequence
 from engine.dist import sharding
 from engine.dist.collectives import all_gather_items, take_share
 from engine.dist.devices import compute_dtype
@@ -82,17 +82,9 @@ def pair_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, fol
     Raises RunError if `reward.margin_coef` is set and no training pair has a margin.
     """
     data = recipe.data
-    rows, report = load_rows(
-        encoding.pairs,
-        data.sources(name),
-        data=data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=tokenizer,
-        key=f"data.{name}",
-        limit=Limit("data.max_length", data.max_length),
-    )
-    rows = folder.keep_report(name, rows, report)
+    loader = RowLoader(data, recipe.chatml, recipe.run.seed, tokenizer)
+    limit = Limit("data.max_length", data.max_length)
+    rows = folder.keep_report(name, *loader.load(encoding.pairs, name, limit))
     if name == "train" and recipe.reward.margin_coef and not any(rows["margin"]):
         raise RunError(
             f"reward.margin_coef is {recipe.reward.margin_coef}, but no comparison of data.train has a margin; "

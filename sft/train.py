@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from chatml import IGNORE
 from engine.data import encoding
 from engine.data.packing import pack_rows
-from engine.data.rows import Limit, load_rows, longest_sequence
+from engine.data.rows import Limit, RowLoader, longest_sequence
 from engine.dist import sharding
 from engine.dist.collectives import max_over_ranks, take_share
 from engine.dist.devices import compute_dtype
@@ -67,17 +67,9 @@ def train(recipe: SFT) -> None:
 def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
     """Load the rows of `data.train` or `data.eval` (`name` is "train" or "eval"), packed if `data.packing` is set."""
     data = recipe.data
-    rows, report = load_rows(
-        encoding.conversations,
-        data.sources(name),
-        data=data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=tokenizer,
-        key=f"data.{name}",
-        limit=Limit("data.max_length", data.max_length),
-    )
-    rows = folder.keep_report(name, rows, report)
+    loader = RowLoader(data, recipe.chatml, recipe.run.seed, tokenizer)
+    limit = Limit("data.max_length", data.max_length)
+    rows = folder.keep_report(name, *loader.load(encoding.conversations, name, limit))
     return pack_rows(rows, data.max_length) if data.packing else rows
 
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from chatml import Pair
 from config import RecipeError
 from config.data import Source, sources
-from engine.data import encoding
+from engine.data import encoding, plain_text
 from engine.data.report import Report
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, RowLoader
 from engine.data.sources import read_source
 from show.duplicates import NearDuplicate, exact_duplicates, near_duplicates
 from show.overlap import EvaluationSet, evaluation_set
@@ -114,19 +114,12 @@ def stage_rows(seen: Inspection, named: list[Source]) -> tuple[Dataset, Report]:
     if seen.limit.key == "data.max_prompt_tokens":
         make = encoding.prompts
     elif is_texts(seen.key):
-        make = encoding.texts
+        make = plain_text.texts
     else:
         make = encoding.pairs if seen.of_pairs else encoding.conversations
-    return load_rows(
-        make,
-        named,
-        data=seen.recipe.data,
-        chatml=seen.recipe.chatml,
-        seed=seen.recipe.run.seed,
-        tokenizer=seen.tokenizer,
-        key=f"data.{seen.key}",
-        limit=seen.limit,
-    )
+    recipe = seen.recipe
+    loader = RowLoader(recipe.data, recipe.chatml, recipe.run.seed, seen.tokenizer)
+    return loader.load(make, seen.key, seen.limit, named)
 
 
 def _evaluation_set(source: Source, recipe: Show) -> EvaluationSet:

@@ -58,11 +58,7 @@ SIZES = {
 WIDTHS = {"init": 128, "init_small": 64}
 
 # These files have no duplicates and no record of the named file, since evaluation treats their records as independent.
-DISTINCT_FROM = {
-    "prompts_heldout": "prompts",
-    "prompts_watched": "prompts_heldout",
-    "pretrain_heldout": "pretrain",
-}
+DISTINCT_FROM = {"prompts_heldout": "prompts", "prompts_watched": "prompts_heldout", "pretrain_heldout": "pretrain"}
 
 
 class FolderError(Exception):

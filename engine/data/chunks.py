@@ -6,7 +6,9 @@ from typing import Any
 import pyarrow
 
 from chatml import RecordError
-from engine.data.encoding import Chunk, Maker, Settings, conversations, documents, pairs, prompts, questions, texts
+from engine.data.encoding import conversations, pairs, prompts, questions
+from engine.data.plain_text import documents, texts
+from engine.data.reading import Chunk, Maker, Settings
 from engine.data.report import Report
 
 # Maximum number of records per chunk (they are tokenized together), and of characters after which a chunk ends.

@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 from config import RecipeError
 from config.data import Source
 from engine.data.chunks import COLUMNS, encode_chunk, split_into_chunks
-from engine.data.encoding import Maker, Settings
 from engine.data.progress import ReadProgress
+from engine.data.reading import Maker, Settings
 from engine.data.report import Report
 from engine.data.sources import Place, find_place, select_records
 from engine.data.workers import map_in_order

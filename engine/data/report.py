@@ -140,7 +140,7 @@ class Report:
     def check(self, key: str, limit: str) -> None:
         """Raise RecipeError if less than half of the records are kept. `limit` is the recipe key of the limit."""
         if self.read == 0:
-            raise RecipeError(f"{key}: no records; name a source that holds some")
+            raise RecipeError(f"{key}: no records; name a source that has some")
         if 2 * self.kept < self.read:
             (reason, _), *_ = self.dropped.most_common(1)
             way_out = _WAYS_OUT[reason].format(limit=limit, bad=next(iter(self.bad), None))

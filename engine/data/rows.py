@@ -1,6 +1,7 @@
 """Load the rows that stages train on: read records, encode them as ChatML, cut them to length, report the result."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,10 +13,10 @@ from config import RecipeError
 from config.data import Data, Source
 from engine.data import encoding
 from engine.data.chatml_section import ChatML
-from engine.data.encoding import Maker, Settings
 from engine.data.mixture import mix_sources
 from engine.data.prepare import prepare_rows
 from engine.data.prompt_rows import PromptRows
+from engine.data.reading import Maker, Settings
 from engine.data.report import Report, merge_reports
 
 
@@ -26,56 +27,60 @@ class Limit(NamedTuple):
     tokens: int
 
 
-def load_rows(
-    make: Maker,
-    sources: Sequence[Source],
-    *,
-    data: Data,
-    chatml: ChatML,
-    seed: int,
-    tokenizer: Any,
-    key: str,
-    limit: Limit,
-) -> tuple[Dataset, Report]:
-    """Return the memory-mapped rows of a data key, and the report on its records.
+@dataclass(frozen=True)
+class RowLoader:
+    """Loads the rows of a recipe's data keys."""
 
-    Args:
-        make: what to make of a record (a function of engine.data.encoding): `conversations`, `texts`, `pairs` or
-            `prompts`, of at most `limit` tokens, or `documents` or `questions`, which are not cut.
-        sources: the sources of the data key.
-        data: the recipe's section `data`.
-        chatml: the recipe's section `chatml`.
-        seed: for drawing rows from weighted sources.
-        tokenizer: has the ChatML tokens.
-        key: the data key, for messages.
-        limit: the maximum length of a row.
+    data: Data
+    """the recipe's section `data`"""
+    chatml: ChatML
+    """the recipe's section `chatml`"""
+    seed: int
+    """for drawing rows from weighted sources"""
+    tokenizer: Any
+    """has the ChatML tokens"""
 
-    Raises RecipeError with file and line for a record that cannot be read, or with `key` if less than half of the
-    records are kept.
-    """
-    _check_fields(data.fields)
-    control(tokenizer)  # raises where the tokenizer lacks the ChatML tokens
-    settings = Settings(
-        chatml,
-        data.fields,
-        data.too_long,
-        data.on_bad_record,
-        limit.key,
-        limit.tokens,
-        document_end=data.document_end,
-        roles=data.roles,
-    )
-    parts = [prepare_rows(make, source, settings, tokenizer, key) for source in sources]
-    report = merge_reports(report for _, report in parts)
-    report.check(key, limit.key)
-    weighted = [(rows, source.weight) for (rows, _), source in zip(parts, sources, strict=True)]
-    return mix_sources(weighted, seed), report
+    def load(
+        self, make: Maker, name: str, limit: Limit, sources: Sequence[Source] | None = None
+    ) -> tuple[Dataset, Report]:
+        """Return the memory-mapped rows of a data key, and the report on its records.
 
+        Args:
+            make: what to make of a record: `conversations`, `pairs` or `prompts` of engine.data.encoding or `texts` of
+                engine.data.plain_text, of at most `limit` tokens; or their `questions` or `documents`, which are not
+                cut.
+            name: the key in the section `data`.
+            limit: the maximum length of a row.
+            sources: the sources to read, if they are not those that the key names.
 
-def load_prompts(sources: Sequence[Source], **settings: Any) -> tuple[PromptRows, Report]:
-    """Return the prompts of a data key as PromptRows, and the report; `settings` are those of `load_rows`."""
-    rows, report = load_rows(encoding.prompts, sources, **settings)
-    return PromptRows(rows), report
+        Raises RecipeError with file and line for a record that cannot be read, or with the key if less than half of
+        the records are kept.
+        """
+        data, key = self.data, f"data.{name}"
+        _check_fields(data.fields)
+        control(self.tokenizer)  # raises where the tokenizer lacks the ChatML tokens
+        settings = Settings(
+            self.chatml,
+            data.fields,
+            data.too_long,
+            data.on_bad_record,
+            limit.key,
+            limit.tokens,
+            document_end=data.document_end,
+            roles=data.roles,
+        )
+        if sources is None:
+            sources = data.sources(name)
+        parts = [prepare_rows(make, source, settings, self.tokenizer, key) for source in sources]
+        report = merge_reports(report for _, report in parts)
+        report.check(key, limit.key)
+        weighted = [(rows, source.weight) for (rows, _), source in zip(parts, sources, strict=True)]
+        return mix_sources(weighted, self.seed), report
+
+    def load_prompts(self, name: str, limit: Limit) -> tuple[PromptRows, Report]:
+        """Return the prompts of a data key as PromptRows, and the report. Raises RecipeError as `load` does."""
+        rows, report = self.load(encoding.prompts, name, limit)
+        return PromptRows(rows), report
 
 
 def longest_sequence(rows: Dataset) -> int:

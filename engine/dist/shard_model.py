@@ -80,9 +80,8 @@ def partition_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
 
     context = deepspeed.zero.Init(module=torch.nn.Identity())
     for weight in model.parameters():
-        weight.data = weight.data.to(
-            autocast_dtype(accelerator), copy=True
-        )  # a copy: memory-mapped files are read-only
+        # A copy, because memory-mapped files are read-only.
+        weight.data = weight.data.to(autocast_dtype(accelerator), copy=True)
         context._convert_to_zero_parameters([weight])
 
 
@@ -154,8 +153,8 @@ def optimizer_step(
 ) -> float:
     """Clip the gradient to a norm of `max_grad_norm`, update the weights, clear the gradient (collective).
 
-    Returns the norm before clipping. If it is not finite, the weights are not updated and the gradient is not
-    cleared, except under DeepSpeed, which reports the norm only after the update.
+    Returns the norm before clipping. If it is not finite, the weights are not updated, except under DeepSpeed, which
+    reports the norm only after the update.
     """
     if sharding_of(accelerator).is_deepspeed:
         model.step()
@@ -164,5 +163,5 @@ def optimizer_step(
     norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     if math.isfinite(norm):
         optimizer.step()
-        optimizer.zero_grad()
+    optimizer.zero_grad()
     return norm

@@ -50,9 +50,13 @@ def write_folder(path: Path, write: Callable[[Path], Any]) -> None:
     """Replace the folder `path` by one that `write` fills.
 
     `write` is called with a temporary folder, which is renamed to `path` when it is complete. If `write` raises, or the
-    process is killed before it returns, `path` stays as it was.
+    process is killed, `path` stays as it was. If the process is killed between the renaming of the old folder and that
+    of the new one, the next call restores the old one first.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -61,6 +65,8 @@ def write_folder(path: Path, write: Callable[[Path], Any]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_tree(partial)
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
     partial.rename(path)
     sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,21 +1,20 @@
-"""Send requests to a chat model behind an OpenAI-compatible endpoint, one at a time, with retries.
-
-Uses only the standard library: these few lines do not justify an HTTP client in the requirements.
-"""
+"""Send requests to a chat model behind an OpenAI-compatible endpoint, with retries."""
 
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
+
+import httpx2
 
 from engine.errors import RunError
 
 # HTTP statuses after which a retry may succeed; with any other, the request itself is wrong.
 RETRIED_STATUSES = {408, 409, 425, 429, *range(500, 600)}
+HTTP_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL)
 # Seconds before the first retry; each further pause is twice as long.
 FIRST_PAUSE_SECONDS = 0.5
 # An error quotes at most this many characters of a server's explanation.
@@ -43,7 +42,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """An endpoint, the model to ask there, and how patiently to ask."""
+    """An endpoint, the model to ask there, and how patiently to ask. Threads may share it."""
 
     url: str
     """base URL including the version: http://localhost:8000/v1"""
@@ -54,37 +53,39 @@ class ChatEndpoint:
     retries: int = 4
     """how often a failed request is sent again, after ½, 1, 2, ... seconds"""
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> str:
-        """Return the model's reply to a conversation; `sampling` is added to the request. Raises EndpointError."""
-        return self.ask(messages, lambda reply: reply.text, **sampling)
+    @cached_property
+    def _client(self) -> httpx2.Client:
+        headers = {"Content-Type": "application/json"}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return httpx2.Client(headers=headers, timeout=self.timeout)
 
     def ask(self, messages: Sequence[Mapping[str, Any]], read: Callable[[Reply], Answer], **sampling: Any) -> Answer:
         """Return `read` of the model's reply; a ValueError raised by `read` counts as a failed try.
 
-        Raises EndpointError once all tries have failed, or at once for a status that a retry would not change.
+        `sampling` is added to the request. Raises EndpointError once all tries have failed, or at once for a status
+        that a retry would not change.
         """
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
             try:
                 return read(self._request({"model": self.model, "messages": list(messages), **sampling}))
-            except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code} {error.reason}"
-                if error.code not in RETRIED_STATUSES:
-                    problem += _explanation(error)
+            except httpx2.HTTPStatusError as error:
+                problem = f"HTTP {error.response.status_code} {error.response.reason_phrase}"
+                if error.response.status_code not in RETRIED_STATUSES:
+                    explanation = " ".join(error.response.text.split())[:QUOTED_CHARACTERS]
+                    problem += f": {explanation}" if explanation else ""
                     break
-            # No connection, a timeout, a reply that is not JSON or has no text.
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                problem = str(getattr(error, "reason", error)) or type(error).__name__
+            # No connection, a timeout, a proxy or certificate that cannot be used, a reply that has no text.
+            except (*HTTP_ERRORS, OSError, ImportError, ValueError, LookupError, TypeError) as error:
+                problem = str(error) or type(error).__name__
         raise EndpointError(problem, attempt + 1)
 
     def _request(self, body: dict[str, Any]) -> Reply:
-        headers = {"Content-Type": "application/json"}
-        if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key}"
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as response:
-            choice = json.load(response)["choices"][0]
+        response = self._client.post(f"{self.url.rstrip('/')}/chat/completions", content=json.dumps(body))
+        response.raise_for_status()
+        choice = response.json()["choices"][0]
         text = choice["message"]["content"]
         if not isinstance(text, str):
             raise ValueError(f"a reply without text: {json.dumps(choice)[:QUOTED_CHARACTERS]}")
@@ -101,12 +102,3 @@ def api_key_from_environment(variable: str | None, key: str) -> str | None:
     if variable is not None and variable not in os.environ:
         raise RunError(f"{key}={variable}: no such environment variable; set it to the key")
     return None if variable is None else os.environ[variable]
-
-
-def _explanation(error: urllib.error.HTTPError) -> str:
-    """Return the start of the server's explanation for a refused request."""
-    try:
-        explanation = " ".join(error.read(4 * QUOTED_CHARACTERS).decode("utf-8", "replace").split())[:QUOTED_CHARACTERS]
-    except OSError:
-        return ""
-    return f": {explanation}" if explanation else ""

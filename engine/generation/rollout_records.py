@@ -1,12 +1,7 @@
-"""The records of a PPO run's rollouts.jsonl: one dataclass for writing and reading them."""
+"""The records of a PPO run's rollouts.jsonl."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
-
-from engine.files import jsonl
-
-ROLLOUTS = "rollouts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,8 +28,3 @@ class RolloutRecord:
         if not self.scores:
             del row["scores"]
         return row
-
-
-def read_rollouts(run: Path) -> list[RolloutRecord]:
-    """Read the rollouts of a run folder; return an empty list if it has none."""
-    return [RolloutRecord(**row) for row in jsonl.read(run / ROLLOUTS)]

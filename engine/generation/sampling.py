@@ -59,9 +59,7 @@ def sample(
         for at in range(0, len(request.prompts), per_batch):
             chosen = by_length[at : at + per_batch]
             batch = replace(
-                request,
-                prompts=[request.prompts[i] for i in chosen],
-                query_ids=[request.query_ids[i] for i in chosen],
+                request, prompts=[request.prompts[i] for i in chosen], query_ids=[request.query_ids[i] for i in chosen]
             )
             found = _decode(model, batch, sampling, stops, agree, compiled)
             for place, i in enumerate(chosen):

@@ -51,10 +51,11 @@ def load_causal(
     Args:
         path: a model folder, an adapter folder or a hub id.
         model: the recipe's section, for dtype, attention and revision.
-        trained: return float32 weights in training mode; else the compute dtype, no gradients, evaluation mode.
+        trained: return float32 weights (see `as_stored`) in training mode; else the compute dtype, no gradients,
+            evaluation mode.
         in_4bit: quantise linear layers, freeze all weights and set training mode; ignores `device`.
         as_stored: keep the weights' stored dtype and memory-map them if no rows have to be added, so that the ranks of
-            a machine share the memory.
+            a machine share the memory. Trained weights become float32 in `engine.dist.shard_model.shard_model`.
 
     Raises RunError if `path` has no model, if the model cannot be trained here, or if weights are missing.
     """

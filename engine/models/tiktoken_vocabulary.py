@@ -8,9 +8,9 @@ transformers tokenizer; `chatml.encode` prevents that.
 import base64
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError
 
@@ -38,31 +38,21 @@ def read_ranks(file: Path) -> dict[bytes, int]:
     return ranks
 
 
+class Converter(TikTokenConverter):
+    """transformers' converter, with the check of `read_ranks`."""
+
+    @staticmethod
+    def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
+        return read_ranks(Path(tiktoken_url))
+
+
 def fast_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a tiktoken file: text is NFC-normalised, split, and merged lowest rank first.
 
     The padding token is <|endoftext|>, which also ends documents, as in the published models.
     """
-    ranks, letters = read_ranks(file), bytes_to_unicode()
-    written = {token: "".join(letters[byte] for byte in token) for token in ranks}
-    # tiktoken merges any two neighbours that form a token, so each way to split a token in two is a merge of its rank.
-    merges = [
-        (written[token[:at]], written[token[at:]])
-        for token in sorted(ranks, key=ranks.__getitem__)
-        for at in range(1, len(token))
-        if token[:at] in ranks and token[at:] in ranks
-    ]
-    vocabulary = {written[token]: rank for token, rank in ranks.items()}
-    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
+    backend = Converter(str(file), SPLIT_PATTERN, extra_special_tokens=CONTROL_TOKENS).converted()
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, name_or_path=str(file.parent)
     )

@@ -166,7 +166,7 @@ def source_names(value: Any) -> str:
     return ", ".join(f"`{one['path'] if isinstance(one, dict) else one}`" for one in each)
 
 
-def metrics_table(run: Path, step: int | None = None) -> str:
+def metrics_table(run: Path, step: int | None) -> str:
     """Return a table with each metric's last value and its step, up to `step` if it is given."""
     last: dict[str, tuple[str, float, int]] = {}
     for row in read_metrics(run, step):

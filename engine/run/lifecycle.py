@@ -51,6 +51,8 @@ class Lifecycle:
         """the last completed step"""
         self.stop_code = 0
         """the exit code with which the run must stop early, 0 otherwise"""
+        self.is_last = False
+        """whether no step follows the last completed one, because the run ends or must stop"""
         self.phase = ""
         """the current phase of the step, if the loop names its phases"""
         self.needs: DiskNeeds | None = None
@@ -83,12 +85,13 @@ class Lifecycle:
     def _waiting(self) -> str:
         """Return what a stopping run is still waiting for, and what a second signal does."""
         phase = f"phase {self.phase}, " if self.phase else ""
-        longest = self.limit.longest("step")
+        longest = self.limit.longest("save" if self.is_last else "step")
         before = "" if longest is None else f"; the longest before it took {longest:.0f} s"
         newest = checkpoints.newest(*self.store.places)
         way_on = f"continues from {newest.name}" if newest else "starts over"
+        end = f"checkpoint-{self.step} to be saved" if self.is_last else f"step {self.step + 1} to end"
         return (
-            f"still waiting for step {self.step + 1} to end ({phase}{self.limit.so_far:.0f} s so far{before}); "
+            f"still waiting for {end} ({phase}{self.limit.so_far:.0f} s so far{before}); "
             f"a second signal exits immediately, and the same command then {way_on}"
         )
 
@@ -115,6 +118,7 @@ class Lifecycle:
         code = self.interruption.code()
         # After the last step there is nothing left to resume.
         self.stop_code = 0 if code == OUT_OF_TIME and step >= self.total else code
+        self.is_last = self.stop_code != 0 or step >= self.total
         return self.stop_code != 0
 
     @contextmanager

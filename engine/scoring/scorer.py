@@ -104,7 +104,7 @@ def refuse_other_vocabulary(path: str, key: str, model: Model, tokenizer: PreTra
     """Raise RunError unless the reward model in `path` has the vocabulary of `tokenizer`, id by id.
 
     It must also read its score at the <|im_end|> of `tokenizer`. Vocabularies of equal size may still number their
-    tokens differently, and a model that reads other tokens scores at random.
+    tokens differently, and a model with another vocabulary scores at random.
     """
     own = load_tokenizer(path, model.revision)
     known, other = tokenizer.get_vocab(), own.get_vocab()
@@ -113,8 +113,9 @@ def refuse_other_vocabulary(path: str, key: str, model: Model, tokenizer: PreTra
     if not same_vocabulary(own, tokenizer):
         differing = sum(other.get(token) != number for token, number in known.items())
         raise RunError(
-            f"{key}={path} reads other tokens than {tokenizer.name_or_path}: of {len(known):,} tokens {differing:,} "
-            f"have another id, or none, in its vocabulary of {len(other):,}; both models must come from the same base"
+            f"{key}={path} has another vocabulary than {tokenizer.name_or_path}: of {len(known):,} tokens "
+            f"{differing:,} have another id, or none, in its vocabulary of {len(other):,}; both models must come from "
+            "the same base"
         )
     if score_token not in (None, control(tokenizer).im_end):
         raise RunError(

@@ -13,7 +13,7 @@ from config.data import Data, sources
 from engine.data.chatml_section import ChatML
 from engine.data.encoding import conversations
 from engine.data.loss_spans import loss_spans
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, RowLoader
 from engine.models.tokenizer import load_tokenizer
 from eval.run_folders import Stage
 
@@ -60,16 +60,9 @@ def first_conversation(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list
     # A recipe written before a key existed gets the key's default.
     recipe: Any = OmegaConf.merge({"data": asdict(Data()), "chatml": asdict(ChatML())}, stage.recipe)
     source, *_ = sources(stage.recipe["data"]["train"], "data.train")
-    rows, _ = load_rows(
-        conversations,
-        [replace(source, take=MAX_RECORDS_READ)],
-        data=recipe.data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=tokenizer,
-        key="data.train",
-        limit=Limit("data.max_length", recipe.data.max_length),
-    )
+    loader = RowLoader(recipe.data, recipe.chatml, recipe.run.seed, tokenizer)
+    limit = Limit("data.max_length", recipe.data.max_length)
+    rows, _ = loader.load(conversations, "train", limit, [replace(source, take=MAX_RECORDS_READ)])
     return token_pieces(rows[0], tokenizer)
 
 

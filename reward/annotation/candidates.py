@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from engine.data.prompt_rows import PromptRow
-from engine.data.rows import Limit, load_prompts
+from engine.data.rows import Limit, RowLoader
 from engine.dist.devices import default_device
 from engine.errors import RunError
 from engine.files import jsonl
@@ -38,16 +38,9 @@ def generate_candidates(recipe: GenerateCandidates) -> None:
     """
     began, folder, data = time.perf_counter(), RunFolder(recipe), recipe.data
     tokenizer = shared_tokenizer(recipe.candidates.models)
-    prompts, report = load_prompts(
-        data.sources("prompts"),
-        data=data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=tokenizer,
-        key="data.prompts",
-        limit=Limit("data.max_prompt_tokens", data.max_prompt_tokens),
-    )
-    rows = list(folder.keep_report("prompts", prompts, report))
+    loader = RowLoader(data, recipe.chatml, recipe.run.seed, tokenizer)
+    found = loader.load_prompts("prompts", Limit("data.max_prompt_tokens", data.max_prompt_tokens))
+    rows = list(folder.keep_report("prompts", *found))
     path = folder.path / "candidates.jsonl"
     done = read_complete_groups(path, recipe.candidates.responses)
     total = len(rows) * len(recipe.candidates.models) * len(recipe.settings)

@@ -67,7 +67,7 @@ def prompts(monkeypatch):
     """Collect the prompts of a stand-in model that answers "one", "two" and so on; "two" is cut off."""
     seen, replies = [], iter(["one", "two", "three", KeyboardInterrupt(), "five"])
 
-    def answered(model, tokenizer, prompt, recipe):
+    def answered(model, tokenizer, prompt, sampling, room):
         seen.append(prompt)
         text = next(replies)
         if isinstance(text, BaseException):
@@ -145,7 +145,7 @@ def test_a_response_is_streamed_to_the_terminal(folder, tokenizer, capsys):
     model, _ = dialogue.load_chat_model(recipe)
     torch.manual_seed(0)
     prompt = encode(turns("Hello!"), tokenizer, add_generation_prompt=True).input_ids
-    text, ended, _ = print_response(model, tokenizer, prompt, recipe)
+    text, ended, _ = print_response(model, tokenizer, prompt, recipe.sampling, room=64)
     assert capsys.readouterr().out.strip() == text.strip()
     assert not ended
     assert len(tokenizer(text)["input_ids"]) >= 1

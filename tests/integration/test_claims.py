@@ -92,7 +92,7 @@ def test_a_finished_evaluation_is_not_repeated(tmp_path, monkeypatch):
         write_run(tmp_path / "11" / f"ppo-{arm}", 1.0)
         write_evaluation(tmp_path / "11" / f"ppo-{arm}" / "eval")
     monkeypatch.setattr(bench.claims, "run_stage", lambda command, tiny: calls.append(command[0]))
-    assert seed_figures(11, tmp_path, Path("recipes/tiny")).keys() == ARMS.keys()
+    assert seed_figures(11, tmp_path).keys() == ARMS.keys()
     assert "eval" not in calls
 
 

@@ -78,7 +78,7 @@ def test_a_reward_model_with_another_vocabulary_is_refused(setting, tmp_path):
     words["a"], words["b"] = words["b"], words["a"]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     message = refusal(tmp_path / "run", setting, f"reward.path={other}")
-    assert message.startswith(f"reward.path={other} reads other tokens than {setting.parent}/policy: of ")
+    assert message.startswith(f"reward.path={other} has another vocabulary than {setting.parent}/policy: of ")
     assert not (tmp_path / "run" / "data.json").exists()  # before any work
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from config import RecipeError
 from engine.files.jsonl import read
-from engine.generation.rollout_records import RolloutRecord, read_rollouts
+from engine.generation.rollout_records import RolloutRecord
 from engine.run.console import Steps
 from ppo.step_metrics import as_text
 from ppo.train import train
@@ -36,7 +36,7 @@ def test_monitoring_does_not_change_the_run(setting, tmp_path, capsys):
     assert [row["step"] for row in metrics if "heldout_gold" in row] == [1, 2, 4]
     assert metrics[1]["heldout_gold"] != metrics[3]["heldout_gold"]
     assert {"heldout_score", "heldout_gold_error", "heldout_seconds"} <= metrics[3].keys()
-    assert {rollout.step for rollout in read_rollouts(tmp_path / "run")} == {2, 4}
+    assert {row["step"] for row in read(tmp_path / "run" / "rollouts.jsonl")} == {2, 4}
     assert out.count("two responses of step 3:\n  score ") == 1
     assert "two responses of step 2" not in out
 

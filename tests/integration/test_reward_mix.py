@@ -204,7 +204,8 @@ def test_offloading_the_frozen_models_of_a_mix_changes_no_metric(setting, tmp_pa
          f"reward.mix.bad of a response is not finite; look at {HERE}:not_a_number (the last checkpoint is intact)"),
         ({"rule": f"{HERE}:nothing"},
          f"reward.mix.bad.rule={HERE}:nothing: {HERE} has no function nothing; write module:function"),
-        ({"path": "FOLDER/foreign"}, "reward.mix.bad.path=FOLDER/foreign reads other tokens than FOLDER/policy: of "),
+        ({"path": "FOLDER/foreign"},
+         "reward.mix.bad.path=FOLDER/foreign has another vocabulary than FOLDER/policy: of "),
     ],
 )  # fmt: skip
 def test_errors_name_the_failing_part(setting, tmp_path, bad, message):

@@ -127,14 +127,23 @@ def test_no_page_is_written_if_no_run_finished():
     assert not Path("page.md").exists()
 
 
-def test_a_stopped_command_resumes():
+def press_ctrl_c(process):
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the stage as well
+
+
+def terminate(process):
+    process.terminate()  # the command alone
+
+
+@pytest.mark.parametrize("stop", [press_ctrl_c, terminate])
+def test_a_stopped_command_resumes(stop):
     Path("slow").touch()
     words = [sys.executable, "-c", COMMAND, str(ROOT), *ARGUMENTS]
     stopped = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while Path("slow").exists():
         assert stopped.poll() is None
         time.sleep(0.05)
-    os.killpg(stopped.pid, signal.SIGINT)  # Ctrl-C reaches the stage as well
+    stop(stopped)
     printed = stopped.communicate(timeout=30)[1]
     assert (stopped.returncode, printed) == (130, "\nstopped; the same command resumes\n")
     assert calls()[-1][2] == "recipes/ppo.yaml"

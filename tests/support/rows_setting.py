@@ -9,9 +9,9 @@ import pytest
 from config import RecipeError
 from config.data import sources
 from config.sections import Run
-from engine.data import encoding
+from engine.data import encoding, plain_text
 from engine.data.chatml_section import ChatML
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, RowLoader
 from sft.recipe import SFT, Data
 from tests.support.tokenizers import qwen
 
@@ -21,11 +21,11 @@ def conversation_rows(value, recipe, tokenizer, *, key, max_length):
 
 
 def text_rows(value, recipe, tokenizer, *, key, max_length):
-    return _loaded(encoding.texts, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
+    return _loaded(plain_text.texts, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
 
 
 def document_rows(value, recipe, tokenizer, *, key, max_length):
-    return _loaded(encoding.documents, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
+    return _loaded(plain_text.documents, value, recipe, tokenizer, key, Limit("data.max_length", max_length))
 
 
 def pair_rows(value, recipe, tokenizer, *, key, max_length):
@@ -39,16 +39,8 @@ def prompt_rows(value, recipe, tokenizer, *, key, max_prompt_tokens):
 
 def _loaded(make, value, recipe, tokenizer, key, limit):
     """Load the rows of a data key's value with the sections of a recipe."""
-    return load_rows(
-        make,
-        sources(value, key),
-        data=recipe.data,
-        chatml=recipe.chatml,
-        seed=recipe.run.seed,
-        tokenizer=tokenizer,
-        key=key,
-        limit=limit,
-    )
+    loader = RowLoader(recipe.data, recipe.chatml, recipe.run.seed, tokenizer)
+    return loader.load(make, key.removeprefix("data."), limit, sources(value, key))
 
 
 TRAIN = {"key": "data.train", "max_length": 64}

@@ -5,7 +5,7 @@ import pytest
 from chatml import Message, chat_template, control, encode, read_back
 from engine.data import encoding
 from engine.data.chatml_section import ChatML
-from engine.data.encoding import Settings
+from engine.data.reading import Settings
 from engine.data.report import Report
 from tests.support.conversations import trained
 from tests.support.real_tokenizers import NAMES, as_published, real_tokenizer

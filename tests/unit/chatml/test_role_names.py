@@ -10,8 +10,8 @@ from config.data import ROLES as CONFIG_ROLES
 from config.data import Source
 from engine.data import encoding
 from engine.data.chatml_section import ChatML
-from engine.data.encoding import Settings
 from engine.data.prepare import prepare_rows
+from engine.data.reading import Settings
 from sft.recipe import SFT
 from tests.support.records import ANSWER, SYSTEM, USER
 from tests.support.rows_setting import TRAIN, conversation_rows, pair_rows, prompt_rows, recipe, refusal

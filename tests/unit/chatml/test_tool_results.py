@@ -93,16 +93,8 @@ def test_results_of_calls_that_are_text_keep_their_order():
             [result("1", "a"), result("2", "c")],
             "message 4: tool_call_id 'c' is not one of message 2's calls: 'a', 'b'",
         ),
-        (
-            [call("f", "a")],
-            [result("1", "b")],
-            "message 3: tool_call_id 'b' is not one of message 2's calls: 'a'",
-        ),
-        (
-            BOTH,
-            [result("1", "a"), result("2", "a")],
-            "message 4: a second result for the call 'a'; keep one of them",
-        ),
+        ([call("f", "a")], [result("1", "b")], "message 3: tool_call_id 'b' is not one of message 2's calls: 'a'"),
+        (BOTH, [result("1", "a"), result("2", "a")], "message 4: a second result for the call 'a'; keep one of them"),
         (BOTH, [result("1", "b")], "message 2: no result for the call 'a'; add a tool message with its id"),
         (
             [call("f", "a"), call("g", "a")],

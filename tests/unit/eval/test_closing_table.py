@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from eval.closing_table import closing_table
+from eval.closing_table import ClosingTable
 from tests.support.evaluation_folder import rewards, summary
 
 SIX = ("sft", "base", "best_of_n", "ppo", "ppo-no-kl", "dpo-from-hub")
@@ -16,7 +16,7 @@ def printed(capsys):
     """Return a function that prints the tables of figures and returns the text."""
 
     def show(figures, width=80):
-        Console(width=width).print(closing_table(figures))
+        Console(width=width).print(ClosingTable(figures))
         return capsys.readouterr().out
 
     return show

@@ -6,8 +6,9 @@ import torch
 
 from config.scoring import Scoring
 from engine.data.prompt_rows import PromptRow
+from engine.files import jsonl
 from engine.generation.request import Response
-from engine.generation.rollout_records import ROLLOUTS, RolloutRecord, read_rollouts
+from engine.generation.rollout_records import RolloutRecord
 from engine.generation.streams import RandomStream
 from engine.run.metrics import StepLog
 from engine.scoring.gold import GoldScore
@@ -129,7 +130,6 @@ def test_held_out_responses_have_their_own_random_stream_and_only_finished_ones_
 
 
 def test_logged_rollouts_are_read_back_unchanged(tmp_path):
-    assert read_rollouts(tmp_path) == []
     rollout = Rollout(PROMPTS[:2], [Response([1, 2], True), Response([3], False)])
     numbers = torch.tensor([[-1.0, -2.0], [-0.5, 0.0]])
     assessment = Assessment(
@@ -143,7 +143,7 @@ def test_logged_rollouts_are_read_back_unchanged(tmp_path):
         RolloutRecord(step=3, record={"id": 0}, prompt="0 1", response="1 2", score=0.25, kl=3.0),
         RolloutRecord(step=3, record={"id": 1}, prompt="10 11", response="3", score=-1.0, kl=0.5),
     ]
-    log = StepLog(tmp_path / ROLLOUTS, 0)
+    log = StepLog(tmp_path / "rollouts.jsonl", 0)
     for record in records:
         log.append(record.as_row())
-    assert read_rollouts(tmp_path) == records
+    assert [RolloutRecord(**row) for row in jsonl.read(log.path)] == records

@@ -16,9 +16,9 @@ from config import RecipeError
 from config.data import Source
 from engine.data import chunks, encoding, prepare, progress
 from engine.data.chatml_section import ChatML
-from engine.data.encoding import Settings
 from engine.data.packing import pack_rows
 from engine.data.prepare import cache_folder, prepare_rows
+from engine.data.reading import Settings
 from tests.support.paths import ROOT
 from tests.support.rows_setting import (
     PROMPTS,

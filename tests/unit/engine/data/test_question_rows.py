@@ -8,7 +8,7 @@ from chatml import encode
 from config import RecipeError
 from config.data import sources
 from engine.data import encoding
-from engine.data.rows import Limit, load_rows
+from engine.data.rows import Limit, RowLoader
 from tests.support.rows_setting import LONG, SYSTEM, recipe, talk
 from tests.support.tokenizers import qwen
 
@@ -17,16 +17,8 @@ WITH_ANSWERS = [SYSTEM, *talk("Hi", "Yes.", "Why?", "So.")]
 
 
 def question_rows(path, recipe):
-    return load_rows(
-        encoding.questions,
-        sources(path, "data.system_prompts"),
-        data=recipe.data,
-        chatml=recipe.chatml,
-        seed=0,
-        tokenizer=qwen(),
-        key="data.system_prompts",
-        limit=Limit("data.max_prompt_tokens", 64),
-    )
+    named, limit = sources(path, "data.system_prompts"), Limit("data.max_prompt_tokens", 64)
+    return RowLoader(recipe.data, recipe.chatml, 0, qwen()).load(encoding.questions, "system_prompts", limit, named)
 
 
 @pytest.mark.parametrize(

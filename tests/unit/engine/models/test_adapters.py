@@ -72,6 +72,16 @@ def test_plain_peft_computes_the_same_logits(tied, tokens, tmp_path, capsys):
     assert not torch.allclose(before, expected, atol=1e-2)
 
 
+def test_adapters_use_the_recipes_dropout_only_in_training(tmp_path):
+    base = write_base(tmp_path / "base", qwen())
+    model, _, ids = train_adapter(base, Lora(r=4, lora_dropout=0.5))
+    packed = pack(ids.tolist())
+    with torch.no_grad():
+        first, second, third, fourth = (model.train(on)(**packed).logits for on in (True, True, False, False))
+    assert not torch.allclose(first, second)
+    assert torch.equal(third, fourth)
+
+
 def test_an_adapter_with_the_wrong_base_is_refused_until_config_names_its_own(tmp_path):
     base, other = write_base(tmp_path / "base", qwen()), write_base(tmp_path / "other", qwen(), hidden_size=16)
     model, tokenizer, _ = train_adapter(base, Lora(r=4, merge=False))

@@ -109,23 +109,26 @@ def test_reaching_the_time_limit_at_the_last_step_does_not_stop_the_run(run, mon
 
 
 @pytest.mark.parametrize(
-    ("done", "phase", "line"),
+    ("done", "phase", "ended", "line"),
     [
-        ((), "", "step 1 to end (72 s so far); a second signal exits immediately, and the same command then starts "
-                 "over"),
-        ((1, 2), "learn", "step 4 to end (phase learn, 72 s so far; the longest before it took 41 s); a second signal "
-                          "exits immediately, and the same command then continues from checkpoint-2"),
+        ((), "", None, "step 1 to end (72 s so far); a second signal exits immediately, and the same command then "
+                       "starts over"),
+        ((1, 2), "learn", 3, "step 4 to end (phase learn, 72 s so far; the longest before it took 41 s); a second "
+                             "signal exits immediately, and the same command then continues from checkpoint-2"),
+        ((1, 2), "", 9, "checkpoint-9 to be saved (72 s so far; the longest before it took 17 s); a second signal "
+                        "exits immediately, and the same command then continues from checkpoint-2"),
     ],
 )  # fmt: skip
-def test_a_long_step_is_described_after_a_signal(run, monkeypatch, capsys, done, phase, line):
+def test_a_long_step_is_described_after_a_signal(run, monkeypatch, capsys, done, phase, ended, line):
     life = run()
     steps(life, *done)
     monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 0.0)
     with life.interruptible(Accelerator(cpu=True)):
         life.begin(9, NO_NEEDS)
-        if done:
-            life.end_step(3)
+        if ended:
+            life.end_step(ended)
             life.limit.took("step", 41.2)
+            life.limit.took("save", 17.3)
         life.phase, life.limit._lap_began = phase, time.time() - 72
         os.kill(os.getpid(), signal.SIGTERM)
         printed, deadline = "", time.monotonic() + 60

@@ -53,8 +53,8 @@ def test_a_vocabulary_of_equal_size_with_other_ids_is_refused(folder, tmp_path):
     with pytest.raises(RunError) as error:
         refuse(folder, other)
     assert str(error.value) == (
-        f"reward.path={other} reads other tokens than {folder}/policy: of {known} tokens 2 have another id, or none, "
-        f"in its vocabulary of {known}; both models must come from the same base"
+        f"reward.path={other} has another vocabulary than {folder}/policy: of {known} tokens 2 have another id, or "
+        f"none, in its vocabulary of {known}; both models must come from the same base"
     )
 
 
