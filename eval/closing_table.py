@@ -20,7 +20,7 @@ from eval.figures import (
     main_figure,
     obeyed_by_turn,
     percent,
-    win_rate,
+    win_rates,
 )
 
 Row = Sequence[str]
@@ -142,11 +142,10 @@ def _differences(summary: Summary, shown: Sequence[Figure]) -> Iterator[Grid]:
     """Yield a table with a row per subject: its win rate, and its differences in figures with a better direction."""
     names = compared_subjects(summary)
     judged = [f for f in shown if f.better and any(f.difference(summary, name) for name in names)]
-    wins = {name: win_rate(summary, name) for name in names}
+    wins = {name: win_rates(summary, name) for name in names}
     columns = {f.label: [_difference(f, f.difference(summary, name)) for name in names] for f in judged}
-    if any(wins.values()):
-        by = next(f" by {win['by']}" if "by" in win else "" for win in wins.values() if win)
-        columns = {f"wins{by}": [_win_rate(wins[name]) for name in names], **columns}
+    judges = dict.fromkeys(by for rates in wins.values() for by in rates)
+    columns = {f"wins by {by}": [_win_rate(wins[name].get(by)) for name in names] for by in judges} | columns
     if columns:
         title = f"against {summary['reference']}, 95% intervals; shares in percentage points"
         rows = [[name, *(cells[at] for cells in columns.values())] for at, name in enumerate(names)]

@@ -1,6 +1,7 @@
 """Differences between two subjects, paired over the same items, each with a 95 % interval.
 
-    {"answers": {METRIC: DIFFERENCE, "scores": {REWARD: DIFFERENCE}, "win_rate": DIFFERENCE with "by": "gold"|"score"},
+    {"answers": {METRIC: DIFFERENCE, "scores": {REWARD: DIFFERENCE}, "win_rates": {REWARD: DIFFERENCE},
+                 "win_rate": DIFFERENCE with "by": "gold"|"score"},
      "perplexity": {SET: DIFFERENCE},
      "system_prompt": {METRIC: DIFFERENCE}}
 
@@ -77,6 +78,8 @@ def answer_series(before: Sequence[Row], after: Sequence[Row], reward: str | Non
         for name in before[0]["scores"]:
             a, b = ([row["scores"][name] for row in rows] for rows in (before, after))
             found["scores", name] = known_differences(a, b, "no item has a score for both answers")
+            # An answer without a score (it never ended) loses to every answer with one.
+            found["win_rates", name] = wins(*([-math.inf if s is None else s for s in each] for each in (b, a)))
         found["score",] = found["scores", reward]
     a, b = ([row["tokens"] for row in rows] for rows in (before, after))
     found["tokens",] = known_differences(a, b, "token counts are not known for both subjects")
@@ -84,9 +87,7 @@ def answer_series(before: Sequence[Row], after: Sequence[Row], reward: str | Non
     if parts:
         found["win_rate",] = wins(*([row["gold"]["total"] for row in rows] for rows in (after, before)))
     elif reward is not None:
-        # An answer without a score (it never ended) loses to every answer with one.
-        scores = [[row["scores"][reward] for row in rows] for rows in (after, before)]
-        found["win_rate",] = wins(*([-math.inf if s is None else s for s in each] for each in scores))
+        found["win_rate",] = found["win_rates", reward]
     else:
         found["win_rate",] = "there is neither a gold scorer nor a reward to compare answers by"
     return found

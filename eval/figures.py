@@ -1,11 +1,11 @@
 """Figures of summary.json as tables show them: label, meaning, format, and whether higher or lower is better."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Summary = dict[str, Any]
-Tone = Literal["better", "worse", ""]
+Tone = Literal["better", "worse", "unclear", ""]
 MISSING = "–"
 # With fewer items no difference is significant at 5 %, even if all have the same sign (sign test: 2 / 2^6 < 5 %).
 MIN_ITEMS = 6
@@ -67,11 +67,11 @@ class Figure:
         return f"{'-' if self.show(value).startswith('-') else '+'}{self.show(abs(value))}"
 
     def tone(self, difference: dict[str, Any]) -> Tone:
-        """Return "better" or "worse" if the whole interval is on that side of 0, else "" (also with too few items)."""
-        if difference["n"] < MIN_ITEMS:
+        """Return "better" or "worse" if the whole interval is on that side of 0, else "unclear" (also with too few
+        items); "" for a figure without a better direction."""
+        if not self.better:
             return ""
-        low, high = (self.better * end for end in difference["ci95"])
-        return "better" if min(low, high) > 0 else "worse" if max(low, high) < 0 else ""
+        return _tone([self.better * end for end in difference["ci95"]], difference["n"])
 
 
 ANSWERS = (
@@ -131,6 +131,13 @@ def main_figure(summary: Summary) -> Figure | None:
     return min(found, key=lambda figure: wanted[figure.metric], default=None)
 
 
+def reward_of(figure: Figure, summary: Summary) -> str | None:
+    """Return the name of the reward whose score the figure is; None for other figures."""
+    if figure.path == ("answers", "score"):
+        return summary["reward"]
+    return figure.metric if figure.path[:2] == ("answers", "scores") else None
+
+
 def obeyed_by_turn(summary: Summary) -> list[dict[str, float | None]]:
     """Return, per turn, {subject: share of its answers that obey the system turn}; None if it answered none."""
     subjects = summary.get("subjects", {})
@@ -144,17 +151,29 @@ def compared_subjects(summary: Summary) -> list[str]:
     return [name for name in summary.get("subjects", {}) if name != summary.get("reference")]
 
 
-def win_rate(summary: Summary, subject: str) -> dict[str, Any] | None:
-    """Return {mean, ci95, n, by} of a subject's win rate against the reference; None if answers are not compared."""
-    return lookup(_against(summary, subject), ("answers", "win_rate"))
+def win_rates(summary: Summary, subject: str) -> dict[str, dict[str, Any]]:
+    """Return {gold, or else the name of a reward: {mean, ci95, n}}, a subject's win rates against the reference.
+
+    The main reward comes first. Without a comparison of answers the result is empty.
+    """
+    answers = _against(summary, subject).get("answers") or {}
+    win, main = answers.get("win_rate"), summary.get("reward")
+    if not win:
+        return {}
+    if win.get("by") == "gold":
+        return {"gold": win}
+    return {main: win} | {reward: rate for reward, rate in (answers.get("win_rates") or {}).items() if reward != main}
 
 
 def win_tone(win: dict[str, Any]) -> Tone:
     """Return the tone of a win rate as `Figure.tone` does; no difference is ½."""
-    if win["n"] < MIN_ITEMS:
-        return ""
-    low, high = win["ci95"]
-    return "better" if low > 0.5 else "worse" if high < 0.5 else ""
+    return _tone([end - 0.5 for end in win["ci95"]], win["n"])
+
+
+def _tone(ends: Sequence[float], items: int) -> Tone:
+    if items < MIN_ITEMS or min(ends) <= 0 <= max(ends):
+        return "unclear"
+    return "better" if min(ends) > 0 else "worse"
 
 
 def _against(summary: Summary, subject: str) -> dict[str, Any]:
@@ -177,7 +196,7 @@ def _answer_figures(summary: Summary) -> Iterator[Figure]:
     yield Figure(("answers", "score"), f"score by {main}", "mean over finished answers", better=1)
     for reward in dict.fromkeys(name for each in answers for name in each.get("scores") or {}):
         if reward != main:
-            yield Figure(("answers", "scores", reward), f"score by {reward}", "mean over finished answers")
+            yield Figure(("answers", "scores", reward), f"score by {reward}", "mean over finished answers", better=1)
     yield from AFTER_GOLD
 
 

@@ -35,7 +35,7 @@ from eval.statistics import (
 # Names of figures of answers; a gold scorer must not use them for its parts.
 RESERVED_FIGURE_NAMES = (
     *("items", "score", "scores", "score_length", "score_length_given_correct", "tokens", "without_end", "distinct"),
-    *("commonest_opening", "kl_to_reference", "accuracy", "tasks", "win_rate", "why"),
+    *("commonest_opening", "kl_to_reference", "accuracy", "tasks", "win_rate", "win_rates", "why"),
 )
 
 

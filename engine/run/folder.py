@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -161,13 +162,14 @@ def command() -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, platform, command, device, and the numbers of threads and ranks of this process."""
+    """Return versions, commit, platform, command, device, and the numbers of threads and ranks of this process."""
     import torch
 
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "command": command(),
+        "commit": commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -183,6 +185,15 @@ def plumbline_version() -> str | None:
     if PROJECT.exists():
         return tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["version"]
     return package_version("plumbline")
+
+
+def commit() -> str | None:
+    """Return the commit of this code, with "-dirty" if files have changed since; None outside a git checkout."""
+    describe = ["git", "-C", str(PROJECT.parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def package_version(package: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from chatml import END_OF_TEXT, IM_END
 from engine.scoring.gold import Gold
-from eval.report.drawing import INK, Plot, binned_mean, canvas, curve, legend, legend_label
+from eval.report.drawing import INK, Plot, binned_mean, canvas, count_axis, curve, legend, legend_label
 from eval.report.evaluation_files import EvaluationFiles
 from eval.report.stage_plots import series, shade_warmup
 from eval.run_folders import Stage
@@ -90,13 +90,16 @@ def gold_over_steps(evaluation: EvaluationFiles, run: str, stage: Stage, gold: G
     for row in stage.rollouts:
         answer = row["response"].removesuffix(IM_END).removesuffix(END_OF_TEXT)
         by_step[row["step"]].append(gold(row["record"], answer).total)
-    figure, (above, below) = canvas(2)
-    shade_warmup(above, {run: stage})
-    shade_warmup(below, {run: stage})
-    curve(above, list(by_step), [mean(values) for values in by_step.values()], INK)
-    curve(below, *series(stage, "score"), evaluation.plot_colour(run))
-    above.set(title=f"Gold during the training of {run}", ylabel="gold")
-    below.set(xlabel="PPO step", ylabel="reward's score")
+    scores = series(stage, "score")
+    figure, panels = canvas(2 if scores[0] else 1)
+    for axes in panels:
+        shade_warmup(axes, {run: stage})
+    curve(panels[0], list(by_step), [mean(values) for values in by_step.values()], INK)
+    panels[0].set(title=f"Gold during the training of {run}", ylabel="gold")
+    if scores[0]:
+        curve(panels[1], *scores, evaluation.plot_colour(run))
+        panels[1].set_ylabel("reward's score")
+    count_axis(panels[-1].xaxis, "PPO step")
     return Plot(
         "gold_over_steps" if number == 1 else f"gold_over_steps_{number}",
         "Gold of the few answers that PPO logs at each step, computed for this report: training never saw it.",
@@ -121,7 +124,8 @@ def length_plot(evaluation: EvaluationFiles) -> Iterator[Plot]:
             axes.plot(*means, "o-", markersize=3.5, color=colour, label=legend_label(subject))
     if not axes.collections:
         return
-    axes.set(title="Score against length", xlabel="tokens per answer", ylabel="reward's score")
+    axes.set(title="Score against length", ylabel="reward's score")
+    count_axis(axes.xaxis, "tokens per answer")
     legend(axes)
     yield Plot(
         "length_score",

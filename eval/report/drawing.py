@@ -17,7 +17,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # name -> (light, dark). The first six are the subjects' colours, in the order of `colours`.
 PALETTE = {
@@ -41,6 +43,8 @@ INK, MUTED, LINE, SHADE, PAPER = (LIGHT[name] for name in ("ink", "muted", "line
 # Colours of the two sides of a comparison, which belong to no subject.
 GOOD, BAD = LIGHT["good"], LIGHT["bad"]
 WIDTH, HEIGHT = 5.4, 3.1
+# Up to this number of points a line is drawn with them: a single one would be invisible.
+FEW_POINTS = 10
 # Height of a legend's row in points; number of characters above which three labels do not fit into a row.
 ROW_POINTS, LONG_LABEL = 13, 18
 STYLE = {
@@ -124,13 +128,25 @@ def canvas(rows: int = 1, *, share: bool = True) -> tuple[Figure, list[Axes]]:
 
 
 def curve(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str | None = None) -> None:
-    """Draw a line. From 50 points on, draw it faintly with its running mean on top."""
+    """Draw a line, with its points if they are few. From 50 on, draw it faintly with its running mean on top."""
     window = len(x) // 25
     if window < 2:
-        axes.plot(x, y, color=colour, label=label)
+        axes.plot(x, y, "o-" if len(x) <= FEW_POINTS else "-", markersize=3.5, color=colour, label=label)
         return
     axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(x, running_mean(y, window), color=colour, label=label)
+
+
+def count_axis(axis: Axis, text: str) -> None:
+    """Label an axis that counts steps, tokens or answers, with ticks at whole numbers only."""
+    axis.set_label_text(text)
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def not_below_zero(axes: Axes) -> None:
+    """End the y axis at 0 if the margin below it has no data."""
+    if axes.get_ylim()[0] < 0 <= axes.dataLim.y0:
+        axes.set_ylim(bottom=0)
 
 
 def legend_label(name: str) -> str:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from config.scoring import Scoring
 from engine.files import jsonl
 from eval.answers import best_of_candidates
 from eval.figures import Summary, compared_subjects, main_figure
@@ -100,24 +101,22 @@ class EvaluationFiles:
     def compared_subjects(self) -> list[str]:
         return compared_subjects(self.summary)
 
-    def optimised(self, subject: str) -> bool:
-        """Return whether a subject was trained with, or picked by, the reward that gives the figure `score`."""
-        main = self.summary.get("reward")
+    def trained_with(self, subject: str) -> list[str]:
+        """Return the names of the rewards that a subject was trained with, or picked by."""
         kind = self.recipe.eval.subject_kinds().get(subject)
         if isinstance(kind, BestOf):
-            return (kind.reward or main) == main
+            return [kind.reward or self.summary.get("reward", "")]
         stage = self.stages.get(subject)
-        if main is None or stage is None or stage.kind != "ppo":
-            return False
-        scored_by = self.recipe.eval.reward_models().get(main)
-        if scored_by is None:
-            return False
-        named = {"path": scored_by.path, "rule": scored_by.rule, "judge": {"url": scored_by.judge.url}}
-        return bool(_sources(stage.recipe.get("reward") or {}) & _sources(named))
+        if stage is None or stage.kind != "ppo":
+            return []
+        sources = _sources(stage.recipe.get("reward") or {})
+        return [name for name, scoring in self.recipe.eval.reward_models().items() if sources & _sources(scoring)]
 
 
 def _sources(reward: Any) -> set[str]:
     """Return all models (as absolute paths), rules and judge URLs in a section `reward`, including those of a mix."""
+    if isinstance(reward, Scoring):
+        reward = {"path": reward.path, "rule": reward.rule, "judge": {"url": reward.judge.url}}
     if not isinstance(reward, dict):  # part of a mix: a path or a list of paths
         reward = {"path": reward}
     if mix := reward.get("mix"):

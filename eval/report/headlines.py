@@ -1,6 +1,6 @@
 """The top of the report: a verdict in words for each subject, and tiles with the main figures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from eval.figures import (
     lookup,
     main_figure,
     percent,
-    win_rate,
+    reward_of,
+    win_rates,
     win_tone,
 )
 
@@ -21,18 +22,33 @@ Difference = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Change:
+    """A figure's difference from the reference, as text."""
+
+    label: str
+    mean: str
+    """difference with its sign; of a win rate the rate itself"""
+    interval: str
+    """95 % interval and number of items"""
+    tone: Tone
+    caution: str = ""
+    """why the figure is weak evidence"""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Changes from the reference to one subject."""
 
     subject: str
-    better: list[str] = field(default_factory=list)
-    worse: list[str] = field(default_factory=list)
-    unclear: list[str] = field(default_factory=list)
-    """names of figures without a significant change"""
-    distance: str = ""
-    """KL to the reference, as text"""
+    changes: list[Change] = field(default_factory=list)
+    """of every figure with a better direction, in the table's order"""
+    others: list[str] = field(default_factory=list)
+    """KL to the reference and difference in length: neither good nor bad by themselves"""
     remark: str = ""
     """caution for the reader"""
+
+    def of(self, tone: Tone) -> list[Change]:
+        return [change for change in self.changes if change.tone == tone]
 
 
 @dataclass(frozen=True)
@@ -51,69 +67,71 @@ class Tile:
     bars: list[Bar]
 
 
-def verdicts(summary: Summary, optimised: Sequence[str] = ()) -> list[Verdict]:
+def verdicts(summary: Summary, trained_with: Mapping[str, Collection[str]] | None = None) -> list[Verdict]:
     """Return a verdict for every subject except the reference.
 
-    `optimised` names the subjects that were trained with, or picked by, the reward that gives the figure `score`.
+    `trained_with` has the names of the rewards that a subject was trained with, or picked by.
     """
-    return [_verdict(summary, name, name in optimised) for name in compared_subjects(summary)]
+    return [_verdict(summary, name, (trained_with or {}).get(name, ())) for name in compared_subjects(summary)]
 
 
-def _verdict(summary: Summary, subject: str, optimised: bool) -> Verdict:
-    main, judged = main_figure(summary), list(_judged(summary, subject))
-    sides: dict[Tone, list[str]] = {"better": [], "worse": [], "": []}
-    for figure, difference in judged:
-        # Where gold is known, the reward's score is not evidence of quality.
-        if figure.metric == "score" and main is not None and main.metric == "gold":
-            continue
-        tone = figure.tone(difference)
-        sides[tone].append(_change(figure, difference) if tone else figure.label)
-    win = win_rate(summary, subject)
-    if win:
-        tone = win_tone(win)
-        sides[tone].insert(0, _wins(win, tone) if tone else "win rate")
-    kl = lookup(summary["subjects"][subject], ("answers", "kl_to_reference"))
-    return Verdict(
-        subject,
-        better=sides["better"],
-        worse=sides["worse"],
-        unclear=sides[""],
-        distance="" if kl is None else f"KL to {summary['reference']}: {kl:.2f} nats per answer",
-        remark=_remark(summary, judged, main, optimised),
-    )
-
-
-def _judged(summary: Summary, subject: str) -> Iterator[tuple[Figure, Difference]]:
-    """Yield the figures with a better direction, with the subject's difference from the reference."""
+def _verdict(summary: Summary, subject: str, trained_with: Collection[str]) -> Verdict:
+    wins = win_rates(summary, subject)
+    changes = [_win(by, win, summary["reference"], trained_with) for by, win in wins.items()]
     for figure in figures(summary):
-        difference = figure.difference(summary, subject)
-        if figure.better and difference:
-            yield figure, difference
+        difference, reward = figure.difference(summary, subject), reward_of(figure, summary)
+        # Where gold is known, a reward's score is not evidence of quality.
+        if figure.better and difference and not (reward and "gold" in wins):
+            changes.append(_change(figure, difference, _caution(reward, trained_with)))
+    return Verdict(subject, changes, list(_others(summary, subject)), _remark(summary, subject, trained_with))
 
 
-def _change(figure: Figure, difference: Difference) -> str:
+def _change(figure: Figure, difference: Difference, caution: str = "") -> Change:
     mean, low, high = (figure.show_difference(value) for value in (difference["mean"], *difference["ci95"]))
     unit = " points" if figure.is_share else ""
-    label = f"perplexity of {figure.metric}, in bits per byte," if figure.path[0] == "perplexity" else figure.label
-    return f"{label} {mean}{unit} (95% interval {low} to {high}, n {difference['n']:,})"
+    tone = figure.tone(difference)
+    return Change(figure.label, f"{mean}{unit}", f"{low} to {high}, n {difference['n']:,}", tone, caution)
 
 
-def _wins(win: Difference, tone: Tone) -> str:
-    low, high = (percent(value) for value in win["ci95"])
-    by = f" by {win['by']}" if "by" in win else ""
-    only = "only " if tone == "worse" else ""
-    return f"preferred{by} on {only}{percent(win['mean'])} of items (95% interval {low} to {high}, n {win['n']:,})"
+def _win(by: str, win: Difference, reference: str, trained_with: Collection[str]) -> Change:
+    mean, low, high = (percent(value) for value in (win["mean"], *win["ci95"]))
+    label, interval = f"preferred to {reference} by {by}", f"{low} to {high}, n {win['n']:,}"
+    return Change(label, mean, interval, win_tone(win), _caution(by, trained_with))
 
 
-def _remark(summary: Summary, judged: Sequence[tuple[Figure, Difference]], main: Figure | None, optimised: bool) -> str:
-    tones = {figure.metric: figure.tone(difference) for figure, difference in judged}
-    if main is not None and main.metric == "score" and tones.get("score"):
-        if optimised:
-            return "It was trained or picked by the reward that gives the score, so a higher score is weak evidence."
-        return "There is no gold scorer: this verdict is only as reliable as the reward that gives the score."
-    if tones.get("score") == "better" and tones.get("gold") == "worse":
-        return "The reward's score rose while gold fell: a sign of reward hacking."
+def _caution(reward: str | None, trained_with: Collection[str]) -> str:
+    return "weak evidence: trained with it, or picked by it" if reward in trained_with else ""
+
+
+def _others(summary: Summary, subject: str) -> Iterator[str]:
+    answers = summary["subjects"][subject].get("answers") or {}
+    if (kl := answers.get("kl_to_reference")) is not None:
+        yield f"KL to {summary['reference']}: {kl:.2f} nats per answer"
+    for figure in figures(summary):
+        if figure.path == ("answers", "tokens") and (difference := figure.difference(summary, subject)):
+            change = _change(figure, difference)
+            yield f"{change.label} {change.mean} ({change.interval})"
+
+
+def _remark(summary: Summary, subject: str, trained_with: Collection[str]) -> str:
+    tones = _score_tones(summary, subject)
+    gold = tones.pop("gold", "")
+    risen = [name for name, tone in tones.items() if tone == "better" and (gold or name in trained_with)]
+    fallen = [name for name, tone in tones.items() if tone == "worse" and name not in trained_with]
+    if risen and (gold == "worse" or (fallen and not gold)):
+        lower = "gold" if gold else f"the score by {fallen[0]}"
+        return f"The score by {risen[0]} rose while {lower} fell: a sign of reward hacking."
     return ""
+
+
+def _score_tones(summary: Summary, subject: str) -> dict[str, Tone]:
+    """Return {gold or a reward: tone of the difference in its score}."""
+    tones: dict[str, Tone] = {}
+    for figure in figures(summary):
+        name = "gold" if figure.path == ("answers", "gold") else reward_of(figure, summary)
+        if name and (difference := figure.difference(summary, subject)):
+            tones[name] = figure.tone(difference)
+    return tones
 
 
 def tiles(summary: Summary) -> Iterator[Tile]:
@@ -127,10 +145,13 @@ def tiles(summary: Summary) -> Iterator[Tile]:
             else "By the reward alone, since there is no gold scorer."
         )
         yield _tile(summary, main, meaning)
-    if wins := list(_win_bars(summary)):
-        yield Tile(
-            f"Preferred to {reference}", "Share of items with the better answer; ties count half. 50% is a draw.", wins
-        )
+    wins = {name: win_rates(summary, name) for name in compared_subjects(summary)}
+    for by in dict.fromkeys(by for rates in wins.values() for by in rates):
+        bars = [
+            Bar(name, percent(rates[by]["mean"]), win_tone(rates[by])) for name, rates in wins.items() if by in rates
+        ]
+        meaning = "Share of items with the better answer; ties count half. 50% is a draw."
+        yield Tile(f"Preferred to {reference} by {by}", meaning, bars)
     for path, meaning in (
         (("answers", "accuracy"), "Share of correct answers. Training for style should not lower it."),
         (("answers", "kl_to_reference"), f"In nats per answer: how far a subject has moved from {reference}."),
@@ -152,13 +173,6 @@ def _tile(summary: Summary, figure: Figure, meaning: str, compared: Figure | Non
         if value is not None:
             bars.append(Bar(subject, figure.show(value), judge.tone(difference) if difference else ""))
     return Tile(figure.label[0].upper() + figure.label[1:], meaning, bars)
-
-
-def _win_bars(summary: Summary) -> Iterator[Bar]:
-    for subject in compared_subjects(summary):
-        win = win_rate(summary, subject)
-        if win:
-            yield Bar(subject, percent(win["mean"]), win_tone(win))
 
 
 def _reward_tiles(rewards: dict[str, Any]) -> Iterator[Tile]:

@@ -5,7 +5,7 @@ without data are left out, so it can be written at any point of a pipeline. All 
 """
 
 import json
-import subprocess
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine.errors import RunError
 from engine.files import durable
 from engine.scoring.gold import load_gold
 from eval.comparisons import warnings
-from eval.figures import decimals
+from eval.figures import MIN_ITEMS, decimals
 from eval.recipe import Eval
 from eval.report.answer_plots import gold_plots, length_plot
 from eval.report.conversation import training_conversations
@@ -24,6 +24,7 @@ from eval.report.evaluation_files import EvaluationFiles, read_json
 from eval.report.excerpts import excerpts, split_at_fold
 from eval.report.headlines import tiles, verdicts
 from eval.report.reward_plots import reward_plots
+from eval.report.runs import describe_run
 from eval.report.stage_plots import ppo_plots, training_plots, without_scores
 from eval.report.tables import accuracies, figure_grid, pair_grid, subset_grids, task_grids, turn_grid
 
@@ -39,17 +40,23 @@ VISIBLE_CHARACTERS = (
 
 
 def write_report(recipe: Eval) -> None:
-    """Write report.html and plots/*.png into the run folder. Raise RunError if there is nothing to report."""
+    """Write report.html and plots/*.png into the run folder.
+
+    Raise RunError if nothing has been evaluated; if models have been trained, only after their report is written.
+    """
     evaluation = EvaluationFiles(recipe)
     folder = evaluation.folder
+    nothing = f"run.dir={folder}: nothing has been evaluated yet; run make eval with the same RECIPE and ARGS"
     if not evaluation.summary and not any(stage.metrics for stage in evaluation.stages.values()):
-        raise RunError(f"run.dir={folder}: nothing has been evaluated or trained yet; run make eval")
+        raise RunError(nothing)
     with style():
         groups = {title: plots for title, plots in draw(evaluation).items() if plots}
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for plot in (plot for plots in groups.values() for plot in plots):
         plot.save(folder / "plots")
     durable.write_text(folder / "report.html", template().render(groups=groups, **contents(evaluation)))
+    if not evaluation.summary:
+        raise RunError(f"{nothing} ({folder / 'report.html'} shows the training runs alone)")
     print(f"{folder / 'report.html'}: written")
 
 
@@ -71,10 +78,11 @@ def contents(evaluation: EvaluationFiles) -> dict[str, Any]:
     return {
         "folder": evaluation.folder,
         "palette": PALETTE,
+        "min_items": MIN_ITEMS,
         "evaluation": evaluation,
         "summary": summary,
         "facts": facts(evaluation),
-        "verdicts": verdicts(summary, [name for name in evaluation.compared_subjects if evaluation.optimised(name)]),
+        "verdicts": verdicts(summary, {name: evaluation.trained_with(name) for name in evaluation.compared_subjects}),
         "tiles": list(tiles(summary)),
         "figures": figure_grid(summary),
         "pairs": pair_grid(summary),
@@ -86,7 +94,7 @@ def contents(evaluation: EvaluationFiles) -> dict[str, Any]:
         "warnings": list(warnings(summary.get("rewards", {}))),
         "excerpts": excerpts(evaluation.answers, evaluation.reference, evaluation.compared_by, NUM_EXCERPTS),
         "conversations": list(training_conversations(evaluation.stages_of_kind("sft"))),
-        "recipes": recipes(evaluation),
+        "runs": [describe_run(name, path) for name, path in folders(evaluation).items()],
         "seconds": summary.get("seconds") or {name: s.seconds for name, s in stages.items() if s.seconds is not None},
         "data": {name: read_json(path / "data.json") for name, path in folders(evaluation).items()},
         "environment": environment(evaluation),
@@ -106,19 +114,11 @@ def facts(evaluation: EvaluationFiles) -> dict[str, str]:
         "reference": (evaluation.reference or "") if evaluation.summary.get("differences") else "",
         "seed": str(evaluation.recipe.run.seed),
         "machine": f"{found['processes']} × {found['device']}, {found['platform']}" if found else "",
-        "commit": commit(),
-        "command": " ".join(found.get("command", [])),
+        "plumbline": found.get("packages", {}).get("plumbline") or "",
+        "commit": found.get("commit") or "",
+        "command": shlex.join(found.get("command", [])),
     }
     return {name: fact for name, fact in facts.items() if fact}
-
-
-def commit() -> str:
-    """Return the commit of the code that writes the report; "" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def folders(evaluation: EvaluationFiles) -> dict[str, Path]:
@@ -130,12 +130,6 @@ def environment(evaluation: EvaluationFiles) -> dict[str, Any]:
     """Return the environment.json of the evaluation, else that of the last stage that has one, else {}."""
     found = [read_json(path / "environment.json") for path in reversed(folders(evaluation).values())]
     return next(filter(None, found), {})
-
-
-def recipes(evaluation: EvaluationFiles) -> dict[str, tuple[Path, str]]:
-    """Return {name: (path, text)} of every run's resolved recipe."""
-    paths = {name: path / "recipe.yaml" for name, path in folders(evaluation).items()}
-    return {name: (path, path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
 
 
 def make_visible(value: Any) -> Any:

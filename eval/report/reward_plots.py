@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from eval.report.drawing import BAD, GOOD, MUTED, Plot, canvas, horizontal_line, legend, legend_label
+from eval.report.drawing import BAD, GOOD, MUTED, Plot, canvas, count_axis, horizontal_line, legend, legend_label
 from eval.report.evaluation_files import EvaluationFiles, Pair
 from eval.statistics import pair_accuracy
 
@@ -61,7 +61,8 @@ def length_difference_plot(evaluation: EvaluationFiles, pairs: Sequence[Pair], n
             longer, accuracies, "o-", markersize=3.5, color=evaluation.plot_colour(reward), label=legend_label(reward)
         )
     horizontal_line(axes, 0.5, "chance")
-    axes.set(title="Accuracy by length", xlabel="tokens by which the chosen side is longer", ylabel="accuracy")
+    axes.set(title="Accuracy by length", ylabel="accuracy")
+    count_axis(axes.xaxis, "tokens by which the chosen side is longer")
     legend(axes)
     return Plot(
         "accuracy_length",
@@ -80,7 +81,8 @@ def histogram(pairs: Sequence[Pair], name: str) -> Plot:
         edges = np.histogram_bin_edges(sides, bins=HISTOGRAM_BINS)
         for scores, colour, side in zip(sides, (GOOD, BAD), ("chosen", "rejected"), strict=True):
             axes.hist(scores, edges, color=colour, alpha=0.5, label=side)
-        axes.set(xlabel=f"score by {reward}", ylabel="answers")
+        axes.set_xlabel(f"score by {reward}")
+        count_axis(axes.yaxis, "answers")
     panels[0].set_title("Scores of both sides")
     legend(panels[0])
     return Plot(

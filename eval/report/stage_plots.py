@@ -5,7 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from eval.report.drawing import SHADE, Plot, canvas, curve, held_out_points, horizontal_line, legend, legend_label
+from eval.report.drawing import (
+    SHADE,
+    Plot,
+    canvas,
+    count_axis,
+    curve,
+    held_out_points,
+    horizontal_line,
+    legend,
+    legend_label,
+    not_below_zero,
+)
 from eval.report.evaluation_files import EvaluationFiles
 from eval.run_folders import Stage
 
@@ -38,7 +49,8 @@ def loss_plot(evaluation: EvaluationFiles, stages: Stages) -> Plot:
         colour = evaluation.plot_colour(name)
         curve(axes, *series(stage, "loss"), colour)
         held_out_points(axes, *series(stage, "eval_loss"), colour)
-        axes.set(title=f"Training {name}", xlabel="step", ylabel="loss, nats per token")
+        axes.set(title=f"Training {name}", ylabel="loss, nats per token")
+        count_axis(axes.xaxis, "step")
     return Plot("losses", "Next-token loss over the tokens that are trained on. Circles: held-out data.", figure)
 
 
@@ -53,7 +65,8 @@ def reward_plot(evaluation: EvaluationFiles, stages: Stages) -> Plot:
     horizontal_line(above, math.log(2), "chance")
     horizontal_line(below, 0.5, "chance")
     above.set(title="Training the reward models", ylabel="loss, nats per pair")
-    below.set(xlabel="step of each run", ylabel="accuracy")
+    below.set_ylabel("accuracy")
+    count_axis(below.xaxis, "step of each run")
     legend(above)
     return Plot("reward_model", "Loss and accuracy on the comparisons of each step. Circles: held-out data.", figure)
 
@@ -101,7 +114,7 @@ def ppo_plots(evaluation: EvaluationFiles) -> Iterator[Plot]:
             yield over_steps(evaluation, shown, name, title, panels, caption)
         if name == "ppo_score":
             yield from mix_plots(evaluation, runs)
-        if name == "ppo_score" and (shown := with_metrics(runs, "score", "kl")):
+        if name == "ppo_score" and (shown := {run: s for run, s in runs.items() if series(s, "score", "kl")[0]}):
             yield kl_plot(evaluation, shown)
 
 
@@ -129,8 +142,9 @@ def over_steps(
         for run, stage in runs.items():
             curve(axes, *series(stage, metric), evaluation.plot_colour(run), legend_label(run))
         axes.set_ylabel(unit)
+        not_below_zero(axes)
     panels[0].set_title(title)
-    panels[-1].set_xlabel("PPO step")
+    count_axis(panels[-1].xaxis, "PPO step")
     legend(panels[0])
     return Plot(name, caption, figure)
 

@@ -15,7 +15,7 @@ from eval.figures import (
     main_figure,
     obeyed_by_turn,
     percent,
-    win_rate,
+    win_rates,
     win_tone,
 )
 
@@ -54,15 +54,15 @@ def figure_grid(summary: Summary) -> Grid:
     """Return a table of every figure of every subject. The win rate comes below the figure that it is based on."""
     notes: list[str] = []
     lines: list[Line] = []
-    wins = win_line(summary)
+    wins = list(win_lines(summary))
     main = main_figure(summary)
     for figure in figures(summary):
         cells = {name: _cell(figure, summary, name, notes) for name in summary["subjects"]}
         lines.append(Line(figure.label, figure.meaning, cells))
-        if wins and figure == main:
-            lines.append(wins)
-    if wins and wins not in lines:
-        lines.insert(0, wins)
+        if figure == main:
+            lines += wins
+    if main is None:
+        lines = wins + lines
     return Grid(list(summary.get("subjects", {})), lines, notes)
 
 
@@ -92,15 +92,13 @@ def _difference(figure: Figure, difference: dict[str, Any]) -> tuple[str, str, T
     return mean, f"{low} to {high}, n {difference['n']:,}", figure.tone(difference)
 
 
-def win_line(summary: Summary) -> Line | None:
-    """Return the win rates against the reference as a line; None if answers were not compared."""
-    wins = {name: win_rate(summary, name) for name in compared_subjects(summary)}
-    by = next((win.get("by") for win in wins.values() if win), None)
-    if not any(wins.values()):
-        return None
-    cells = {name: _win_cell(wins.get(name)) for name in summary["subjects"]}
-    meaning = f"share of items with the better answer{f' by {by}' if by else ''}; ties count half"
-    return Line(f"preferred to {summary['reference']}", meaning, cells)
+def win_lines(summary: Summary) -> Iterator[Line]:
+    """Yield the win rates against the reference, a line for gold, or one for each reward."""
+    wins = {name: win_rates(summary, name) for name in compared_subjects(summary)}
+    for by in dict.fromkeys(by for rates in wins.values() for by in rates):
+        cells = {name: _win_cell(wins.get(name, {}).get(by)) for name in summary["subjects"]}
+        meaning = f"share of items with the better answer by {by}; ties count half"
+        yield Line(f"preferred to {summary['reference']} by {by}", meaning, cells)
 
 
 def _win_cell(win: dict[str, Any] | None) -> Cell:

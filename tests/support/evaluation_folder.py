@@ -50,11 +50,14 @@ def differences(level: float, at: int, *, gold: bool) -> dict[str, Any]:
     gain = level - 1
     parts = {"gold": interval(gain), "accuracy": interval(gain / 2), "manner": interval(gain / 4)} if gold else {}
     win_rate = interval(0.5 + gain / 4, by="gold" if gold else "score")
+    scores = {"pmp": interval(gain), "rm": interval(2 * gain)}
+    win_rates = {"pmp": interval(0.5), "rm": interval(0.5 + gain / 4)}
     return {
-        "answers": {**parts, "score": interval(2 * gain), "tokens": interval(gain), "win_rate": win_rate},
+        "answers": {**parts, "score": scores["rm"], "scores": scores, "tokens": interval(gain),
+                    "win_rate": win_rate, "win_rates": win_rates},
         "perplexity": {"pretrain": interval(0.1 * at, n=50)},
         "system_prompt": dict.fromkeys(("obeyed", "throughout", "first", "last"), interval(0.0)),
-    }
+    }  # fmt: skip
 
 
 def reward_figures(accuracy: float) -> dict[str, Any]:

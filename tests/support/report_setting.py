@@ -25,9 +25,11 @@ reward: {{path: {folder}/rm/model}}
 chatml: {{mask: assistant, train_on: every_answer, tools: hermes, system: null}}
 data: {{train: {folder}/world/{data}.jsonl, eval: null, fields: {{}}, too_long: cut_oldest_turns, on_bad_record: error,
        max_length: 256}}
-ppo: {{value_warmup_steps: 2}}
+ppo: {{value_warmup_steps: 2{rates}}}
+trainer: {{learning_rate: 2.0e-3, lr_scheduler_type: cosine}}
 run: {{dir: {folder}/{name}, seed: 0}}
 """
+PPO_RATES = ", policy_learning_rate: 7.0e-5, value_learning_rate: 1.0e-3, lr_scheduler_type: constant"
 EVAL = """\
 stage: eval
 eval:
@@ -66,8 +68,12 @@ def write_stage(folder: Path, name: str, kind: str) -> None:
     path = folder / name
     path.mkdir()
     data = "text" if name == "words" else "talk"
-    (path / "recipe.yaml").write_text(RECIPE.format(folder=folder, name=name, kind=kind, data=data))
-    write_jsonl(path / "metrics.jsonl", [{"step": step, **metrics_of(kind, step)} for step in range(1, 9)])
+    rates = PPO_RATES if kind == "ppo" else ""
+    (path / "recipe.yaml").write_text(RECIPE.format(folder=folder, name=name, kind=kind, data=data, rates=rates))
+    write_jsonl(
+        path / "metrics.jsonl",
+        [{"step": step, "tokens_per_second": 500.0, **metrics_of(kind, step)} for step in range(1, 9)],
+    )
     (path / "finished.json").write_text(json.dumps({"steps": 8, "seconds": 12.5, "at": "2026-01-02T03:04:05"}))
     (path / "environment.json").write_text(json.dumps(environment()))
     (path / "data.json").write_text(
@@ -112,7 +118,9 @@ def write_run(folder: Path, stages: Mapping[str, str] = KINDS, *, evaluated: boo
         write_evaluation(folder / "eval", SUBJECTS)
         write_jsonl(folder / "eval" / "candidates.jsonl", map(candidate_line, range(10)))
         (folder / "eval" / "recipe.yaml").write_text("run: {dir: here}\n")
-        (folder / "eval" / "environment.json").write_text(json.dumps(environment() | {"command": ["eval", "x.yaml"]}))
+        (folder / "eval" / "environment.json").write_text(
+            json.dumps(environment() | {"command": ["eval", "x.yaml"], "commit": "60b08e9"})
+        )
         (folder / "eval" / "finished.json").write_text(json.dumps({"answers": 9, "at": "2026-02-03T04:05:06"}))
     models = {name: f"{folder}/{name}/model" for name in ("talk", "words", "tuned")}
     subjects = {"talk": models["talk"], "words": models["words"], "best": {"best_of": "talk", "n": 3, "reward": "rm"},

@@ -79,5 +79,5 @@ def test_every_figure_is_defined():
     assert summary["subjects"]["other"]["perplexity"].keys() == documented("Perplexity")
     assert summary["subjects"]["ppo"]["system_prompt"].keys() == documented("System turns")
     win_rate = summary["differences"]["ppo"]["answers"]["win_rate"]
-    assert win_rate.keys() | {"win_rate"} == documented("Differences")
+    assert win_rate.keys() | {"win_rate", "win_rates"} == documented("Differences")
     assert summary["rewards"]["rm"]["comparisons"]["pairs"].keys() == documented("Comparisons")

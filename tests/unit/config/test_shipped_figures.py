@@ -17,6 +17,8 @@ from tests.support.paths import ROOT
 
 SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO, Eval, SelectPrompts, GenerateCandidates, MakePairs)}
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "accelerate")
+# Not those that compare reward models alone, or start from a model that the user names.
+SETS = sorted({path.parent for path in SHIPPED if path.parent.name not in ("tiny-rewards", "your-model")})
 
 
 pytestmark = pytest.mark.usefixtures("at_root")
@@ -30,7 +32,11 @@ def required_overrides(path: Path) -> list[str]:
     """Return overrides for the keys that a shipped recipe leaves to the user."""
     if path.parent.name.startswith("tiny"):
         return []
-    return ["data.prompts=p.jsonl", "data.pretrain=t.jsonl"] if stage_of(path) == "ppo" else ["data.train=d.jsonl"]
+    stage = stage_of(path)
+    needs_text = stage == "ppo" and path.parent.name != "your-model"
+    return ["data.pretrain=t.jsonl"] * needs_text + [
+        "data.prompts=p.jsonl" if stage in ("ppo", "eval") else "data.train=d.jsonl"
+    ]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -42,7 +48,7 @@ def test_every_shipped_recipe_loads_and_survives_writing_and_reading(path, tmp_p
     assert load(schema, tmp_path / "recipe.yaml") == got
     assert all(isinstance(item, str) for pair in got.inputs() for item in pair)
     if not path.parent.name.startswith("tiny"):
-        with pytest.raises(RecipeError, match=" missing; add "):
+        with pytest.raises(RecipeError, match=r" missing; add |; give .* data\.prompts"):
             load(schema, path)
 
 
@@ -51,7 +57,7 @@ def test_every_stage_has_a_schema_and_a_shipped_recipe():
 
 
 def test_other_sizes_differ_from_the_7b_recipes_only_in_size():
-    for stage in ("sft", "pmp", "rm", "ppo"):
+    for stage in ("sft", "pmp", "rm", "ppo", "eval"):
         for size in ("0.5b", "1.8b", "14b", "72b"):
             expected, recipe = (
                 load(schema_of(path), path, required_overrides(path))
@@ -60,11 +66,41 @@ def test_other_sizes_differ_from_the_7b_recipes_only_in_size():
             same = {"model": expected.model, "run": expected.run}
             if stage == "ppo":
                 same["reward"] = expected.reward
+            elif stage == "eval":
+                same["eval"] = replace(recipe.eval, subjects=expected.eval.subjects, rewards=expected.eval.rewards)
             else:
                 split = ("per_device_train_batch_size", "gradient_accumulation_steps")
                 same["trainer"] = recipe.trainer | {name: expected.trainer[name] for name in split}
             assert replace(recipe, **same) == expected
             assert size in recipe.run.dir
+
+
+@pytest.mark.parametrize("folder", SETS, ids=lambda folder: folder.name)
+def test_every_set_has_an_evaluation_of_its_own_models(folder):
+    """Subjects and rewards are what the set's recipes train or start from, sampled and read as in training."""
+    path = folder / "eval.yaml"
+    evaluation = load(Eval, path, required_overrides(path))
+    beside = [other for other in SHIPPED if other.parent == folder]
+    stages = {other.stem: load(schema_of(other), other, required_overrides(other)) for other in beside}
+    models = {name: f"{recipe.run.dir}/model" for name, recipe in stages.items() if recipe.STAGE != "eval"}
+    subjects, rewards = dict(evaluation.eval.subjects), dict(evaluation.eval.rewards)
+    if folder.name in ("tiny", "tiny-mini"):
+        assert subjects.pop("best_of_n") == {"best_of": "sft", "n": 8, "reward": "rm"}
+    if "base" not in models:
+        models["base"] = stages["pretrain" if "pretrain" in stages else "sft"].model.path
+    if folder.name == "tiny-annotated":
+        models = models | {"annotated": models["rm"], "rm": "runs/tiny/rm/model"}
+    assert subjects == {name: models[name] for name in subjects}
+    assert rewards == {name: models[name] for name in rewards}
+    trained = {name for name, recipe in stages.items() if recipe.STAGE in ("sft", "ppo")}
+    assert subjects.keys() == trained | {"base"}
+    assert {models[name] for name, recipe in stages.items() if recipe.STAGE == "reward"} <= {*rewards.values()}
+    assert {recipe.chatml for recipe in stages.values() if recipe.STAGE == "ppo"} <= {evaluation.chatml}
+    if "ppo" in stages and not folder.name.startswith("tiny"):
+        for key in ("top_p", "temperature", "max_new_tokens"):
+            assert getattr(evaluation.sampling, key) == getattr(stages["ppo"].sampling, key)
+        assert evaluation.data.max_prompt_tokens == stages["ppo"].data.max_prompt_tokens
+        assert evaluation.data.max_length == stages["rm"].data.max_length
 
 
 def test_hyper_parameters_are_the_reports():

@@ -47,6 +47,12 @@ def test_differences_from_the_reference_with_intervals(printed):
     assert row(part, "")[:4] == ["", "58% to 66%", "+0.46 to +0.54", "+21.0 to +29.0"]
 
 
+def test_win_rates_by_each_reward_without_gold(printed):
+    after = printed(summary(("sft", "ppo"), gold=False), width=160).partition("against sft, 95% intervals")[2]
+    assert after.count("wins by") == 2
+    assert row(after, "ppo")[:3] == ["ppo", "62%", "50%"]
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 @pytest.mark.parametrize("names", [SIX, ("one",), ("sft", "a-model-with-a-name-that-" + "is-too-long-" * 6)])
 def test_the_tables_fit_any_width(printed, names, width):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,10 @@ from chatml import encode
 from config import load
 from engine.errors import RunError
 from engine.run.entry import run
+from engine.run.folder import plumbline_version
 from eval.recipe import Eval
 from eval.report.conversation import token_pieces
-from eval.report.drawing import PALETTE, binned_mean, running_mean
+from eval.report.drawing import PALETTE
 from eval.report.page import write_report
 from tests.support.evaluation_folder import answer, rewards, write_evaluation
 from tests.support.html_page import Page
@@ -61,14 +63,23 @@ def report_of(tmp_path, names, texts=None, **options):
     return (tmp_path / "eval" / "report.html").read_text()
 
 
+def unevaluated(recipe):
+    """The page of training runs alone, which is written before the error says what is missing."""
+    with pytest.raises(RunError, match=r"nothing has been evaluated yet; .*report.html shows the training runs alone"):
+        write_report(recipe)
+    return (Path(recipe.run.dir) / "report.html").read_text()
+
+
 def test_the_report_has_all_sections(page):
+    verdict = ["✓ Better", "✗ Worse", "? Unclear"]
     assert [h for h in page.headings if not h.startswith("/")] == [
+        "words", *verdict, "best", *verdict, "tuned", *verdict,
         "Figures", "Accuracy of rewards on comparisons", "Accuracy on “pairs” by subset",
         "Accuracy on “correctness_pairs” by subset", "By task",
         "Obedience to the system turn, by turn", "Does a higher reward mean better answers?",
         "How reliable are the rewards?", "PPO by step", "Training", "Answers side by side",
-        "Tokens trained on", "Runs, data and environment", "Seconds by stage", "Data", "Recipes",
-        "Environment",
+        "Tokens trained on", "Runs, data and environment", "Runs", "Seconds by stage", "Data",
+        "Commands and recipes", "Environment",
     ]  # fmt: skip
 
 
@@ -78,11 +89,21 @@ def test_ppo_steps_without_a_finished_answer_are_reported(tmp_path, page):
     metrics = tmp_path / "tuned" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     write_jsonl(metrics, [row | ({"score": None, "without_end": 1.0} if row["step"] <= 6 else {}) for row in rows])
-    write_report(recipe)
     assert (
         "tuned: no answer ended in 6 of 8 steps, most recently in step 6. Such a step has no score, so the policy "
         "learns from penalties alone."
-    ) in Page((tmp_path / "eval" / "report.html").read_text()).text
+    ) in Page(unevaluated(recipe)).text
+
+
+def test_a_ppo_run_without_any_score_has_no_plot_of_it(tmp_path):
+    recipe = write_run(tmp_path, evaluated=False)
+    metrics = tmp_path / "tuned" / "metrics.jsonl"
+    write_jsonl(metrics, [json.loads(line) | {"score": None} for line in metrics.read_text().splitlines()])
+    page = Page(unevaluated(recipe))
+    plots = {path.stem for path in (tmp_path / "eval" / "plots").iterdir()}
+    assert not plots & {"ppo_score", "ppo_kl_score"}
+    assert {"ppo_kl", "gold_over_steps"} <= plots
+    assert "reward's score" not in page.text
 
 
 def test_the_parts_of_a_reward_mix_have_a_plot(tmp_path):
@@ -93,9 +114,8 @@ def test_the_parts_of_a_reward_mix_have_a_plot(tmp_path):
     )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     write_jsonl(run / "metrics.jsonl", [row | {"score_kind": 1.0, "score_right": 2.0 * row["step"]} for row in rows])
-    write_report(recipe)
+    text = Page(unevaluated(recipe)).text
     assert (tmp_path / "eval" / "plots" / "ppo_parts_tuned.png").exists()
-    text = Page((tmp_path / "eval" / "report.html").read_text()).text
     for words in ("Parts of the reward of tuned", "score by kind", "score by right"):
         assert words in text
 
@@ -132,9 +152,11 @@ def test_a_subject_has_the_same_colour_everywhere(html):
     assert "var(--orange)" not in score
 
 
-def test_the_header_lists_date_items_reference_seed_and_command(page):
-    for text in ("date2026-02-03 04:05", "items40", "referencetalk", "seed0", "commandeval x.yaml"):
-        assert text in page.text
+def test_the_header_lists_facts_and_command(page):
+    version = plumbline_version()
+    for fact in ("date2026-02-03 04:05", "items40", "referencetalk", "seed0", "commandeval x.yaml",
+                 f"plumbline{version}", "commit60b08e9"):  # fmt: skip
+        assert fact in page.text
     assert re.search(r"machine1 × ", page.text)
 
 
@@ -188,8 +210,42 @@ def test_figures_are_those_of_the_summary(html, page):
     for shown in ("1,234", "56,789", "96.0%", "12", "value_warmup_steps", "+0.46 to +0.54, n 40", "0.023"):
         assert shown in page.text
     (row,) = re.findall(r"<tr><th[^>]*>gold score.*?</tr>", html, re.DOTALL)
-    assert re.findall(r"<td[^>]*>([\d.]+)", row) == ["1.00", "1.50", "2.00", "2.50"]
-    assert re.findall(r"<b>([^<]+)</b>", row) == ["+0.50", "+1.00", "+1.50"]
+    assert re.findall(r'<span class="value">([\d.]+)', row) == ["1.00", "1.50", "2.00", "2.50"]
+    assert re.findall(r"<b>([^<]+)</b>", row) == ["+0.50 better", "+1.00 better", "+1.50 better"]
+
+
+def test_better_worse_and_unclear_are_words_too(html, page):
+    """Not colours alone: in the verdict, in the tiles and in the table."""
+    for words in ("What changed against talk", "bits per byte of pretrain+0.300+0.260 to +0.340, n 50"):
+        assert words in page.text
+    assert '<b class="worse">5.55</b><span class="tone worse">worse</span>' in html
+    (row,) = re.findall(r"<tr><th[^>]*>bits per byte.*?</tr>", html, re.DOTALL)
+    assert re.findall(r"<b>([^<]+)</b>", row) == ["+0.100 worse", "+0.200 worse", "+0.300 worse"]
+    (row,) = re.findall(r"<tr><th[^>]*>instruction obeyed.*?</tr>", html, re.DOTALL)
+    assert re.findall(r"<b>([^<]+)</b>", row) == ["+0.0 unclear"] * 3
+
+
+def test_every_run_has_its_figures(html):
+    """Of the folders of subjects and rewards, and of the evaluation itself."""
+    (table,) = re.findall(r"<h3>Runs</h3>.*?</table>", html, re.DOTALL)
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
+    assert [row[0] for row in rows] == ["run", "talk", "words", "tuned", "pmp", "rm", "eval"]
+    assert rows[0][1:5] == ["steps", "learning rate", "tokens a second", "finished"]
+    assert rows[1][1:5] == ["8", "0.002, cosine", "500", "2026-01-02 03:04"]
+    assert rows[3][1:5] == ["8", "policy 7e-05, value 0.001, constant", "500", "2026-01-02 03:04"]
+
+
+def test_every_cell_names_its_column_for_narrow_screens(html, six_subjects_html):
+    """There a row is a block with a line for each cell, so that no column is off the screen."""
+    for page in (html, six_subjects_html):
+        tables = [table for table in re.findall(r"<table>.*?</table>", page, re.DOTALL) if "<thead>" in table]
+        assert len(tables) >= 6
+        for table in tables:
+            (head,) = re.findall(r"<thead>.*?</thead>", table)
+            columns = re.findall(r"<th[^>]*>([^<]*)</th>", head)[1:]
+            for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)[1:]:
+                assert re.findall(r'<td(?: class="[^"]*")? data-column="([^"]*)"', row) == columns
+                assert row.count("<td") == len(columns)
 
 
 def test_six_subjects_are_shown_side_by_side(six_subjects_html):
@@ -202,8 +258,29 @@ def test_a_report_of_one_subject_without_gold_and_rewards(tmp_path):
     html = report_of(tmp_path, ("only",), gold=False, with_rewards=False)
     page = Page(html)
     assert "3 of 3 items, evenly spaced from lowest to highest score" in page.text
-    assert "compared with only" not in page.text
+    assert "only is the only subject, so there is no verdict" in page.text
     assert "Accuracy of rewards" not in page.text
+
+
+def test_without_gold_the_rewards_judge(tmp_path):
+    page = Page(report_of(tmp_path, ("one", "other"), gold=False))
+    assert "There is no gold scorer, so this is only as reliable as the rewards." in page.text
+    for words in ("by rm62%58% to 66%, n 40", "by pmp50%46% to 54%, n 40"):
+        assert f"preferred to one {words}" in page.text
+
+
+def test_without_gold_and_rewards_nothing_scores_the_answers(tmp_path):
+    write_evaluation(tmp_path / "eval", ("one", "other"), gold=False, with_rewards=False)
+    path = tmp_path / "eval" / "summary.json"
+    figures = json.loads(path.read_text()) | {"reward": None}
+    for of in (*figures["subjects"].values(), *figures["differences"].values()):
+        for name in ("score", "scores", "win_rate", "win_rates", "tasks"):
+            of["answers"].pop(name, None)
+    path.write_text(json.dumps(figures))
+    write_report(write_recipe(tmp_path, {"one": "owner/one", "other": "owner/other"}, {}, None))
+    page = Page((tmp_path / "eval" / "report.html").read_text())
+    assert "Nothing scores the answers; give eval.gold or eval.rewards." in page.text
+    assert "bits per byte of pretrain+0.100+0.060 to +0.140, n 50" in page.text
 
 
 def test_a_report_of_rewards_only(tmp_path):
@@ -234,7 +311,10 @@ def test_tokens_of_one_character_are_shown_together():
 
 def test_figures_by_task_have_a_table(html):
     (table,) = re.findall(r"<h3>By task</h3>.*?</table>", html, re.DOTALL)
-    cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
+    cells = [
+        re.findall(r'<t[hd][^>]*>(?:<span class="value">)?([^<]*)<', row)
+        for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+    ]
     rows = [[cell.strip() for cell in row] for row in cells]
     assert rows == [
         ["task", *SUBJECTS],
@@ -249,27 +329,16 @@ def test_obedience_by_turn_has_a_table(html):
     assert shares == [[], ["75%"] * 4, ["65%"] * 4, ["50%", "40%", "30%", "20%"]]
 
 
-def test_a_running_mean_has_a_shorter_window_at_the_ends():
-    assert running_mean([1.0, 2.0, 6.0, 3.0], 1).tolist() == [1.5, 3.0, 11 / 3, 4.5]
-
-
-def test_binned_means_by_hand():
-    assert binned_mean([1, 2, 9, 10], [0.0, 2.0, 5.0, 7.0], 3) == ([1.5, 9.5], [1.0, 6.0])
-    assert binned_mean([4, 4], [1.0, 2.0], 3) == ([4.0], [1.5])
-
-
 def test_every_ppo_run_is_in_the_plots(tmp_path):
     recipe = write_run(tmp_path, {"talk": "sft", "tuned": "ppo", "words": "ppo"}, evaluated=False)
-    write_report(recipe)
-    html = (tmp_path / "eval" / "report.html").read_text()
+    html = unevaluated(recipe)
     (score,) = (svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if ">Reward</text>" in svg)
     assert {"tuned", "words"} <= set(re.findall(r">([^<>\n]+)</text>", score))
     assert {path.stem for path in (tmp_path / "eval" / "plots").iterdir()} >= {"gold_over_steps", "gold_over_steps_2"}
 
 
 def test_a_report_before_ppo_and_evaluation(tmp_path):
-    write_report(write_run(tmp_path, {"words": "sft", "talk": "sft"}, evaluated=False))
-    page = Page((tmp_path / "eval" / "report.html").read_text())
+    page = Page(unevaluated(write_run(tmp_path, {"words": "sft", "talk": "sft"}, evaluated=False)))
     assert "Nothing has been evaluated yet; run make eval. This report shows the training runs." in page.text
     assert {path.stem for path in (tmp_path / "eval" / "plots").iterdir()} == {"losses"}
     assert "Figures" not in page.headings
@@ -278,20 +347,17 @@ def test_a_report_before_ppo_and_evaluation(tmp_path):
 def test_missing_training_data_is_named(tmp_path):
     recipe = write_run(tmp_path, {"talk": "sft"}, evaluated=False)
     (tmp_path / "world" / "talk.jsonl").unlink()
-    write_report(recipe)
-    assert (
-        f"The training data of talk cannot be shown: {tmp_path}/world/talk.jsonl does not exist"
-        in Page((tmp_path / "eval" / "report.html").read_text()).text
-    )
+    page = Page(unevaluated(recipe))
+    assert f"The training data of talk cannot be shown: {tmp_path}/world/talk.jsonl does not exist" in page.text
 
 
 def test_training_data_of_an_unfinished_run_is_not_shown_and_the_reason_is_given(tmp_path):
     recipe = write_run(tmp_path, {"talk": "sft"}, evaluated=False)
     shutil.rmtree(tmp_path / "talk" / "model", ignore_errors=True)
-    write_report(recipe)
+    page = Page(unevaluated(recipe))
     assert (
         f"The training data of talk cannot be shown: {tmp_path}/talk/model does not exist; the run has not finished"
-        in Page((tmp_path / "eval" / "report.html").read_text()).text
+        in page.text
     )
 
 
@@ -301,14 +367,13 @@ def test_a_report_without_evaluation_and_training_is_an_error(tmp_path, capsys, 
     recipe = write_run(tmp_path, {"talk": "sft"} if has_run else {}, evaluated=False)
     if has_run:
         (tmp_path / "talk" / "metrics.jsonl").write_text("")
-    with pytest.raises(RunError):
-        write_report(recipe)
     with pytest.raises(SystemExit) as stopped:
         run(write_report, recipe)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: run.dir={tmp_path}/eval: nothing has been evaluated or trained yet; run make eval\n"
+        f"error: run.dir={tmp_path}/eval: nothing has been evaluated yet; run make eval with the same RECIPE and ARGS\n"
     )
+    assert not (tmp_path / "eval" / "report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -328,7 +393,6 @@ def test_mistakes_on_the_command_line_are_one_line(arguments, message):
 
 def test_the_report_of_a_real_run(mini, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY", str(mini))
-    write_report(load(Eval, "recipes/tiny-mini/eval.yaml", [f"run.dir={tmp_path}"]))
-    page = Page((tmp_path / "report.html").read_text())
+    page = Page(unevaluated(load(Eval, "recipes/tiny-mini/eval.yaml", [f"run.dir={tmp_path}"])))
     assert page.figures >= 10
     assert "".join(page.trained).endswith("<|im_end|>")

@@ -94,6 +94,7 @@ def test_without_gold_wins_are_decided_by_score():
     differences = summarise(answers, [], [], SUBJECTS, seed=0)["differences"]
     assert differences["ppo"]["answers"]["win_rate"] == {"mean": 1.0, "ci95": [1.0, 1.0], "n": 2, "by": "score"}
     assert differences["base"]["answers"]["win_rate"]["mean"] == 0.75
+    assert differences["base"]["answers"]["win_rates"]["rm"]["mean"] == 0.75
     assert "gold" not in differences["ppo"]["answers"]
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -10,7 +12,7 @@ from config import load
 from engine.data.report import Report
 from engine.errors import AlreadyFinishedError, RunError
 from engine.run import checkpoints
-from engine.run.folder import RunFolder, package_version, plumbline_version
+from engine.run.folder import RunFolder, commit, package_version, plumbline_version
 from sft.recipe import SFT
 from tests.support.paths import ROOT
 
@@ -211,6 +213,26 @@ def test_changes_are_accepted_within_a_stage_only(recipe, tmp_path, stage):
     written.write_text(other.replace("stage: sft\n", stage))
     with pytest.raises(RunError, match="contains a run of another recipe, which differs in"):
         RunFolder(recipe, accepts_changes=True)
+
+
+def test_the_environment_has_the_commit(recipe, tmp_path, monkeypatch):
+    """Of the code, not of the working directory; without git there is none."""
+    checkout = tmp_path / "checkout"
+    git = ["git", "-C", str(checkout), "-c", "user.name=n", "-c", "user.email=e"]
+    checkout.mkdir()
+    (checkout / "code.py").write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr("engine.run.folder.PROJECT", checkout / "pyproject.toml")
+    assert len(commit()) >= 7
+    assert head.startswith(commit())
+    (checkout / "code.py").write_text("2")
+    RunFolder(recipe)
+    found = json.loads((tmp_path / "sft" / "environment.json").read_text())["commit"]
+    assert re.fullmatch(rf"{head[:7]}\w*-dirty", found)
+    monkeypatch.setattr("engine.run.folder.PROJECT", Path("/pyproject.toml"))
+    assert commit() is None
 
 
 def test_the_environment_has_plumblines_version(recipe, tmp_path, monkeypatch):
