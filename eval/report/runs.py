@@ -42,7 +42,7 @@ def describe_run(name: str, folder: Path) -> Run:
         "plumbline": found.get("packages", {}).get("plumbline") or "",
         "commit": found.get("commit") or "",
     }
-    text = run.recipe_text if recipe.exists() else ""
+    text = recipe.read_text(encoding="utf-8") if recipe.exists() else ""
     return Run(name, settings.get("stage", ""), text, recipe, shlex.join(found.get("command", [])), columns)
 
 
