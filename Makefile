@@ -5,6 +5,7 @@
 # RECIPE    the recipe; default: that of the tiny world
 # ARGS      overrides of the recipe
 # SEED      run.seed; the tiny recipes also write to runs/tiny-SEED instead of runs/tiny
+# MODEL     the model that recipes/your-model starts from: a folder or a hub id; RUNS: where its runs go
 # HARDWARE  a file of recipes/accelerate/ without .yaml, or auto; default: one rank on the GPU, or on the CPU without one
 # RESTARTS  with HARDWARE: how many times all ranks restart from the last checkpoint after one dies; default: 0
 
@@ -74,7 +75,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(PYTHON) -m bench $(ARGS)
 
-# Takes about two hours on two cores. You can stop it and run it again.
+# Takes more than an hour on two cores. You can stop it and run it again.
 claims: $(STAMP)
 	$(PYTHON) -m bench.claims $(ARGS)
 

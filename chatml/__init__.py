@@ -22,7 +22,17 @@ from chatml.encode import (
     join,
 )
 from chatml.messages import ROLES, Conversation, Message, Pair, RecordError, ToolCall
-from chatml.records import FIELDS, is_text, read_conversation, read_margin, read_pair, read_prompt, read_text
+from chatml.records import (
+    FIELDS,
+    is_text,
+    read_conversation,
+    read_margin,
+    read_pair,
+    read_prompt,
+    read_text,
+    rename_fields,
+    usual_names,
+)
 from chatml.template import TEMPLATE, chat_template
 from chatml.tokens import (
     END_OF_TEXT,
@@ -77,5 +87,7 @@ __all__ = [
     "read_pair",
     "read_prompt",
     "read_text",
+    "rename_fields",
     "render",
+    "usual_names",
 ]

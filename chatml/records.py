@@ -3,7 +3,8 @@
 A conversation is in
     messages        [{role, content}, ...], and tools
     conversations   ShareGPT: [{from, value}, ...], with function_call and observation turns; and system, tools
-    prompt          text, messages or an hh-rlhf transcript; and response (text or messages), system
+    prompt          text, messages or an hh-rlhf transcript; and response (text or messages), system;
+                    also as prompt and completion, query and response, or question and answer
     instruction     Alpaca: with input, output, system and history ([[question, answer], ...])
     text            an hh-rlhf transcript; or plain text, which is not a conversation (`read_text`)
 
@@ -35,6 +36,10 @@ FIELDS = (
     *("instruction", "input", "output", "history", "system", "tools", "text", "margin"),
 )
 """every field that is read; `fields` renames to these"""
+USUAL_NAMES = (("prompt", "completion"), ("query", "response"), ("question", "answer"))
+"""other names of a prompt and its response that published data sets use"""
+MORE_OF_THE_PROMPT = ("choices", "options", "context", "passage")
+"""fields without which such a prompt would be incomplete, so that the record is not read (multiple choice, reading)"""
 
 Fields = Mapping[str, str | None] | None
 Messages = tuple[Message, ...]
@@ -119,10 +124,29 @@ def is_text(record: Mapping[str, Any], fields: Fields = None) -> bool:
 def _renamed(record: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     if not isinstance(record, Mapping):
         raise RecordError(f"it is {json_type(record)}; a record is an object")
+    known = {key: value for key, value in rename_fields(record, fields).items() if value is not None}
+    return rename_fields(known, usual_names(known))
+
+
+def rename_fields(record: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """Return a record with its fields renamed; a field renamed to None is left out."""
     renames = {theirs: ours for theirs, ours in (fields or {}).items() if theirs in record}
     kept = {key: value for key, value in record.items() if key not in renames and key not in renames.values()}
-    renamed = {**kept, **{ours: record[theirs] for theirs, ours in renames.items() if ours is not None}}
-    return {key: value for key, value in renamed.items() if value is not None}
+    return {**kept, **{ours: record[theirs] for theirs, ours in renames.items() if ours is not None}}
+
+
+def usual_names(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the renames of a record whose prompt and response have other names of `USUAL_NAMES`.
+
+    A comparison needs the prompt only. Empty for a record that has a format without them.
+    """
+    for asked, answered in USUAL_NAMES:
+        others = {*_CONVERSATION_FIELDS, *MORE_OF_THE_PROMPT, "response", "chosen", "rejected"} - {asked, answered}
+        if asked in record and answered in record and others.isdisjoint(record):
+            return {asked: "prompt", answered: "response"}
+        if asked in record and {"chosen", "rejected"} <= record.keys() and {*_PAIR_CONTEXT_FIELDS}.isdisjoint(record):
+            return {asked: "prompt"}
+    return {}
 
 
 def _full_conversation(record: dict[str, Any], parse_text: bool) -> Messages:

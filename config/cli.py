@@ -74,6 +74,8 @@ def from_command_line(
     except RecipeError as error:
         _exit(str(error))
     if "--check" in arguments:
+        for warning in recipe.warnings() if isinstance(recipe, Recipe) else ():
+            print(f"warning: {warning}")
         print("recipe ok")
         sys.exit(0)
     return recipe

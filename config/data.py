@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from omegaconf import MISSING
 
@@ -33,6 +33,8 @@ class Source(Section):
     """configuration of a hub data set"""
     revision: str | None = None
     """branch, tag or commit of a hub data set"""
+    fields: dict[str, str | None] = field(default_factory=dict, hash=False)
+    """renames fields of this source's records, before `data.fields` does"""
     weight: float = number(1.0, above=0)
     """how often its rows are drawn, relative to those of the other sources"""
     skip: int = number(0, least=0)
@@ -63,6 +65,9 @@ def named_sources(default: Any = None) -> Any:
 class Data(Section):
     """The keys that all data sections share."""
 
+    SHARES: ClassVar[Mapping[str, str]] = {}
+    """key of held-out data that may be a share (0.02) of another key's records -> that other key"""
+
     fields: dict[str, str | None] = field(default_factory=dict)
     """renames fields of the records: {question: prompt, answer: response}; null ignores a field, for example
     {prompt: null} if `messages` has the whole conversation"""
@@ -81,7 +86,20 @@ class Data(Section):
     def check(self, key: str) -> None:
         self.check_reading(key)
         for name in self.source_keys():
-            sources(getattr(self, name), f"{key}.{name}")
+            share, whole = self.share(name), self.SHARES.get(name)
+            if share is None:
+                sources(getattr(self, name), f"{key}.{name}")
+            elif not 0 < share < 1:
+                raise RecipeError(
+                    f"{key}.{name} is {show(share)}; a share of {key}.{whole} must be above 0 and below 1",
+                    key=f"{key}.{name}",
+                )
+            elif any(part.without_share or part.only_share for part in sources(getattr(self, whole), f"{key}.{whole}")):
+                raise RecipeError(
+                    f"{key}.{name} is {show(share)}, a share of {key}.{whole}, which has without_share or only_share "
+                    f"already; leave that out, or give {key}.{name} a source",
+                    key=f"{key}.{name}",
+                )
 
     def check_reading(self, key: str) -> None:
         """Raise RecipeError for a mistake in `roles` or `document_end`."""
@@ -98,9 +116,21 @@ class Data(Section):
         """Return the keys that name sources."""
         return [item.name for item in dataclasses.fields(cls) if SOURCES in item.metadata]
 
+    def share(self, name: str) -> float | None:
+        """Return the share of another key's records that the key `name` holds out; None if it names sources."""
+        value = getattr(self, name)
+        is_share = name in self.SHARES and isinstance(value, int | float) and not isinstance(value, bool)
+        return value if is_share else None
+
     def sources(self, name: str) -> list[Source]:
-        """Return the sources that the key `name` of this section names."""
-        return sources(getattr(self, name), f"data.{name}")
+        """Return the sources of the key `name`; of a key with a held-out share, those without that share."""
+        whole, part = name, {}
+        for held, other in self.SHARES.items():
+            share = self.share(held)
+            if share is not None and name in (held, other):
+                whole, part = other, {"only_share" if name == held else "without_share": share}
+        found = sources(getattr(self, whole), f"data.{whole}")
+        return [dataclasses.replace(source, **part) for source in found]
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         """Yield (key, path) of the sources that must be on this machine."""
@@ -112,6 +142,8 @@ class Data(Section):
 class TrainingData(Data):
     """The data section of a stage that trains on some rows and evaluates on others."""
 
+    SHARES: ClassVar[Mapping[str, str]] = {"eval": "train"}
+
     train: Any = named_sources(MISSING)
     """training data, a source or a list of sources: conversations or plain text for stage sft, comparisons for stage
     reward"""
@@ -121,35 +153,6 @@ class TrainingData(Data):
     max_length: int = number(2048, least=16)
     """limit in tokens of a conversation and of a packed row, or of one side of a comparison (report, 3.1.2 and 3.2.1:
     2048)"""
-
-    def check(self, key: str) -> None:
-        share = self.eval_share
-        if share is None:
-            super().check(key)
-            return
-        self.check_reading(key)
-        if not 0 < share < 1:
-            raise RecipeError(
-                f"{key}.eval is {show(self.eval)}; a share of {key}.train must be above 0 and below 1",
-                key=f"{key}.eval",
-            )
-        if any(source.without_share or source.only_share for source in sources(self.train, f"{key}.train")):
-            raise RecipeError(
-                f"{key}.eval is {show(self.eval)}, a share of {key}.train, which has without_share or only_share "
-                f"already; leave that out, or give {key}.eval a source",
-                key=f"{key}.eval",
-            )
-
-    @property
-    def eval_share(self) -> float | None:
-        """The share of the training records to evaluate on; None if `eval` names sources or is null."""
-        return self.eval if isinstance(self.eval, int | float) and not isinstance(self.eval, bool) else None
-
-    def sources(self, name: str) -> list[Source]:
-        share, part = self.eval_share, {"train": "without_share", "eval": "only_share"}.get(name)
-        if share is None or part is None:
-            return super().sources(name)
-        return [dataclasses.replace(source, **{part: share}) for source in super().sources("train")]
 
 
 def sources(value: Any, key: str) -> list[Source]:

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from config.data import SOURCES, Source
-from config.schema import CHANGEABLE, GROWS, RANGE, Recipe, Section, join, show
+from config.schema import CHANGEABLE, GROWS, NAMES, RANGE, Recipe, Section, join, show
 from config.typed import describe_type, field_types, is_section
 
 
@@ -30,6 +30,8 @@ class Key:
     """the text under the field"""
     is_source: bool
     """whether the key names sources of records"""
+    names: Mapping[str, str]
+    """of a mapping whose names another library defines: name -> type or permitted values"""
 
 
 def describe(schema: type[Section], key: str = "") -> Iterator[Key]:
@@ -51,7 +53,8 @@ def describe(schema: type[Section], key: str = "") -> Iterator[Key]:
         )
         if may:
             kind += f"; may {may} when a run resumes"
-        yield Key(full_key, written, kind, meanings[field.name], is_source)
+        names = field.metadata[NAMES]() if NAMES in field.metadata else {}
+        yield Key(full_key, written, kind, meanings[field.name], is_source, names)
 
 
 def help_text(schema: type[Recipe]) -> Iterator[str]:
@@ -73,6 +76,8 @@ def _lines(key: Key) -> Iterator[str]:
     yield f"{key.name}={key.default}"
     yield f"    {key.kind}{'' if key.default else '; mandatory'}"
     yield from textwrap.wrap(key.meaning, 120, initial_indent="    ", subsequent_indent="    ")
+    for name, kind in key.names.items():
+        yield from textwrap.wrap(f"{key.name}.{name}: {kind}", 120, initial_indent="    ", subsequent_indent="        ")
     yield ""
 
 

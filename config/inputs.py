@@ -39,7 +39,7 @@ def missing_input(path: str, recipe_path: Path) -> str:
     if made_by is None:
         return f"{path} does not exist; name a file or folder that does, or the id of one on the hub (owner/name)"
     of_tiny = made_by.parent.resolve() == TINY_RECIPES.resolve()
-    way = again if of_tiny else f" RECIPE={made_by}"
+    way = again if of_tiny else f" RECIPE={made_by}{_variables(made_by)}"
     return f"{path} does not exist; make it with: make {make_target(_text_value(made_by, 'stage'), made_by.stem)}{way}"
 
 
@@ -61,6 +61,15 @@ def model_origin(model: str, recipe_path: str | Path) -> str:
             break
         model, recipe_path = _text_value(made_by, "model.path") or model, made_by
     return model
+
+
+def _variables(recipe_path: Path) -> str:
+    """Return the environment variables that a recipe reads, as arguments of make: those that are set or mandatory."""
+    found = dict(re.findall(r"\$\{oc\.env:(\w+)([,}])", recipe_path.read_text(encoding="utf-8")))
+    given = {
+        name: os.environ.get(name, "FOLDER" if end == "}" else None) for name, end in found.items() if name != "TINY"
+    }
+    return "".join(f" {name}={value}" for name, value in given.items() if value is not None)
 
 
 def _inside(path: str, folder: Path) -> bool:

@@ -28,6 +28,8 @@ class Changes:
     permitted: tuple[str, ...]
     grown: bool
     """whether the run has become longer"""
+    only_longer: bool = False
+    """whether all refused keys make the run longer, which its learning-rate schedule does not allow"""
 
     def __str__(self) -> str:
         """Return the end of the message "... which differs in"."""
@@ -45,7 +47,7 @@ def changes(before_yaml: str, recipe: Recipe) -> Changes:
     old, new = dict(_leaves(before)), dict(_leaves(now))
     changeable, grows = (set(_flagged(type(recipe), flag)) for flag in (CHANGEABLE, GROWS))
     fixed = recipe.fixed_keys(before)
-    refused, permitted, grown = [], [], False
+    refused, permitted, grown, longer = [], [], False, 0
     for key in sorted(old.keys() | new.keys()):
         was, is_now = old.get(key, MISSING), new.get(key, MISSING)
         if was == is_now:
@@ -53,12 +55,13 @@ def changes(before_yaml: str, recipe: Recipe) -> Changes:
         larger = all(isinstance(value, int | float) for value in (was, is_now)) and is_now > was
         if key in fixed:
             refused.append(f"{key} ({fixed[key]})")
+            longer += key in grows and larger
         elif key in changeable or (key in grows and larger):
             permitted.append(key)
             grown |= key in grows
         else:
             refused.append(f"{key} (it may only grow)" if key in grows else key)
-    return Changes(tuple(refused), tuple(permitted), grown)
+    return Changes(tuple(refused), tuple(permitted), grown, only_longer=0 < longer == len(refused))
 
 
 def _filled(schema: type[Section], values: Mapping[str, Any], recipe: Section) -> dict[str, Any]:

@@ -128,6 +128,10 @@ class Recipe(Section):
         """
         return {}
 
+    def warnings(self) -> Iterator[str]:
+        """Yield what is probably not meant in this recipe; `--check` prints it."""
+        yield from ()
+
     def memory_advice(self) -> str:
         """Return the end of the message "out of memory; ...": which keys to change."""
         return "use a smaller model, or a device with more memory"

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
+from config.best import BEST_MODEL_FIELDS
 from config.schema import CHANGEABLE, GROWS, NAMES, PACKAGES, Range, RecipeError, show
 from config.trl_source import ConfigClass, trl_choices, trl_fields
-from config.typed import nearest
+from config.typed import OTHER_NAMES, nearest
 
 # Field of TRL's configuration -> our key that decides it.
 OWNED_FIELDS = {
@@ -41,7 +42,8 @@ MEMORY_ADVICE = (
     "set trainer.gradient_checkpointing=true, or lower data.max_length"
 )
 SHARDING_REASON = "HARDWARE chooses the sharding (recipes/accelerate)"
-LAST_MODEL_REASON = "the finished model is always that of the last step"
+# A run of more epochs gets a warning; the number is our choice.
+MANY_EPOCHS = 10
 
 # Fields that have no effect here, and why.
 REFUSED_FIELDS = {
@@ -64,9 +66,6 @@ REFUSED_FIELDS = {
     "deepspeed": SHARDING_REASON,
     "accelerator_config": SHARDING_REASON,
     "parallelism_config": SHARDING_REASON,
-    "load_best_model_at_end": LAST_MODEL_REASON,
-    "metric_for_best_model": LAST_MODEL_REASON,
-    "greater_is_better": LAST_MODEL_REASON,
 }
 
 # Values that are not supported, and why.
@@ -151,7 +150,11 @@ YAML_TYPE_NAMES = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str:
 def trainer_mapping(config_class: ConfigClass) -> Any:
     """Return a dataclass field for the section `trainer` of a stage whose configuration is `config_class`."""
     metadata = {
-        NAMES: lambda: [name for name in trl_fields(config_class) if name not in OWNED_FIELDS | REFUSED_FIELDS],
+        NAMES: lambda: {
+            name: f"one of {', '.join(choices)}" if (choices := trl_choices(config_class).get(name)) else annotation
+            for name, annotation in trl_fields(config_class).items()
+            if name not in {*OWNED_FIELDS, *REFUSED_FIELDS, *BEST_MODEL_FIELDS}
+        },
         CHANGEABLE: CHANGEABLE_FIELDS,
         GROWS: LENGTH_FIELDS,
         PACKAGES: {"optim": OPTIMISER_PACKAGES, "use_liger_kernel": {True: "liger-kernel"}},
@@ -193,7 +196,8 @@ def check_trainer(
     for name, value in section.items():
         key = f"trainer.{name}"
         if name not in fields:
-            near = nearest(name, fields)
+            other = OTHER_NAMES.get(name)
+            near = [other] if other in fields else nearest(name, fields)
             way_out = f"did you mean trainer.{near[0]}?" if near else f"it takes the fields of TRL's {config_class}"
             raise RecipeError(f"unknown key {key}; {way_out}", key=key)
         if ours := owned.get(name) or OWNED_FIELDS.get(name):

@@ -6,6 +6,7 @@ always name the key.
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,6 +16,20 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from config.schema import NAMES, WHOLE, RecipeError, Section, join, show
 
+# Names that other tools give to keys -> the names here.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "scheduler": "lr_scheduler_type",
+    "max_seq_length": "max_length",
+    "output_dir": "dir",
+    "lora_r": "r",
+    "lora_rank": "r",
+}
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -52,6 +67,12 @@ class Builder(Generic[SectionT]):
         except OmegaConfBaseException as error:
             key = join(self.key, error.full_key or "")
             reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip('"')
+            if unset := re.fullmatch("Environment variable '(.+)' not found", reason):
+                raise RecipeError(
+                    f"{key} is the environment variable {unset[1]}, which is not set; give {unset[1]}=VALUE to make, "
+                    f"or {key}=VALUE in ARGS",
+                    key=key,
+                ) from None
             raise RecipeError(f"{key} cannot be resolved: {reason}", key=key) from None
 
     def _set(
@@ -99,8 +120,11 @@ class Builder(Generic[SectionT]):
 
     def _nearest(self, schema: type[Section], key: str, name: str) -> str:
         """Return the hint for an unknown key: the key that was probably meant, else all keys of the section."""
-        everywhere = [full_key for full_key in all_keys(self.schema, self.key) if full_key.endswith(f".{name}")]
-        everywhere = everywhere or [full_key for full_key in _open_keys(self.schema) if full_key.endswith(f".{name}")]
+        known = [*all_keys(self.schema, self.key), *_open_keys(self.schema)]
+        other = OTHER_NAMES.get(name, name)
+        # A key called so, a key that other tools call so, or keys of several kinds: policy_learning_rate.
+        ends = (f".{name}", f".{other}", f"_{other}")
+        everywhere = next(filter(None, ([full for full in known if full.endswith(end)] for end in ends)), [])
         here = [join(key, near) for near in nearest(name, field_types(schema))]
         if meant := everywhere or here:
             return f"did you mean {' or '.join(meant)}?"

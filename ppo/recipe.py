@@ -18,12 +18,15 @@ from ppo.reward_section import RewardSection
 
 @dataclass(frozen=True)
 class PPOData(Data):
+    SHARES: ClassVar[Mapping[str, str]] = {"heldout": "prompts"}
+
     prompts: Any = named_sources(MISSING)
     """prompts: a source or a list of them, in any record shape; a prompt ends before the last assistant turn"""
     pretrain: Any = named_sources()
     """plain text for the pretrained gradient"""
     heldout: Any = named_sources()
-    """prompts that are never trained on; responses to them are scored, also by watch.gold if it is set"""
+    """prompts that are never trained on: sources, or a share of data.prompts (for example 0.02), chosen by a hash of
+    each record; responses to them are scored, also by watch.gold if it is set"""
     max_prompt_tokens: int = number(1024, least=16)
     """maximum tokens in a prompt, including the header of the response"""
     pretrain_length: int = number(512, least=16)
@@ -62,6 +65,9 @@ class Watch(Section):
     """steps between evaluations on data.heldout"""
     keep_best: BestBy | None = None
     """save the checkpoint with the highest mean of this metric on data.heldout as the model, instead of the last one"""
+    patience: int | None = number(None, least=1, grows=True)
+    """early stopping: end the run after this many checkpoints in a row that are no better than the best, not counting
+    those of the value warm-up; null: never"""
     show_samples_every: int = number(20, least=0, changeable=True)
     """steps between prints of two responses on the console; 0 prints none"""
     kl: float = number(30.0, above=0, changeable=True)
@@ -70,6 +76,12 @@ class Watch(Section):
     def check(self, key: str) -> None:
         if self.gold is not None:
             check_function(self.gold, f"{key}.gold")
+        if self.patience is not None and self.keep_best is None:
+            raise RecipeError(
+                f"{key}.patience={self.patience} counts checkpoints that are no better than the best; set "
+                f"{key}.keep_best=heldout_score as well, or {key}.patience=null",
+                key=f"{key}.patience",
+            )
 
 
 @dataclass(frozen=True)

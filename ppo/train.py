@@ -46,6 +46,7 @@ from ppo.reward_mix import RewardMix
 from ppo.rollout import RolloutSampler
 from ppo.shared_base import load_shared
 from ppo.step_metrics import as_text, first_rollouts, measure
+from ppo.summary import ppo_summary
 from ppo.update import Updater
 from ppo.warning_rules import warnings_of
 
@@ -95,7 +96,11 @@ def train(recipe: PPO) -> None:
     updater = Updater(models, ppo, temperature, seed, pretrain, accelerator)
 
     state = {**mix.state, "kl_coef": kl_coef, **({"pretrain": pretrain} if pretrain else {})}
-    best = Best(recipe.watch.keep_best) if recipe.watch.keep_best else None
+    # During the value warm-up the policy cannot become better.
+    keep_best, patience = recipe.watch.keep_best, recipe.watch.patience
+    best = Best(keep_best, patience, ppo.value_warmup_steps) if keep_best else None
+    if accelerator.is_main_process:
+        print(ppo_summary(recipe, models, prompts, heldout), flush=True)
     run = Loop("ppo", folder, recipe.run, accelerator, models.trained, state, best)
     for step in run.steps(ppo.steps):
         with run.timed("sample_seconds"):

@@ -41,7 +41,7 @@ from engine.models.system_prompt import stage_tokenizer
 from engine.run.batches import RankBatchTrainer
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
-from engine.run.trainer import fit, refuse_without_gpu, training_arguments
+from engine.run.trainer import best_by, fit, refuse_without_gpu, training_arguments
 from reward.recipe import Reward
 
 SIDES = ("chosen_ids", "rejected_ids")
@@ -63,17 +63,25 @@ def train(recipe: Reward) -> None:
             check_length(base.config, longest_sequence(rows), what, "set data.max_length={limit}")
     model = add_adapters(base, recipe.lora, tokenizer, recipe.run.seed, compute_dtype(recipe.model))
     lifecycle = Lifecycle("rm", folder, recipe.run)
-    best = best_by_evaluation(recipe) if recipe.reward.keep_best else {}
     trainer = PairTrainer(
         model,
-        training_arguments(RewardConfig, recipe, lifecycle, max_length=None, **best),
+        training_arguments(
+            RewardConfig, recipe, lifecycle, max_length=None, **best_by("accuracy", recipe.reward, recipe.run)
+        ),
         data_collator=partial(collate, share=recipe.reward.share_prompts, margin_coef=recipe.reward.margin_coef),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
     )
     trainer.lifecycle = lifecycle
-    fit(trainer, lifecycle, recipe, tokenizer, before_saving=lambda: centre(trainer, train_rows, recipe.run.seed))
+    fit(
+        trainer,
+        lifecycle,
+        recipe,
+        tokenizer,
+        recipe.reward,
+        before_saving=lambda: centre(trainer, train_rows, recipe.run.seed),
+    )
 
 
 def pair_rows(name: str, recipe: Reward, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:
@@ -231,23 +239,13 @@ def pair_metrics(margins: torch.Tensor) -> dict[str, float]:
     }
 
 
-def best_by_evaluation(recipe: Reward) -> dict[str, Any]:
-    """Return the trainer arguments that evaluate at every checkpoint and keep the most accurate one."""
-    return {
-        "eval_strategy": "steps",
-        "eval_steps": recipe.run.save_steps,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "accuracy",
-    }
-
-
 def centre(trainer: PairTrainer, rows: Sequence[dict[str, Any]], seed: int) -> None:
     """Centre the model's scores: add the mean score of training pairs, over both sides, to its score offset.
 
     The pairs are the first ones of the training order: at most `MAX_OFFSET_PAIRS`, and only pairs that the run has
     trained on (collective: every rank must call it).
     """
-    count = min(len(rows), MAX_OFFSET_PAIRS, trainer.state.max_steps * trainer.batch)
+    count = min(len(rows), MAX_OFFSET_PAIRS, trainer.state.global_step * trainer.batch)
     chosen = [rows[at] for at in shuffled_positions(seed, len(rows), 0, count)]
     mean = trainer.scores(chosen, "score offset").double().mean().item()
     trainer.accelerator.unwrap_model(trainer.model).config.score_offset += mean

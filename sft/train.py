@@ -30,7 +30,7 @@ from engine.models.system_prompt import stage_tokenizer
 from engine.run.batches import RankBatchTrainer
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
-from engine.run.trainer import fit, refuse_without_gpu, training_arguments
+from engine.run.trainer import best_by, fit, refuse_without_gpu, training_arguments
 from sft.recipe import SFT
 
 
@@ -54,14 +54,19 @@ def train(recipe: SFT) -> None:
     trainer = PackedTrainer(
         model,
         training_arguments(
-            SFTConfig, recipe, lifecycle, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}
+            SFTConfig,
+            recipe,
+            lifecycle,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            **best_by("loss", recipe.sft, recipe.run),
         ),
         data_collator=collate,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
     )
-    fit(trainer, lifecycle, recipe, tokenizer)
+    fit(trainer, lifecycle, recipe, tokenizer, recipe.sft)
 
 
 def conversation_rows(name: str, recipe: SFT, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> Dataset:

@@ -6,10 +6,10 @@ are ignored.
 
 import dataclasses
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
 
@@ -74,6 +74,8 @@ class Model(sections.Model):
 @dataclass(frozen=True)
 class Data(SFTData, PPOData, EvalData, Prompts, Candidates):
     """The data keys of all stages, none of them mandatory."""
+
+    SHARES: ClassVar[Mapping[str, str]] = {**SFTData.SHARES, **PPOData.SHARES}
 
     train: Any = named_sources()
     prompts: Any = named_sources()

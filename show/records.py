@@ -16,6 +16,7 @@ from chatml import (
     read_pair,
     read_prompt,
     read_text,
+    usual_names,
 )
 from show.recipe import is_comparisons, is_texts
 
@@ -92,8 +93,14 @@ def read_records(
 
 def unread_fields(records: Sequence[Record], fields: Mapping[str, str | None]) -> list[str]:
     """Return the names of fields that are not read, in order of first occurrence."""
-    met = dict.fromkeys(name for record in records for name in record.fields)
-    return [name for name in met if fields.get(name, name) not in (None, *FIELDS)]
+    unread = (
+        name
+        for record in records
+        for renames in [{**usual_names(record.fields), **fields}]
+        for name in record.fields
+        if renames.get(name, name) not in (None, *FIELDS)
+    )
+    return list(dict.fromkeys(unread))
 
 
 def _read(where: str, record: dict[str, Any] | RecordError, parse: Callable[[dict[str, Any]], Content]) -> Record:

@@ -89,7 +89,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 def _key(make: Maker, source: Source, place: Place, settings: Settings, tokenizer: Any) -> str:
-    part = {name: getattr(source, name) for name in ("skip", "take", "without_share", "only_share")}
+    part = {name: getattr(source, name) for name in ("skip", "take", "without_share", "only_share", "fields")}
     vocabulary = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token)
     decisive = (make.__name__, part, settings, vocabulary, place.fingerprint(), _code())
     return xxhash.xxh3_128_hexdigest("\0".join(map(repr, decisive)).encode())
@@ -125,5 +125,6 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
 
 def _why_empty(source: Source) -> str:
     if source.only_share or source.without_share:
-        return f"too few records to take a share of {source.only_share or source.without_share}; add more"
+        share = source.only_share or source.without_share
+        return f"too few records to take a share of {share}; raise the share, or add more"
     return f"no records after the first {source.skip:,}; lower skip" if source.skip else "no records in it"

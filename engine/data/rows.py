@@ -57,7 +57,11 @@ class RowLoader:
         the records are kept.
         """
         data, key = self.data, f"data.{name}"
-        _check_fields(data.fields)
+        if sources is None:
+            sources = data.sources(name)
+        _check_fields(data.fields, "data.fields")
+        for source in sources:
+            _check_fields(source.fields, f"{key}.fields")
         control(self.tokenizer)  # raises where the tokenizer lacks the ChatML tokens
         settings = Settings(
             self.chatml,
@@ -69,8 +73,6 @@ class RowLoader:
             document_end=data.document_end,
             roles=data.roles,
         )
-        if sources is None:
-            sources = data.sources(name)
         parts = [prepare_rows(make, source, settings, self.tokenizer, key) for source in sources]
         report = merge_reports(report for _, report in parts)
         report.check(key, limit.key)
@@ -96,13 +98,13 @@ def longest_sequence(rows: Dataset) -> int:
     return max(pyarrow.compute.max(each).as_py() or 0 for each in lengths)
 
 
-def _check_fields(fields: Mapping[str, str | None]) -> None:
+def _check_fields(fields: Mapping[str, str | None], key: str) -> None:
     named = {theirs: ours for theirs, ours in fields.items() if ours is not None}
     for theirs, ours in named.items():
         if ours not in FIELDS:
             raise RecipeError(
-                f"data.fields.{theirs} is {ours}; it must be one of {', '.join(FIELDS)}, or null to leave {theirs} out"
+                f"{key}.{theirs} is {ours}; it must be one of {', '.join(FIELDS)}, or null to leave {theirs} out"
             )
     for one, other in pairwise(sorted(named.values())):
         if one == other:
-            raise RecipeError(f"data.fields renames two fields to {one}; leave one of them out")
+            raise RecipeError(f"{key} renames two fields to {one}; leave one of them out")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import xxhash
 
-from chatml import RecordError
+from chatml import RecordError, rename_fields
 from config import RecipeError
 from config.data import Source
 from engine.data.documents import split_documents
@@ -78,16 +78,25 @@ def select_records(
     document_end: str | None = None,
     fields: Mapping[str, str | None] = NO_FIELDS,
 ) -> Records:
-    """Yield the records of a place that its source selects. Text is split into documents first, each a record."""
+    """Yield the records of a place that its source selects, with the source's own renames.
+
+    Text is split into documents first, each a record.
+    """
     records = place.records(advance)
     if document_end is not None:
-        records = split_documents(records, document_end, fields)
+        records = split_documents(records, document_end, {**fields, **source.fields})
     stop = None if source.take is None else source.skip + source.take
     records = islice(records, source.skip, stop)
     share = source.only_share or source.without_share
-    if share is None:
+    if share is not None:
+        records = (item for item in records if _held_out(item[1], share) == (source.only_share is not None))
+    if not source.fields:
         return records
-    return (item for item in records if _held_out(item[1], share) == (source.only_share is not None))
+    return ((where, _renamed(record, source.fields)) for where, record in records)
+
+
+def _renamed(record: Any, fields: Mapping[str, str | None]) -> Any:
+    return rename_fields(record, fields) if isinstance(record, Mapping) else record
 
 
 def _held_out(record: dict[str, Any] | RecordError, share: float) -> bool:

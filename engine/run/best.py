@@ -1,4 +1,7 @@
-"""Track the best checkpoint of a run by one of its metrics; on a tie the earliest wins."""
+"""Track the best checkpoint of a run by one of its metrics (on a tie the earliest wins), and when to stop early.
+
+Whether to stop is a function of steps, so a run that was killed stops at the same step as one that was not.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +12,10 @@ class Best:
     """The best checkpoint so far. It is saved with every checkpoint, so that a resumed run has it."""
 
     metric: str
+    patience: int | None = None
+    """number of checkpoints in a row without a better one after which the run ends; None: it does not end early"""
+    counts_from: int = 0
+    """step from which these checkpoints count"""
     step: int | None = None
     """None until a checkpoint has a finite value"""
     value: float = float("-inf")
@@ -21,6 +28,10 @@ class Best:
         if value > self.value:
             self.step, self.value = step, value
 
+    def ends_run(self, step: int, save_steps: int) -> bool:
+        """Return whether the run ends early after `step`, with a checkpoint every `save_steps` steps."""
+        return is_spent(self.patience, step, max(self.step or 0, self.counts_from), save_steps)
+
     def as_dict(self) -> dict[str, Any]:
         """Return what finished.json stores."""
         return {"step": self.step, "metric": self.metric, "value": self.value, "measured": self.measured}
@@ -30,6 +41,18 @@ class Best:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.value, self.measured = state["step"], state["value"], state["measured"]
+
+
+def is_spent(patience: int | None, step: int, best: int, save_steps: int) -> bool:
+    """Return whether `patience` checkpoints after the `best` step were no better, at `step`."""
+    first = -(-best // save_steps)
+    return patience is not None and step // save_steps - first >= patience
+
+
+def describe_stop(metric: str, step: int, best: int | None, patience: int) -> str:
+    """Return the line about a run that ends early."""
+    since = f"better than that of step {best:,}" if best else "finite"
+    return f"early stopping at step {step:,}: no {metric} {since} in {patience} checkpoints"
 
 
 def describe_best(best: dict[str, Any]) -> str:

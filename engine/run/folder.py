@@ -70,6 +70,11 @@ class RunFolder:
         differing = changes(before, recipe)
         if differing.refused:
             same_stage = OmegaConf.create(before).get("stage") == recipe.stage
+            if differing.only_longer and self.finished.exists():
+                raise RunError(
+                    f"run.dir={self.path} is finished and cannot become longer: {differing}; train its model further "
+                    f"in a run of its own: model.path={self.model} run.dir=ANOTHER"
+                )
             if not (accepts_changes and same_stage):
                 raise RunError(
                     f"run.dir={self.path} contains a run of another recipe, which differs in {differing}; "
@@ -123,6 +128,11 @@ class RunFolder:
     @property
     def finished(self) -> Path:
         return self.path / FINISHED
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """The reports on the data keys that were loaded, as in data.json (rank 0 only)."""
+        return self._data
 
     def keep_report(self, name: str, rows: Rows, report: Report) -> Rows:
         """Print the report of a data key, write it to data.json with a hash of the rows, and return the rows.

@@ -30,6 +30,10 @@ from engine.run.time_limit import OUT_OF_TIME, TimeLimit
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
 
 
+# Steps after which the duration of the run is estimated (the first ones are slower), unless it is shorter than this.
+STEPS_BEFORE_ESTIMATE, SHORT_RUN_SECONDS = 3, 120
+
+
 class Lifecycle:
     """One run of a stage, from finding the checkpoint to resume from to pushing the model.
 
@@ -58,6 +62,7 @@ class Lifecycle:
         self.needs: DiskNeeds | None = None
         """the disk space that the run needs; set by `begin`"""
         self._logs: list[StepLog] = []
+        self._steps_here = 0
         if is_main_process():
             self.store.open()
             self.metrics = MetricsLog(folder.path / "metrics.jsonl", self.step)
@@ -113,6 +118,7 @@ class Lifecycle:
     def end_step(self, step: int) -> bool:
         """Record that a step is complete; return whether the run must save it and stop (collective)."""
         self.step = step
+        self._estimate(self.limit.so_far)
         self.limit.lap("step")
         self.limit.took("copy", self.store.copy_seconds)
         code = self.interruption.code()
@@ -120,6 +126,16 @@ class Lifecycle:
         self.stop_code = 0 if code == OUT_OF_TIME and step >= self.total else code
         self.is_last = self.stop_code != 0 or step >= self.total
         return self.stop_code != 0
+
+    def _estimate(self, seconds: float) -> None:
+        """Print how long the run will take, after its third step here, if that is worth a line."""
+        self._steps_here += 1
+        left = self.total - self.step
+        if self._steps_here == STEPS_BEFORE_ESTIMATE and left * seconds > SHORT_RUN_SECONDS:
+            self.console.say(
+                f"a step takes about {seconds:.3g} s: {left * seconds / 60:,.0f} minutes for the {left:,} steps left, "
+                "without evaluations and checkpoints"
+            )
 
     @contextmanager
     def checkpoint(self, best: int | None = None) -> Iterator[Path]:

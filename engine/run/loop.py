@@ -18,7 +18,7 @@ from engine.dist import devices
 from engine.dist.collectives import count_waits
 from engine.dist.sharding import sharding_of
 from engine.run import training_state
-from engine.run.best import Best
+from engine.run.best import Best, describe_stop
 from engine.run.disk_space import disk_needs
 from engine.run.folder import RunFolder
 from engine.run.lifecycle import Lifecycle
@@ -61,8 +61,8 @@ class Loop:
     def steps(self, total: int) -> Iterator[int]:
         """Yield the remaining steps, counted from 1. Every `run.save_steps`-th step and the last one are saved.
 
-        After a signal, or when `run.max_hours` is nearly over, the step is saved and SystemExit is raised
-        (engine/run/interruption.py).
+        The run ends early if `best` says so. After a signal, or when `run.max_hours` is nearly over, the step is saved
+        and SystemExit is raised (engine/run/interruption.py).
         """
         self.total = total
         if self.best and self.best.step:
@@ -70,6 +70,9 @@ class Loop:
         with self.lifecycle.interruptible(self.accelerator):
             self.lifecycle.begin(total, disk_needs(self.trained.values()))
             for step in range(self.lifecycle.step + 1, total + 1):
+                if self.best and self.best.ends_run(step - 1, self.run.save_steps):
+                    self.show(describe_stop(self.best.metric, step - 1, self.best.step, self.best.patience))
+                    return
                 self.step = step
                 self._seconds: dict[str, float] = {}
                 self._began = time.perf_counter()

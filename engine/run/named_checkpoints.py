@@ -58,6 +58,11 @@ class NamedCheckpoints(Trainer):
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """Train an epoch, unless the run has nothing left to train: it resumed from its last step."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*arguments, **options)
+
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:

@@ -18,25 +18,34 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from config.best import BestModel
+from config.sections import TrainingRun
+from config.trainer import MANY_EPOCHS
+from engine.data.many_epochs import LIMIT
 from engine.dist import sharding
 from engine.dist.devices import compute_dtype
-from engine.dist.ranks import check_all_ranks_joined, disable_deepspeed_shared_memory, launched_ranks
+from engine.dist.ranks import (
+    check_all_ranks_joined,
+    disable_deepspeed_shared_memory,
+    is_main_process,
+    launched_ranks,
+)
 from engine.dist.shard_model import shard_model
 from engine.errors import RunError
 from engine.models.adapters import base_of, is_adapter
 from engine.models.saving import save_model
 from engine.run import checkpoints
 from engine.run.batches import RankBatchTrainer, accumulation_steps, batch_sizes
+from engine.run.best import describe_stop, is_spent
 from engine.run.disk_space import disk_needs
 from engine.run.lifecycle import Lifecycle
+from engine.run.summary import trainer_summary
 from engine.run.throughput import Throughput
 
 # Keys that transformers logs -> names in metrics.jsonl, where timings contain `seconds`.
 METRIC_NAMES = {"train_runtime": "train_seconds", "eval_runtime": "eval_seconds"}
 # Metrics shown on the console.
 CONSOLE_METRICS = ("loss", "accuracy", "eval_loss", "eval_accuracy")
-# A run of more epochs starts with a warning.
-MANY_EPOCHS = 10
 
 
 def training_arguments(
@@ -96,6 +105,18 @@ def training_arguments(
     return made
 
 
+def best_by(metric: str, section: BestModel, run: TrainingRun) -> dict[str, Any]:
+    """Return the trainer arguments for `keep_best`: evaluate at every checkpoint, keep the best by eval_`metric`."""
+    if not section.keep_best:
+        return {}
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": run.save_steps,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+    }
+
+
 def is_shown(record: logging.LogRecord) -> bool:
     """Return whether to show a line of transformers' log: all but that arguments differ from those of a checkpoint."""
     return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
@@ -113,8 +134,16 @@ def refuse_without_gpu(section: dict[str, Any]) -> None:
 class RunCallback(TrainerCallback):
     """Connect a trainer's events to the run's lifecycle. Raises RunError if a loss or gradient norm is not finite."""
 
-    def __init__(self, lifecycle: Lifecycle, throughput: Throughput, merges: bool):
-        self.lifecycle, self.throughput, self.merges = lifecycle, throughput, merges
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        throughput: Throughput,
+        merges: bool,
+        patience: int | None = None,
+        summary: Callable[[], str] = str,
+    ):
+        self.lifecycle, self.throughput, self.merges, self.patience = lifecycle, throughput, merges, patience
+        self.summary = summary
 
     def on_train_begin(
         self,
@@ -130,15 +159,30 @@ class RunCallback(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         if state.best_global_step:  # its folder may have changed since it was written
             state.best_model_checkpoint = str(self.lifecycle.find_best(state.best_global_step))
+        self.resumed_at = state.global_step
         self.lifecycle.begin(state.max_steps, disk_needs([(model, optimizer)], self.merges))
+        if is_main_process() and (summary := self.summary()):
+            self.lifecycle.console.say(summary)
         steps_an_epoch = len(train_dataloader) // args.gradient_accumulation_steps
         if (epochs := state.max_steps / max(steps_an_epoch, 1)) > MANY_EPOCHS:
             key = "max_steps" if args.max_steps > 0 else "num_train_epochs"
             self.lifecycle.console.say(
                 f"warning: {state.max_steps:,} steps mean {epochs:,.0f} epochs over the "
-                f"{len(train_dataloader.dataset):,} rows of data.train; lower trainer.{key}, or name more data"
+                f"{len(train_dataloader.dataset):,} rows of data.train; {LIMIT}; lower trainer.{key}, "
+                "or name more data"
             )
+        if state.global_step >= state.max_steps:  # it was killed between its last checkpoint and its end
+            control.should_training_stop = True
+        self.stop_early(args, state, control)
         self.throughput.begin()
+
+    def stop_early(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        """Stop training if the last `patience` checkpoints were no better than the best."""
+        if is_spent(self.patience, state.global_step, state.best_global_step or 0, args.save_steps):
+            control.should_training_stop = True
+            metric = f"eval_{args.metric_for_best_model}"
+            text = describe_stop(metric, state.global_step, state.best_global_step, self.patience)
+            self.lifecycle.console.say(text)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.lifecycle.console.show(state.global_step)
@@ -147,14 +191,15 @@ class RunCallback(TrainerCallback):
         if stop:
             control.should_save = True
             control.should_training_stop = True
-        if stop or state.global_step == state.max_steps:
+        may_end = self.patience is not None and control.should_evaluate
+        if stop or may_end or state.global_step == state.max_steps:
             control.should_log = True  # otherwise the last steps would not be in any logged mean
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
-        if self.lifecycle.stop_code and "train_loss" in logs:
-            return  # the Trainer's final summary, although the run has not ended
+        if "train_loss" in logs and (self.lifecycle.stop_code or state.global_step == self.resumed_at):
+            return  # the Trainer's final summary, although the run has not ended or this process has not trained
         for name in ("loss", "grad_norm", "eval_loss"):
             if name in logs and not torch.tensor(float(logs[name])).isfinite():
                 raise RunError(
@@ -173,6 +218,7 @@ class RunCallback(TrainerCallback):
         written = self.lifecycle.store.write_folder / f"checkpoint-{state.global_step}"
         best = state.best_model_checkpoint
         self.lifecycle.seal(written, written, checkpoints.step_of(Path(best)) if best else None)
+        self.stop_early(args, state, control)
         self.throughput.begin()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -184,11 +230,13 @@ def fit(
     lifecycle: Lifecycle,
     recipe: Any,
     tokenizer: PreTrainedTokenizerBase,
+    best: BestModel,
     before_saving: Callable[[], None] = lambda: None,
 ) -> None:
     """Train to the end, resuming from the last checkpoint if any; write `model/` and finish the run (collective).
 
-    `before_saving` is called after training, before the model is written. Raises SystemExit if the run must stop early.
+    `best` is the recipe's section with `keep_best` and `patience`. `before_saving` is called after training, before the
+    model is written. Raises SystemExit if the run must stop early.
     """
     accelerator, resume_from = trainer.accelerator, lifecycle.resume_from
     trainer.batch, _ = batch_sizes(type(trainer.args), recipe.trainer)
@@ -196,7 +244,15 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     logging.getLogger("transformers.trainer_utils").addFilter(is_shown)
     shard_model(trainer.model, accelerator)  # also makes adapters float32: TRL makes them bfloat16 on a 4-bit base
-    trainer.add_callback(RunCallback(lifecycle, Throughput(trainer.model), merges=recipe.lora.merge))
+    trainer.add_callback(
+        RunCallback(
+            lifecycle,
+            Throughput(trainer.model),
+            merges=recipe.lora.merge,
+            patience=best.patience,
+            summary=lambda: trainer_summary(trainer, trainer.batch, recipe, lifecycle.folder.reports),
+        )
+    )
     with lifecycle.interruptible(accelerator):
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if lifecycle.stop_code:
@@ -208,4 +264,11 @@ def fit(
     lifecycle.write_model(
         "model", lambda partial: save_model(model, tokenizer, partial, merge=recipe.lora.merge, weights=weights)
     )
-    lifecycle.finish()
+    lifecycle.finish(chosen_checkpoint(trainer) if best.keep_best and is_main_process() else None)
+
+
+def chosen_checkpoint(trainer: RankBatchTrainer) -> dict[str, Any]:
+    """Return the description of the checkpoint that the model is from, as `Best.as_dict` (rank 0 only)."""
+    metric, state = f"eval_{trainer.args.metric_for_best_model}", trainer.state
+    measured = sum(metric in row for row in trainer.lifecycle.metrics.rows)
+    return {"step": state.best_global_step, "metric": metric, "value": state.best_metric, "measured": measured}

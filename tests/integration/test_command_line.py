@@ -72,7 +72,18 @@ def test_help_prints_types_defaults_and_the_keys_of_a_source():
         "A source is a path, a hub id, or a mapping, for example data.prompts={path: FILE, take: 100}, with the keys"
     )
     named = [line.partition("=")[0] for line in lines[at:] if line and not line.startswith((" ", "A source"))]
-    assert named[:9] == ["path", "split", "name", "revision", "weight", "skip", "take", "without_share", "only_share"]
+    assert named[:10] == [
+        "path",
+        "split",
+        "name",
+        "revision",
+        "fields",
+        "weight",
+        "skip",
+        "take",
+        "without_share",
+        "only_share",
+    ]
     assert lines[-2:] == ["code 0", "imported []"]
 
 
@@ -134,6 +145,23 @@ def test_without_a_recipe_the_error_shows_the_usage(stage):
 def test_a_recipe_of_another_stage_is_refused_in_one_line(module, recipe, message):
     done = run_stage(module, f"recipes/tiny/{recipe}.yaml")
     assert (done.stdout, done.stderr) == ("code 2\nimported []\n", f"error: recipes/tiny/{message}\n")
+
+
+def test_check_warns_of_many_epochs():
+    arguments = ["recipes/tiny/sft.yaml", "--check", "model.path=gpt2", "data.train=README.md"]
+    done = run_stage("sft", *arguments, "trainer.num_train_epochs=11")
+    assert done.stdout == (
+        "warning: trainer.num_train_epochs is 11; more than 10 are rarely of use, which is our choice of a limit\n"
+        "recipe ok\ncode 0\nimported []\n"
+    )
+    assert run_stage("sft", *arguments).stdout == "recipe ok\ncode 0\nimported []\n"
+
+
+def test_help_lists_the_trainers_fields_with_their_types():
+    lines = run_stage("sft", "--help").stdout.splitlines()
+    assert "    trainer.learning_rate: float" in lines
+    assert any(line.startswith("    trainer.lr_scheduler_type: one of linear, cosine, ") for line in lines)
+    assert not any(line.startswith("    trainer.output_dir") for line in lines)
 
 
 def test_help_into_a_closed_pipe_prints_no_error():

@@ -186,6 +186,27 @@ def test_an_extended_run_keeps_its_best_and_is_refused_without_it(setting, two_s
     )
 
 
+def test_a_run_stops_early_and_stays_finished(setting, two_steps, tmp_path, set_heldout, capsys):
+    """Also if it is killed after the last checkpoint; with more patience it continues."""
+    run = tmp_path / "run"
+    set_heldout(0.5, 0.9, 0.1, 0.2)
+    train(best_of(setting, run, "watch.patience=2", steps=9))
+    line = "early stopping at step 4: no heldout_gold better than that of step 2 in 2 checkpoints\n"
+    assert line in capsys.readouterr().out
+    assert_models_of(run, two_steps)
+    assert json.loads((run / "finished.json").read_text())["steps"] == 4
+    assert best_in(run) == {"step": 2, "metric": "heldout_gold", "value": 0.9, "measured": 4}
+    unfinish(run, 4)
+    set_heldout()
+    train(best_of(setting, run, "watch.patience=2", steps=9))
+    assert line in capsys.readouterr().out
+    assert_models_of(run, two_steps)
+    set_heldout(0.3)
+    train(best_of(setting, run, "watch.patience=3", steps=9))
+    assert json.loads((run / "finished.json").read_text())["steps"] == 5
+    assert_models_of(run, two_steps)
+
+
 def test_without_a_finite_value_the_last_model_is_kept(setting, two_steps, tmp_path, set_heldout, capsys):
     run = tmp_path / "run"
     set_heldout(math.nan, math.nan)

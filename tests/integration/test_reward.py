@@ -198,6 +198,8 @@ def test_rm_starts_from_pmp_and_keep_best_keeps_the_best_checkpoint(setting, tmp
     assert accuracy.keys() == {1, 2, 3, 4}
     best = max(accuracy, key=lambda step: (accuracy[step], -step))
     assert same(weights(tmp_path / "rm"), weights(tmp_path / "rm", f"checkpoint-{best}"))
+    finished = json.loads((tmp_path / "rm" / "finished.json").read_text())["best"]
+    assert finished == {"step": best, "metric": "eval_accuracy", "value": accuracy[best], "measured": 4}
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])

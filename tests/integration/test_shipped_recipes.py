@@ -1,4 +1,7 @@
-"""Every shipped recipe takes a step, with its own settings, a small model of its family and a few records."""
+"""Every shipped recipe takes a step, with its own settings, a small model of its family and a few records.
+
+Those of recipes/your-model are run in tests/integration/test_your_model.py.
+"""
 
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.stage_runs import write_base, write_jsonl
 
 SHIPPED = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml")
-                 if path.parent.name not in ("accelerate", "tiny-mini")
+                 if path.parent.name not in ("accelerate", "tiny-mini", "your-model")
                  and stage_of(path) in ("sft", "reward", "ppo"))  # fmt: skip
 SMALL_TRAINER = [
     "trainer.max_steps=1",

@@ -170,12 +170,11 @@ def test_a_comparison_shows_both_sides_and_equal_sides_are_counted(page, tmp_pat
 
 
 def test_unreadable_records_are_named_and_shown(page, tmp_path):
-    bad = [{"question": "Why?", "answer": "So."}] * 2 + [{"messages": [{"role": "robot", "content": "beep"}]}]
+    bad = [{"asked": "Why?", "said": "So."}] * 2 + [{"messages": [{"role": "robot", "content": "beep"}]}]
     shown = page(f"data.train={write(tmp_path / 'bad.jsonl', bad)}", "show.rows=1", "show.places=1")
-    assert f"── 1 of 1 · {tmp_path}/bad.jsonl:1 · cannot be read\nquestion: Why?\nanswer: So.\n" in shown
+    assert f"── 1 of 1 · {tmp_path}/bad.jsonl:1 · cannot be read\nasked: Why?\nsaid: So.\n" in shown
     assert (
-        "\nrecords              3 read\ncannot be read       2: matches no known format; it has question, answer; "
-        in shown
+        "\nrecords              3 read\ncannot be read       2: matches no known format; it has asked, said; " in shown
     )
     assert (
         f"\n                       {tmp_path}/bad.jsonl:1\n                       and 1 more; show.places=2 names all\n"
@@ -241,7 +240,7 @@ def test_the_page_shows_the_share_of_each_source(folder, page, tmp_path):
         ("alpaca_zh.json", [], "1,000 conversations"),
         ("glaive_toolcall_en.json", ["chatml.tools=react"], "300 conversations"),
         ("gsm8k_train.jsonl", ["data.fields={question: prompt, answer: response}"], "7,473 conversations"),
-        ("gsm8k_train.jsonl", [], None),
+        ("gsm8k_train.jsonl", [], "7,473 conversations"),
         ("hh_harmless_base.jsonl.gz", [], "2,312 comparisons"),
         ("hh_helpful_online.jsonl.gz", [], "1,137 comparisons"),
         ("hh_helpful_rejection_sampled.jsonl.gz", [], "2,749 comparisons"),

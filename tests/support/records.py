@@ -23,6 +23,13 @@ TALKS = {
     "prompt and response": {"prompt": "Hi", "response": "Hello"},
     "prompt as messages": {"prompt": [{"role": "user", "content": "Hi"}], "response": "Hello"},
     "response as message": {"prompt": "Hi", "response": {"role": "assistant", "content": "Hello"}},
+    "prompt and completion": {"prompt": "Hi", "completion": "Hello", "id": 3},
+    "prompt and completion as messages": {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "completion": [{"role": "assistant", "content": "Hello"}],
+    },
+    "query and response": {"query": "Hi", "response": "Hello"},
+    "question and answer": {"question": "Hi", "answer": "Hello"},
     "alpaca": {"instruction": "Hi", "input": "", "output": "Hello"},
     "alpaca, input as instruction": {"instruction": "", "input": "Hi", "output": "Hello", "history": None},
     "transcript": {"text": "\n\nHuman: Hi\n\nAssistant: Hello"},

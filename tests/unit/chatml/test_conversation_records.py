@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatml import Message, ToolCall, is_text, read_conversation, read_prompt, read_text
+from chatml import Message, RecordError, ToolCall, is_text, read_conversation, read_pair, read_prompt, read_text
 from tests.support.records import ANSWER, SYSTEM, TALKS, USER, messages
 
 
@@ -24,6 +24,20 @@ def test_alpaca_has_input_and_history():
 def test_fields_rename_the_fields_of_a_record():
     record = {"question": "Hi", "answer": "Hello", "response": "not this one", "id": 7}
     assert messages(record, {"question": "prompt", "answer": "response"}) == (USER, ANSWER)
+
+
+def test_usual_names_are_read_only_in_a_record_without_another_format():
+    record = {"question": "Not this", "answer": "Nor this", "completion": "Nor this"}
+    for shape in ("messages", "prompt and response", "alpaca", "transcript"):
+        assert messages({**record, **TALKS[shape]}) == (USER, ANSWER)
+    assert is_text({"text": "Once", **record})
+    with pytest.raises(RecordError, match="matches no known format"):
+        messages({"question": "Which?", "choices": ["One", "Two"], "answer": "A"})
+    pair = read_pair({"question": "Hi", "system": "Be kind.", "chosen": "Hello", "rejected": "Go away"})
+    assert pair.prompt == (SYSTEM, USER)
+    assert messages({"question": "Hi", "answer": "Hello"}, {"answer": "response", "question": "prompt"}) == (
+        USER, ANSWER,
+    )  # fmt: skip
 
 
 def test_a_field_mapped_to_null_is_ignored():

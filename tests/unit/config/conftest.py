@@ -9,9 +9,10 @@ from tests.support.paths import ROOT
 
 @pytest.fixture
 def at_root(monkeypatch):
-    """Work in the root of the repository, with the tiny world in runs/tiny."""
+    """Work in the root of the repository, with the tiny world in runs/tiny and MODEL set."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TINY", "runs/tiny")
+    monkeypatch.setenv("MODEL", "owner/name")
 
 
 @pytest.fixture

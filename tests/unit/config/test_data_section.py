@@ -6,6 +6,7 @@ import pytest
 
 from config import RecipeError, load
 from config.data import Source, TrainingData, sources
+from ppo.recipe import PPOData
 from reward.recipe import Reward
 from sft.recipe import SFT
 from sft.train import conversation_rows
@@ -33,6 +34,18 @@ def test_a_share_of_the_training_data_is_held_out():
     assert list(data.inputs()) == inputs
 
 
+def test_a_share_of_the_prompts_is_held_out():
+    data = PPOData(prompts="a.jsonl", pretrain="t.jsonl", heldout=0.05)
+    assert data.sources("prompts") == [Source("a.jsonl", without_share=0.05)]
+    assert data.sources("heldout") == [Source("a.jsonl", only_share=0.05)]
+    assert data.sources("pretrain") == [Source("t.jsonl")]
+    data.check("data")
+    with pytest.raises(RecipeError, match=r"^data\.heldout is 1\.5; a share of data\.prompts must"):
+        PPOData(prompts="a.jsonl", heldout=1.5).check("data")
+    with pytest.raises(RecipeError, match=r"^data\.pretrain is 0\.5; it must be a path"):
+        PPOData(prompts="a.jsonl", pretrain=0.5).check("data")
+
+
 def test_without_a_share_train_and_eval_are_separate_sources():
     data = TrainingData(train="a.jsonl", eval="b.jsonl")
     assert (data.sources("train"), data.sources("eval")) == ([Source("a.jsonl")], [Source("b.jsonl")])
@@ -51,7 +64,7 @@ def test_without_a_share_train_and_eval_are_separate_sources():
             "leave that out, or give data.eval a source",
         ),
         ({"train": "a", "eval": True}, "FILE:1: data.eval is true; it must be a path, a hub id, or a mapping with the "
-         "keys path, split, name, revision, weight, skip, take, without_share, only_share"),
+         "keys path, split, name, revision, fields, weight, skip, take, without_share, only_share"),
         (
             {"train": {"path": "a", "only_share": 0.5, "without_share": 0.5}},
             "FILE:1: data.train has both without_share and only_share; leave one of them out",
@@ -93,4 +106,4 @@ def test_too_few_records_for_a_share_are_an_error(file):
     path = file({"prompt": "Hi", "response": "Yes."})
     with pytest.raises(RecipeError) as error:
         conversation_rows("eval", recipe(train=path, eval=1e-9), qwen(), Folder())
-    assert str(error.value) == f"{path}: too few records to take a share of 1e-09; add more"
+    assert str(error.value) == f"{path}: too few records to take a share of 1e-09; raise the share, or add more"

@@ -102,6 +102,22 @@ def test_the_innermost_of_nested_run_folders_decides_the_advised_command(project
         assert missing_input(path, recipe) == f"{path} does not exist; make it with: {command}"
 
 
+def test_the_command_repeats_the_variables_that_the_recipe_reads(project, monkeypatch):
+    (project / "recipes/mine").mkdir()
+    text = "stage: sft\nmodel: {path: '${oc.env:MODEL}'}\nrun: {dir: '${oc.env:RUNS,runs/mine}/sft'}\n"
+    (project / "recipes/mine/sft.yaml").write_text(text)
+    for given, runs, expected in (
+        ({}, "runs/mine", "MODEL=FOLDER"),
+        ({"MODEL": "owner/name", "RUNS": "elsewhere"}, "elsewhere", "MODEL=owner/name RUNS=elsewhere"),
+    ):
+        for name in ("MODEL", "RUNS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        line = missing_input(f"{runs}/sft/model", Path("recipes/mine/ppo.yaml"))
+        assert line.endswith(f"make it with: make sft RECIPE=recipes/mine/sft.yaml {expected}")
+
+
 def test_an_invalid_recipe_in_the_same_folder_is_ignored(project):
     (project / "recipes/tiny/ppo.yaml").write_text("stage: ppo\nrun: {dir: '${oc.env:PLUMB_NO}'}\n")
     (project / "recipes/tiny/pmp.yaml").write_text("a: [\n")

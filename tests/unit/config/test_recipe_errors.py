@@ -20,6 +20,8 @@ pytestmark = pytest.mark.usefixtures("at_root")
     [
         ("kl_coef=0.1", "unknown key kl_coef; did you mean ppo.kl_coef?"),
         ("ppo.top_p=0.9", "unknown key ppo.top_p; did you mean sampling.top_p?"),
+        ("lr=1", "unknown key lr; did you mean ppo.policy_learning_rate or ppo.value_learning_rate?"),
+        ("epochs=1", "unknown key epochs; did you mean ppo.epochs?"),
         (
             "zzz=1",
             "unknown key zzz; the recipe has stage, model, reward, models, chatml, data, sampling, ppo, watch, run",
@@ -58,7 +60,7 @@ pytestmark = pytest.mark.usefixtures("at_root")
         (
             "data.prompts=3",
             "data.prompts is 3; it must be a path, a hub id, or a mapping with the keys "
-            "path, split, name, revision, weight, skip, take, without_share, "
+            "path, split, name, revision, fields, weight, skip, take, without_share, "
             "only_share",
         ),
         ("data.prompts={path: a, take: 0}", "data.prompts.take is 0; it must be at least 1"),
@@ -92,7 +94,11 @@ pytestmark = pytest.mark.usefixtures("at_root")
             "ppo.pretrain_coef is 0.1, but there is no pretraining text; "
             "give data.pretrain, or set ppo.pretrain_coef=0",
         ),
-        ("ppo.steps=${oc.env:PLUMB_NO}", "ppo.steps cannot be resolved: Environment variable 'PLUMB_NO' not found"),
+        (
+            "ppo.steps=${oc.env:PLUMB_NO}",
+            "ppo.steps is the environment variable PLUMB_NO, which is not set; give PLUMB_NO=VALUE to make, or "
+            "ppo.steps=VALUE in ARGS",
+        ),
         ("ppo.steps=${ppo.no}", "ppo.steps cannot be resolved: Interpolation key 'ppo.no' not found"),
         (
             "model.path=${x",

@@ -74,6 +74,14 @@ def test_save_steps_may_not_change_under_keep_best(compare):
     assert found.refused == ("run.save_steps (reward.keep_best chooses among the checkpoints)",)
 
 
+@pytest.mark.parametrize(("schema", "section"), [(SFT, "sft"), (Reward, "reward"), (PPO, "watch")])
+def test_patience_may_grow(compare, schema, section):
+    keep = [f"{section}.keep_best={'heldout_score' if schema is PPO else 'true'}", "run.save_steps=10"]
+    fewer, more = ([*keep, f"{section}.patience={count}"] for count in (2, 3))
+    assert compare(schema, more, fewer).grown
+    assert compare(schema, fewer, more).refused == (f"{section}.patience (it may only grow)",)
+
+
 def test_keys_that_choose_the_best_policy_may_not_change(compare):
     best = ["run.save_steps=10", "watch.gold=a:b"]
     other = ["run.save_steps=20", "watch.gold=c:d", "watch.every=5", "watch.kl=9"]
@@ -105,6 +113,8 @@ def test_keys_that_choose_the_best_policy_may_not_change(compare):
 def test_a_run_may_become_longer_unless_its_schedule_depends_on_the_end(compare, schema, key, schedule, reason):
     found = compare(schema, [schedule, f"{key}=200"], [schedule, f"{key}=100"])
     assert found.grown is (reason is None)
+    assert found.only_longer is (reason is not None)
+    assert not compare(schema, [schedule, f"{key}=200", "run.seed=1"], [schedule, f"{key}=100"]).only_longer
     assert found.refused == (() if reason is None else (f"{key} ({reason})",))
 
 

@@ -122,3 +122,30 @@ def test_hyper_parameters_are_the_reports():
     assert (ppo.ppo.value_warmup_steps, ppo.ppo.responses_per_query, ppo.ppo.kl_coef) == (50, 2, 0.04)
     assert (ppo.ppo.value_clip, ppo.sampling.top_p, ppo.ppo.reward_normalisation) == (0.15, 0.9, "mean")
     assert (ppo.ppo.policy_learning_rate, ppo.ppo.value_learning_rate) == (1e-6, 5e-6)
+
+
+def test_the_stages_of_your_model_follow_one_another():
+    """SFT and reward model are adapters of MODEL, which PPO shares; the evaluation compares all three."""
+    sft, rm, ppo, evaluation = (
+        load(schema_of(path), path, required_overrides(path))
+        for path in (Path(f"recipes/your-model/{name}.yaml") for name in ("sft", "rm", "ppo", "eval"))
+    )
+    assert sft.model.path == rm.model.path == evaluation.eval.subjects["start"] == "owner/name"
+    assert (sft.lora, rm.lora.merge) == (rm.lora, False)
+    assert (ppo.models, ppo.model.path, ppo.reward.path) == ("shared", f"{sft.run.dir}/model", f"{rm.run.dir}/model")
+    assert evaluation.eval.subjects["sft"] == ppo.model.path
+    assert evaluation.eval.subjects["ppo"] == f"{ppo.run.dir}/model"
+    assert evaluation.eval.rewards == {"rm": ppo.reward.path}
+    assert (evaluation.sampling.max_new_tokens, evaluation.data.max_prompt_tokens) == (
+        ppo.sampling.max_new_tokens, ppo.data.max_prompt_tokens,
+    )  # fmt: skip
+
+
+def test_your_model_needs_a_model(monkeypatch):
+    monkeypatch.delenv("MODEL")
+    with pytest.raises(RecipeError) as caught:
+        load(SFT, "recipes/your-model/sft.yaml", ["data.train=d.jsonl"])
+    assert str(caught.value) == (
+        "recipes/your-model/sft.yaml:9: model.path is the environment variable MODEL, which is not set; give "
+        "MODEL=VALUE to make, or model.path=VALUE in ARGS"
+    )

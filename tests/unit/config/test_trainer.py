@@ -39,6 +39,8 @@ def test_every_restricted_field_exists_in_trl():
     ("override", "expected"),
     [
         ("learning_rte=1e-4", "unknown key trainer.learning_rte; did you mean trainer.learning_rate?"),
+        ("lr=1e-4", "unknown key trainer.lr; did you mean trainer.learning_rate?"),
+        ("epochs=2", "unknown key trainer.epochs; did you mean trainer.num_train_epochs?"),
         ("zzzzzz=1", "unknown key trainer.zzzzzz; it takes the fields of TRL's SFTConfig"),
         ("output_dir=x", "trainer.output_dir is decided by another section; set run.dir instead"),
         ("seed=1", "trainer.seed is decided by another section; set run.seed instead"),
@@ -61,8 +63,7 @@ def test_every_restricted_field_exists_in_trl():
         ),
         (
             "load_best_model_at_end=true",
-            "trainer.load_best_model_at_end has no effect here: the finished model is always that of the last step; "
-            "leave it out",
+            "trainer.load_best_model_at_end is decided by another section; set sft.keep_best instead",
         ),
         ("learning_rate=abc", "trainer.learning_rate is abc; it must be of the type float"),
         ("learning_rate=0", "trainer.learning_rate is 0; it must be above 0"),
@@ -127,12 +128,18 @@ def test_fields_of_every_type_are_accepted(recipe):
     assert load(SFT, recipe, overrides).trainer == accepted
 
 
-def test_the_best_reward_model_is_chosen_by_reward_keep_best(recipe):
+def test_the_best_checkpoint_is_chosen_by_a_key_of_the_stage(recipe):
     with_eval = ("data.eval=e.jsonl", "reward.keep_best=true")
     assert load(Reward, recipe, ["stage=reward", *with_eval]).reward.keep_best
     assert message(Reward, recipe, "reward.keep_best=true") == (
-        "reward.keep_best is true, but there are no comparisons to evaluate on; give data.eval, or set "
-        "reward.keep_best=false"
+        "reward.keep_best is true, but there is nothing to evaluate on; give data.eval, or set reward.keep_best=false"
+    )
+    assert message(SFT, recipe, "sft.keep_best=true") == (
+        "sft.keep_best is true, but there is nothing to evaluate on; give data.eval, or set sft.keep_best=false"
+    )
+    assert message(SFT, recipe, "data.eval=e.jsonl", "sft.patience=3") == (
+        "sft.patience=3 counts checkpoints that are no better than the best, which sft.keep_best=false does not look "
+        "for; set sft.keep_best=true, or sft.patience=null"
     )
     assert message(Reward, recipe, "trainer.load_best_model_at_end=true") == (
         "trainer.load_best_model_at_end is decided by another section; set reward.keep_best instead"

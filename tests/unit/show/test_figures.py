@@ -176,7 +176,8 @@ RECORDS = {
     "pair": {"prompt": "q", "chosen": "a", "rejected": "b"},
     "text": {"text": "plain"},
     "conversation": {"prompt": "q", "response": "a"},
-    "bad": {"question": "q", "answer": "a"},
+    "bad": {"asked": "q", "said": "a"},
+    "usual": {"question": "q", "answer": "a"},
 }
 
 
@@ -185,6 +186,7 @@ RECORDS = {
     [
         ("train", ["pair", "pair"], [Pair, Pair]),
         ("train", ["pair", "text", "conversation", "bad"], [Conversation, str, Conversation, type(None)]),
+        ("prompts", ["usual"], [Conversation]),
         ("comparisons.pairs", ["pair", "conversation"], [Pair, type(None)]),
         ("prompts", ["pair", "conversation", "text"], [Conversation, Conversation, type(None)]),
         ("pretrain", ["text", "conversation"], [str, type(None)]),
@@ -198,5 +200,6 @@ def test_records_are_read_as_the_kind_that_their_key_needs(key, names, kinds):
 
 def test_unread_fields_are_listed():
     records = read_records([("here:1", RECORDS["bad"]), ("here:2", {"id": 7, "prompt": "q"})], "prompts", {})
-    assert unread_fields(records, {}) == ["question", "answer", "id"]
-    assert unread_fields(records, {"question": "prompt"}) == ["answer", "id"]
+    assert unread_fields(records, {}) == ["asked", "said", "id"]
+    assert unread_fields(records, {"asked": "prompt"}) == ["said", "id"]
+    assert unread_fields(read_records([("here:1", RECORDS["usual"] | {"id": 7})], "prompts", {}), {}) == ["id"]

@@ -32,6 +32,17 @@ def places(path, **options):
     return [where.removeprefix(f"{path}") for where, _ in read_source(Source(str(path), **options))]
 
 
+def test_a_source_renames_its_own_fields(tmp_path):
+    """After its share was chosen, which does not depend on names; null leaves a field out."""
+    file = write(tmp_path / "a.jsonl", "".join(json.dumps({"q": str(n), "id": n}) + "\n" for n in range(50)))
+    assert records(file, take=1, fields={"q": "prompt", "id": None}) == [{"prompt": "0"}]
+    plain, renamed = (records(file, only_share=0.3, fields=fields) for fields in ({}, {"q": "prompt"}))
+    assert [record["q"] for record in plain] == [record["prompt"] for record in renamed]
+    text = write(tmp_path / "b.jsonl", json.dumps({"body": "One. END Two."}))
+    split = read_source(Source(str(text), fields={"body": "text"}), document_end="END")
+    assert [record for _, record in split] == [{"text": "One. "}, {"text": " Two."}]
+
+
 # Kinds of file
 
 

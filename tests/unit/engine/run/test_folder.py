@@ -142,6 +142,24 @@ def test_the_error_lists_differing_keys_and_those_that_may_change(recipe, tmp_pa
     )
 
 
+def test_the_error_for_a_finished_run_names_how_to_train_its_model_further(recipe, tmp_path):
+    folder = RunFolder(load(SFT, tmp_path / "sft.yaml", ["trainer.num_train_epochs=2"]))
+    begin(folder.path)
+    longer = load(SFT, tmp_path / "sft.yaml", ["trainer.num_train_epochs=9"])
+    with pytest.raises(RunError, match="contains a run of another recipe"):
+        RunFolder(longer)
+    folder.finish(1, 1.0)
+    with pytest.raises(RunError) as error:
+        RunFolder(longer)
+    assert str(error.value) == (
+        f"run.dir={tmp_path}/sft is finished and cannot become longer: trainer.num_train_epochs "
+        "(trainer.lr_scheduler_type=linear depends on the last step); train its model further in a run of its own: "
+        f"model.path={tmp_path}/sft/model run.dir=ANOTHER"
+    )
+    with pytest.raises(RunError, match="contains a run of another recipe"):
+        RunFolder(load(SFT, tmp_path / "sft.yaml", ["trainer.num_train_epochs=9", "run.seed=1"]))
+
+
 def test_a_moved_run_resumes_under_its_new_name(recipe, tmp_path):
     """As a resumed run on a full disk is advised to do."""
     save(RunFolder(recipe).path, 3)

@@ -51,6 +51,18 @@ def steps(life, *numbers):
                 (folder / "weights").write_text(str(step))
 
 
+def test_the_duration_of_a_long_run_is_estimated_once(run, capsys, monkeypatch):
+    monkeypatch.setattr("engine.run.time_limit.TimeLimit.so_far", property(lambda self: 60.0))
+    steps(run(), 1, 2, 3, 4)
+    expected = "a step takes about 60 s: 6 minutes for the 6 steps left, without evaluations and checkpoints\n"
+    assert capsys.readouterr().out.count(expected) == 1
+
+
+def test_a_short_run_has_no_estimate(run, capsys):
+    steps(run(), 1, 2, 3, 4)
+    assert "a step takes" not in capsys.readouterr().out
+
+
 def names(folder):
     return sorted(path.name for path in folder.glob("*checkpoint-*"))
 

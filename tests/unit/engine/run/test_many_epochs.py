@@ -30,13 +30,13 @@ def printed_at_start(capsys, rows, batch, parts, max_steps, epochs=3.0):
 @pytest.mark.parametrize("parts", [1, 4])
 def test_max_steps_of_many_epochs_is_warned_of(capsys, parts):
     assert printed_at_start(capsys, rows=24, batch=8, parts=parts, max_steps=4000) == (
-        "warning: 4,000 steps mean 1,333 epochs over the 24 rows of data.train; lower trainer.max_steps, or name more "
-        "data\n"
+        "warning: 4,000 steps mean 1,333 epochs over the 24 rows of data.train; more than 10 are rarely of use, "
+        "which is our choice of a limit; lower trainer.max_steps, or name more data\n"
     )
     assert printed_at_start(capsys, rows=24, batch=8, parts=parts, max_steps=30) == ""
 
 
 def test_more_than_10_epochs_are_warned_of(capsys):
-    expected = "warning: 33 steps mean 11 epochs over the 24 rows of data.train; lower trainer.num_train_epochs, "
+    expected = "warning: 33 steps mean 11 epochs over the 24 rows of data.train; more than 10 are rarely"
     assert printed_at_start(capsys, rows=24, batch=8, parts=1, max_steps=-1, epochs=11.0).startswith(expected)
     assert printed_at_start(capsys, rows=24, batch=8, parts=1, max_steps=-1, epochs=10.0) == ""
