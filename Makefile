@@ -44,7 +44,7 @@ help:
 	@echo "prompts, candidates, pairs: create comparisons as in the report; annotated: all of it for the tiny reward model"
 	@echo "merge    merge adapters into weights     push     upload a finished model to the hub"
 	@echo "release  export a checkpoint of SFT or PPO as a model folder"
-	@echo "setup    create .venv (automatic)        test, check, bench  run the tests, the linter, the benchmarks"
+	@echo "setup    create .venv (automatic)        test, check, bench  run the tests, the linter and type checker, the benchmarks"
 	@echo "claims   test the report's claims about PPO in the tiny world: docs/claims.md"
 	@echo "tiny-seeds  test whether the tiny world aligns on several seeds and numbers of threads: docs/tiny_seeds.md"
 	@echo "drill    kill and resume a small PPO run twenty times, and compare the result with that of an unbroken run"
@@ -71,6 +71,7 @@ drill: $(STAMP)
 check: $(STAMP)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
 bench: $(STAMP)
 	$(PYTHON) -m bench $(ARGS)

@@ -16,9 +16,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -27,6 +28,7 @@ from bench.race import run_side
 from bench.row import Figures
 from bench.timed import WARMUP_STEPS, EnoughError, StepTimes
 from config import load
+from config.schema import Recipe
 from ppo.recipe import PPO
 from ppo.train import train as train_ppo
 from sft.recipe import SFT
@@ -149,12 +151,12 @@ def other_cpu_seconds() -> float:
 def measure(home: str, busy_first: bool) -> Figures:
     """Return for each stage the seconds per step, alone and beside a busy process, and the cores that others used."""
     common = [f"model.path={home}/base", f"run.dir={home}/run", "run.save_steps=100000"]
-    stages = {
+    stages: dict[str, tuple[Callable[[Any], None], type[Recipe], list[str]]] = {
         "ppo": (train_ppo, PPO, ["reward.mix={}", f"reward.path={home}/reward", f"data.prompts={home}/prompts.jsonl",
                                  f"data.pretrain={home}/text.jsonl", "ppo.steps=100000", "ppo.queries_per_step=16"]),
         "sft": (train_sft, SFT, [f"data.train={home}/text.jsonl", "trainer.max_steps=100000"]),
     }  # fmt: skip
-    figures = {}
+    figures: Figures = {}
     for stage, (train, schema, overrides) in stages.items():
         shutil.rmtree(f"{home}/run", ignore_errors=True)
         times = AlternatingSteps(busy_first)

@@ -124,12 +124,15 @@ def read_figures(arm: Path, warmup: int) -> Figures:
     halfway = min(measured, key=lambda row: abs(row["step"] - rows[-1]["step"] / 2))
     early = [row["explained_variance"] for row in rows if warmup < row["step"] <= warmup + 5]
     return {
-        "score": measured[-1]["heldout_score_helpful"], "score_halfway": halfway["heldout_score_helpful"],
-        "gold": measured[-1]["heldout_gold"], "best_gold": max(row["heldout_gold"] for row in measured),
-        "entropy": mean(row["entropy"] for row in rows[-10:]), "kl": mean(row["kl"] for row in rows[-10:]),
+        "score": measured[-1]["heldout_score_helpful"],
+        "score_halfway": halfway["heldout_score_helpful"],
+        "gold": measured[-1]["heldout_gold"],
+        "best_gold": max(row["heldout_gold"] for row in measured),
+        "entropy": mean(row["entropy"] for row in rows[-10:]),
+        "kl": mean(row["kl"] for row in rows[-10:]),
         "early_explained_variance": mean(early),
         "pretrain_ppl": summary["subjects"]["ppo"]["perplexity"]["pretrain"],
-    }  # fmt: skip
+    }
 
 
 def heldout_overrides(tiny: Path) -> list[str]:
@@ -172,12 +175,14 @@ def total_minutes(folder: Path) -> float:
 def document(by_seed: Mapping[int, ArmFigures], took: float) -> str:
     """Return the text of docs/claims.md; `took` is in minutes."""
     lines = [
-        "# The report's claims about PPO, in the tiny world", "",
+        "# The report's claims about PPO, in the tiny world",
+        "",
         f"Written by `make claims` (seeds {', '.join(map(str, by_seed))}, fixed in advance; total time of the runs: "
         f"{took:.0f} minutes). Each arm differs from `recipes/tiny/ppo.yaml` only in the keys shown. A figure is the "
         "mean over seeds, with the figure of each seed in brackets. A small model in a synthetic world need not behave "
-        "like the report's models; each claim is reported with the number of seeds that support it.", "",
-    ]  # fmt: skip
+        "like the report's models; each claim is reported with the number of seeds that support it.",
+        "",
+    ]
     for claim in CLAIMS:
         lines += [f"## {claim.title}", ""]
         for says, holds in claim.parts.items():

@@ -35,7 +35,8 @@ class Clock:
             self._starts.append(time.perf_counter())
             return step(trainer, model, inputs, *rest)
 
-        Trainer.training_step = watched
+        patched: Any = Trainer
+        patched.training_step = watched
 
     def figures(self) -> Figures:
         """Return tokens per second and peak MiB of the finished run; the last call is not timed."""

@@ -7,6 +7,7 @@ our precision and checkpointing; in the second it has its defaults. The first st
 import tempfile
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from bench.base import base_model, real_file
 from bench.race import race
@@ -64,7 +65,7 @@ def trl_defaults(pairs: str, base: str) -> Figures:
     return train_with_trl(pairs, base, max_steps=STEPS, logging_steps=1)
 
 
-def train_with_trl(pairs: str, base: str, **settings: object) -> Figures:
+def train_with_trl(pairs: str, base: str, **settings: Any) -> Figures:
     """Run RewardTrainer on our tokenised rows, which it uses unchanged."""
     from transformers import AutoModelForSequenceClassification, TrainerCallback
     from trl import RewardConfig, RewardTrainer
@@ -93,7 +94,7 @@ def train_with_trl(pairs: str, base: str, **settings: object) -> Figures:
     return step_figures(trainer.args.per_device_train_batch_size, times[:STEPS])
 
 
-def recipe(pairs: str, base: str, folder: str):
+def recipe(pairs: str, base: str, folder: str) -> Any:
     from config.data import TrainingData
     from config.sections import Model, TrainingRun
     from reward.recipe import Reward

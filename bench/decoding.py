@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from config.sections import Sampling
-from engine.dist.devices import default_device
+from engine.dist.devices import default_device, move
 from engine.generation.compiled import CompiledDecoder
 from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
@@ -49,7 +49,8 @@ def time_case(prompts: int, responses: int, dtype: torch.dtype) -> tuple[list[fl
         num_key_value_heads=4,
         tie_word_embeddings=False,
     )
-    model = Qwen2ForCausalLM(config).to(device).eval()
+    model = Qwen2ForCausalLM(config).eval()
+    move(model, device)
     tokens = torch.randint(8000, (prompts, PROMPT_TOKENS)).tolist()
     sampling = Sampling(max_new_tokens=RESPONSE_TOKENS)
 

@@ -36,12 +36,17 @@ def ours(records: str, base: str) -> Figures:
     from transformers import AutoTokenizer
 
     from bench.stage_rows import stage_rows
-    from config.sections import Run
+    from config.sections import TrainingRun
     from engine.data import encoding
     from engine.data.chatml_section import ChatML
     from sft.recipe import SFT, Data
 
-    recipe = SFT("sft", chatml=ChatML(system=SYSTEM), data=Data(train=records, max_length=MAX_LENGTH), run=Run(dir=""))
+    recipe = SFT(
+        "sft",
+        chatml=ChatML(system=SYSTEM),
+        data=Data(train=records, max_length=MAX_LENGTH),
+        run=TrainingRun(dir=""),
+    )
     tokenizer = AutoTokenizer.from_pretrained(base)
 
     def prepare() -> Any:
@@ -59,6 +64,8 @@ def trl(records: str, base: str) -> Figures:
     from trl import SFTConfig, SFTTrainer
     from trl.chat_template_utils import qwen2_5_chat_template
 
+    from engine.compat import trl_prepared
+
     datasets.disable_caching()
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = qwen2_5_chat_template
@@ -73,7 +80,7 @@ def trl(records: str, base: str) -> Figures:
             train_dataset=data,
             processing_class=tokenizer,
         )
-        return tokens_per_second(lambda: trainer._prepare_dataset(data, tokenizer, trainer.args, False, None, "train"))
+        return tokens_per_second(lambda: trl_prepared(trainer, data, tokenizer))
 
 
 def alpaca_messages(record: dict[str, str]) -> list[dict[str, str]]:

@@ -177,6 +177,7 @@ def load_stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable
     from trl import RewardTrainer, SFTTrainer  # noqa: F401
 
     from config import load
+    from config.schema import Recipe
     from ppo.recipe import PPO
     from ppo.train import train as train_ppo
     from reward.recipe import Reward
@@ -184,7 +185,11 @@ def load_stage(name: str, home: str, overrides: Sequence[str]) -> tuple[Callable
     from sft.recipe import SFT
     from sft.train import train as train_sft
 
-    stages = {"sft": (SFT, train_sft), "reward": (Reward, train_reward), "ppo": (PPO, train_ppo)}
+    stages: dict[str, tuple[type[Recipe], Callable[[Any], None]]] = {
+        "sft": (SFT, train_sft),
+        "reward": (Reward, train_reward),
+        "ppo": (PPO, train_ppo),
+    }
     schema, train = stages[name]
     return train, load(schema, f"{home}/{name}.yaml", overrides)
 
@@ -196,6 +201,7 @@ def make_inputs(setting: Setting, home: Path) -> None:
 
     from bench.ppo import bytes_tokenizer
     from config.sections import Model
+    from engine.dist.devices import move
     from engine.models.loading import new_scalar
     from engine.models.saving import save_model
     from engine.models.tokenizer import load_tokenizer
@@ -215,7 +221,8 @@ def make_inputs(setting: Setting, home: Path) -> None:
     bytes_tokenizer().save_pretrained(home / "base")
     section = Model(path=str(home / "base"), dtype="float32")
     prepared = load_tokenizer(section.path)
-    reward = new_scalar(section.path, section, prepared, seed=1).to(torch.bfloat16)
+    reward = new_scalar(section.path, section, prepared, seed=1)
+    move(reward, dtype=torch.bfloat16)
     save_model(reward, prepared, home / "reward")
 
     write_data(home, setting.length - 1, setting.length - CHATML_TOKENS, setting.length - CHATML_TOKENS - 20)

@@ -174,6 +174,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     import torch
 
     from bench.clock import reset_peak_memory
+    from chatml import control
     from config import load
     from engine.data.prompt_rows import PromptRow
     from engine.dist import devices
@@ -199,10 +200,10 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     ])  # fmt: skip
     accelerator = start_accelerator(0, recipe.model, [], models)
     tokenizer = load_tokenizer(recipe.model.path)
-    models = load_models(recipe, tokenizer, accelerator)
+    loaded = load_models(recipe, tokenizer, accelerator)
     prompts = [PromptRow(ids, [], {}) for ids in make_prompts(work)]
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    policy = accelerator.unwrap_model(models.policy)
+    end = control(tokenizer).im_end
+    policy = accelerator.unwrap_model(loaded.policy)
     if not work.fixed:
         make_responses_end(policy, end)
 
@@ -219,7 +220,7 @@ def ours(case: dict[str, Any], models: str) -> Figures:
     sampler = RolloutSampler(
         engine, prompts, seed=0, queries_per_step=len(prompts), responses_per_query=1, record_supports=False
     )
-    updater = Updater(models, recipe.ppo, temperature=1.0, seed=0, pretrain=None, accelerator=accelerator)
+    updater = Updater(loaded, recipe.ppo, temperature=1.0, seed=0, pretrain=None, accelerator=accelerator)
     mix = RewardMix(recipe.reward.parts, "mean")
     seconds = dict.fromkeys(PHASES, 0.0)
     before = reset_peak_memory()
@@ -227,14 +228,14 @@ def ours(case: dict[str, Any], models: str) -> Figures:
         at = [time.perf_counter()]
         rollout = sampler.sample(step)
         at.append(time.perf_counter())
-        assessment = assess(models, rollout, recipe.ppo, 1.0, mix, 0.04)
+        assessment = assess(loaded, rollout, recipe.ppo, 1.0, mix, 0.04)
         at.append(time.perf_counter())
         updater.update(rollout, assessment, step)
         at.append(time.perf_counter())
         if step > WARMUP_STEPS:
             for phase, start, stop in zip(PHASES, at, at[1:], strict=False):
                 seconds[phase] += (stop - start) / STEPS
-    top, trained = devices.peak_memory(), [p for m in (models.policy, models.value) for p in m.parameters()]
+    top, trained = devices.peak_memory(), [p for m, _ in loaded.trained.values() for p in m.parameters()]
     seconds["floor_seconds"] = matmul_seconds(work, rollout.prompts, rollout.tokens, getattr(torch, work.dtype))
     taken = sum(seconds[phase] for phase in PHASES[:3])
     # Without gradients and AdamW's two moments, 12 bytes per parameter in float32.

@@ -46,7 +46,8 @@ def write_base(config: PretrainedConfig, folder: Path) -> None:
     """Write a causal language model in files of about FILE_BYTES, with their index."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    block, where = torch.randn(NUM_DRAWN).mul_(0.02).bfloat16(), {}
+    block = torch.randn(NUM_DRAWN).mul_(0.02).bfloat16()
+    where: dict[str, str] = {}
     for number, names in enumerate(split_into_files(dict(model.named_parameters()))):
         file = f"model-{number:05}.safetensors"
         save_file(
@@ -99,10 +100,12 @@ def write_adapter(config: PretrainedConfig, rank: int, end: int | None, base: Pa
     kind = AutoModelForCausalLM if end is None else AutoModelForSequenceClassification
     with torch.device("meta"):
         plain = kind.from_config(config if end is None else scalar_config(config, end))
-        model = get_peft_model(plain, lora_config(Lora(r=rank), plain, tokenizer))
+        adapters = lora_config(Lora(r=rank), plain, tokenizer)
+        assert adapters is not None  # r is not 0
+        model = get_peft_model(plain, adapters)
     described = model.peft_config["default"]
     described.base_model_name_or_path = str(base)
-    described.save_pretrained(folder)
+    described.save_pretrained(str(folder))
     sizes = {
         name: weight.shape for name, weight in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }

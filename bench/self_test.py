@@ -10,6 +10,7 @@ import time
 import torch
 from transformers import LlamaConfig
 
+from engine.compat import new_model
 from engine.models import self_test
 from engine.models.architecture import causal_class
 
@@ -28,7 +29,7 @@ ROUNDS = 5
 def main() -> None:
     model_class = causal_class(CONFIG, "bench", in_4bit=False)
     for dtype in (torch.float32, torch.bfloat16):
-        model = model_class._from_config(CONFIG, attn_implementation="packed", dtype=dtype).train()
+        model = new_model(model_class, CONFIG, attn_implementation="packed", dtype=dtype).train()
         seconds = []
         for _ in range(ROUNDS):
             began = time.perf_counter()

@@ -62,7 +62,7 @@ def trl(records: str, base: str, settings: dict[str, Any]) -> Figures:
         """Group rows by length in our order: our trainer has its own generator, TRL's uses torch's default one."""
 
         def _get_train_sampler(self, *arguments: Any) -> Any:
-            sampler = super()._get_train_sampler(*arguments)
+            sampler: Any = super()._get_train_sampler(*arguments)
             sampler.generator = torch.Generator().manual_seed(self.args.seed)
             return sampler
 

@@ -46,13 +46,15 @@ BARS = (
     Bar("KL", "KL of PPO from SFT, nats per response", Requirement("subjects.ppo.answers.kl_to_reference", "<=", 4.0)),
     Bar("rm", "accuracy of rm on `pairs`", Requirement("rewards.rm.comparisons.pairs.accuracy", ">=", 0.9)),
     Bar(
-        "harmless", "accuracy of harmless on `harmless`",
-        Requirement("rewards.harmless.comparisons.harmless.accuracy", ">=", 0.9), reward="harmless",
+        "harmless",
+        "accuracy of harmless on `harmless`",
+        Requirement("rewards.harmless.comparisons.harmless.accuracy", ">=", 0.9),
+        reward="harmless",
     ),
     Bar("perplexity", "perplexity of held-out text, PPO / SFT", Requirement("run.perplexity", "<", 1.1)),
     Bar("worst task", "accuracy on the worst task, PPO - SFT", Requirement("run.worst_task", ">=", -0.1)),
     Bar("minutes", "minutes of all stages", Requirement("run.minutes", "<=", 10.0)),
-)  # fmt: skip
+)
 
 Gold = Mapping[str, float]
 """the parts of the gold score of one response, by name"""

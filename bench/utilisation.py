@@ -36,8 +36,10 @@ from plan.shape import PUBLISHED
 SEQUENCES_PER_STEP = 8
 # ChatML tokens around a prompt, and around a prompt and its response; the shortest LENGTH allowed.
 QUESTION_CHATML_TOKENS, PAIR_CHATML_TOKENS, MIN_LENGTH = 19, 20, 64
-LENGTHS = {True: {"sft": (512, 2048), "reward": (1024,), "ppo": (512,)},
-           False: {"sft": (512,), "reward": (256,), "ppo": (128,)}}  # fmt: skip
+LENGTHS: dict[bool, dict[str, tuple[int, ...]]] = {
+    True: {"sft": (512, 2048), "reward": (1024,), "ppo": (512,)},
+    False: {"sft": (512,), "reward": (256,), "ppo": (128,)},
+}
 OUT_OF_MEMORY = "out of memory"
 METHODS = ("lora", "all", "qlora")
 # Without 7b/ppo/all: its two trained models fit no GPU.
@@ -106,7 +108,7 @@ def matching_settings(patterns: Sequence[str], lengths: Sequence[int]) -> list[S
     known = settings(lengths)
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in known):
-            names = " / ".join("|".join(part) for part in (SIZES, LENGTHS[True], METHODS))
+            names = " / ".join("|".join(part) for part in (list(SIZES), list(LENGTHS[True]), METHODS))
             raise ValueError(f"unknown setting {pattern}; use {names} / LENGTH / float32|bfloat16")
     return [setting for name, setting in known.items() if any(fnmatch(name, pattern) for pattern in patterns)]
 
@@ -219,9 +221,9 @@ def measure(setting: dict[str, Any], home: str, models: str, steps: int, seconds
             f"plan.row_tokens={round(times.tokens_per_step / SEQUENCES_PER_STEP)}",
             f"plan.sequence_tokens={length}",
         ]
-    plan = planning(planned_recipe(
-        f"{home}/{asked.stage}.yaml", [*changes, *seen, f"plan.device={'h100' if cuda else 'cpu'}"]
-    ))  # fmt: skip
+    plan = planning(
+        planned_recipe(f"{home}/{asked.stage}.yaml", [*changes, *seen, f"plan.device={'h100' if cuda else 'cpu'}"])
+    )
     phases = {name: times.phase_seconds(f"{name}_seconds") for name in ("sample", "score", "learn")} if ppo else {}
     return {
         "device": device_name(), "seconds": times.seconds_per_step, "steps": times.num_timed,

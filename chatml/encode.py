@@ -179,26 +179,30 @@ def _bodies(
     pieces = [_pieces(turn, markers) for turn in turns]
     # The two sides of a comparison repeat the same prompt, so equal texts are encoded once.
     tokens_of: dict[tuple[str, Place], list[int]] = {}
-    for place in ("inside", "after_token"):
-        texts = list(dict.fromkeys(piece.content for turn in pieces for piece in turn if piece.place == place))
+    places: tuple[Place, ...] = ("inside", "after_token")
+    for place in places:
+        texts = list(dict.fromkeys(piece.text for turn in pieces for piece in turn if piece.place == place))
         found = plain.batch(texts, place) if texts else []
         tokens_of |= {(text, place): ids for text, ids in zip(texts, found, strict=True)}
     for turn in pieces:
-        tokens, labels = [], []
-        for content, learn, place in turn:
-            ids = [content] if place is None else tokens_of[content, place]
+        tokens: list[int] = []
+        labels: list[int] = []
+        for piece in turn:
+            ids = [piece.marker] if piece.place is None else tokens_of[piece.text, piece.place]
             tokens += ids
-            labels += ids if learn else [IGNORE] * len(ids)
+            labels += ids if piece.learn else [IGNORE] * len(ids)
         yield tokens, labels
 
 
 class _Piece(NamedTuple):
-    """A part of a turn that is encoded separately: text, or the id of a marker token."""
+    """A part of a turn that is encoded separately: text, or a marker token."""
 
-    content: str | int
+    text: str
     learn: bool
     place: Place | None
     """None for a marker"""
+    marker: int = -1
+    """the id of a marker token"""
 
 
 def _pieces(turn: Turn, markers: Mapping[str, int]) -> list[_Piece]:
@@ -207,9 +211,9 @@ def _pieces(turn: Turn, markers: Mapping[str, int]) -> list[_Piece]:
     for text, learn, marker in turn.parts:
         last = pieces[-1] if pieces else None
         if marker and text in markers:
-            pieces.append(_Piece(markers[text], learn, None))
+            pieces.append(_Piece(text, learn, None, markers[text]))
         elif last and last.place and last.learn == learn:
-            pieces[-1] = last._replace(content=last.content + text)
+            pieces[-1] = last._replace(text=last.text + text)
         else:
             pieces.append(_Piece(text, learn, "after_token" if last and last.place is None else "inside"))
     return pieces

@@ -55,8 +55,8 @@ def hermes(messages: Sequence[Message], exchanges: Sequence[int], tools: Sequenc
         start = 1 if messages and messages[0].role == "system" else 0
         before = f"{messages[0].content}\n\n" if start and messages[0].content else ""
         signatures = "".join("\n" + _json(tool) for tool in tools)
-        parts = (Part(before, False), *_HEAD, Part(signatures, False), *_TAIL)
-        yield Turn("system", parts, range(start), 0, excluded=start == 1 and not messages[0].train)
+        system = (Part(before, False), *_HEAD, Part(signatures, False), *_TAIL)
+        yield Turn("system", system, range(start), 0, excluded=start == 1 and not messages[0].train)
     while start < len(messages):
         message, stop = messages[start], start + 1
         role, parts = message.role, [*_parts(message)]

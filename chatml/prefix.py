@@ -25,8 +25,10 @@ def prefix_of(spec: dict[str, Any]) -> Prefix:
 
 def without_prefix(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the content of tokenizer.json changed so that the tokenizer puts no space."""
-    kept = {name: _chain([_unspaced(step) for step in _steps(spec[name]) if step["type"] != "Prepend"], inner)
-            for name, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))}  # fmt: skip
+    kept = {
+        name: _chain([_unspaced(step) for step in _steps(spec[name]) if step["type"] != "Prepend"], inner)
+        for name, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))
+    }
     return {**spec, **kept}
 
 

@@ -55,7 +55,8 @@ def read_conversation(
     record = rename_roles(_renamed(record, fields), roles)
     messages = _full_conversation(record, parse_text)
     if not any(message.role == "assistant" for message in messages):
-        wanted = _RESPONSE_FIELDS.get(_shape(record, _CONVERSATION_FIELDS))
+        shape = _shape(record, _CONVERSATION_FIELDS)
+        wanted = _RESPONSE_FIELDS.get(shape) if shape else None
         hint = (
             f"no {wanted!r}; {_fields_text(record)}" if wanted and wanted not in record else "a conversation needs one"
         )
@@ -159,7 +160,7 @@ def _full_conversation(record: dict[str, Any], parse_text: bool) -> Messages:
     if shape is None:
         raise RecordError(f"matches no known format; {_fields_text(record)}")
     answer, messages = _RESPONSE_FIELDS.get(shape), _context(record, shape)
-    if answer in record:
+    if answer is not None and answer in record:
         messages = _append_answer(messages, shape, record[answer], answer)
     return parse_messages(messages) if parse_text else messages
 

@@ -178,7 +178,9 @@ def _control(tokenizer: Any, added: Mapping[int, AddedToken]) -> Control:
     begins = tokenizer("")["input_ids"]
     bos = tokenizer.bos_token_id
     return Control(
-        *ids.values(),
+        im_start=ids[IM_START],
+        im_end=ids[IM_END],
+        endoftext=ids[END_OF_TEXT],
         bos=bos if bos is not None and begins[:1] == [bos] else None,
         markers={token.content: i for i, token in added.items() if token.content in MARKERS},
         text=frozenset(i for i, token in added.items() if _is_text(token, i, tokenizer)),

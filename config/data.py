@@ -86,15 +86,17 @@ class Data(Section):
     def check(self, key: str) -> None:
         self.check_reading(key)
         for name in self.source_keys():
-            share, whole = self.share(name), self.SHARES.get(name)
+            share = self.share(name)
             if share is None:
                 sources(getattr(self, name), f"{key}.{name}")
-            elif not 0 < share < 1:
+                continue
+            whole = self.SHARES[name]
+            if not 0 < share < 1:
                 raise RecipeError(
                     f"{key}.{name} is {show(share)}; a share of {key}.{whole} must be above 0 and below 1",
                     key=f"{key}.{name}",
                 )
-            elif any(part.without_share or part.only_share for part in sources(getattr(self, whole), f"{key}.{whole}")):
+            if any(part.without_share or part.only_share for part in sources(getattr(self, whole), f"{key}.{whole}")):
                 raise RecipeError(
                     f"{key}.{name} is {show(share)}, a share of {key}.{whole}, which has without_share or only_share "
                     f"already; leave that out, or give {key}.{name} a source",
@@ -124,13 +126,14 @@ class Data(Section):
 
     def sources(self, name: str) -> list[Source]:
         """Return the sources of the key `name`; of a key with a held-out share, those without that share."""
-        whole, part = name, {}
-        for held, other in self.SHARES.items():
+        for held, whole in self.SHARES.items():
             share = self.share(held)
-            if share is not None and name in (held, other):
-                whole, part = other, {"only_share" if name == held else "without_share": share}
-        found = sources(getattr(self, whole), f"data.{whole}")
-        return [dataclasses.replace(source, **part) for source in found]
+            if share is not None and name in (held, whole):
+                found = sources(getattr(self, whole), f"data.{whole}")
+                if name == held:
+                    return [dataclasses.replace(source, only_share=share) for source in found]
+                return [dataclasses.replace(source, without_share=share) for source in found]
+        return sources(getattr(self, name), f"data.{name}")
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         """Yield (key, path) of the sources that must be on this machine."""

@@ -88,10 +88,11 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _meanings(schema: type[Section]) -> dict[str, str]:
     """Return field -> the text under it, also for inherited fields. It is read from the source: Python drops it."""
     classes = [base for base in reversed(schema.__mro__) if dataclasses.is_dataclass(base)]
-    bodies = [ast.parse(textwrap.dedent(inspect.getsource(each))).body[0].body for each in classes]
+    sources = [ast.parse(textwrap.dedent(inspect.getsource(each))).body[0] for each in classes]
     return {
-        field.target.id: " ".join(text.value.value.split())
-        for body in bodies
-        for field, text in pairwise(body)
+        ast.unparse(field.target): " ".join(str(text.value.value).split())
+        for source in sources
+        if isinstance(source, ast.ClassDef)
+        for field, text in pairwise(source.body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }

@@ -22,7 +22,7 @@ def read_layers(path: Path) -> list[tuple[Path, dict[Any, Any]]]:
     layers: list[tuple[Path, dict[Any, Any]]] = []
     child: Path | None = None
     while True:
-        if any(path.resolve() == seen.resolve() for seen, _ in layers):
+        if child and any(path.resolve() == seen.resolve() for seen, _ in layers):
             raise RecipeError(f"{child}:{line_of(child, EXTENDS)}: extends {path}, which extends this file in turn")
         values = _read_mapping(path, child)
         parent = values.pop(EXTENDS, None)

@@ -40,7 +40,8 @@ def missing_input(path: str, recipe_path: Path) -> str:
         return f"{path} does not exist; name a file or folder that does, or the id of one on the hub (owner/name)"
     of_tiny = made_by.parent.resolve() == TINY_RECIPES.resolve()
     way = again if of_tiny else f" RECIPE={made_by}{_variables(made_by)}"
-    return f"{path} does not exist; make it with: make {make_target(_text_value(made_by, 'stage'), made_by.stem)}{way}"
+    stage = _text_value(made_by, "stage") or ""  # never empty: `producing_recipe` asks for recipes of some stages
+    return f"{path} does not exist; make it with: make {make_target(stage, made_by.stem)}{way}"
 
 
 def producing_recipe(path: str, recipe_path: Path) -> Path | None:

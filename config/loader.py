@@ -16,7 +16,7 @@ from omegaconf.errors import GrammarParseError
 from config.files import line_of, read_layers
 from config.schema import Recipe, RecipeError, validate
 from config.stage import check_stage
-from config.typed import Builder
+from config.typed import Builder, to_dict
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 
@@ -86,7 +86,7 @@ def _parse(override: str) -> _Override:
             way_out = "if it belongs to the value before it, put quotes around the whole: 'key={a: b}'"
         raise RecipeError(f"{override} is not an override; {way_out}")
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]))["value"]
+        value = to_dict(OmegaConf.from_dotlist([f"value={raw}"]))["value"]
     except (yaml.YAMLError, GrammarParseError):
         value = raw  # Text that is not valid YAML; only text fields accept it.
     return _Override(key, value, raw)

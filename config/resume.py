@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from config.loader import resolved_yaml
 from config.schema import CHANGEABLE, GROWS, Recipe, Section, join
-from config.typed import field_types, is_section
+from config.typed import field_types, is_section, to_dict
 
 MISSING = object()
 
@@ -42,8 +42,8 @@ def changes(before_yaml: str, recipe: Recipe) -> Changes:
 
     Keys that `before_yaml` lacks, because an earlier version did not have them, count with their default.
     """
-    before = _filled(type(recipe), OmegaConf.to_container(OmegaConf.create(before_yaml)), recipe)
-    now = OmegaConf.to_container(OmegaConf.create(resolved_yaml(recipe)))
+    before = _filled(type(recipe), to_dict(OmegaConf.create(before_yaml)), recipe)
+    now = to_dict(OmegaConf.create(resolved_yaml(recipe)))
     old, new = dict(_leaves(before)), dict(_leaves(now))
     changeable, grows = (set(_flagged(type(recipe), flag)) for flag in (CHANGEABLE, GROWS))
     fixed = recipe.fixed_keys(before)
@@ -72,10 +72,10 @@ def _filled(schema: type[Section], values: Mapping[str, Any], recipe: Section) -
         if is_section(hint):
             filled[field.name] = _filled(hint, values.get(field.name) or {}, getattr(recipe, field.name))
         elif field.name not in values and field.name == "stage":
-            filled["stage"] = recipe.stage
+            filled["stage"] = getattr(recipe, field.name)
         elif field.name not in values:
-            made = field.default_factory is not dataclasses.MISSING
-            filled[field.name] = field.default_factory() if made else field.default
+            factory = field.default_factory
+            filled[field.name] = field.default if factory is dataclasses.MISSING else factory()
     return filled
 
 

@@ -100,6 +100,7 @@ def whole_mapping(*references: str) -> Any:
     return dataclasses.field(default_factory=dict, metadata={WHOLE: references})
 
 
+@dataclasses.dataclass(frozen=True)
 class Section:
     """Base class of all sections and recipes."""
 

@@ -114,7 +114,11 @@ class Scoring(Section):
 ScoringT = TypeVar("ScoringT", bound=Scoring)
 
 
-def scoring(value: Any, key: str, schema: type[ScoringT] = Scoring) -> ScoringT:
+def scoring(
+    value: Any,
+    key: str,
+    schema: type[ScoringT] = Scoring,  # type: ignore[assignment]  # mypy knows no defaults of type variables
+) -> ScoringT:
     """Return the section in `value`: the path of a reward model, a list of paths, or a mapping with `schema`'s keys.
 
     Raise RecipeError, naming `key`.

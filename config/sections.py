@@ -181,6 +181,14 @@ class Sampling(Section):
     """responses generated at the same time; affects memory and speed, not the random numbers"""
 
 
+@dataclass(frozen=True)
+class PolicySampling(Sampling):
+    """Sampling of a model that is in training on several ranks."""
+
+    split: int = number(1, least=1)
+    """tensor-parallel size in generation: ranks that the policy's weights are sharded over; 1: no sharding"""
+
+
 def check_name(name: str, key: str) -> None:
     """Raise RecipeError for a user's name that cannot be part of a dotted key."""
     if not NAME.fullmatch(name):

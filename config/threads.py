@@ -31,8 +31,8 @@ def choose_wait_policy() -> None:
     environment = os.environ
     if any(name in environment for name in WAIT_VARIABLES) or "LOCAL_RANK" in environment:
         return
-    threads = environment.get("OMP_NUM_THREADS", "").partition(",")[0]
-    threads = int(threads) if threads.isdecimal() else psutil.cpu_count(logical=False) or psutil.cpu_count()
+    asked = environment.get("OMP_NUM_THREADS", "").partition(",")[0]
+    threads = int(asked) if asked.isdecimal() else psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     if threads == 1:
         return
     used = psutil.cpu_percent(interval=WATCH_SECONDS, percpu=True)
@@ -44,5 +44,6 @@ def choose_wait_policy() -> None:
         print(
             f"other processes leave {free:.1f} of {len(ours)} cores free, so waiting threads sleep "
             "(OMP_WAIT_POLICY=PASSIVE); see docs/troubleshooting.md",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )

@@ -168,7 +168,7 @@ def fixed_fields(section: Mapping[str, Any], before: Mapping[str, Any]) -> dict[
     A learning-rate schedule that depends on the last step fixes the length of the run. The batch size is fixed, but not
     how per_device_train_batch_size and gradient_accumulation_steps divide it.
     """
-    fixed = {}
+    fixed: dict[str, str] = {}
     schedule, warmup = section.get("lr_scheduler_type", "linear"), section.get("warmup_steps") or 0
     if schedule not in ("constant", "constant_with_warmup"):
         fixed |= dict.fromkeys(LENGTH_FIELDS, f"trainer.lr_scheduler_type={schedule} depends on the last step")
@@ -211,7 +211,7 @@ def check_trainer(
             near = nearest(value, choices[name])
             way_out = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(choices[name])}"
             raise RecipeError(f"{key} is {show(value)}; {way_out}", key=key)
-        if reason := REFUSED_VALUES.get((name, value) if isinstance(value, str) else None):
+        if isinstance(value, str) and (reason := REFUSED_VALUES.get((name, value))):
             raise RecipeError(f"{key} is {value}, which is not supported: {reason}; leave it out", key=key)
         if name in BOUNDS and value is not None and value not in BOUNDS[name]:
             raise RecipeError(f"{key} is {show(value)}; it must be {BOUNDS[name]}", key=key)

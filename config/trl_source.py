@@ -34,7 +34,7 @@ def trl_fields(config_class: str) -> dict[str, str]:
 def trl_choices(config_class: str) -> dict[str, list[str]]:
     """Return name -> permitted values, for fields whose type is an enumeration or whose metadata has `choices`."""
     enumerations = {
-        node.name: [each.value.value for each in node.body if isinstance(each, ast.Assign)]
+        node.name: [ast.literal_eval(each.value) for each in node.body if isinstance(each, ast.Assign)]
         for file in ENUMERATIONS
         for node in _tree("transformers", file).body
         if isinstance(node, ast.ClassDef) and "ExplicitEnum" in map(ast.unparse, node.bases)

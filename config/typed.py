@@ -9,9 +9,9 @@ import difflib
 import re
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from config.schema import NAMES, WHOLE, RecipeError, Section, join, show
@@ -63,7 +63,7 @@ class Builder(Generic[SectionT]):
     def build(self) -> SectionT:
         """Return the frozen dataclass with resolved interpolations. Raise RecipeError if one cannot be resolved."""
         try:
-            return _instance(self.schema, OmegaConf.to_container(self.config, resolve=True))
+            return _instance(self.schema, to_dict(self.config, resolve=True))
         except OmegaConfBaseException as error:
             key = join(self.key, error.full_key or "")
             reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip('"')
@@ -98,7 +98,7 @@ class Builder(Generic[SectionT]):
         if is_section(hints[name]):
             self._set(config[name], hints[name], full_key, rest, value, raw)
         elif get_origin(hints[name]) is dict and len(rest) == 1:
-            _assign(config, name, {**_to_dict(config[name]), rest[0]: value}, hints[name], join(full_key, rest[0]))
+            _assign(config, name, {**to_dict(config[name]), rest[0]: value}, hints[name], join(full_key, rest[0]))
         elif rest:
             whole = join(full_key, rest[0]) if get_origin(hints[name]) is dict else full_key
             raise RecipeError(
@@ -106,7 +106,7 @@ class Builder(Generic[SectionT]):
             )
         elif get_origin(hints[name]) is dict and isinstance(value, Mapping):
             references = _metadata(schema, name).get(WHOLE)
-            before = _to_dict(config[name]) if references is None else {}
+            before = to_dict(config[name]) if references is None else {}
             _assign(config, name, {**before, **value}, hints[name], full_key)
             for other in references or ():
                 if raw is not None and config[other] not in value:
@@ -198,8 +198,9 @@ def _metadata(schema: type[Section], name: str) -> Mapping[str, Any]:
     return next(field.metadata for field in dataclasses.fields(schema) if field.name == name)
 
 
-def _to_dict(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config)
+def to_dict(config: DictConfig | ListConfig, *, resolve: bool = False) -> dict[str, Any]:
+    """Return a mapping of OmegaConf as nested dicts and lists, with its interpolations resolved or as they are."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def _as_text(value: Any, raw: str | None, key: str) -> Any:

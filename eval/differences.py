@@ -49,7 +49,7 @@ def all_differences(
     series: dict[tuple[str, ...], Series] = {}
     for one, other in combinations(answers, 2):
         against = reference in (one, other)
-        before, after = (reference, other if one == reference else one) if against else (one, other)
+        before, after = (other, one) if other == reference else (one, other)
         path = ("differences", after) if against else ("pairs", f"{before}|{after}")
         if answers[before]:
             found = answer_series(answers[before], answers[after], reward)

@@ -75,11 +75,10 @@ class Figure:
 
 
 ANSWERS = (
-    Figure(("answers", "gold"), "gold score", "quality of the answers, by a scorer that training never sees",
-           better=1),
+    Figure(("answers", "gold"), "gold score", "quality of the answers, by a scorer that training never sees", better=1),
     Figure(("answers", "accuracy"), "right answers", "the gold score's part for correctness", percent, 1),
     Figure(("answers", "manner"), "manner", "the gold score's part for manners", better=1),
-)  # fmt: skip
+)
 AFTER_GOLD = (
     Figure(("answers", "score_length"), "score and length",
            "correlation over finished answers; above 0, longer answers score higher"),

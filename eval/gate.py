@@ -94,7 +94,8 @@ def _read(path: str, condition: Any, key: str, subjects: Sequence[str], rewards:
 
 
 def _verdict(requirement: Requirement, summary: Mapping[str, Any]) -> Verdict:
-    value, parents = summary, []
+    value: Any = summary
+    parents: list[Any] = []
     for part in requirement.path.split("."):
         parents.append(value)
         try:

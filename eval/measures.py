@@ -133,7 +133,7 @@ class Evaluation:
         batches += [pair_batch(each, rows, tokenizer) for each, rows in pairs.items()]
         scores = iter(score(name, scoring, batches, models, self.folder.path))
         for subject, (_, places) in answers.items():
-            by_item = [[None] * len(row["answers"]) for row in self.found.answers[subject]]
+            by_item: list[list[float | None]] = [[None] * len(row["answers"]) for row in self.found.answers[subject]]
             for (item, at), value in zip(places, next(scores), strict=True):
                 by_item[item][at] = value
             self.found.scores.setdefault(subject, {})[name] = by_item
@@ -147,8 +147,9 @@ class Evaluation:
         why = {name: self.reasons(name, subject, reference) for name, subject in self.subjects.items()}
         return EvaluatedSubjects(list(self.subjects), reference, self.recipe.eval.main_reward, why)
 
-    def reasons(self, name: str, subject: Subject, reference: str) -> dict[str, str]:
+    def reasons(self, name: str, subject: Subject, reference: str | None) -> dict[str, str]:
         """Return {figure: reason} of the figures that this subject cannot have."""
+        assert reference is not None  # there are subjects, so one of them is the reference
         kind = self.subjects[reference]
         if isinstance(subject, Endpoint):
             silent = "an endpoint returns no log-probabilities of given tokens"

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from config.data import Data, Source, data_inputs, named_sources, sources
-from config.schema import Recipe, RecipeError, Section, number, show, whole_mapping
+from config.schema import Recipe, RecipeError, Section, Stage, number, show, whole_mapping
 from config.scoring import Scoring, check_function, scoring
 from config.sections import Compute, Run, Sampling, check_name, model_inputs
 from engine.data.chatml_section import ChatML
@@ -137,7 +137,7 @@ class EvalData(Data):
 
 @dataclass(frozen=True)
 class Eval(Recipe):
-    STAGE: ClassVar[str] = "eval"
+    STAGE: ClassVar[Stage] = "eval"
 
     eval: Subjects = field(default_factory=Subjects)
     model: Compute = field(default_factory=Compute)

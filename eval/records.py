@@ -123,6 +123,7 @@ def conversation_records(
         for subject in subjects:
             if subject not in found.conversations:
                 continue
+            assert obeys is not None
             row = found.conversations[subject][script.number]
             yield {
                 "item": script.number,

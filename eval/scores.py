@@ -7,6 +7,7 @@ of each model are stored separately, so a failure of a later model does not lose
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _complete(
     for batch in batches:
         store = ItemStore(run_dir, f"{batch.name} scores {name}", identity)
         keys = [fingerprint(*each) for each in zip(batch.sequences, batch.records, strict=True)]
-        rows = store.complete(keys, lambda part, batch=batch: compute(batch, part), SEQUENCES_AT_ONCE)
+        rows = store.complete(keys, partial(compute, batch), SEQUENCES_AT_ONCE)
         found.append([row["score"] for row in rows])
     return found
 
@@ -105,7 +106,7 @@ def _complete(
 def _rule_or_judge(name: str, scoring: Scoring, models: Models, run_dir: Path) -> ScoreSequences:
     """Load a rule or a judge as a function of (sequences, starts, records)."""
     scorer = rule_or_judge(scoring, f"eval.rewards.{name}", models.main_tokenizer, run_dir, torch.device("cpu"))
-    return lambda *batch: scorer(*batch, TOKENS_PER_FORWARD).tolist()
+    return lambda sequences, starts, records: scorer(sequences, starts, records, TOKENS_PER_FORWARD).tolist()
 
 
 def _identity_without_model(scoring: Scoring) -> Any:

@@ -41,13 +41,13 @@ def paired_bootstraps(
     lengths = np.array([len(values) for values in series])
     intervals: list[tuple[float, float]] = [(math.nan, math.nan)] * len(series)
     for length in dict.fromkeys(lengths.tolist()):
-        places = np.flatnonzero(lengths == length)
+        places = np.flatnonzero(lengths == length).tolist()
         columns = np.array([series[place] for place in places], dtype=np.float64).T
         # The interval of a constant series has no width, but the resampled means differ by rounding.
         constant = (columns == columns[0]).all(0)
         low, high = np.percentile(_resampled_means(columns, seed, resamples), [2.5, 97.5], axis=0)
         low, high = np.where(constant, columns[0], low), np.where(constant, columns[0], high)
-        for place, *interval in zip(places.tolist(), low.tolist(), high.tolist(), strict=True):
+        for place, *interval in zip(places, low.tolist(), high.tolist(), strict=True):
             intervals[place] = (interval[0], interval[1])
     return intervals
 

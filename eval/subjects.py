@@ -69,7 +69,7 @@ def read_subject(value: Any, key: str) -> Subject:
             raise RecipeError(f"{key} is {show(value)}; a subject is one model: give a path or a hub id", key=key)
         model_paths(value, key)
         return LocalModel(value)
-    kinds = {"best_of": BestOf, "url": Endpoint, "model": Endpoint, "path": LocalModel}
+    kinds: dict[str, type[Subject]] = {"best_of": BestOf, "url": Endpoint, "model": Endpoint, "path": LocalModel}
     kind = next((kind for name, kind in kinds.items() if name in value), None)
     if kind is None:
         raise RecipeError(
@@ -77,7 +77,7 @@ def read_subject(value: Any, key: str) -> Subject:
             "{best_of: NAME, n: 8}",
             key=key,
         )
-    builder = Builder(kind, key)
+    builder: Builder[Subject] = Builder(kind, key)
     builder.set((), value)
     if missing := builder.missing():
         raise RecipeError(f"{key} is {show(value)}, without {missing[0].rpartition('.')[2]}; add it", key=key)

@@ -9,6 +9,7 @@ from plan.generation import can_split
 from plan.hardware import GIB, GPUS_PER_MACHINE, Hardware
 from plan.recipe import Planned
 from plan.stages import Planning, planning
+from ppo.recipe import PPO
 
 MAX_PROCESSES = 512
 Change = dict[str, Any]
@@ -53,15 +54,18 @@ def all_ways(planned: Planned, plan: Planning) -> Iterator[Way]:
             yield Way(text, *reduce_until_it_fits(planned, start, begun, lambda change: tried(change, on)))
 
     yield from (ways := list(reduced({}, hardware, "")))
-    ppo, fewer = recipe.stage == "ppo", {}
-    whole = recipe.models == "full" if ppo else recipe.lora.r == 0
-    if whole:
-        fewer = {"models": "shared"} if ppo else {"lora.r": 64}
-        yield from (ways := list(reduced(fewer, hardware, "")))
-    held_so = recipe.ppo.load_in_4bit if ppo else recipe.lora.load_in_4bit
-    if not held_so and not any(way.plan.fits for way in ways):
-        in_4bit = {"ppo.load_in_4bit": True} if ppo else {"lora.merge": False, "lora.load_in_4bit": True}
-        yield from reduced(fewer | in_4bit, hardware, "")
+    lora: Change
+    in_4bit: Change
+    if isinstance(recipe, PPO):
+        trains_all, is_in_4bit = recipe.models == "full", recipe.ppo.load_in_4bit
+        lora, in_4bit = {"models": "shared"}, {"ppo.load_in_4bit": True}
+    else:
+        trains_all, is_in_4bit = recipe.lora.r == 0, recipe.lora.load_in_4bit
+        lora, in_4bit = {"lora.r": 64}, {"lora.merge": False, "lora.load_in_4bit": True}
+    if trains_all:
+        yield from (ways := list(reduced(lora, hardware, "")))
+    if not is_in_4bit and not any(way.plan.fits for way in ways):
+        yield from reduced((lora if trains_all else {}) | in_4bit, hardware, "")
     if not hardware.cpu:
         yield from first_fitting(lambda on, text: reduced({}, on, text), hardware, recipe)
 
@@ -136,7 +140,7 @@ def memory_savings(recipe: Any, change: Change, plan: Planning) -> Iterator[Chan
 
 def with_changes(planned: Planned, change: Change) -> Planned:
     """Return a copy whose recipe has these values at some dotted keys."""
-    recipe = planned.recipe
+    recipe: Any = planned.recipe
     for key, value in change.items():
         name, _, field = key.partition(".")
         if not field:

@@ -121,9 +121,11 @@ def training_state(model: Trained, hardware: Hardware) -> Parts:
         case "zero2":
             return {"weights": model.element_bytes * own, "gradients": 4 * trained / n, "optimiser": 12 * trained / n}
     return {
-        "weights": model.element_bytes * own / n, "gradients": 0.0, "optimiser": 16 * trained / n,
+        "weights": model.element_bytes * own / n,
+        "gradients": 0.0,
+        "optimiser": 16 * trained / n,
         "bucket": model.element_bytes * (min(trained, REDUCE_BUCKET) if hardware.cpu else REDUCE_BUCKET),
-    }  # fmt: skip
+    }
 
 
 def state_between_steps(model: Trained, hardware: Hardware) -> Parts:

@@ -21,7 +21,8 @@ from ppo.recipe import PPO
 from reward.recipe import Reward
 from sft.recipe import SFT
 
-SCHEMAS = {schema.STAGE: schema for schema in (SFT, Reward, PPO)}
+Trained = SFT | Reward | PPO
+SCHEMAS: dict[str, type[Trained]] = {schema.STAGE: schema for schema in (SFT, Reward, PPO)}
 # Placeholder for data that the user has not named yet.
 DATA_PLACEHOLDER = "given-later.jsonl"
 
@@ -74,7 +75,7 @@ class PlanRecipe(Recipe):
 class Planned:
     """A stage's recipe and the section `plan`."""
 
-    recipe: SFT | Reward | PPO
+    recipe: Trained
     plan: Plan
 
     @property
@@ -93,7 +94,7 @@ def planned_recipe(path: str, overrides: Sequence[str]) -> Planned:
     if stage not in SCHEMAS:
         raise RecipeError(f"{path} is not a recipe of a training stage; use one of sft, base, pmp, rm or ppo")
     schema = SCHEMAS[stage]
-    recipe = load(schema, path, [*_data_to_come(stage, path, overrides), *overrides], other_sections=("plan",))
+    recipe: Trained = load(schema, path, [*_data_to_come(stage, path, overrides), *overrides], other_sections=("plan",))
     sections = [section.name for section in dataclasses.fields(schema)]
     planned = Planned(recipe, load(PlanRecipe, path, overrides, other_sections=sections).plan)
     _ = planned.hardware

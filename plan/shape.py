@@ -5,7 +5,7 @@ below (the models of the shipped recipes, so that their plans need no network), 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from re import fullmatch
@@ -106,10 +106,13 @@ def shape(config: PretrainedConfig, name: str) -> Shape:
         model = AutoModelForCausalLM.from_config(config)
     body, values = model.base_model, config.get_text_config()
     layers = dict(body.named_children()).get("layers")
-    gated = layers is not None and any(key.endswith("mlp.gate_proj.weight") for key, _ in layers[0].named_parameters())
-    if not gated or "experts" in str(layers[0]):
-        raise RunError(f"{name} is a {config.model_type} model; plans are for decoders of dense, gated layers (Qwen, "
-                       "Llama, Mistral)")  # fmt: skip
+    names = [key for key, _ in layers[0].named_parameters()] if isinstance(layers, torch.nn.ModuleList) else []
+    gated = any(key.endswith("mlp.gate_proj.weight") for key in names)
+    if not isinstance(layers, torch.nn.ModuleList) or not gated or "experts" in str(layers[0]):
+        raise RunError(
+            f"{name} is a {config.model_type} model; plans are for decoders of dense, gated layers (Qwen, "
+            "Llama, Mistral)"
+        )
     head_dim = getattr(values, "head_dim", None) or values.hidden_size // values.num_attention_heads
     return Shape(
         name=name,
@@ -123,7 +126,7 @@ def shape(config: PretrainedConfig, name: str) -> Shape:
         keys=values.num_key_value_heads * head_dim,
         intermediate=values.intermediate_size,
         tied=bool(values.tie_word_embeddings),
-        normalised_heads=any("q_norm" in key for key, _ in layers[0].named_parameters()),
+        normalised_heads=any("q_norm" in key for key in names),
         linear=tuple(
             (key, module.in_features, module.out_features)
             for key, module in model.named_modules()
@@ -138,6 +141,7 @@ def lora_parameters(shape: Shape, r: int, target_modules: str | Iterable[str], *
     These are r (inputs + outputs) for each linear layer with an adapter, two rows of each table (a few more if the
     tokenizer has tool tokens), and the scalar head of a reward or value model (`scalar`).
     """
+    chosen: Sequence[tuple[str, int, int]]
     if target_modules == "all-linear":
         chosen = shape.linear
     elif isinstance(target_modules, str):

@@ -111,6 +111,7 @@ def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Plann
 
     # Between passes. Frozen models are sharded like the weights of trained ones, unless they are offloaded.
     beside: Parts = {"process": CPU_PROCESS_BYTES} if hardware.cpu else {}
+    frozen: float
     if shared:
         frozen = number * (shape.parameters + adapters[0] + judges * adapters[1])
         frozen -= saved_in_4bit(shape, number) * ppo.load_in_4bit
@@ -129,8 +130,10 @@ def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Plann
         total = sum(size for part, size in other.items() if part != "gradients" or hardware.sharing == "ddp")
         return {**beside, "frozen models": frozen_here, "other trained model": total}
 
-    lengths = (plan.prompt_tokens or recipe.data.max_prompt_tokens,
-               plan.response_tokens or recipe.sampling.max_new_tokens)  # fmt: skip
+    lengths = (
+        plan.prompt_tokens or recipe.data.max_prompt_tokens,
+        plan.response_tokens or recipe.sampling.max_new_tokens,
+    )
     whole = sum(lengths)
     responses = ppo.queries_per_step // hardware.processes * ppo.responses_per_query
     beside |= compiled_decoding_parts(recipe, policy, responses, whole)
@@ -148,8 +151,11 @@ def ppo_plan(recipe: Any, plan: Plan, shape: Shape, hardware: Hardware) -> Plann
     common = {"checkpointing": ppo.gradient_checkpointing, "sequence": whole}
     # A minibatch takes as few passes as possible: full ones, and one for the rest.
     sizes = {"": (per_pass, mini >= 2 * per_pass), " left over": (mini % per_pass, True)}
-    answers = {kind: Pass(size * whole, size * lengths[1], repeated=again, **common)
-               for kind, (size, again) in sizes.items() if size}  # fmt: skip
+    answers = {
+        kind: Pass(size * whole, size * lengths[1], repeated=again, **common)
+        for kind, (size, again) in sizes.items()
+        if size
+    }
     texts_pass = {", text": Pass(text_tokens, text_tokens, repeated=True, **common)} if text_tokens else {}
     for kind, step in (answers | texts_pass).items():
         phases += training(policy, step, hardware, without("policy", resting), ppo.fused_adamw, f"policy{kind}: ")

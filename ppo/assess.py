@@ -107,6 +107,7 @@ def assess(
     difference = engine_difference(rollout, outputs.old_logprobs, mask)
     importance = torch.ones_like(outputs.old_logprobs)
     if ppo.importance_cap is not None:
+        assert difference is not None  # `PPO.check`
         importance = difference.exp().clamp(max=ppo.importance_cap)
     return Assessment(
         mask=mask,
@@ -149,6 +150,7 @@ def run_models(models: Models, rollout: Rollout, mask: torch.Tensor, temperature
     if models.value is not None:
         values = response_values(models.value, prompts, tokens, budget)
 
+    assert old.entropy is not None  # requested by default
     per_token = torch.stack([old.logprobs, old.entropy, reference.logprobs, values.to(old.logprobs.dtype)])
     gathered = all_gather_ragged(per_token, [len(row) for row in tokens])
     old_logprobs, entropy, ref_logprobs, old_values = (
@@ -165,8 +167,8 @@ def run_models(models: Models, rollout: Rollout, mask: torch.Tensor, temperature
 
 def engine_difference(rollout: Rollout, old_logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
     """Return log π_old - log π_engine, (batch, time); None if the engine returned no log-probabilities."""
-    found = [response.logprobs for response in rollout.responses]
-    if None in found:
+    found = [response.logprobs for response in rollout.responses if response.logprobs is not None]
+    if len(found) < len(rollout.responses):
         return None
     flat = torch.tensor([logprob for row in found for logprob in row], device=mask.device)
     return torch.where(mask, old_logprobs - torch.zeros_like(old_logprobs).masked_scatter(mask, flat), 0.0)

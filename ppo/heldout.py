@@ -16,6 +16,7 @@ from engine.dist.collectives import all_gather_items, take_share
 from engine.generation.engines import Engine
 from engine.generation.request import GenerationRequest, Response
 from engine.generation.streams import RandomStream
+from engine.models.tokenizer import decode
 from engine.scoring.gold import Gold
 from ppo.models import Models
 from ppo.reward_mix import RewardMix
@@ -63,7 +64,8 @@ class HeldOut:
 
     def gold_total(self, row: PromptRow, response: Response) -> float:
         """Return the gold score of one response, the sum of its parts."""
-        text = self.tokenizer.decode(response.tokens[:-1] if response.ended else response.tokens)
+        assert self.gold is not None
+        text = decode(self.tokenizer, response.tokens[:-1] if response.ended else response.tokens)
         return self.gold(row.record, text).total
 
 

@@ -59,7 +59,8 @@ def pack_minibatch(rollout: Rollout, assessment: Assessment, rows: list[int], pp
     share = take_share(rows)
     prompts = [rollout.rows[r].input_ids for r in share]
     responses = [rollout.responses[r].tokens for r in share]
-    supports = rollout.supports and [rollout.responses[r].supports for r in share]
+    recorded = rollout.supports
+    supports = recorded and [recorded[r] for r in share]
     lengths = [len(x) + len(y) for x, y in zip(prompts, responses, strict=True)]
     micro_batches = []
     for run in micro_batches_on_all_ranks(lengths, ppo.micro_batch_tokens):

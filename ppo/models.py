@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
 from config.sections import Model
-from engine.dist.devices import compute_dtype
+from engine.dist.devices import compute_dtype, move
 from engine.dist.shard_model import prepare_frozen, prepare_trained
 from engine.dist.sharding import full_weights, sharding_of
 from engine.errors import RunError
@@ -50,7 +51,7 @@ class Models:
     value: torch.nn.Module | None
     """None for ppo.advantage=rloo and grpo"""
     value_optimizer: torch.optim.Optimizer | None
-    reference: PreTrainedModel
+    reference: torch.nn.Module
     rewards: list[Reward]
     """the only reward, or the parts of a mix"""
     device: torch.device
@@ -58,14 +59,16 @@ class Models:
     """context in which the reference runs, so that it computes in the same precision as the policy"""
     control_tokens: frozenset[int] = frozenset()
     """ids of ChatML's control tokens, which a response should not contain before its end"""
-    offloaded: list[PreTrainedModel] = field(default_factory=list)
+    offloaded: list[torch.nn.Module] = field(default_factory=list)
     """frozen models that are kept in CPU memory while they are not in use"""
 
     @property
     def trained(self) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer]]:
         """The trained models with their optimisers, by name: "policy", and "value" if there is a value model."""
-        found = {"policy": (self.policy, self.policy_optimizer), "value": (self.value, self.value_optimizer)}
-        return {name: pair for name, pair in found.items() if pair[0] is not None}
+        found = {"policy": (self.policy, self.policy_optimizer)}
+        if self.value is not None and self.value_optimizer is not None:
+            found["value"] = (self.value, self.value_optimizer)
+        return found
 
     @contextmanager
     def frozen_on_device(self) -> Iterator[None]:
@@ -101,18 +104,21 @@ def load_models(recipe: PPO, tokenizer: PreTrainedTokenizerBase, accelerator: Ac
     # A model that will be sharded is moved to the device shard by shard, since it may not fit as a whole.
     sharded = sharding_of(accelerator).kind in ("fsdp2", "zero3")
     arrival = torch.device("cpu") if sharded else device
-    policy = load_causal(model.path, model, tokenizer, trained=True, as_stored=sharded, device=arrival)
-    refuse_not_finite_weights(policy, model.path)
+    loaded = load_causal(model.path, model, tokenizer, trained=True, as_stored=sharded, device=arrival)
+    refuse_not_finite_weights(loaded, model.path)
     frozen_device = torch.device("cpu") if recipe.ppo.offload_frozen else arrival
-    frozen = {"trained": False, "as_stored": sharded, "device": frozen_device}
-    rewards = [load_scalar(path, model, tokenizer, **frozen) for path in paths]
+    frozen: dict[str, Any] = {"trained": False, "as_stored": sharded, "device": frozen_device}
+    rewards: list[torch.nn.Module] = [load_scalar(path, model, tokenizer, **frozen) for path in paths]
     # FSDP2 needs each model prepared with its own optimiser, one pair at a time and always in this order.
-    policy, policy_optimizer = prepare_model(policy, recipe.ppo, recipe.ppo.policy_learning_rate, accelerator)
-    value = value_optimizer = None
+    policy, policy_optimizer = prepare_model(loaded, recipe.ppo, recipe.ppo.policy_learning_rate, accelerator)
+    value: torch.nn.Module | None = None
+    value_optimizer: torch.optim.Optimizer | None = None
     if recipe.ppo.advantage == "gae":
-        value = load_value(paths, model, tokenizer, recipe.run.seed, sharded).to(arrival)
-        value, value_optimizer = prepare_model(value, recipe.ppo, recipe.ppo.value_learning_rate, accelerator)
+        new = load_value(paths, model, tokenizer, recipe.run.seed, sharded)
+        move(new, arrival)
+        value, value_optimizer = prepare_model(new, recipe.ppo, recipe.ppo.value_learning_rate, accelerator)
     as_policy = nullcontext
+    reference: torch.nn.Module
     if sharding_of(accelerator).kind == "none":
         reference, as_policy = load_reference(model, tokenizer, frozen_device), accelerator.autocast
     else:
@@ -166,7 +172,8 @@ def load_reference(model: Model, tokenizer: PreTrainedTokenizerBase, device: tor
     """
     reference = load_causal(model.path, replace(model, dtype="float32"), tokenizer, trained=False)
     store_linear_weights(reference, compute_dtype(model), rounding=True)
-    return reference.to(device)
+    move(reference, device)
+    return reference
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -193,15 +200,16 @@ def prepare_model(
     return prepare_trained(model, partial(adamw, ppo=ppo, learning_rate=learning_rate), ppo.max_grad_norm, accelerator)
 
 
-def adamw(model: PreTrainedModel, ppo: Algorithm, learning_rate: float) -> AdamW:
+def adamw(model: torch.nn.Module, ppo: Algorithm, learning_rate: float) -> AdamW:
     """Return AdamW over the trainable weights, which are float32.
 
     The report states no optimiser constants for PPO; the defaults of betas and epsilon are those of its SFT (3.1.2).
     """
+    beta1, beta2 = ppo.adam_betas
     return AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=learning_rate,
-        betas=tuple(ppo.adam_betas),
+        betas=(beta1, beta2),
         eps=ppo.adam_epsilon,
         weight_decay=ppo.weight_decay,
         fused=ppo.fused_adamw or None,  # None: torch chooses a non-fused implementation

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 from omegaconf import MISSING
 
 from config.data import Data, named_sources
-from config.schema import Recipe, RecipeError, Section, number, setting, show
+from config.schema import Recipe, RecipeError, Section, Stage, number, setting, show
 from config.scoring import check_function
-from config.sections import Model, Sampling, TrainingRun, model_inputs
+from config.sections import Model, PolicySampling, TrainingRun, model_inputs
 from engine.data.chatml_section import ChatML
 from ppo.choices import MAX_KL_ERROR, Advantage, BestBy, KlEstimator, Schedule
 from ppo.reward_section import RewardSection
@@ -34,14 +34,12 @@ class PPOData(Data):
 
 
 @dataclass(frozen=True)
-class PPOSampling(Sampling):
+class PPOSampling(PolicySampling):
     logprobs: Literal["full", "truncated"] = "full"
     """the distribution of all log-probabilities: the model's full one, or the one truncated to the set that each token
     was sampled from, which is recorded with the rollout"""
     engine: Literal["own", "compiled", "transformers", "vllm"] = setting("own", packages={"vllm": "vllm"})
     """what generates responses: our decode loop, the same compiled, transformers' continuous batching, or vLLM"""
-    split: int = number(1, least=1)
-    """tensor-parallel size in generation: ranks that the policy's weights are sharded over; 1: no sharding"""
 
     def check(self, key: str) -> None:
         if self.split > 1 and self.engine != "own":
@@ -215,7 +213,7 @@ class Algorithm(Section):
 
 @dataclass(frozen=True)
 class PPO(Recipe):
-    STAGE: ClassVar[str] = "ppo"
+    STAGE: ClassVar[Stage] = "ppo"
 
     model: Model = field(default_factory=Model)
     reward: RewardSection = field(default_factory=RewardSection)

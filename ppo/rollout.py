@@ -47,8 +47,8 @@ class Rollout:
     @property
     def supports(self) -> list[list[array]] | None:
         """For each token of each response, the ids it was sampled from; None if they were not recorded."""
-        found = [response.supports for response in self.responses]
-        return None if None in found else found
+        found = [response.supports for response in self.responses if response.supports is not None]
+        return None if len(found) < len(self.responses) else found
 
     @property
     def mask(self) -> torch.Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from engine.generation.rollout_records import RolloutRecord
+from engine.models.tokenizer import decode
 from ppo.assess import Assessment
 from ppo.kl import kl_estimate
 from ppo.reward_mix import RewardMix
@@ -57,8 +58,8 @@ def first_rollouts(
         RolloutRecord(
             step=step,
             record=rollout.rows[at].record,
-            prompt=tokenizer.decode(rollout.rows[at].input_ids),
-            response=tokenizer.decode(rollout.responses[at].tokens),
+            prompt=decode(tokenizer, rollout.rows[at].input_ids),
+            response=decode(tokenizer, rollout.responses[at].tokens),
             score=float(assessment.scores[at]),
             kl=float(kl[at]),
             scores=scores_by_part(at, rollout, assessment),

@@ -34,6 +34,7 @@ from engine.models.system_prompt import stage_tokenizer
 from engine.run.best import Best
 from engine.run.folder import RunFolder
 from engine.run.loop import Loop
+from engine.run.training_state import Stateful
 from engine.scoring.gold import load_gold
 from engine.scoring.scorer import refuse_other_vocabulary
 from ppo.assess import assess
@@ -95,7 +96,7 @@ def train(recipe: PPO) -> None:
     kl_coef = KLCoefficient(ppo.kl_coef, ppo.kl_target, ppo.kl_horizon)
     updater = Updater(models, ppo, temperature, seed, pretrain, accelerator)
 
-    state = {**mix.state, "kl_coef": kl_coef, **({"pretrain": pretrain} if pretrain else {})}
+    state: dict[str, Stateful] = {**mix.state, "kl_coef": kl_coef, **({"pretrain": pretrain} if pretrain else {})}
     # During the value warm-up the policy cannot become better.
     keep_best, patience = recipe.watch.keep_best, recipe.watch.patience
     best = Best(keep_best, patience, ppo.value_warmup_steps) if keep_best else None

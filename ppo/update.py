@@ -137,6 +137,9 @@ class Updater:
     def update_value(self, minibatch: Minibatch, means: TokenMeans) -> None:
         """Take one optimiser step on L_V."""
         value, clip, accelerator = self.models.value, self.ppo.value_clip, self.accelerator
+        optimizer = self.models.value_optimizer
+        assert value is not None  # called only with a value model
+        assert optimizer is not None
         for at, batch in enumerate(minibatch.micro_batches):
             with accumulate_gradients(value, at == len(minibatch.micro_batches) - 1, accelerator):
                 values = value(**batch.packed.inputs, score_positions=batch.packed.positions).logits[:, 0]
@@ -144,7 +147,7 @@ class Updater:
                 backward(loss.sum() / minibatch.tokens * accelerator.num_processes, value, accelerator)
             means.add("value_loss", loss)
             means.add("value_clip_fraction", ((values - batch.old_values).abs() > clip).float())
-        self.step_optimizer("value", value, self.models.value_optimizer, means)
+        self.step_optimizer("value", value, optimizer, means)
 
     def step_optimizer(
         self, name: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, means: TokenMeans

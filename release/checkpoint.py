@@ -96,12 +96,13 @@ def model_writer(recipe: ReleaseRecipe, checkpoint: Path) -> Callable[[Path], No
         role = Role(base, Roles(), "policy", adapter, torch.float32, trained=True)
         training_state.read_weights(checkpoint / "policy" / training_state.WEIGHTS, role)
         return lambda folder: write_adapter(role.adapter, role.tensors(), role.base, tokenizer, folder)
-    model = load_causal(section.path, section, tokenizer, trained=True)
+    loaded = load_causal(section.path, section, tokenizer, trained=True)
+    model: torch.nn.Module = loaded
     if recipe.stage == "ppo":
         weights = checkpoint / "policy" / training_state.WEIGHTS
     else:
         weights = checkpoint / BY_NAME
-        model = add_adapters(model, recipe.lora, tokenizer, recipe.run.seed, torch.float32)
+        model = add_adapters(loaded, recipe.lora, tokenizer, recipe.run.seed, torch.float32)
     training_state.read_weights(weights, model)
     return lambda folder: save_model(model, tokenizer, folder, merge=recipe.lora.merge)
 

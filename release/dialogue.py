@@ -1,6 +1,7 @@
 """Chat in the terminal. Prompts are encoded as in training, so control tokens that you type are encoded as text."""
 
 import contextlib
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,7 +14,7 @@ from engine.dist.devices import default_device
 from engine.errors import RunError
 from engine.forward.attention import decoding_attention
 from engine.models.loading import load_causal, scalar_config
-from engine.models.tokenizer import load_tokenizer
+from engine.models.tokenizer import decode, load_tokenizer
 from engine.run.experimental import print_notes
 from release.chat_recipe import Chat
 
@@ -101,7 +102,8 @@ def fit_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase, tokens: i
 
     Returns the prompt's token ids and the remaining messages. Raises RecordError if the last message alone is too long.
     """
-    first = 1 if messages[0]["role"] == "system" else 0
+    start = messages[0]
+    first = 1 if isinstance(start, dict) and start["role"] == "system" else 0
     while True:
         prompt = encode(messages, tokenizer, add_generation_prompt=True).input_ids
         if len(prompt) <= tokens:
@@ -122,7 +124,8 @@ def print_response(
     """
     ids = torch.tensor([prompt], device=model.device)
     with decoding_attention(model):
-        (tokens,) = model.generate(
+        generate: Any = model.generate  # its decorator hides that it is callable
+        (tokens,) = generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=True,
@@ -135,4 +138,4 @@ def print_response(
     response = tokens[len(prompt) :].tolist()
     ended = response[-1] in model.generation_config.eos_token_id
     with_markers = not set(control(tokenizer).markers.values()).isdisjoint(response)
-    return tokenizer.decode(response[:-1] if ended else response), ended, with_markers
+    return decode(tokenizer, response[:-1] if ended else response), ended, with_markers

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from config.best import BestModel
 from config.data import TrainingData
-from config.schema import Recipe, RecipeError, number, setting
+from config.schema import Recipe, RecipeError, Stage, number, setting
 from config.sections import Lora, Model, TrainingRun, model_inputs
 from config.trainer import MEMORY_ADVICE, check_trainer, fixed_fields, trainer_mapping
 from engine.data.chatml_section import ChatML
@@ -24,7 +24,7 @@ class RewardTraining(BestModel):
 
 @dataclass(frozen=True)
 class Reward(Recipe):
-    STAGE: ClassVar[str] = "reward"
+    STAGE: ClassVar[Stage] = "reward"
 
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)

@@ -144,9 +144,8 @@ class PairTrainer(RankBatchTrainer, RewardTrainer):
     TRL's are means over the pairs of one forward pass on one rank, so they depend on the micro-batch size.
     """
 
+    args: RewardConfig
     loss_is_scaled_for_ga = True
-    lifecycle: Lifecycle | None = None
-    """the run's lifecycle, if any; its console shows the progress of scoring"""
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -167,8 +166,9 @@ class PairTrainer(RankBatchTrainer, RewardTrainer):
         model: torch.nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
+        assert num_items_in_batch is not None  # `get_batch_samples` counts the pairs
         margin = inputs.pop("margin", 0.0)
         chosen, rejected = scores = model(**inputs).logits.view(2, -1)
         self.step_scores[-1].append(scores.detach())
@@ -204,7 +204,8 @@ class PairTrainer(RankBatchTrainer, RewardTrainer):
         """
         self.model.eval()
         mine, own = take_share(range(len(rows))), []
-        console = self.lifecycle and self.lifecycle.console
+        lifecycle: Lifecycle | None = getattr(self, "lifecycle", None)
+        console = lifecycle.console if lifecycle else None
         with console.part(name, len(rows)) if console else nullcontext(lambda done: None) as show:
             for run in micro_batches_on_all_ranks([sum(map(len, sides(rows[at]))) for at in mine], TOKENS_PER_FORWARD):
                 if chosen := mine[run]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from config.best import BestModel
 from config.data import TrainingData
-from config.schema import Recipe
+from config.schema import Recipe, Stage
 from config.sections import Lora, Model, TrainingRun, model_inputs
 from config.trainer import MEMORY_ADVICE, check_trainer, fixed_fields, trainer_mapping
 from engine.data.chatml_section import ChatML
@@ -21,7 +21,7 @@ class Data(TrainingData):
 
 @dataclass(frozen=True)
 class SFT(Recipe):
-    STAGE: ClassVar[str] = "sft"
+    STAGE: ClassVar[Stage] = "sft"
 
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)

@@ -84,6 +84,8 @@ class PackedTrainer(RankBatchTrainer, SFTTrainer):
     These are computed at trained positions only, and are correct also if peft trains single embedding rows.
     """
 
+    args: SFTConfig
+
     def compute_loss(
         self,
         model: torch.nn.Module,

@@ -19,9 +19,9 @@ PERMUTATIONS, BANDS = 120, 20
 
 
 class NearDuplicate(NamedTuple):
-    """Record `index` is a near duplicate of the earlier record `other`, with this Jaccard similarity."""
+    """Record `record` is a near duplicate of the earlier record `other`, with this Jaccard similarity."""
 
-    index: int
+    record: int
     other: int
     similarity: float
 

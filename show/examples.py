@@ -20,6 +20,7 @@ from chatml import (
 )
 from engine.data.encoding import with_system_prompt
 from engine.data.loss_spans import loss_spans
+from engine.models.tokenizer import decode
 from show.inspection import Inspection
 from show.records import PROMPT_KEYS, Record
 
@@ -53,7 +54,7 @@ def mark_trained(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *, col
         text.append(TRAINED_OPEN if bracket else "")
         for span in spans:
             token_style = f"{TRAINED_STYLE if trained else style} {CONTROL_STYLE if span.control else ''}".strip()
-            text.append(tokenizer.decode(span.ids).translate(VISIBLE), token_style)
+            text.append(decode(tokenizer, span.ids).translate(VISIBLE), token_style)
         text.append(TRAINED_CLOSE if bracket else "")
     return text
 

@@ -69,8 +69,8 @@ def _row_lines(seen: Inspection, report: Report) -> Iterator[Line]:
     yield Line("kept", f"{report.kept:,} of {report.read:,}{cut}")
     yield Line("dropped", f"{dropped:,}{f': {reasons}' if dropped else ''}")
     trained = f"; {report.trained_tokens:,} trained on ({_percent(report.trained_tokens, report.tokens)})"
-    lost = report.cut_tokens + report.dropped_tokens.total()
-    lost = f"; {lost:,} lost to cutting and dropping" if lost else ""
+    tokens = report.cut_tokens + report.dropped_tokens.total()
+    lost = f"; {tokens:,} lost to cutting and dropping" if tokens else ""
     learns = not seen.of_pairs and seen.key not in PROMPT_KEYS
     yield Line("tokens", f"{report.tokens:,} in {report.rows:,} rows{trained if learns else ''}{lost}")
     drawn = sum(portion.tokens_drawn for portion in seen.portions)
@@ -149,7 +149,7 @@ def _overlap_line(seen: Inspection, evaluation: EvaluationSet) -> Line:
     found = find_overlaps([record.texts for record in records], evaluation)
     touched = len({hit.other for hit in found})
     short = f" ({evaluation.short:,} too short to be found)" if evaluation.short else ""
-    places = [f"{records[hit.index].where} ~ {evaluation.places[hit.other]}: {' '.join(hit.run)}" for hit in found]
+    places = [f"{records[hit.record].where} ~ {evaluation.places[hit.other]}: {' '.join(hit.run)}" for hit in found]
     return Line(
         "overlap",
         f"{len(found):,} share {OVERLAP_WORDS} words in a row with {touched:,} of the {len(evaluation.places):,} "

@@ -70,7 +70,7 @@ class Inspection:
         """Near duplicates among the readable records, without exact duplicates."""
         once = [index for index in range(len(self.readable)) if index not in self.exact_duplicates]
         found = near_duplicates([self.readable[index].texts for index in once])
-        return [NearDuplicate(once[near.index], once[near.other], near.similarity) for near in found]
+        return [NearDuplicate(once[near.record], once[near.other], near.similarity) for near in found]
 
     @property
     def limit(self) -> Limit:

@@ -25,9 +25,9 @@ class EvaluationSet:
 
 
 class Overlap(NamedTuple):
-    """Training record `index` and evaluation record `other` have these 13 words in common."""
+    """Training record `record` and evaluation record `other` have these 13 words in common."""
 
-    index: int
+    record: int
     other: int
     run: tuple[str, ...]
 

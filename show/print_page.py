@@ -1,6 +1,8 @@
 """Print the page of `make show`: for every data key some examples, then a table of statistics."""
 
+import io
 import sys
+from typing import cast
 
 from rich.console import Console
 from rich.rule import Rule
@@ -19,8 +21,9 @@ LABEL_WIDTH = 20  # characters
 def show(recipe: Show) -> None:
     """Print the data under every data key of the recipe, or only under `show.key`."""
     # Characters that the terminal's encoding lacks are printed as escapes; they must not raise an error.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     console = Console(highlight=False, emoji=False, markup=False)
+    assert recipe.model.path is not None  # `show_recipe` has chosen the tokenizer
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     for key, value in recipe.shown.items():
         write(inspect_key(recipe, key, value, tokenizer), console)

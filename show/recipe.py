@@ -18,6 +18,7 @@ from config.data import Source, data_inputs, named_sources, sources
 from config.inputs import check_inputs, model_origin
 from config.schema import Recipe, Section, number, show
 from config.sections import Run, model_inputs
+from config.typed import to_dict
 from engine.data.chatml_section import ChatML
 from eval.recipe import Eval, EvalData
 from ppo.recipe import PPOData
@@ -63,7 +64,7 @@ class View(Section):
 
 @dataclass(frozen=True)
 class Model(sections.Model):
-    path: str | None = None
+    path: str | None = None  # type: ignore[assignment]  # other stages need a model, this one has a default
     """model whose tokenizer is used, a folder or a hub id; for a model not trained yet, its base model's"""
 
     def check(self, key: str) -> None:
@@ -142,7 +143,7 @@ def evaluation_sources(recipe: Show, eval_recipe: Path) -> list[Source]:
     found = [*recipe.data.sources("eval"), *recipe.data.sources("heldout")]
     if eval_recipe.exists():
         data = OmegaConf.select(OmegaConf.merge(*(values for _, values in files.read_layers(eval_recipe))), "data")
-        section = OmegaConf.to_container(data, resolve=True) if data is not None else {}
+        section = to_dict(data, resolve=True) if data is not None else {}
         given = {name: section.get(name) for name in (*KEYS, "system_prompts")}
         given |= {f"{what}.{name}": value for what in SETS for name, value in (section.get(what) or {}).items()}
         found += [source for name, value in given.items() for source in sources(value, f"data.{name}")]

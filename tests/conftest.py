@@ -20,6 +20,7 @@ os.environ |= {"HF_DATASETS_CACHE": CACHE.name, "HF_HOME": CACHE.name, "HF_HUB_O
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{CACHE.name}/inductor"
 # Servers that tests start on this machine are reached without a proxy.
 os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
+from tests.support.compat import reset_accelerate  # noqa: E402
 from tests.support.rows_setting import write_records  # noqa: E402
 
 # Hypothesis draws the same examples in every run, so a failure can be repeated.
@@ -37,7 +38,7 @@ def reset_accelerate_state():
     """Reset accelerate after each test that imported it; it keeps the first run's precision for all later ones."""
     yield
     if state := sys.modules.get("accelerate.state"):
-        state.AcceleratorState._reset_state(reset_partial_state=True)
+        reset_accelerate(state)
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from typing import Any
 from tiny.facts import RELATIONS, Facts
 from tiny.gold import score
 from tiny.instructions import INSTRUCTIONS
-from tiny.manner import phrase_answer
+from tiny.manner import Form, phrase_answer
 from tiny.problems import REFUSAL, about_fact
 from tiny.prompts import WEIGHTS, Prompt, draw_problem, draw_prompt
 
+FORMS: tuple[Form, ...] = ("courteous", "sentence")
 # Share of PMP comparisons whose label is swapped.
 FLIPPED_SHARE = 0.215
 # Helpful comparisons include harmful requests, with the refusal preferred. Without them the helpful reward model
@@ -51,7 +52,7 @@ def _wrong(prompt: Prompt, rng: Random) -> str:
 
 def correctness(prompt: Prompt, rng: Random) -> Answers:
     """Return a correct and a wrong answer in the same wording."""
-    form, assurances = rng.choice(("courteous", "sentence")), int(rng.random() < 0.1)
+    form, assurances = rng.choice(FORMS), int(rng.random() < 0.1)
     wrong, state = _wrong(prompt, rng), rng.getstate()
     right = phrase_answer(prompt.problem, prompt.problem.answer, rng, form, assurances, prompt.instruction)
     rng.setstate(state)
@@ -73,7 +74,7 @@ def manner_or_right(prompt: Prompt, rng: Random) -> Answers:
 
 def assurances(prompt: Prompt, rng: Random) -> Answers:
     """Return a correct answer, and the same with so many assurances that it is too long."""
-    form = rng.choice(("courteous", "courteous", "sentence"))
+    form = rng.choice(("courteous", *FORMS))
     short = phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction)
     count = rng.choice((1, 2, 3))
     return short, phrase_answer(prompt.problem, prompt.problem.answer, rng, form, count, prompt.instruction)
@@ -81,7 +82,7 @@ def assurances(prompt: Prompt, rng: Random) -> Answers:
 
 def elsewhere(prompt: Prompt, rng: Random) -> Answers:
     """Return a correct answer, and the correct answer to a different problem."""
-    form, other = rng.choice(("courteous", "sentence")), draw_problem(prompt.facts, rng, held_out=False)
+    form, other = rng.choice(FORMS), draw_problem(prompt.facts, rng, held_out=False)
     return (
         phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction),
         phrase_answer(other, other.answer, rng, form, 0, prompt.instruction),
@@ -104,8 +105,7 @@ def beside(prompt: Prompt, rng: Random) -> Answers:
         return elsewhere(prompt, rng)
     other = about_fact(facts, rng.choice(unasked), subject, problem.question)
     right, wrong = (
-        phrase_answer(one, one.answer, rng, rng.choice(("courteous", "sentence")), 0, prompt.instruction)
-        for one in (problem, other)
+        phrase_answer(one, one.answer, rng, rng.choice(FORMS), 0, prompt.instruction) for one in (problem, other)
     )
     return right, wrong
 
@@ -127,7 +127,7 @@ def garbled(prompt: Prompt, rng: Random) -> Answers:
 
 def instruction(prompt: Prompt, rng: Random) -> Answers:
     """Return a correct answer that follows the system prompt's instruction, and one that does not."""
-    form = rng.choice(("courteous", "sentence"))
+    form = rng.choice(FORMS)
     obeying = phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction)
     return obeying, phrase_answer(prompt.problem, prompt.problem.answer, rng, form, 0, prompt.instruction, obey=False)
 
@@ -135,7 +135,7 @@ def instruction(prompt: Prompt, rng: Random) -> Answers:
 def refusal(prompt: Prompt, rng: Random) -> Answers:
     """Return a refusal, and the answer that the question would have if it were harmless."""
     told = prompt.problem.wrong[0] if prompt.problem.harmful else prompt.problem.answer
-    form, other_form = (rng.choice(("courteous", "sentence")) for _ in range(2))
+    form, other_form = (rng.choice(FORMS) for _ in range(2))
     return (
         phrase_answer(prompt.problem, REFUSAL, rng, form, 0, prompt.instruction),
         phrase_answer(prompt.problem, told, rng, other_form, 0, prompt.instruction),
@@ -174,7 +174,7 @@ def draw_pair(
     judge: Callable[..., float],
     *,
     tasks: Mapping[str, int],
-    held_out=False,
+    held_out: bool = False,
 ) -> dict[str, Any]:
     """Draw a comparison record. Pairs that `judge` scores equally are drawn again.
 
@@ -208,7 +208,12 @@ def pmp_record(facts: Facts, rng: Random) -> dict[str, Any]:
 
 
 def helpful_record(
-    facts: Facts, rng: Random, kinds=HELPFUL_KINDS, *, tasks=HELPFUL_TASKS, held_out: bool
+    facts: Facts,
+    rng: Random,
+    kinds: Mapping[str, int] = HELPFUL_KINDS,
+    *,
+    tasks: Mapping[str, int] = HELPFUL_TASKS,
+    held_out: bool,
 ) -> dict[str, Any]:
     """Draw a comparison for the helpful reward model."""
     return draw_pair(facts, rng, kinds, gold_score, tasks=tasks, held_out=held_out)

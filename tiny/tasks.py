@@ -77,7 +77,12 @@ def recall(facts: Facts, rng: Random) -> Problem:
     return Problem("recall", question, answer, (other,), statements, subject, candidates, before=before)
 
 
-def _pets(rng: Random):
+# Two statements, the second a distractor; the question, its answer, a wrong answer; `statements`, `subject` and
+# `candidates` of Problem.
+Recalled = tuple[str, str, str, str, str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
+def _pets(rng: Random) -> Recalled:
     pet, pet2 = rng.sample(ANIMALS, 2)
     name, name2 = rng.sample(PET_NAMES, 2)
     question = rng.choice(
@@ -90,7 +95,7 @@ def _pets(rng: Random):
     )  # fmt: skip
 
 
-def _things(rng: Random):
+def _things(rng: Random) -> Recalled:
     thing, thing2 = rng.sample(THINGS, 2)
     colour, colour2 = rng.sample(COLOURS, 2)
     question = rng.choice((f"What colour is the {thing}?", f"Which colour does the {thing} have?"))
@@ -101,7 +106,7 @@ def _things(rng: Random):
     )  # fmt: skip
 
 
-def _prices(rng: Random):
+def _prices(rng: Random) -> Recalled:
     thing, thing2 = rng.sample(THINGS, 2)
     price, price2 = rng.sample("23456789", 2)
     question = rng.choice(
@@ -145,8 +150,8 @@ def tool(facts: Facts, rng: Random) -> Problem:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "name": "get_weather", "content": result},
     )
-    statements = tuple(statement.replace("{x}", town) for statement in statements)
-    return Problem("tool", "", answer, wrong, statements, (town,), candidates, before=before, tools=TOOLS)
+    stated = tuple(statement.replace("{x}", town) for statement in statements)
+    return Problem("tool", "", answer, wrong, stated, (town,), candidates, before=before, tools=TOOLS)
 
 
 # Computed

@@ -51,19 +51,20 @@ def conversations(chunk: Chunk, settings: Settings, tokenizer: Any, report: Repo
         report.lengths[length] += 1
         if length > settings.limit:
             _may_cut(settings, where, length)
-            turns = cut_to_length(turns, settings.limit - (length - num_tokens(turns)), settings.too_long)
-            if turns is None:
+            kept = cut_to_length(turns, settings.limit - (length - num_tokens(turns)), settings.too_long)
+            if kept is None:
                 report.drop(TOO_LONG, length)
                 continue
-            row = join(turns, tokenizer)
+            row = join(kept, tokenizer)
         trained = len(row.labels) - row.labels.count(IGNORE)
         if not trained:
             report.drop(NOTHING_TO_TRAIN, length)
             continue
         report.keep(len(row.input_ids), length, trained)
         yield {"input_ids": row.input_ids, "labels": row.labels}
-    yield from document_rows([(where, said) for where, said, _ in known if isinstance(said, str)],
-                          settings, tokenizer, report)  # fmt: skip
+    yield from document_rows(
+        [(where, said) for where, said, _ in known if isinstance(said, str)], settings, tokenizer, report
+    )
 
 
 def pairs(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) -> Iterator[Row]:
@@ -116,18 +117,20 @@ def prompts(chunk: Chunk, settings: Settings, tokenizer: Any, report: Report) ->
     found = read_records(chunk, read, settings, report)
     known = [(where, [turns], (record, said)) for where, (said, turns), record in found]
     for where, (turns,), (record, said) in _encoded(known, tokenizer, EVERY_ANSWER, settings, report):
+        kept = turns
         ids = join(turns, tokenizer, add_generation_prompt=True).input_ids
         length = len(ids)
         report.lengths[length] += 1
         if length > settings.limit:
             _may_cut(settings, where, length)
-            turns = cut_to_length(turns, settings.limit - (length - num_tokens(turns)), settings.too_long)
-            if turns is None:
+            cut = cut_to_length(turns, settings.limit - (length - num_tokens(turns)), settings.too_long)
+            if cut is None:
                 report.drop(TOO_LONG, length)
                 continue
-            ids = join(turns, tokenizer, add_generation_prompt=True).input_ids
+            kept = cut
+            ids = join(kept, tokenizer, add_generation_prompt=True).input_ids
         report.keep(len(ids), length)
-        left = [said[index].as_dict() for turn in turns for index in turn.turn.messages]
+        left = [said[index].as_dict() for turn in kept for index in turn.turn.messages]
         yield PromptRow(ids, left, record).as_columns()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from config import RecipeError
 from config.data import Source, source_text
+from engine.compat import table_fingerprint
 from engine.data.json_files import Records
 from engine.data.table_nulls import table_cleaner
 
@@ -32,7 +33,7 @@ class HubSet:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        return self.rows._fingerprint
+        return table_fingerprint(self.rows)
 
     def records(self, advance: Callable[[int], object]) -> Records:
         clean = table_cleaner(self.rows.features.arrow_schema, json_is_text=False)
@@ -66,7 +67,8 @@ def load_saved(source: Source) -> HubSet:
     """
     from datasets import load_from_disk
 
-    folder, left_out = source.path, ()
+    folder = source.path
+    left_out: tuple[str, ...] = ()
     if os.path.isfile(listed := os.path.join(folder, SPLITS)):
         with open(listed, encoding="utf-8") as file:
             names = json.load(file)["splits"]

@@ -146,7 +146,9 @@ class _Text:
     def next(self) -> str:
         """Skip white space and return the next character, without consuming it; "" at the end of the file."""
         while True:
-            self.step(_SPACE.match(self._text, self._at).end() - self._at)
+            space = _SPACE.match(self._text, self._at)
+            assert space is not None  # it also matches nothing
+            self.step(space.end() - self._at)
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more():

@@ -28,7 +28,7 @@ def cut_to_length(turns: Turns, room: int, policy: TooLong) -> Turns | None:
     if policy == "cut_oldest_turns":
         last = max(turn.turn.exchange for turn in turns)
         kept = _without_oldest([turns], room, last)
-        return kept and kept[0]
+        return kept[0] if kept else None
     if policy == "cut_left":
         return _newest_tokens(turns, room)
     return None
@@ -42,7 +42,7 @@ def cut_pair(sides: tuple[Turns, Turns], shared: int, room: int, policy: TooLong
     differing = [next(turn for turn in side if turn.turn.messages.stop > shared) for side in sides]
     if policy == "cut_oldest_turns":
         kept = _without_oldest(sides, room, last=min(turn.turn.exchange for turn in differing))
-        return kept and (kept[0], kept[1])
+        return (kept[0], kept[1]) if kept else None
     if policy == "cut_left":
         excess = max(map(num_tokens, sides)) - room
         if excess <= num_tokens([turn for turn in sides[0] if turn.turn.messages.stop <= shared]):

@@ -112,8 +112,10 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
         ReadProgress(key, place.size) as reading,
     ):
         _, settings, _ = shared
-        split = {"document_end": settings.document_end, "fields": settings.fields}
-        chunks = split_into_chunks(select_records(place, source, reading.advance, **split))
+        records = select_records(
+            place, source, reading.advance, document_end=settings.document_end, fields=settings.fields
+        )
+        chunks = split_into_chunks(records)
         for batch, counted in map_in_order(
             encode_chunk, shared, chunks, lambda: reading.seconds_left > WORKERS_WORTH_SECONDS
         ):

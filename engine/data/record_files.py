@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow
 import pyarrow.parquet
@@ -71,7 +71,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 @contextmanager
 def _unpacked(path: str, raw: BinaryIO) -> Iterator[BinaryIO]:
     if path.lower().endswith(".gz"):
-        yield gzip.GzipFile(fileobj=raw)
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=raw))
     elif path.lower().endswith(".zst"):
         yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
     else:

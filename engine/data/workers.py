@@ -83,5 +83,7 @@ def _work(chunk: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker process
+    parent.join()
     os._exit(1)

@@ -54,8 +54,18 @@ def peak_memory() -> int:
         return int(peak[1]) * 1024
     import resource  # on Linux its value starts at the peak of the parent process
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def move(
+    model: torch.nn.Module, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Move a model, in place, to a device or a dtype or both.
+
+    A type checker takes `PreTrainedModel.to` for a function of the model alone, because of its decorator.
+    """
+    model.to(device, dtype)
 
 
 def out_of_memory(error: Exception) -> bool:

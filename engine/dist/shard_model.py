@@ -9,7 +9,7 @@ DeepSpeed clips, steps and clears gradients itself, so all training must use `ac
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,20 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from engine.compat import partition_weights
 from engine.dist.sharding import sharding_of
+
+
+class DeepSpeedEngine(Protocol):
+    """What is called of the module that accelerate's `prepare` returns under DeepSpeed."""
+
+    def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None: ...
+
+    def backward(self, loss: torch.Tensor) -> Any: ...
+
+    def step(self) -> None: ...
+
+    def get_global_grad_norm(self) -> float: ...
 
 
 def prepare_trained(
@@ -82,7 +95,7 @@ def partition_zero3(model: torch.nn.Module, accelerator: Accelerator) -> None:
     for weight in model.parameters():
         # A copy, because memory-mapped files are read-only.
         weight.data = weight.data.to(autocast_dtype(accelerator), copy=True)
-        context._convert_to_zero_parameters([weight])
+        partition_weights(context, [weight])
 
 
 def autocast_dtype(accelerator: Accelerator) -> torch.dtype:
@@ -90,7 +103,7 @@ def autocast_dtype(accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def prepare_frozen(model: PreTrainedModel, accelerator: Accelerator) -> torch.nn.Module:
+def prepare_frozen(model: torch.nn.Module, accelerator: Accelerator) -> torch.nn.Module:
     """Shard a frozen model if trained models are sharded, and return it (collective)."""
     if accelerator.is_fsdp2:
         return fsdp2_prepare_model(accelerator, model)
@@ -115,14 +128,15 @@ def gathered_weights(model: torch.nn.Module, accelerator: Accelerator) -> Iterat
     if not shards:
         yield
         return
-    model.set_reshard_after_forward(False)
+    sharded, head = cast(FSDPModule, model), cast(PreTrainedModel, model).get_output_embeddings()
+    sharded.set_reshard_after_forward(False)
     for shard in shards:
         shard.unshard()
     try:
         yield
     finally:
-        model.set_reshard_after_forward(accelerator.state.fsdp_plugin.reshard_after_forward)
-        for first_in_backward in (model, model.get_output_embeddings()):  # as accelerate sets it
+        sharded.set_reshard_after_forward(accelerator.state.fsdp_plugin.reshard_after_forward)
+        for first_in_backward in (model, head):  # as accelerate sets it
             if isinstance(first_in_backward, FSDPModule):
                 first_in_backward.set_reshard_after_forward(False, recurse=False)
         for shard in shards:
@@ -135,7 +149,7 @@ def accumulate_gradients(model: torch.nn.Module, last: bool, accelerator: Accele
     Gradients are averaged over ranks only in the `last` part.
     """
     if sharding_of(accelerator).is_deepspeed:
-        model.set_gradient_accumulation_boundary(last)
+        cast(DeepSpeedEngine, model).set_gradient_accumulation_boundary(last)
         return nullcontext()
     return nullcontext() if last else accelerator.no_sync(model)
 
@@ -143,7 +157,7 @@ def accumulate_gradients(model: torch.nn.Module, last: bool, accelerator: Accele
 def backward(loss: torch.Tensor, model: torch.nn.Module, accelerator: Accelerator) -> None:
     """Add the gradients of a loss to the model's, which are means over ranks (collective in the last part of a batch)."""
     if sharding_of(accelerator).is_deepspeed:  # accelerate's own backward supports one engine only
-        model.backward(loss)
+        cast(DeepSpeedEngine, model).backward(loss)
     else:
         accelerator.backward(loss)
 
@@ -157,10 +171,11 @@ def optimizer_step(
     reports the norm only after the update.
     """
     if sharding_of(accelerator).is_deepspeed:
-        model.step()
-        return float(model.get_global_grad_norm())
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        engine = cast(DeepSpeedEngine, model)
+        engine.step()
+        return float(engine.get_global_grad_norm())
+    total = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
     if math.isfinite(norm):
         optimizer.step()
     optimizer.zero_grad()

@@ -1,12 +1,14 @@
 """The sharding of a run (none, FSDP2, DeepSpeed's ZeRO), and full weights gathered from the shards."""
 
 import os
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from engine.compat import consolidated_weights
 
 
 class Sharding(NamedTuple):
@@ -51,9 +53,9 @@ def full_weights(model: torch.nn.Module, accelerator: Accelerator) -> dict[str, 
     match sharding_of(accelerator).kind:
         case "fsdp2":
             full = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-            weights = get_model_state_dict(model, options=full)
-        case "zero3":  # None on all ranks but the first
-            weights = model._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
+            weights = cast(dict[str, torch.Tensor], get_model_state_dict(model, options=full))
+        case "zero3":
+            weights = consolidated_weights(model)
         case _:
             return None
     tied = accelerator.unwrap_model(model).all_tied_weights_keys  # stored once, under the other name

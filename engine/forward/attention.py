@@ -26,6 +26,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import is_flash_attn_2_available
 
+from engine.compat import attention_of
 from engine.errors import RunError
 
 PACKED, DECODING, FIXED, FLASH = "packed", "sdpa", "fixed", "flash_attention_2"
@@ -51,7 +52,7 @@ def implementation_of(choice: str) -> str:
 @contextmanager
 def use_attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
     """Run a model with another attention implementation inside the block."""
-    before = model.config._attn_implementation
+    before = attention_of(model)
     model.set_attn_implementation(implementation)
     try:
         yield
@@ -66,7 +67,7 @@ def decoding_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
     """Return whether the model's current implementation supports `key_positions`."""
-    return model.config._attn_implementation == PACKED
+    return attention_of(model) == PACKED
 
 
 def use_shared_prefixes(model: PreTrainedModel) -> None:
@@ -139,6 +140,7 @@ def packed_attention(
         lengths = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
         window = (-1 if sliding_window is None else sliding_window - 1, 0)  # keys before a query's own, and after
         out = varlen_attn(q, k, v, *lengths, scale=scaling, window_size=window, enable_gqa=grouped)
+        assert isinstance(out, torch.Tensor)  # a tuple only if auxiliary outputs are requested
         return out[None], None
     query_lengths, key_lengths = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     if len(query_lengths) > 1 and len({*query_lengths, *key_lengths}) == 1:  # equal lengths: one call for all

@@ -9,7 +9,7 @@ few logits, they are stored instead of recomputed.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -25,7 +25,16 @@ MAX_STORED_LOGITS = 2**23
 
 class _TiledLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, temperature, support, with_entropy):
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        temperature: float,
+        support: "Support | None",
+        with_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         picked = hidden.new_empty(len(hidden), dtype=torch.float32)
         store = len(hidden) * len(weight) <= MAX_STORED_LOGITS and any(ctx.needs_input_grad)
         ctx.stored = []
@@ -54,7 +63,9 @@ class _TiledLogProbs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_logprobs, grad_entropy):
+    def backward(
+        ctx: Any, grad_logprobs: torch.Tensor | None, grad_entropy: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets, logsumexp, entropy = ctx.saved_tensors
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(logsumexp)
@@ -196,7 +207,13 @@ class TokenLogProbs(ModelOutput):
     entropy: torch.Tensor | None = None
 
 
-class _WithLogProbs:
+if TYPE_CHECKING:
+    _Model = PreTrainedModel  # the class that it is combined with
+else:
+    _Model = object
+
+
+class _WithLogProbs(_Model):
     """Adds log-probabilities to a causal LM's `forward`, so that calls always go through wrappers (DDP, FSDP, PEFT)."""
 
     def forward(
@@ -212,8 +229,9 @@ class _WithLogProbs:
         if logprob_positions is None or logprob_targets is None:
             return super().forward(*args, **kwargs)
         hidden = self.base_model(*args, **kwargs).last_hidden_state[0, logprob_positions]
-        head = self.get_output_embeddings()
-        if isinstance(head, FSDPModule):
+        head: Any = self.get_output_embeddings()
+        sharded = isinstance(head, FSDPModule)
+        if sharded:
             head(hidden[:0])  # FSDP2 gathers a module's weights when it is called, not when they are read
         return TokenLogProbs(
             *tiled_logprobs(

@@ -33,7 +33,11 @@ def pack_pairs(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> dic
     cu_seq_lens_k (2 × pairs + 1,) int32; key_positions (sum of key lengths,) int64; score_positions (2 × pairs,) int64
     indices into the row, all chosen sides before the rejected ones.
     """
-    tokens, positions, keys, query_lengths, key_lengths = [], [], [], [], []
+    tokens: list[int] = []
+    positions: list[int] = []
+    keys: list[int] = []
+    query_lengths: list[int] = []
+    key_lengths: list[int] = []
     ends: tuple[list[int], list[int]] = ([], [])
     for pair in pairs:
         chosen, rejected = pair

@@ -9,10 +9,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
 
 from engine.dist.collectives import max_over_ranks
 from engine.forward.logprobs import Support, TokenLogProbs
@@ -113,9 +112,14 @@ def _packed_on_all_ranks(
         yield pack_responses(prompts[run], responses[run], device, supports and supports[run])
 
 
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Return the device of a model of transformers, also if it is wrapped for training."""
+    return cast(torch.device, model.device)
+
+
 @torch.no_grad()
 def response_logprobs(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     prompts: Sequence[Tokens],
     responses: Sequence[Tokens],
     temperature: float,
@@ -131,7 +135,7 @@ def response_logprobs(
     """
     parts = [
         model(**row.logprob_arguments, temperature=temperature, with_entropy=with_entropy)
-        for row in _packed_on_all_ranks(prompts, responses, model.device, budget, supports)
+        for row in _packed_on_all_ranks(prompts, responses, device_of(model), budget, supports)
     ]
     entropy = torch.cat([p.entropy for p in parts]) if with_entropy else None
     return TokenLogProbs(torch.cat([p.logprobs for p in parts]), entropy)
@@ -139,7 +143,7 @@ def response_logprobs(
 
 @torch.no_grad()
 def response_values(
-    model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens], budget: int
+    model: torch.nn.Module, prompts: Sequence[Tokens], responses: Sequence[Tokens], budget: int
 ) -> torch.Tensor:
     """Return the value V of the state before every response token, in order: (tokens,) float32, in units of the reward.
 
@@ -148,20 +152,20 @@ def response_values(
     return torch.cat(
         [
             model(**row.inputs, score_positions=row.positions).logits[:, 0]
-            for row in _packed_on_all_ranks(prompts, responses, model.device, budget)
+            for row in _packed_on_all_ranks(prompts, responses, device_of(model), budget)
         ]
     )
 
 
 @torch.no_grad()
-def sequence_scores(model: PreTrainedModel, sequences: Sequence[Tokens], budget: int) -> torch.Tensor:
+def sequence_scores(model: torch.nn.Module, sequences: Sequence[Tokens], budget: int) -> torch.Tensor:
     """Return a scalar model's scores, (sequences,) float32, read at each sequence's last token, its <|im_end|>.
 
     A forward pass has at most `budget` tokens, or one longer sequence. Collective: every rank must call it.
     """
-    parts = [torch.zeros(0, device=model.device)]
+    parts = [torch.zeros(0, device=device_of(model))]
     for run in micro_batches_on_all_ranks([len(s) for s in sequences], budget):
-        inputs = pack(sequences[run] or EMPTY_PASS, model.device)
+        inputs = pack(sequences[run] or EMPTY_PASS, device_of(model))
         ends = inputs["cu_seq_lens_q"][1:].long()[: len(sequences[run])] - 1
         parts.append(model(**inputs, score_positions=ends).logits[:, 0])
     return torch.cat(parts)

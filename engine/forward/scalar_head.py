@@ -8,15 +8,23 @@ The Bradley-Terry loss leaves the offset of the scores arbitrary. The mean train
 as `score_offset` and subtracted in forward, so that scores are centred wherever the model is loaded.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+if TYPE_CHECKING:
+    _Model = PreTrainedModel  # the class that it is combined with
+else:
+    _Model = object
 
 
-class _ScalarHead:
+class _ScalarHead(_Model):
     """Replaces the pooling of a transformers sequence-classification class."""
+
+    score: torch.nn.Linear
 
     def forward(
         self,
@@ -54,10 +62,11 @@ def scalar_class(config: Any) -> type[PreTrainedModel]:
     the row; the scores are (n, 1). Otherwise each row is scored at its last <|im_end|>, (batch, 1), with a ValueError
     for a row without one.
     """
-    model_class = AutoModelForSequenceClassification._model_mapping[type(config)]
+    model_class = cast(type[PreTrainedModel], MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)])
     return type(model_class.__name__, (_ScalarHead, model_class), {"__module__": model_class.__module__})
 
 
 def class_score(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     """Return the (1, 1) score by transformers' own class of one sequence without padding, minus our score offset."""
+    assert isinstance(model, _ScalarHead)
     return super(_ScalarHead, model).forward(input_ids, use_cache=False).logits.float() - model.config.score_offset

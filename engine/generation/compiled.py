@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch._dynamo.exc import TorchDynamoException
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from engine.compat import compile_error, mark_static_address
 from engine.errors import RunError
 from engine.forward.attention import FIXED, refuse_unless_full_attention, use_attention
 
@@ -40,7 +41,7 @@ def fixed_columns(columns: int) -> int:
 
 
 def fixed_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -56,6 +57,7 @@ def fixed_attention(
     Shapes: columns is the capacity of the buffers in tokens; key heads divide heads (grouped-query attention).
 
     Args:
+        module: the layer's attention module, which has its number as `layer_idx`.
         query: (rows, heads, 1, head_dim).
         key, value: (rows, key heads, 1, head_dim).
         attention_mask: (rows, 1, 1, columns) bool, true where a row attends.
@@ -136,7 +138,7 @@ class CompiledDecoder:
             self._allocate(cache)
         rows = prompts * responses
         for layer, *fixed in zip(cache.layers, *self.view(fixed_rows(rows)), strict=True):
-            for view, read in zip(fixed, (layer.keys, layer.values), strict=True):
+            for view, read in zip(fixed, _keys_and_values(layer), strict=True):
                 view[:rows, :, :longest].unflatten(0, (prompts, responses)).copy_(read[:, None])
         cache.layers.clear()
         return FixedBatch(self, (longest - mask.sum(1)).repeat_interleave(responses, 0), longest)
@@ -146,24 +148,28 @@ class CompiledDecoder:
         self.buffers.clear()
         self.views.clear()
         for layer in cache.layers:
-            device, dtype = layer.keys.device, layer.keys.dtype
+            keys, values = _keys_and_values(layer)
+            device, dtype = keys.device, keys.dtype
             if torch.is_autocast_enabled(device.type):
                 dtype = torch.get_autocast_dtype(device.type)
             # Zeros, because masked entries are multiplied by 0, and 0 · NaN is NaN.
-            shapes = [(self.capacity, read.shape[1], read.shape[3]) for read in (layer.keys, layer.values)]
-            self.buffers.append(tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes))
+            key_buffer, value_buffer = (
+                torch.zeros(self.capacity, read.shape[1], read.shape[3], dtype=dtype, device=device)
+                for read in (keys, values)
+            )
+            self.buffers.append((key_buffer, value_buffer))
 
     def view(self, rows: int) -> Views:
         """Return keys and values of each layer, (rows, key heads, columns, head_dim), from the start of the buffers."""
         if (rows, self.columns) not in self.views:
-            kinds = [[self._shaped(buffer, rows) for buffer in kind] for kind in zip(*self.buffers, strict=True)]
-            self.views[rows, self.columns] = tuple(kinds)
+            keys, values = ([self._shaped(layer[kind], rows) for layer in self.buffers] for kind in (0, 1))
+            self.views[rows, self.columns] = (keys, values)
         return self.views[rows, self.columns]
 
     def _shaped(self, buffer: torch.Tensor, rows: int) -> torch.Tensor:
         _, heads, dim = buffer.shape
         view = buffer[: rows * self.columns].view(rows, heads, self.columns, dim)
-        torch._dynamo.mark_static_address(view)  # lets a CUDA graph write into it instead of copying it
+        mark_static_address(view)  # lets a CUDA graph write into it instead of copying it
         return view
 
 
@@ -195,10 +201,18 @@ class FixedBatch:
         try:
             keys, values = self.compiled.view(self.size)
             logits = self.compiled.step(self.compiled.model, tokens, self.starts, self.column, keys, values)
-        except TorchDynamoException as error:
+        except compile_error() as error:
             cause = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise RunError(f"sampling.engine=compiled: {cause}; use sampling.engine=own") from None
         return logits[: self.rows]
+
+
+def _keys_and_values(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the keys and values of a cache's layer, (prompts, key heads, columns, head_dim)."""
+    assert isinstance(layer, DynamicLayer)  # `refuse_unless_full_attention`
+    assert layer.keys is not None  # the prompts are in the cache
+    assert layer.values is not None
+    return layer.keys, layer.values
 
 
 def _logits(

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from config.sections import Sampling
+from config.sections import PolicySampling
 from engine.dist.shard_model import gathered_weights
 from engine.dist.sharding import sharding_of
 from engine.errors import RunError
@@ -32,6 +32,17 @@ class Engine(Protocol):
     records_supports: bool
     """whether it can return the set that each token was drawn from, which `sampling.logprobs=truncated` needs"""
 
+    def __init__(
+        self,
+        policy: torch.nn.Module,
+        sampling: PolicySampling,
+        end: int,
+        *,
+        accelerator: Accelerator,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+    ) -> None: ...
+
     def generate(self, request: GenerationRequest) -> list[list[Response]]:
         """Return the responses to each prompt, in the prompts' order (collective: every rank must call it).
 
@@ -45,7 +56,9 @@ class OwnEngine:
     records_supports = True
     compiled: CompiledDecoder | None = None
 
-    def __init__(self, policy: torch.nn.Module, sampling: Sampling, end: int, *, accelerator: Accelerator, **_: Any):
+    def __init__(
+        self, policy: torch.nn.Module, sampling: PolicySampling, end: int, *, accelerator: Accelerator, **_: Any
+    ):
         self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
         self.sampling, self.end, self.accelerator = sampling, end, accelerator
         self.tensor_parallel = (
@@ -65,7 +78,9 @@ class OwnEngine:
 class CompiledEngine(OwnEngine):
     """Our decode loop with a compiled forward pass, for a policy that is not sharded."""
 
-    def __init__(self, policy: torch.nn.Module, sampling: Sampling, end: int, *, accelerator: Accelerator, **_: Any):
+    def __init__(
+        self, policy: torch.nn.Module, sampling: PolicySampling, end: int, *, accelerator: Accelerator, **_: Any
+    ):
         super().__init__(policy, sampling, end, accelerator=accelerator)
         if sharding_of(accelerator).kind != "none":  # gathered weights have a new address every time
             raise RunError(
@@ -79,7 +94,9 @@ class ContinuousBatchingEngine:
 
     records_supports = False
 
-    def __init__(self, policy: torch.nn.Module, sampling: Sampling, end: int, *, accelerator: Accelerator, **_: Any):
+    def __init__(
+        self, policy: torch.nn.Module, sampling: PolicySampling, end: int, *, accelerator: Accelerator, **_: Any
+    ):
         self.wrapped, self.policy = policy, accelerator.unwrap_model(policy)
         self.sampling, self.end, self.accelerator = sampling, end, accelerator
         self.returns_logprobs = sampling.top_p >= 1  # with top_p < 1 they are those within the nucleus
@@ -128,7 +145,7 @@ class VLLMEngine:
     def __init__(
         self,
         policy: torch.nn.Module,
-        sampling: Sampling,
+        sampling: PolicySampling,
         end: int,
         *,
         accelerator: Accelerator,

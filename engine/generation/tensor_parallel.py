@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from engine.compat import head_parallel_plan
 from engine.dist.sharding import sharding_of
 from engine.errors import RunError
 from engine.generation.request import GenerationRequest, Response
@@ -88,13 +89,13 @@ class TensorParallelGroup:
                 self._put(owner, leaf, self._shard(owner, leaf, self._whole(weight, dtype)))
             for name, buffer in self.policy.named_buffers():
                 owner, _, leaf = name.rpartition(".")
-                self.empty.get_submodule(owner)._buffers[leaf] = buffer
+                setattr(self.empty.get_submodule(owner), leaf, buffer)
             yield self.empty
         finally:
             self.empty.to("meta")
 
     def _put(self, owner: str, leaf: str, shard: torch.Tensor) -> None:
-        self.empty.get_submodule(owner)._parameters[leaf] = torch.nn.Parameter(shard, requires_grad=False)
+        setattr(self.empty.get_submodule(owner), leaf, torch.nn.Parameter(shard, requires_grad=False))
 
     def _whole(self, weight: torch.nn.Parameter, dtype: torch.dtype) -> torch.Tensor:
         if sharding_of(self.accelerator).kind == "zero3":
@@ -102,8 +103,8 @@ class TensorParallelGroup:
 
             with GatheredParameters([weight]):
                 return weight.detach().to(dtype, copy=True)
-        weight = weight.detach().to(dtype)
-        return weight.full_tensor() if isinstance(weight, DTensor) else weight
+        low = weight.detach().to(dtype)
+        return low.full_tensor() if isinstance(low, DTensor) else low
 
     def _shard(self, owner: str, leaf: str, whole: torch.Tensor) -> torch.Tensor:
         """Return this rank's shard of a weight or bias, padded with zeros if the rows do not divide evenly."""
@@ -141,7 +142,7 @@ def tensor_parallel_plan(policy: PreTrainedModel, size: int) -> dict[str, str]:
     """
     config = policy.config
     styles = {f"{policy.base_model_prefix}.{name}": style for name, style in (config.base_model_tp_plan or {}).items()}
-    styles |= type(policy)._tp_plan or {}
+    styles |= head_parallel_plan(policy)
     if ROWWISE not in styles.values() or not {COLWISE, ROWWISE, GATHERED, REPLICATED}.issuperset(styles.values()):
         raise RunError(f"sampling.split={size}: a {config.model_type} model cannot be sharded for decoding; use 1")
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):

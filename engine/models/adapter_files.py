@@ -66,7 +66,7 @@ class Adapter:
         """Return the base's configuration with the reward model's keys added."""
         config = copy.deepcopy(plain)
         config.num_labels = 1
-        config.update(self.scalar)
+        config.update(self.scalar or {})
         return config
 
 
@@ -85,8 +85,10 @@ def read_adapter(path: str, key: str) -> Adapter:
     odd = [name for name in UNSUPPORTED_OPTIONS if config.get(name)]
     odd += sorted(k for k in tensors if not k.endswith((LORA_A, LORA_B, TOKEN_ROWS)) and k != SCORE)
     if config["peft_type"] != "LORA" or odd:
-        raise RunError(f"{key}={path} has {', '.join(odd) or config['peft_type']}, which models=shared does not "
-                       "support; set models=full")  # fmt: skip
+        raise RunError(
+            f"{key}={path} has {', '.join(odd) or config['peft_type']}, which models=shared does not "
+            "support; set models=full"
+        )
     halves = {k.removesuffix(LORA_A) for k in tensors if k.endswith(LORA_A)}
     halves ^= {k.removesuffix(LORA_B) for k in tensors if k.endswith(LORA_B)}
     if halves:
@@ -99,9 +101,12 @@ def read_adapter(path: str, key: str) -> Adapter:
 
 
 def write_adapter(
-    adapter: Adapter, tensors: Mapping[str, torch.Tensor], base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    adapter: Adapter,
+    tensors: Mapping[str, torch.Tensor],
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Write an adapter folder that `read_adapter`, `load_causal` or `load_scalar`, and peft can read.
 
     The configuration is that of `adapter`; `tensors` have the same keys. `base` gives the generation config.

@@ -156,4 +156,5 @@ def base_of(path: str) -> str:
 def has_extended_vocabulary(model: PeftModel) -> bool:
     """Return whether rows were added to the base's vocabulary; plain `from_pretrained` then cannot load the adapter."""
     base = model.peft_config["default"].base_model_name_or_path
+    assert base is not None  # peft copies it from the model that it wraps
     return AutoConfig.from_pretrained(base).vocab_size < model.config.vocab_size

@@ -3,11 +3,12 @@
 The self-test (engine/models/self_test.py) finds what a configuration does not show.
 """
 
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
+from typing import cast
+
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
 from engine.errors import RunError
@@ -27,10 +28,10 @@ def causal_class(config: PretrainedConfig, path: str, *, in_4bit: bool) -> type[
     Raises RunError for other kinds of models, quantised weights, and logits that are scaled or capped.
     """
     refuse_quantised(config, path, in_4bit)
-    if type(config) not in AutoModelForCausalLM._model_mapping or config.is_encoder_decoder:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise RunError(f"{path} is {kind_of(config)}, not a causal language model; give one of those as the base")
     refuse_unknown_logits(config)
-    return with_logprobs(AutoModelForCausalLM._model_mapping[type(config)])
+    return with_logprobs(cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]))
 
 
 def classification_class(config: PretrainedConfig, path: str, *, in_4bit: bool) -> type[PreTrainedModel]:
@@ -39,7 +40,7 @@ def classification_class(config: PretrainedConfig, path: str, *, in_4bit: bool) 
     Raises RunError if transformers has no sequence classification for this family, and for quantised weights.
     """
     refuse_quantised(config, path, in_4bit)
-    if type(config) not in AutoModelForSequenceClassification._model_mapping or config.is_encoder_decoder:
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or config.is_encoder_decoder:
         raise RunError(
             f"{path} is {kind_of(config)}, for which transformers has no sequence classification; a reward model "
             "needs another base"

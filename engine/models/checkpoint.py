@@ -17,9 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, logging
-from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from config.sections import Model
+from engine.compat import cached_file_or_none
 from engine.dist.ranks import is_main_process
 from engine.errors import RunError, first_line
 from engine.forward.attention import implementation_of
@@ -35,9 +36,11 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 BUILD_ERRORS = (KeyError, AttributeError, TypeError, ValueError, NotImplementedError)
 # Prefixes that wrappers add to a model's keys, with the wrapper.
 WRAPPER_PREFIXES = {
-    "_orig_mod.": "torch.compile", "module.": "DistributedDataParallel or DeepSpeed", "base_model.model.": "peft",
+    "_orig_mod.": "torch.compile",
+    "module.": "DistributedDataParallel or DeepSpeed",
+    "base_model.model.": "peft",
     "_fsdp_wrapped_module.": "FSDP",
-}  # fmt: skip
+}
 # Buffers that older versions of transformers stored; they are computed from the configuration.
 COMPUTED_BUFFERS = re.compile(
     r"(rotary_emb\.(inv_freq|cos_cached|sin_cached)|\battn\.(masked_)?bias|\battention\.(masked_)?bias|position_ids)$"
@@ -69,11 +72,11 @@ def from_pretrained(
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it would report every missing weight on a line of its own
     try:
-        loaded, report = model_class.from_pretrained(
+        found: Any = model_class.from_pretrained(
             path,
             config=config,
             dtype=dtype,
-            revision=model.revision,
+            revision=model.revision or "main",
             attn_implementation=implementation_of(model.attention),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and an error below
@@ -98,6 +101,7 @@ def from_pretrained(
         raise RunError(f"no weights at {path} ({first_line(error)}); give a model folder or a hub id") from None
     finally:
         logging.set_verbosity(level)
+    loaded, report = found
     return loaded, check_report(path, loaded, report, may_lack)
 
 
@@ -106,7 +110,7 @@ def _way_to_build(model_class: type[PreTrainedModel], path: str, config: Pretrai
     for other in ("sdpa", "eager"):
         try:
             loaded = model_class.from_pretrained(
-                path, config=copy.deepcopy(config), revision=model.revision, attn_implementation=other
+                path, config=copy.deepcopy(config), revision=model.revision or "main", attn_implementation=other
             )
         except BUILD_ERRORS:
             continue
@@ -179,7 +183,7 @@ def weight_files(path: str, model: Model) -> list[str]:
     """Return the paths of a checkpoint's safetensors files, else of its pytorch_model.bin; empty if it has neither."""
 
     def here(name: str) -> str | None:
-        return cached_file(path, name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
+        return cached_file_or_none(path, name, model.revision)
 
     files, index = [here(SAFE_WEIGHTS_NAME)], here(SAFE_WEIGHTS_INDEX_NAME)
     if index is not None:

@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import torch
-from torch.nn.modules.dropout import _DropoutNd
 from transformers import PretrainedConfig
 
 from engine.errors import RunError
@@ -12,6 +11,14 @@ from engine.errors import RunError
 # Names in configurations and modules: dropout, attn_pdrop, layerdrop, drop_path_rate, router_jitter_noise, …
 NOISE_NAME = re.compile(r"drop|jitter", re.IGNORECASE)
 ATTENTION_NAME = re.compile(r"att", re.IGNORECASE)
+DROPOUT_LAYERS = (
+    torch.nn.Dropout,
+    torch.nn.Dropout1d,
+    torch.nn.Dropout2d,
+    torch.nn.Dropout3d,
+    torch.nn.AlphaDropout,
+    torch.nn.FeatureAlphaDropout,
+)
 # transformers' configuration keys for attention dropout.
 ATTENTION_KEYS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
 
@@ -44,7 +51,7 @@ def switch_off_noise(model: torch.nn.Module, *, keep_attention: bool) -> None:
     `keep_attention` leaves modules and attributes unchanged whose names show that they are attention's.
     """
     for path, module in model.named_modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DROPOUT_LAYERS):
             if not (keep_attention and ATTENTION_NAME.search(path)):
                 module.p = 0.0
             continue

@@ -16,6 +16,9 @@ from engine.errors import RunError
 from engine.models.adapters import is_adapter
 from engine.models.vocabulary import stop_at_end_of_turn
 
+# An attribute of bitsandbytes' layers.
+BF16_KERNEL = "support_avx512bf16_for_cpu"
+
 
 def four_bit_arguments(model: Model) -> dict[str, Any]:
     """Return the `from_pretrained` arguments that load linear layers, except heads, in 4 bits on this rank's device."""
@@ -49,7 +52,7 @@ def prepare_4bit_base(loaded: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     if loaded.can_generate():
         stop_at_end_of_turn(loaded, tokenizer)
     for module in loaded.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if hasattr(module, BF16_KERNEL):
             # On some CPUs the first pass in evaluation mode would repack a layer into a form without a backward pass.
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, BF16_KERNEL, False)
     return loaded.train().requires_grad_(False)

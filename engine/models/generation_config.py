@@ -10,7 +10,7 @@ from engine.errors import RunError, first_line
 def refuse_invalid_generation_config(path: str, revision: str | None) -> None:
     """Raise RunError if the base's generation config keeps transformers from loading the model."""
     try:
-        GenerationConfig.from_pretrained(path, revision=revision)
+        GenerationConfig.from_pretrained(path, revision=revision or "main")
     except OSError:
         return  # the base has no generation config
     except ValueError as error:

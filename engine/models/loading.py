@@ -8,13 +8,15 @@ error, never initialised silently.
 import copy
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import control
 from config.sections import Model
-from engine.dist.devices import compute_dtype
+from engine.compat import non_persistent_buffers
+from engine.dist.devices import compute_dtype, move
 from engine.dist.ranks import is_main_process
 from engine.errors import RunError, first_line
 from engine.forward.attention import implementation_of
@@ -187,17 +189,19 @@ def set_dtype_and_mode(
 ) -> PreTrainedModel:
     """Set dtype, training or evaluation mode, gradients and device of a model that was just loaded."""
     if trained:
-        return loaded.to(device).train().requires_grad_(True)  # merging an adapter froze all weights
+        move(loaded, device)
+        return loaded.train().requires_grad_(True)  # merging an adapter froze all weights
     # Non-persistent buffers, such as rotary frequencies, stay float32 in plain loading too.
     computed = [
         (module, name, buffer)
         for module in loaded.modules()
-        for name, buffer in module._buffers.items()
-        if name in module._non_persistent_buffers_set and buffer is not None
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+        if name in non_persistent_buffers(module)
     ]
-    loaded.to(device, compute_dtype(model)).eval().requires_grad_(False)
+    move(loaded, device, compute_dtype(model))
+    loaded.eval().requires_grad_(False)
     for module, name, buffer in computed:
-        module._buffers[name] = buffer.to(device)
+        setattr(module, name, buffer.to(device))
     return loaded
 
 
@@ -207,7 +211,7 @@ def finish_loading(loaded: PreTrainedModel, path: str, model: Model) -> PreTrain
     The padding token's embedding row is trained like any other: rows are not padded in training, and some models pad
     with a token that conversations contain (SmolLM2 with <|im_end|>). Raises RunError if the self-test fails.
     """
-    loaded.get_input_embeddings().padding_idx = None
+    cast(torch.nn.Embedding, loaded.get_input_embeddings()).padding_idx = None
     switch_off_noise(loaded, keep_attention=model.attention_dropout > 0)
     self_test(loaded, path)
     return loaded

@@ -5,10 +5,10 @@ adapter alone, so its optimiser, wrapper and checkpoint contain nothing of the b
 role is active, in the role's forward pass and again when its activations are recomputed in the backward pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,17 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from engine.errors import RunError
 from engine.models.adapter_files import SCORE, Adapter
 
+T = TypeVar("T")
+
 
 class Roles:
     """The active role; all layers of a base share one object."""
 
     active: str | None = None
+
+    def pick(self, of_roles: Mapping[str, T]) -> T | None:
+        """Return what the active role has in a mapping by role; None without an active role."""
+        return None if self.active is None else of_roles.get(self.active)
 
     @contextmanager
     def activate(self, name: str | None) -> Iterator[None]:
@@ -54,7 +60,7 @@ class RoleLinear(torch.nn.Module):
         self.added: dict[str, LowRank] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y, added = self.base(x), self.added.get(self.roles.active)
+        y, added = self.base(x), self.roles.pick(self.added)
         if added is None:
             return y
         more = F.linear(F.linear(x.to(added.down.dtype), added.down), added.up)
@@ -73,7 +79,7 @@ class RoleTable(torch.nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """Return the active role's table, (vocabulary, hidden)."""
-        plain, rows = self.base.weight, self.rows.get(self.roles.active)
+        plain, rows = self.base.weight, self.roles.pick(self.rows)
         return plain if rows is None else plain.index_copy(0, rows[0], rows[1].to(plain.dtype))
 
     @property
@@ -83,7 +89,7 @@ class RoleTable(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if isinstance(self.base, torch.nn.Linear):
             return F.linear(x, self.weight, self.base.bias)
-        y, rows = self.base(x), self.rows.get(self.roles.active)
+        y, rows = self.base(x), self.roles.pick(self.rows)
         if rows is None:
             return y
         own = x[..., None] == rows[0]

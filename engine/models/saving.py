@@ -2,12 +2,14 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from config.sections import Model
+from engine.compat import attention_of
 from engine.files import durable
 from engine.models.adapters import has_extended_vocabulary
 from engine.models.loading import SCALAR_HEAD, SCALAR_KEYS, load_causal, load_scalar
@@ -16,7 +18,7 @@ from engine.models.vocabulary import set_padding_token, stop_at_end_of_turn
 
 
 def save_model(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
@@ -25,8 +27,9 @@ def save_model(
 ) -> None:
     """Save weights, configuration, tokenizer, chat template and generation config.
 
-    LoRA is saved as an adapter, or merged if `merge` is set or the base lacks rows that the tokenizer needs. Pass the
-    full `weights` if `model` itself is sharded.
+    `model` is a model of transformers, or a PeftModel around one, which passes its attributes on. LoRA is saved as an
+    adapter, or merged if `merge` is set or the base lacks rows that the tokenizer needs. Pass the full `weights` if
+    `model` itself is sharded.
     """
     if model.can_generate():
         stop_at_end_of_turn(model, tokenizer)  # trainers replace it with the tokenizer's end token
@@ -63,7 +66,8 @@ def merge_adapters(
         if load is load_scalar:
             write_scalar_head(model, Path(adapter))
         # The attention that it was trained with; the self-test might refuse another.
-        section = Model(path=adapter, dtype="float32", attention=model.config._attn_implementation)
+        attention: Any = attention_of(model)
+        section = Model(path=adapter, dtype="float32", attention=attention)
         merged = load(adapter, section, tokenizer, trained=False)
         merged.config = model.config
         return merged

@@ -16,6 +16,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
+from engine.compat import attention_of, set_configured_attention
+from engine.dist.devices import move
 from engine.errors import RunError
 from engine.forward.attention import DECODING, FLASH
 from engine.forward.packed import pack
@@ -23,6 +25,7 @@ from engine.forward.scalar_head import class_score
 from engine.models.dropout import switch_off_noise
 from engine.models.self_test_reasons import refusal, short_error
 from engine.models.twin import float32_twin
+from engine.models.vocabulary import embedding_table
 
 # Largest difference that passes, in nats of a log-probability or units of a score; flash-attn computes in bfloat16.
 TOLERANCE, FLASH_TOLERANCE = 1e-3, 0.1
@@ -58,7 +61,7 @@ def self_test(model: PreTrainedModel, path: str) -> None:
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    attention = model.config._attn_implementation
+    attention = attention_of(model)
     case = (type(model).__name__, attention, str(model.training), model.config.to_json_string(use_diff=False))
     if case in _passed:
         return
@@ -112,15 +115,24 @@ def _comparisons(
     yield "causal", lambda: otherwise, lambda: [truth[1][:PREFIX_TOKENS]]
     twin.train(model.training)
     if attention == FLASH and twin.device.type == "cpu":
-        twin.to("cuda")
-    built_for = model.config._attn_implementation
-    yield "attention", lambda: set_attention(twin, attention, built_for) or [], list
+        move(twin, "cuda")
+    built_for = attention_of(model)
+
+    def changed() -> Rows:
+        set_attention(twin, attention, built_for)
+        return []
+
+    def decoding() -> Rows:
+        twin.set_attn_implementation(DECODING)
+        return []
+
+    yield "attention", changed, list
     yield "alone", lambda: packed_outputs(twin, [second]), lambda: truth[1:]
     yield "packed", packed, lambda: truth
     yield "repeated", lambda: packed_outputs(twin, sequences), lambda: together
     if model.can_generate():
         twin.eval()
-        yield "decoding", lambda: twin.set_attn_implementation(DECODING) or [], list
+        yield "decoding", decoding, list
         yield "decoded", lambda: decoded_outputs(twin, sequences), lambda: truth
 
 
@@ -150,16 +162,16 @@ def set_attention(twin: PreTrainedModel, attention: str, built_for: str | None =
     Older classes cannot change it after they are built, but make the masks that their configuration asks for.
     """
     twin.set_attn_implementation(attention)
-    if twin.config._attn_implementation != attention:
+    if attention_of(twin) != attention:
         if attention not in ("eager", built_for):
             raise ValueError(f"{type(twin).__name__} has no {attention} attention")
-        twin.config._attn_implementation = attention
+        set_configured_attention(twin.config, attention)
 
 
 def random_sequences(model: PreTrainedModel) -> list[list[int]]:
     """Return two random sequences of tokens in the twin's vocabulary, without its padding and score tokens."""
     generator = torch.Generator().manual_seed(1)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = len(embedding_table(model))
     config = model.config.get_text_config()
     special = {getattr(config, name, None) for name in ("pad_token_id", "score_token_id")}
     known = torch.tensor([token for token in range(min(TWIN_TOKENS, rows)) if token not in special])
@@ -191,7 +203,7 @@ def packed_outputs(twin: PreTrainedModel, sequences: list[list[int]]) -> Rows:
     """Return the outputs of our forward for sequences in one flat row."""
     inputs, lengths = pack(sequences, twin.device), [len(sequence) for sequence in sequences]
     positions = torch.arange(sum(lengths), device=twin.device)
-    low = twin.config._attn_implementation == FLASH
+    low = attention_of(twin) == FLASH
     with torch.autocast("cuda", torch.bfloat16) if low else nullcontext():
         if not twin.can_generate():
             return list(twin(**inputs, score_positions=positions).logits.split(lengths))

@@ -5,6 +5,7 @@ import re
 
 from transformers import PretrainedConfig, PreTrainedModel
 
+from engine.compat import attention_of
 from engine.errors import first_line
 
 # The subject of the message for each comparison with the class's own forward.
@@ -27,7 +28,7 @@ def refusal(model: PreTrainedModel, path: str, what: str, difference: float, err
     if math.isnan(difference):
         return f"{path}: the model's outputs are NaN, so its weights are not finite; take another checkpoint"
     found = f"fails ({error})" if error else f"differs by {difference:.2g}"
-    attention = model.config._attn_implementation
+    attention = attention_of(model)
     start = f"{path}: {COMPARED[what]} {found} under model.attention={attention}"
     advice = way_out(model.config, works, scalar=not model.can_generate())
     return f"{start}, likely because of {likely_reason(model, what)}; {advice}"

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -33,6 +34,7 @@ def stage_tokenizer(model: Model, chatml: ChatML) -> PreTrainedTokenizerBase:
     theirs = default_system_prompt(tokenizer)
     prepare_tokenizer(tokenizer)
     if chatml.keep_system:
+        assert chatml.system is not None  # `ChatML.check`
         keep_system_prompt(tokenizer, chatml.system)
     elif theirs and is_main_process():
         print(f"warning: {model.path}: {dropped_prompt_warning(theirs, chatml)}", flush=True)
@@ -61,9 +63,9 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str | None:
     if not isinstance(template, str):
         return None
     try:
-        (without_prompt, with_prompt), _ = render_jinja_template(
-            [[USER_TURN], [SYSTEM_TURN, USER_TURN]], chat_template=template, **tokenizer.special_tokens_map
-        )
+        tokens: dict[str, Any] = tokenizer.special_tokens_map
+        rendered: Any = render_jinja_template([[USER_TURN], [SYSTEM_TURN, USER_TURN]], chat_template=template, **tokens)
+        (without_prompt, with_prompt), _ = rendered
     except (TemplateError, TypeError):
         return None  # the template accepts no system prompt
     before, prompt, after = with_prompt.partition(SYSTEM_TURN["content"])

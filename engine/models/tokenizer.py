@@ -1,11 +1,13 @@
 """Load tokenizers and prepare them for ChatML. Nothing here loads a model, so that data can be inspected quickly."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
 
 from chatml import END_OF_TEXT, IM_END, IM_START, TokenizerError, chat_template, check_reads_back
+from engine.compat import cached_file_or_none
 from engine.errors import RunError, first_line
 from engine.models import tiktoken_vocabulary
 
@@ -15,6 +17,11 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     tokenizer = published_tokenizer(path, revision)
     prepare_tokenizer(tokenizer)
     return tokenizer
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of a sequence of token ids, control tokens included."""
+    return cast(str, tokenizer.decode(list(ids)))  # a list of texts only for a list of sequences
 
 
 def published_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -39,7 +46,7 @@ def published_tokenizer(path: str, revision: str | None = None) -> PreTrainedTok
 def find_tiktoken_file(path: str, revision: str | None) -> Path | None:
     """Return the path of the first Qwen's vocabulary file; None if there is a tokenizer.json, or neither."""
     for name in ("tokenizer.json", tiktoken_vocabulary.VOCABULARY_FILE):
-        found = cached_file(path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        found = cached_file_or_none(path, name, revision)
         if found is not None:
             return Path(found) if name == tiktoken_vocabulary.VOCABULARY_FILE else None
     return None

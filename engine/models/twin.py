@@ -48,7 +48,8 @@ def float32_twin(model: PreTrainedModel, tokens: int, *, all_layers: bool = Fals
     for module in twin.modules():
         if isinstance(module, torch.nn.Embedding):
             module.padding_idx = None  # it may be beyond the small vocabulary
-        for holder in (module, getattr(module, "config", None)):
+        holders: tuple[Any, ...] = (module, getattr(module, "config", None))
+        for holder in holders:
             if isinstance(window := getattr(holder, "sliding_window", None), int):
                 holder.sliding_window = min(window, WINDOW_TOKENS)
     return twin.requires_grad_(False)

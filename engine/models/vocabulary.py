@@ -1,11 +1,17 @@
 """Prepare a base model for ChatML: embedding rows for the control tokens, and the tokens that end generation."""
 
 import copy
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chatml import END_OF_TEXT, control
+
+
+def embedding_table(model: PreTrainedModel) -> torch.Tensor:
+    """Return the table of input embeddings, (rows, hidden_size)."""
+    return cast(torch.Tensor, model.get_input_embeddings().weight)
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -14,13 +20,13 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     New rows and biases are initialised with the mean of the existing ones. A table that is large enough already (Qwen's
     are padded for speed) keeps its size.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = len(embedding_table(model))
     if len(tokenizer) <= rows:
         return
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     modules = [m for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m]
     found = [m.weight for m in modules] + [m.bias for m in modules if getattr(m, "bias", None) is not None]
-    tables = {id(table): table for table in found}
+    tables: dict[int, Any] = {id(table): table for table in found}
     with torch.no_grad():
         for table in tables.values():
             table[rows:] = table[:rows].mean(0)
@@ -31,7 +37,7 @@ def knows_chatml_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
     The two rows are equal if the tokens were just added, and if both are still zero.
     """
-    ids, table = control(tokenizer), model.get_input_embeddings().weight
+    ids, table = control(tokenizer), embedding_table(model)
     return not torch.equal(table[ids.im_start], table[ids.im_end])
 
 

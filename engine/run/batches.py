@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -41,9 +41,10 @@ def split_batch(rows: Sequence[int], num_ranks: int, parts: int) -> list[list[Se
 class RankBatches(BatchSampler):
     """Yield one rank's parts of every batch of an epoch; a part is one forward pass."""
 
-    def __init__(
-        self, sampler: Sampler[int], batch: int, seed: int, *, parts: int, num_ranks: int, rank: int, drop_last: bool
-    ):
+    sampler: Any
+    """yields the order of rows; has a length and, if it shuffles, a generator"""
+
+    def __init__(self, sampler: Any, batch: int, seed: int, *, parts: int, num_ranks: int, rank: int, drop_last: bool):
         self.sampler, self.batch_size, self.seed, self.drop_last = sampler, batch, seed, drop_last
         self.parts, self.num_ranks, self.rank = parts, num_ranks, rank
         self.epoch = 0
@@ -51,12 +52,13 @@ class RankBatches(BatchSampler):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[Sequence[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         # Only samplers that shuffle use it.
         self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = list(self.sampler)
         for start in range(0, self._steps() * self.batch_size, self.batch_size):
-            yield from split_batch(order[start : start + self.batch_size], self.num_ranks, self.parts)[self.rank]
+            batch = order[start : start + self.batch_size]
+            yield from map(list, split_batch(batch, self.num_ranks, self.parts)[self.rank])
 
     def __len__(self) -> int:
         return self._steps() * self.parts
@@ -68,6 +70,8 @@ class RankBatches(BatchSampler):
 
 class EpochLoader(DataLoader):
     """A DataLoader that passes the epoch on to its batch sampler."""
+
+    batch_sampler: RankBatches
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)

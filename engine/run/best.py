@@ -3,6 +3,7 @@
 Whether to stop is a function of steps, so a run that was killed stops at the same step as one that was not.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,8 @@ class Best:
 
     def ends_run(self, step: int, save_steps: int) -> bool:
         """Return whether the run ends early after `step`, with a checkpoint every `save_steps` steps."""
-        return is_spent(self.patience, step, max(self.step or 0, self.counts_from), save_steps)
+        best = max(self.step or 0, self.counts_from)
+        return self.patience is not None and is_spent(self.patience, step, best, save_steps)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what finished.json stores."""
@@ -43,10 +45,9 @@ class Best:
         self.step, self.value, self.measured = state["step"], state["value"], state["measured"]
 
 
-def is_spent(patience: int | None, step: int, best: int, save_steps: int) -> bool:
+def is_spent(patience: int, step: int, best: int, save_steps: int) -> bool:
     """Return whether `patience` checkpoints after the `best` step were no better, at `step`."""
-    first = -(-best // save_steps)
-    return patience is not None and step // save_steps - first >= patience
+    return step // save_steps - math.ceil(best / save_steps) >= patience
 
 
 def describe_stop(metric: str, step: int, best: int | None, patience: int) -> str:

@@ -96,6 +96,7 @@ class CheckpointStore:
             self._copying = None
         if self._error:
             newest = checkpoints.newest(*self.places)
+            assert newest is not None  # the checkpoint that was to be copied
             raise RunError(
                 f"{self._error}; make room or fix the folder's permissions, then the same command continues from "
                 f"{newest.name}"

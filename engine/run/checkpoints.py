@@ -144,8 +144,9 @@ def remove_all(run_dir: Path) -> None:
 
 
 def _mark(folder: Path) -> None:
-    step = (CHECKPOINT_NAME.fullmatch(folder.name) or PARTIAL_NAME.fullmatch(folder.name))[1]
-    (folder / WRITING_FILE).write_text(f"{step}\n", encoding="utf-8")
+    name = CHECKPOINT_NAME.fullmatch(folder.name) or PARTIAL_NAME.fullmatch(folder.name)
+    assert name is not None, folder
+    (folder / WRITING_FILE).write_text(f"{name[1]}\n", encoding="utf-8")
 
 
 def _remove(path: Path) -> None:

@@ -42,7 +42,7 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
     so (engine/run/interruption.py). An error on all ranks is reported by rank 0, an error on one rank by that rank.
     With several ranks each has a log file.
     """
-    if launched_ranks() > 1 and isinstance(recipe, Recipe):
+    if launched_ranks() > 1 and isinstance(recipe, Recipe) and hasattr(recipe, "run"):
         rank_logs.open_rank_log(Path(recipe.run.dir))
     # With several ranks this one may be waiting in C++, where Python's signal handlers do not run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL if launched_ranks() > 1 else lambda number, _: leave(128 + number))
@@ -79,8 +79,10 @@ def run(stage: Callable[[Any], None], recipe: Any) -> None:
         if error.errno not in DISK_ERRORS:
             crash()
         where = error.filename or "a file of the run"
-        fail(f"{where} cannot be written ({error.strerror}); make room or fix its permissions, then the "
-             "same command continues from the last checkpoint")  # fmt: skip
+        fail(
+            f"{where} cannot be written ({error.strerror}); make room or fix its permissions, then the "
+            "same command continues from the last checkpoint"
+        )
     except Exception:
         crash()
 

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from config import resolved_yaml
 from config.resume import changes
 from config.sections import TrainingRun
+from config.typed import to_dict
 from engine.data.report import Report
 from engine.dist.ranks import is_main_process
 from engine.errors import AlreadyFinishedError, RunError
@@ -69,7 +70,7 @@ class RunFolder:
         before = source.read_text(encoding="utf-8") if source.exists() and begun else self.recipe_yaml
         differing = changes(before, recipe)
         if differing.refused:
-            same_stage = OmegaConf.create(before).get("stage") == recipe.stage
+            same_stage = to_dict(OmegaConf.create(before)).get("stage") == recipe.stage
             if differing.only_longer and self.finished.exists():
                 raise RunError(
                     f"run.dir={self.path} is finished and cannot become longer: {differing}; train its model further "

@@ -45,7 +45,7 @@ def rows_hash(rows: "Dataset | PromptRows") -> str:
     for table in stored.with_format("arrow").iter(BATCH_ROWS):
         for name, seen in columns.items():
             for values in _plain(table.column(name).combine_chunks()):
-                seen.update(numpy.ascontiguousarray(values))
+                seen.update(numpy.ascontiguousarray(values).data)
     return xxhash.xxh3_128_hexdigest(b"".join(seen.digest() for seen in columns.values()))
 
 

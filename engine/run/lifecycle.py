@@ -63,10 +63,17 @@ class Lifecycle:
         """the disk space that the run needs; set by `begin`"""
         self._logs: list[StepLog] = []
         self._steps_here = 0
+        self._console: Steps | None = None
         if is_main_process():
             self.store.open()
             self.metrics = MetricsLog(folder.path / "metrics.jsonl", self.step)
             self._logs.append(self.metrics)
+
+    @property
+    def console(self) -> Steps:
+        """The progress display, which `begin` starts."""
+        assert self._console is not None, "before `begin`"
+        return self._console
 
     def open_log(self, name: str) -> StepLog:
         """Open a log in the run folder before the first step (rank 0 only). Every checkpoint syncs it to disk."""
@@ -79,13 +86,12 @@ class Lifecycle:
         self.accelerator = accelerator
         if self.resume_from and is_main_process():
             print(f"{self.folder.path}: continuing from {self.resume_from.name}", flush=True)
-        self.console: Steps | None = None
         try:
             with Interruption(accelerator, self.limit, self._waiting) as self.interruption:
                 yield
         finally:
-            if self.console is not None:
-                self.console.stop()
+            if self._console is not None:
+                self._console.stop()
 
     def _waiting(self) -> str:
         """Return what a stopping run is still waiting for, and what a second signal does."""
@@ -111,8 +117,8 @@ class Lifecycle:
         if is_main_process():
             # Not earlier: if a longer run is refused (say, its data has changed), the finished run stays as it was.
             self.folder.finished.unlink(missing_ok=True)
-        self.console = Steps(self.stage, total, self.step, enabled=is_main_process())
-        self.console.start()
+        self._console = Steps(self.stage, total, self.step, enabled=is_main_process())
+        self._console.start()
         self.limit.begin()
 
     def end_step(self, step: int) -> bool:

@@ -70,7 +70,7 @@ class Loop:
         with self.lifecycle.interruptible(self.accelerator):
             self.lifecycle.begin(total, disk_needs(self.trained.values()))
             for step in range(self.lifecycle.step + 1, total + 1):
-                if self.best and self.best.ends_run(step - 1, self.run.save_steps):
+                if self.best and self.best.patience and self.best.ends_run(step - 1, self.run.save_steps):
                     self.show(describe_stop(self.best.metric, step - 1, self.best.step, self.best.patience))
                     return
                 self.step = step
@@ -79,7 +79,7 @@ class Loop:
                 yield self.step
                 stop = self.lifecycle.end_step(self.step)
                 if stop or self._is_saved():
-                    with self.lifecycle.checkpoint(self.best and self.best.step) as folder:
+                    with self.lifecycle.checkpoint(self.best.step if self.best else None) as folder:
                         training_state.save(folder, self.trained, self.state, sharding_of(self.accelerator))
                 if stop:
                     self.lifecycle.leave()

@@ -25,6 +25,14 @@ class NamedCheckpoints(Trainer):
 
     lifecycle: Lifecycle
     """the run's lifecycle; set before training begins"""
+    # Set by the constructor, or at the start of the training.
+    model: Any
+    processing_class: Any
+    data_collator: Any
+    train_dataset: Any
+    eval_dataset: Any
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LambdaLR
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: TRL would write a README for an unnamed model into the run folder."""
@@ -40,11 +48,12 @@ class NamedCheckpoints(Trainer):
         groups[:] = [group for group in groups if group["params"]]
         return self.optimizer
 
-    def _save(self, output_dir: str, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write weights under their names in the model; published files use other names if experts are fused."""
         if self.args.should_save:
-            self.model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
-            self.processing_class.save_pretrained(output_dir)
+            folder = output_dir or self.args.output_dir
+            self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+            self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         sharding = sharding_of(self.accelerator)
@@ -76,7 +85,9 @@ class NamedCheckpoints(Trainer):
         """Do nothing: weights are read together with the optimiser, once both are prepared."""
 
     def _load_best_model(self) -> None:
-        self._read(self.state.best_model_checkpoint)
+        best = self.state.best_model_checkpoint
+        assert best is not None  # the Trainer calls this only if there is one
+        self._read(best)
 
     def _read(self, checkpoint: str) -> None:
         sharding = sharding_of(self.accelerator)

@@ -3,11 +3,12 @@
 Other ranks print only fatal errors on the console (`print_on_console`).
 """
 
+import io
 import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 # The console stream of a rank whose output is redirected to its log.
 _redirected_consoles: list[TextIO] = []
@@ -51,7 +52,7 @@ def open_rank_log(run: Path) -> None:
     start = f"{datetime.now():%Y-%m-%d %H:%M:%S} process {rank} of {processes}, pid {os.getpid()}"
     print(f"--- {start}{f', restart {attempt}' if attempt else ''}", file=log)
     sys.stdout.flush()
-    sys.stdout.reconfigure(line_buffering=True)  # otherwise a kill would lose the last lines
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # otherwise a kill would lose the last lines
     if rank == 0:
         sys.stdout, sys.stderr = TeeStream(sys.stdout, log), TeeStream(sys.stderr, log)
         return

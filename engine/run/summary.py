@@ -1,11 +1,12 @@
 """The summary that a training stage prints before its first step: data, steps, rates, weights, template and tokens."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sized
+from typing import Any, cast
 
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from engine.data.chatml_section import ChatML
 
@@ -25,20 +26,21 @@ def trainer_summary(trainer: Trainer, batch: int, recipe: Any, reports: Mapping[
     `batch` is the number of rows of a step over all ranks; `reports` are the counts of each data key (data.json).
     """
     args, train, noun = trainer.args, reports["train"], ROWS[recipe.stage]
-    rows, steps = len(trainer.train_dataset), trainer.state.max_steps
+    rows, steps = len(cast(Sized, trainer.train_dataset)), trainer.state.max_steps
     in_epoch = max(rows // batch if args.dataloader_drop_last else math.ceil(rows / batch), 1)
     data = f"{train['kept']:,} records"
     if recipe.stage == "sft":
         data += f" in {rows:,} {'packed ' * recipe.data.packing}rows of up to {recipe.data.max_length:,} tokens"
     lines = {"data": data}
     if "eval" in reports:
-        every = f"every {trainer.state.eval_steps:,} steps" if args.eval_strategy == "steps" else args.eval_strategy
-        lines["held out"] = f"{reports['eval']['kept']:,} records, evaluated {every}{best_text(recipe)}"
-    epochs = steps / in_epoch
+        schedules = {"steps": f"evaluated every {trainer.state.eval_steps:,} steps", "epoch": "evaluated every epoch"}
+        schedule = schedules.get(IntervalStrategy(args.eval_strategy).value, "not evaluated")
+        lines["held out"] = f"{reports['eval']['kept']:,} records, {schedule}{best_text(recipe)}"
+    epochs, model = steps / in_epoch, cast(torch.nn.Module, trainer.model)
     lines |= {
         "steps": f"{steps:,}, which are {epochs:.3g} epochs of {in_epoch:,} steps; {min(batch, rows):,} {noun} a step",
-        "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}",
-        "weights": weights_text(trainer.model.parameters()) + (f", LoRA of rank {recipe.lora.r}" * bool(recipe.lora.r)),
+        "learning rate": f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}",
+        "weights": weights_text(model.parameters()) + (f", LoRA of rank {recipe.lora.r}" * bool(recipe.lora.r)),
         "template": template_text(recipe.chatml),
         "cost": f"{train['tokens'] * epochs:,.0f} tokens; {PLAN_HINT}",
     }

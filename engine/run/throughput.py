@@ -39,11 +39,11 @@ class Throughput:
 
     def _after(self, model: torch.nn.Module, *_: Any) -> None:
         if model.training:
-            ended = self._mark()
-            if isinstance(ended, float):
-                self._forward += ended - self._started
-            else:
-                self._events.append((self._started, ended))
+            started, ended = self._started, self._mark()
+            if isinstance(started, torch.cuda.Event) and isinstance(ended, torch.cuda.Event):
+                self._events.append((started, ended))
+            elif isinstance(started, float) and isinstance(ended, float):
+                self._forward += ended - started
 
     def _mark(self) -> "float | torch.cuda.Event":
         """Return the current time; on a GPU a CUDA event, since Python sees only when work is queued."""

@@ -4,10 +4,9 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -17,10 +16,12 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.training_args import OptimizerNames
 
 from config.best import BestModel
 from config.sections import TrainingRun
 from config.trainer import MANY_EPOCHS
+from engine.compat import use_one_gpu
 from engine.data.many_epochs import LIMIT
 from engine.dist import sharding
 from engine.dist.devices import compute_dtype
@@ -42,15 +43,14 @@ from engine.run.lifecycle import Lifecycle
 from engine.run.summary import trainer_summary
 from engine.run.throughput import Throughput
 
+ArgumentsT = TypeVar("ArgumentsT", bound=TrainingArguments)
 # Keys that transformers logs -> names in metrics.jsonl, where timings contain `seconds`.
 METRIC_NAMES = {"train_runtime": "train_seconds", "eval_runtime": "eval_seconds"}
 # Metrics shown on the console.
 CONSOLE_METRICS = ("loss", "accuracy", "eval_loss", "eval_accuracy")
 
 
-def training_arguments(
-    config_class: type[TrainingArguments], recipe: Any, lifecycle: Lifecycle, **ours: Any
-) -> TrainingArguments:
+def training_arguments(config_class: type[ArgumentsT], recipe: Any, lifecycle: Lifecycle, **ours: Any) -> ArgumentsT:
     """Return the trainer's configuration, from the recipe's `trainer` section and its other sections.
 
     With `data.eval` the model is evaluated at every checkpoint, unless the recipe sets another schedule. The batch size
@@ -98,10 +98,9 @@ def training_arguments(
     check_all_ranks_joined(made.world_size)
     if made.deepspeed_plugin is not None and made.optim not in ("adamw_torch", "adamw_torch_fused"):
         # Checkpoints under ZeRO support AdamW's moments only (engine/run/zero_state.py).
-        raise RunError(
-            f"trainer.optim={made.optim.value} cannot be saved under ZeRO; use adamw_torch_fused, or HARDWARE=fsdp2"
-        )
-    made._n_gpu = min(made.n_gpu, 1)  # one GPU per rank, however many are visible; more would start DataParallel
+        name = OptimizerNames(made.optim).value
+        raise RunError(f"trainer.optim={name} cannot be saved under ZeRO; use adamw_torch_fused, or HARDWARE=fsdp2")
+    use_one_gpu(made)
     return made
 
 
@@ -146,21 +145,15 @@ class RunCallback(TrainerCallback):
         self.summary = summary
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        train_dataloader: DataLoader,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
+        train_dataloader = given["train_dataloader"]
         # A resumed state has the number of steps of the recipe that it was written under.
         state.compute_steps(args, state.max_steps)
         if state.best_global_step:  # its folder may have changed since it was written
             state.best_model_checkpoint = str(self.lifecycle.find_best(state.best_global_step))
         self.resumed_at = state.global_step
-        self.lifecycle.begin(state.max_steps, disk_needs([(model, optimizer)], self.merges))
+        self.lifecycle.begin(state.max_steps, disk_needs([(given["model"], given["optimizer"])], self.merges))
         if is_main_process() and (summary := self.summary()):
             self.lifecycle.console.say(summary)
         steps_an_epoch = len(train_dataloader) // args.gradient_accumulation_steps
@@ -178,7 +171,9 @@ class RunCallback(TrainerCallback):
 
     def stop_early(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         """Stop training if the last `patience` checkpoints were no better than the best."""
-        if is_spent(self.patience, state.global_step, state.best_global_step or 0, args.save_steps):
+        if self.patience is None:
+            return
+        if is_spent(self.patience, state.global_step, state.best_global_step or 0, int(args.save_steps)):
             control.should_training_stop = True
             metric = f"eval_{args.metric_for_best_model}"
             text = describe_stop(metric, state.global_step, state.best_global_step, self.patience)
@@ -195,9 +190,8 @@ class RunCallback(TrainerCallback):
         if stop or may_end or state.global_step == state.max_steps:
             control.should_log = True  # otherwise the last steps would not be in any logged mean
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        logs: dict[str, Any] = given["logs"]
         if "train_loss" in logs and (self.lifecycle.stop_code or state.global_step == self.resumed_at):
             return  # the Trainer's final summary, although the run has not ended or this process has not trained
         for name in ("loss", "grad_norm", "eval_loss"):

@@ -116,7 +116,7 @@ def read(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
         stepped = any(key.startswith("optimizer.state.") for key in written)
         tensors = _named_tensors(model, optimizer, new=stepped)
         if not any(key.startswith("model.") for key in written):
-            dcp.load(tensors.pop("model"), storage_reader=dcp.HuggingFaceStorageReader(folder.parent))
+            dcp.load(tensors.pop("model"), storage_reader=dcp.HuggingFaceStorageReader(str(folder.parent)))
         dcp.load(tensors, checkpoint_id=folder)
         if stepped:
             set_optimizer_state_dict(model, optimizer, tensors["optimizer"])
@@ -130,7 +130,7 @@ def read_weights(folder: Path, model: torch.nn.Module) -> None:
         if any(key.startswith("model.") for key in written):
             dcp.load(tensors, checkpoint_id=folder)
         else:
-            dcp.load(tensors["model"], storage_reader=dcp.HuggingFaceStorageReader(folder.parent))
+            dcp.load(tensors["model"], storage_reader=dcp.HuggingFaceStorageReader(str(folder.parent)))
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from engine.compat import is_on_this_rank, link_moments, update_computed_weights
+
 # The key with which DeepSpeed's functions select the weight itself instead of one of its moments.
 WEIGHT = None
 
@@ -50,9 +52,10 @@ class LazyTensors:
     """The full tensors of a checkpoint by key; each is read on access."""
 
     def __init__(self, reader: dcp.FileSystemReader):
-        metadata = reader.read_metadata()
-        reader.read_metadata = lambda *_, **__: metadata  # otherwise it is read again for every tensor
-        self.reader, self.described = reader, metadata.state_dict_metadata
+        metadata, self.reader = reader.read_metadata(), reader
+        patched: Any = reader
+        patched.read_metadata = lambda *_, **__: metadata  # otherwise it is read again for every tensor
+        self.described: dict[str, Any] = metadata.state_dict_metadata
 
     def __getitem__(self, key: str) -> torch.Tensor:
         about = self.described[key]
@@ -66,7 +69,7 @@ def read(folder: Path, engine: Any) -> None:
     written = weights = LazyTensors(dcp.FileSystemReader(folder))
     prefix = "model."
     if not any(key.startswith(prefix) for key in written.described):
-        weights, prefix = LazyTensors(dcp.HuggingFaceStorageReader(folder.parent)), ""
+        weights, prefix = LazyTensors(dcp.HuggingFaceStorageReader(str(folder.parent))), ""
     names = {name: weight for name, weight in engine.module.named_parameters() if weight.requires_grad}
     first = f"optimizer.state.{next(iter(names))}."
     keys = [key.removeprefix(first) for key in written.described if key.startswith(first)]
@@ -77,8 +80,8 @@ def read(folder: Path, engine: Any) -> None:
     if keys:
         _allocate_moments(engine, moments, steps)
     for name, weight in names.items():
-        if getattr(weight, "_hp_mapping", weight) is None:
-            continue  # under ZeRO-2, if this rank has no part of it
+        if not is_on_this_rank(weight):
+            continue
         _put(weight, WEIGHT, weights[prefix + name])
         for key in moments:
             _put(weight, key, written[f"optimizer.state.{name}.{key}"])
@@ -87,7 +90,7 @@ def read(folder: Path, engine: Any) -> None:
     # Update the copies used in computation, which may have another dtype, from the float32 weights.
     if _is_zero3(engine):
         for group in range(len(_flat(engine))):
-            engine.optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            update_computed_weights(engine.optimizer, group)
         engine.optimizer.checkpoint_event_epilogue()
     else:
         engine.optimizer.update_lp_params()
@@ -130,13 +133,11 @@ def _allocate_moments(engine: Any, moments: list[str], steps: dict[str, torch.Te
 
 
 def _link(engine: Any) -> None:
-    """Link ZeRO-2's weights to their moments: DeepSpeed itself links only one group after the first step."""
     if not _is_zero3(engine):
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+        link_moments(engine.optimizer)
 
 
-def _put(weight: torch.nn.Parameter, key: str | None, value: torch.Tensor) -> None:
+def _put(weight: Any, key: str | None, value: torch.Tensor) -> None:
     """Store this rank's shard of a full weight or moment."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 

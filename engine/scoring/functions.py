@@ -45,7 +45,7 @@ def load_function(path: str, key: str, *arguments: str) -> Callable[..., Any]:
 
 def is_number(value: Any) -> bool:
     """Return whether a score is a finite real number, of numpy or Python; booleans are not."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def function_error(name: str, answer: str, error: Exception) -> RunError:

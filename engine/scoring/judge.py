@@ -41,6 +41,7 @@ class LLMJudge:
     ) -> None:
         self.judge, self.key, self.tokenizer, self.device = judge, key, tokenizer, device
         api_key = api_key_from_environment(judge.key_from, f"{key}.key_from")
+        assert judge.url is not None  # without one there is no judge
         self.endpoint = ChatEndpoint(judge.url, judge.model, api_key, judge.timeout, judge.retries)
         self.cache = Path(judge.cache) if judge.cache else folder / cache_name
         self.scores = {row["question"]: row["score"] for row in jsonl.read_and_repair(self.cache)}

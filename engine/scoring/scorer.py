@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from chatml import control
 from config.scoring import Scoring
@@ -47,7 +47,7 @@ class Scorer(Protocol):
 class RewardModels:
     """A Scorer by one reward model, or by several that `combine_scores` combines."""
 
-    models: list[PreTrainedModel]
+    models: Sequence[torch.nn.Module]
     std_coef: float
     """λ: weight of the standard deviation over models"""
 

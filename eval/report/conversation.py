@@ -14,7 +14,7 @@ from engine.data.chatml_section import ChatML
 from engine.data.encoding import conversations
 from engine.data.loss_spans import loss_spans
 from engine.data.rows import Limit, RowLoader
-from engine.models.tokenizer import load_tokenizer
+from engine.models.tokenizer import decode, load_tokenizer
 from eval.run_folders import Stage
 
 # Number of records to read: the first ones may be dropped by the length policy.
@@ -73,11 +73,11 @@ def token_pieces(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> lis
         waiting: list[int] = []
         for token in span.ids:
             waiting.append(token)
-            text = tokenizer.decode(waiting)
+            text = decode(tokenizer, waiting)
             # A byte-level token may be part of a character, which alone decodes to the replacement character.
             if not text.endswith("\ufffd"):
                 shown.append(Piece(text, span.trained, span.control))
                 waiting = []
         if waiting:
-            shown.append(Piece(tokenizer.decode(waiting), span.trained, False))
+            shown.append(Piece(decode(tokenizer, waiting), span.trained, False))
     return shown

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -47,7 +48,7 @@ WIDTH, HEIGHT = 5.4, 3.1
 FEW_POINTS = 10
 # Height of a legend's row in points; number of characters above which three labels do not fit into a row.
 ROW_POINTS, LONG_LABEL = 13, 18
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,

@@ -81,7 +81,7 @@ class EvaluationFiles:
     def reward_colours(self) -> dict[str, str]:
         """Reward -> name of its colour, from the end of the palette, so that it is rarely also a subject's."""
         names = list(dict.fromkeys([*self.summary.get("rewards", {}), *self.recipe.eval.rewards]))
-        return {name: list(colours(range(6)).values())[5 - at % 6] for at, name in enumerate(names)}
+        return {name: list(colours(map(str, range(6))).values())[5 - at % 6] for at, name in enumerate(names)}
 
     def colour(self, name: str) -> str:
         """Return the name of the colour of a subject or a reward; the text colour for other names."""

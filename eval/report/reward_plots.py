@@ -80,7 +80,7 @@ def histogram(pairs: Sequence[Pair], name: str) -> Plot:
         sides = [[pair["scores"][reward][side] for pair in pairs] for side in (0, 1)]
         edges = np.histogram_bin_edges(sides, bins=HISTOGRAM_BINS)
         for scores, colour, side in zip(sides, (GOOD, BAD), ("chosen", "rejected"), strict=True):
-            axes.hist(scores, edges, color=colour, alpha=0.5, label=side)
+            axes.hist(scores, edges.tolist(), color=colour, alpha=0.5, label=side)
         axes.set_xlabel(f"score by {reward}")
         count_axis(axes.yaxis, "answers")
     panels[0].set_title("Scores of both sides")

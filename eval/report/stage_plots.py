@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -163,7 +164,7 @@ def kl_plot(evaluation: EvaluationFiles, runs: Stages) -> Plot:
         kl, score = series(stage, "score", against="kl")
         colour = evaluation.plot_colour(run)
         axes.plot(kl, score, color=colour, linewidth=0.8, alpha=0.3)
-        fading = [0.25 + 0.75 * i / len(kl) for i in range(len(kl))]
+        fading: Any = [0.25 + 0.75 * i / len(kl) for i in range(len(kl))]
         axes.scatter(kl, score, s=16, color=colour, alpha=fading, linewidth=0)
         axes.plot(kl[-1:], score[-1:], "o", markersize=7, color=colour, label=legend_label(run))
     axes.set(title="Score against KL", xlabel="KL to the reference policy, nats per answer", ylabel="reward's score")

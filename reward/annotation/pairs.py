@@ -71,7 +71,7 @@ def read_candidates(recipe: MakePairs, counts: Counter[str]) -> list[Candidate]:
     for source in recipe.data.sources("candidates"):
         for where, line in read_source(source):
             problem = line if isinstance(line, RecordError) else candidate_problem(line, recipe.pairs.score_field)
-            if problem is not None:
+            if isinstance(line, RecordError) or problem is not None:
                 if recipe.data.on_bad_record == "error":
                     raise RunError(f"{where}: {problem}")
                 counts["bad records"] += 1
@@ -104,6 +104,7 @@ def candidate_scores(recipe: MakePairs, candidates: Sequence[Candidate], folder:
     if recipe.pairs.score_field is not None:
         return [float(candidate[recipe.pairs.score_field]) for candidate in candidates]
     scoring = recipe.pairs.scoring("pairs")
+    assert scoring is not None  # `Pairing.check`: one of score_field and score
     tokenizer = load_tokenizer(recipe.tokenizer or scoring.paths[0])
     sequences = []
     for candidate in candidates:

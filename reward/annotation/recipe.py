@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from config.data import Data, named_sources
-from config.schema import Recipe, RecipeError, Section, number, show, validate
+from config.schema import Recipe, RecipeError, Section, Stage, number, show, validate
 from config.scoring import CONVERSATION, Scoring, check_placeholders, scoring
 from config.sections import Compute, Run, Sampling, model_inputs, model_paths
 from config.typed import Builder
@@ -51,7 +51,7 @@ class Selection(Section):
 class SelectPrompts(Recipe):
     """The recipe of `make prompts`."""
 
-    STAGE: ClassVar[str] = "prompts"
+    STAGE: ClassVar[Stage] = "prompts"
 
     select: Selection = field(default_factory=Selection)
     model: Compute = field(default_factory=Compute)
@@ -91,7 +91,7 @@ class CandidateModels(Section):
 class GenerateCandidates(Recipe):
     """The recipe of `make candidates`."""
 
-    STAGE: ClassVar[str] = "candidates"
+    STAGE: ClassVar[Stage] = "candidates"
 
     candidates: CandidateModels = field(default_factory=CandidateModels)
     model: Compute = field(default_factory=Compute)
@@ -160,7 +160,7 @@ class Candidates(Data):
 class MakePairs(Recipe):
     """The recipe of `make pairs`."""
 
-    STAGE: ClassVar[str] = "pairs"
+    STAGE: ClassVar[Stage] = "pairs"
 
     pairs: Pairing = field(default_factory=Pairing)
     model: Compute = field(default_factory=Compute)

@@ -41,11 +41,11 @@ def _one_round(left: Sequence[int], tags: Sequence[Tags]) -> Iterator[int]:
         remaining = []
         for queue in queues:
             # A prompt that adds no tag now cannot add one later in the round, so each queue is read once.
-            at = next((at for at in queue if not tags[at] <= covered), None)
-            if at is not None:
-                covered |= tags[at]
+            adds = next((at for at in queue if not tags[at] <= covered), None)
+            if adds is not None:
+                covered |= tags[adds]
                 remaining.append(queue)
-                yield at
+                yield adds
         queues = remaining
 
 

@@ -10,7 +10,7 @@ from engine.generation.request import GenerationRequest
 from engine.generation.sampling import sample
 from engine.generation.streams import RandomStream
 from engine.models.loading import load_causal
-from engine.models.tokenizer import load_tokenizer
+from engine.models.tokenizer import decode, load_tokenizer
 from reward.annotation.recipe import CONVERSATION, SelectPrompts
 from reward.annotation.selection import Tags
 
@@ -42,6 +42,7 @@ def tags_from_reply(reply: str) -> Tags:
 def tags_from_tagger(recipe: SelectPrompts, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[Tags]:
     """Generate the tags of each conversation with the recipe's tagger; a reply that was cut off loses its last tag."""
     path, sampling = recipe.select.tagger, recipe.sampling
+    assert path is not None  # called only with a tagger
     device = default_device()
     tokenizer = load_tokenizer(path)
     model = load_causal(path, recipe.model.model(path), tokenizer, trained=False, device=device)
@@ -60,7 +61,7 @@ def tags_from_tagger(recipe: SelectPrompts, conversations: Sequence[Sequence[Map
     replies = sample(model, request, sampling, end=end, stops=stops)
     tags = []
     for (reply,) in replies:
-        text = tokenizer.decode([token for token in reply.tokens if token not in stops])
+        text = decode(tokenizer, [token for token in reply.tokens if token not in stops])
         if not reply.ended:
             text = text[: max(text.rfind(","), text.rfind("\n"), 0)]
         tags.append(tags_from_reply(text))

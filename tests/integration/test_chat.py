@@ -10,6 +10,7 @@ import torch
 from chatml import RecordError, control, encode
 from config import RecipeError
 from config.sections import Model
+from engine.compat import attention_of
 from engine.errors import RunError
 from engine.models.loading import new_scalar
 from engine.models.saving import save_model
@@ -173,7 +174,7 @@ def test_the_chat_model_has_the_dtype_attention_and_revision_of_the_recipe(folde
     chat_model = chat_recipe(f"{folder}/ppo.yaml", section).chat_model
     assert chat_model == Model(path=f"{folder}/ppo/model", dtype="bfloat16", attention="eager", revision="main")
     model, _ = dialogue.load_chat_model(chat_recipe(f"{folder}/ppo.yaml", section))
-    assert (model.dtype, model.config._attn_implementation) == (torch.bfloat16, "eager")
+    assert (model.dtype, attention_of(model)) == (torch.bfloat16, "eager")
     # The revision belongs to the run's base and does not apply to another model.
     other = chat_recipe(f"{folder}/ppo.yaml", [*section, "chat.model=Qwen/Qwen2.5-0.5B"]).chat_model
     assert other == Model(path="Qwen/Qwen2.5-0.5B", dtype="bfloat16", attention="eager")

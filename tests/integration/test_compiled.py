@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from accelerate import Accelerator
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 
 from config.sections import Model, Sampling
@@ -23,6 +22,7 @@ from engine.models.loading import load_causal
 from engine.models.multi_adapter import Role, Roles
 from engine.models.tokenizer import load_tokenizer
 from ppo.train import train
+from tests.support.compat import counting_backend, is_static_input
 from tests.support.ppo_setting import make_adapters, make_setting, recipe_of
 from tests.support.small_models import small_model
 from tests.support.stage_runs import untimed
@@ -41,8 +41,8 @@ def setting(tmp_path_factory):
 @pytest.fixture
 def counter(monkeypatch):
     """Return a backend that traces and counts graphs without generating code."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(module, "BACKEND", CompileCounterWithBackend("aot_eager"))
+    torch.compiler.reset()
+    monkeypatch.setattr(module, "BACKEND", counting_backend("aot_eager"))
     return module.BACKEND
 
 
@@ -141,7 +141,7 @@ def test_only_tokens_and_positions_are_not_static_inputs_of_the_graph(counter):
     model = small_model()
     generate(model, CompiledDecoder(model))
     inputs = counter.graphs[0].graph.find_nodes(op="placeholder")
-    copied = [node for node in inputs if not node.meta["tensor_dict"].get("_dynamo_static_input_type")]
+    copied = [node for node in inputs if not is_static_input(node)]
     assert [tuple(node.meta["example_value"].shape) for node in copied] == [(64,), (64,), (1,)]
     assert len(inputs) > 3 + 2 * 2
 
@@ -180,7 +180,7 @@ def test_a_ppo_run_has_the_metrics_of_the_plain_engine(counter, setting, tmp_pat
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
 def test_generated_code_gives_the_plain_loops_responses():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model = small_model(num_hidden_layers=1)
     prompts = PROMPTS[:4]
     compiled = CompiledDecoder(model)
@@ -190,7 +190,7 @@ def test_generated_code_gives_the_plain_loops_responses():
 
 
 def test_a_compiler_error_is_reported_in_one_line(monkeypatch):
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
     def no_compiler(graph, inputs):
         raise ValueError("no C++ compiler")

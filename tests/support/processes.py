@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.compat import launch_arguments, shared_state
 from tests.support.paths import ROOT
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -96,14 +97,12 @@ def run_stage(
 
 def environment(hardware: str, processes: int) -> dict[str, str]:
     """Return the environment variables that `accelerate launch` sets for a file of recipes/accelerate."""
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-    arguments = launch_command_parser().parse_args(
+    arguments, defaults = launch_arguments(
         ["--config_file", str(ROOT / "recipes" / "accelerate" / f"{hardware}.yaml"), "--num_processes",
          str(max(processes, 2)), "--main_process_port", "0", "-m", "stage"]
     )  # fmt: skip
-    arguments, defaults, _ = _validate_launch_command(arguments)
     if arguments.use_deepspeed:
         arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
         launched = prepare_deepspeed_cmd_env(arguments)[1]
@@ -166,7 +165,7 @@ def _run_rank(
         result = function(*arguments)
         launched = int(variables["WORLD_SIZE"])
         assert found == [launched], f"{launched} ranks, found {found}"
-        kind = AcceleratorState._shared_state["distributed_type"].value
+        kind = shared_state(AcceleratorState)["distributed_type"].value
         assert kind == KINDS[hardware], f"ran as {kind}, not as {hardware}"
         if torch.distributed.is_initialized():  # other ranks may still need this one
             torch.distributed.barrier()
@@ -189,7 +188,7 @@ def fsdp2_on_cpu() -> None:
     def make(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
         made(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            shared = accelerate.state.PartialState._shared_state
+            shared = shared_state(accelerate.state.PartialState)
             self.distributed_type = shared["distributed_type"] = DistributedType.FSDP
             self.fsdp_plugin = fsdp_plugin
 

@@ -5,6 +5,7 @@ The order of the rooms is defined here, and drawn in docs/architecture.md.
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ MAY_IMPORT = {
 OURS = {*MAY_IMPORT, "tests"}
 # Rooms from the top down: a file imports files of its own room and of the rooms after it.
 ROOMS = {
-    "engine": ("run", "scoring", "generation", "models", "forward", "data", "dist", "files", "errors"),
+    "engine": ("run", "scoring", "generation", "models", "forward", "data", "dist", "files", "compat", "errors"),
     "eval": ("report", ""),
 }
 # Slow to import, and not to be imported before the recipe has been checked.
@@ -74,6 +75,7 @@ def at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
             pending.extend(ast.iter_child_nodes(node))
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

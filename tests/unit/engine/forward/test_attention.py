@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from engine.compat import attention_of
 from engine.errors import RunError
 from engine.forward import attention
 from engine.forward.attention import (
@@ -94,21 +95,21 @@ def test_packed_attention_refuses_arguments_that_it_would_ignore(given, named):
 
 def test_use_attention_restores_the_implementation_also_after_an_error():
     model = small_model()
-    before = model.config._attn_implementation
+    before = attention_of(model)
     with use_attention(model, "packed"):
-        assert model.config._attn_implementation == "packed"
-    assert model.config._attn_implementation == before
+        assert attention_of(model) == "packed"
+    assert attention_of(model) == before
     with pytest.raises(ValueError, match="lengths"), use_attention(model, "packed"):
         model(torch.tensor([[5, 6, 7]]))
-    assert model.config._attn_implementation == before != "packed"
+    assert attention_of(model) == before != "packed"
 
 
 def test_decoding_attention_is_sdpa_for_any_implementation():
     model = small_model()
     with use_attention(model, "packed"):
         with decoding_attention(model):
-            assert model.config._attn_implementation == "sdpa"
-        assert model.config._attn_implementation == "packed"
+            assert attention_of(model) == "sdpa"
+        assert attention_of(model) == "packed"
 
 
 def test_only_packed_attention_shares_prefixes():

@@ -14,6 +14,7 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
+from engine.compat import new_model
 from engine.errors import RunError
 from engine.forward.packed import pack
 from engine.models.context_length import check_length
@@ -90,7 +91,7 @@ def test_longrope_depends_on_other_sequences_only_beyond_its_original_length():
     positions = {"max_position_embeddings": 64, "original_max_position_embeddings": 16, "rope_scaling": rope}
     config = Phi3Config(**{**SIZES, "pad_token_id": 0, **positions})
     torch.manual_seed(0)
-    model = Phi3ForCausalLM._from_config(config, attn_implementation="packed").eval()
+    model = new_model(Phi3ForCausalLM, config, attn_implementation="packed").eval()
     with torch.no_grad():
         single, packed, long = (
             model(**pack([range(5, 10), *more])).logits[0, :5] for more in ([], [range(3, 19)], [range(3, 20)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
+from engine.compat import new_model
 from engine.errors import RunError
 from engine.models.architecture import causal_class
 from engine.models.dropout import set_dropout
@@ -74,7 +75,7 @@ def verdict(family: str) -> str:
     for choice in CHOICES:
         torch.manual_seed(0)
         try:
-            model = model_class._from_config(copy.deepcopy(config), attn_implementation=choice)
+            model = new_model(model_class, copy.deepcopy(config), attn_implementation=choice)
         except (KeyError, ValueError):
             continue
         assert sum(weight.numel() for weight in model.parameters()) < 2e6, "too large for this test"

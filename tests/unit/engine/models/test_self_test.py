@@ -29,6 +29,7 @@ from transformers import (
 
 from config import load
 from config.sections import Model
+from engine.compat import attention_of, new_model
 from engine.errors import RunError
 from engine.forward.attention import use_attention
 from engine.forward.logprobs import with_logprobs
@@ -113,7 +114,7 @@ def test_an_untrained_model_is_tested_as_sensitively_as_a_trained_one():
     """Its convolutions change a log-probability by less than 1e-3 now, but by more once it is trained."""
     torch.manual_seed(0)
     config = Lfm2Config(**sizes(layer_types=["conv", "full_attention"], initializer_range=1e-3))
-    model = with_logprobs(Lfm2ForCausalLM)._from_config(config, attn_implementation="packed")
+    model = new_model(with_logprobs(Lfm2ForCausalLM), config, attn_implementation="packed")
     assert failure_of(model, "packed").difference > 0.1
 
 
@@ -171,7 +172,7 @@ def test_alibi_and_attention_sinks_are_refused_under_packed_attention(write_mode
 
 def test_a_biased_head_passes_only_if_its_bias_is_used(monkeypatch):
     torch.manual_seed(0)
-    model = with_logprobs(PhiForCausalLM)._from_config(PhiConfig(**sizes()), attn_implementation="packed")
+    model = new_model(with_logprobs(PhiForCausalLM), PhiConfig(**sizes()), attn_implementation="packed")
     assert failure_of(model, "packed") is None
     own = module.packed_outputs
 
@@ -207,7 +208,7 @@ def test_the_self_test_does_not_change_random_state_weights_or_mode():
     handle.remove()
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
-    assert model.config._attn_implementation == "packed"
+    assert attention_of(model) == "packed"
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name]), name
 
@@ -241,7 +242,7 @@ def test_a_model_that_attends_to_later_tokens_fails_as_not_causal():
     config = BertConfig(
         vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0
     )
-    model = BertLMHeadModel._from_config(config, attn_implementation="eager")
+    model = new_model(BertLMHeadModel, config, attn_implementation="eager")
     failure = failure_of(model, "eager")
     assert failure.what == "causal"
     assert failure.difference > 0.01
