@@ -25,6 +25,20 @@ TRAINER_METHODS = {
     "_prepare_for_training": ("max_steps", "train_dataloader", "resume_from_checkpoint"),
     "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
     "_load_best_model": (),
+    # Overridden: a run that resumes from its last step trains no further epoch.
+    "_run_epoch": (
+        "model",
+        "epoch",
+        "train_dataloader",
+        "steps_in_epoch",
+        "num_update_steps_per_epoch",
+        "trial",
+        "ignore_keys_for_eval",
+        "start_time",
+        "resume_from_checkpoint",
+        "epochs_trained",
+        "steps_trained_in_current_epoch",
+    ),
     # Called: the order of rows, and inputs moved to the device, in loops of our own.
     "_get_train_sampler": ("train_dataset",),
     "_prepare_inputs": ("inputs",),

@@ -1,8 +1,8 @@
 """The examples of docs/python.md run in the page's order, and print what their comments say."""
 
+import inspect
 import os
 import re
-import sys
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_the_examples_run_and_print_what_they_say(tiny):
     printed: dict[int, list[str]] = {}
 
     def note(*values: object) -> None:
-        printed.setdefault(sys._getframe(1).f_lineno, []).append(" ".join(map(str, values)))
+        printed.setdefault(inspect.stack()[1].lineno, []).append(" ".join(map(str, values)))
 
     names = {"print": note, "__name__": "page"}
     for start, text in blocks():
