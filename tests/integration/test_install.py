@@ -1,7 +1,6 @@
 """`pip install -e .`: the packages can be imported and run from any folder, and a wheel has all that they read."""
 
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.support.paths import ROOT
 from tests.unit.test_layers import MAY_IMPORT
@@ -29,12 +29,11 @@ def clean(path: str, names: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of what a build reads, so that it leaves nothing in the repository."""
-    if importlib.util.find_spec("pip") is None:
-        pytest.skip("pip is not installed")
     try:
+        importlib.metadata.version("pip")
         found = importlib.metadata.version("setuptools")
-    except importlib.metadata.PackageNotFoundError:
-        found = "0"
+    except importlib.metadata.PackageNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
     if int(found.partition(".")[0]) < int(NEEDED):
         pytest.skip(f"setuptools {NEEDED} is not installed, and a build of its own would need a package index")
     folder = tmp_path_factory.mktemp("install") / "tree"
@@ -79,7 +78,8 @@ def test_an_installed_tree_runs_in_any_folder(python, tree, tmp_path):
     here, requirements = found.splitlines()
     assert here.split() == [str(tree / "chatml" / "encode.py"), "cpu", PROJECT["project"]["version"], "None"]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert requirements.split() == [line for line in lines if not line.startswith("#")]
+    required = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert [Requirement(text) for text in requirements.split()] == required
     for name in ("base/model", "world/sft.jsonl"):
         (tmp_path / "runs" / "tiny" / name).mkdir(parents=True)
     recipe = tree / "recipes" / "tiny" / "sft.yaml"

@@ -102,7 +102,7 @@ def test_an_ensemble_in_ppo_scores_mean_minus_std_coef_times_deviation(setting, 
     assert rows["both"][0]["score"] == pytest.approx(scores["both"][ended].mean().item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["vowels", "is_right"])
+@pytest.mark.parametrize("rule", ["vowels", "record_number"])
 def test_a_rule_scores_the_finished_responses_of_ppo(setting, tmp_path, rule):
     prompts = [json.loads(line) for line in (setting.parent / "prompts.jsonl").read_text().splitlines()]
     prompts = [{**record, "number": number} for number, record in enumerate(prompts)]
