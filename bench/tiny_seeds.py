@@ -12,9 +12,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +30,8 @@ from config import RecipeError
 from engine.files import durable
 
 LOG_FILE = "log.txt"
+# Exit codes of a stage that was stopped by SIGINT or SIGTERM: its own, and those of a process that died of them.
+STOPPED_CODES = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -87,20 +91,26 @@ def commands(run: Run, home: Path, recipes: Path, extra: bool) -> Iterator[list[
             yield [stage.package, f"{recipes / stage.recipe}.yaml", f"run.seed={run.seed}", *stage.changes]
 
 
-def finish_run(run: Run, home: Path, recipes: Path, extra: bool) -> RunResult | str:
+def finish_run(run: Run, home: Path, recipes: Path, extra: bool, stopping: threading.Event) -> RunResult | str:
     """Run the missing stages of one run, each in a new process, and return the results.
 
     If a stage fails, return which one and the last line of its output. This is no exception, because a failure is a
-    result too and the other runs continue.
+    result too and the other runs continue. If a stage was stopped by a signal, set `stopping`. Raise KeyboardInterrupt
+    if it is set, so that no further stage starts.
     """
     home.mkdir(parents=True, exist_ok=True)
     threads = str(run.threads)
     environment = os.environ | {"TINY": str(home), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     log = home / LOG_FILE
     for command in commands(run, home, recipes, extra):
+        if stopping.is_set():
+            raise KeyboardInterrupt
         with log.open("ab") as output:
             words = [sys.executable, "-m", *command]
             code = subprocess.run(words, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
+        if code in STOPPED_CODES:
+            stopping.set()
+            raise KeyboardInterrupt
         if code:
             last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
             return f"{command[0]} {command[1]} ended with code {code}: {last} (full output: {log})"
@@ -108,16 +118,18 @@ def finish_run(run: Run, home: Path, recipes: Path, extra: bool) -> RunResult | 
 
 
 def finish_runs(given: Any) -> Iterator[tuple[Run, RunResult | str]]:
-    """Yield every run with its results as it finishes."""
+    """Yield every run with its results as it finishes. Raise KeyboardInterrupt if one was stopped by a signal."""
     for threads in given.threads:
         pool = ThreadPoolExecutor(given.jobs if threads == 1 else 1)
-        extra = threads == given.threads[0]
+        stopping = threading.Event()
+        finish = partial(finish_run, recipes=given.recipes, extra=threads == given.threads[0], stopping=stopping)
         runs = [Run(seed, threads) for seed in dict.fromkeys(given.seeds)]
-        futures = {pool.submit(finish_run, run, given.folder / run.name, given.recipes, extra): run for run in runs}
+        futures = {pool.submit(finish, run, given.folder / run.name): run for run in runs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
+            stopping.set()
             pool.shutdown(cancel_futures=True)
 
 

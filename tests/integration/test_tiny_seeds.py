@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.tiny_bars import Run
@@ -135,7 +136,13 @@ def terminate(process):
     process.terminate()  # the command alone
 
 
-@pytest.mark.parametrize("stop", [press_ctrl_c, terminate])
+def interrupt_the_stage(process):
+    """As if Ctrl-C reached the stage first."""
+    for stage in psutil.Process(process.pid).children():
+        stage.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop", [press_ctrl_c, terminate, interrupt_the_stage])
 def test_a_stopped_command_resumes(stop):
     Path("slow").touch()
     words = [sys.executable, "-c", COMMAND, str(ROOT), *ARGUMENTS]
