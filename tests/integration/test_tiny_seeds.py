@@ -40,7 +40,14 @@ if Path("slow").exists() and folder == "ppo":
 if not (tiny / folder).exists():
     shutil.copytree(Path("made") / folder, tiny / folder)
 """
-COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from bench.tiny_seeds import main; main(sys.argv[2:])"
+# Ctrl-C has its effect also if the tests run in the background, where the shell ignores it.
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, sys.argv[1])
+from bench.tiny_seeds import main
+main(sys.argv[2:])
+"""
 ARGUMENTS = ["--seeds", "3", "4", "--folder", "seeds", "--recipes", "recipes", "--out", "page.md"]
 
 
