@@ -1,6 +1,5 @@
 """The summary that a training stage prints before its first step: data, steps, rates, weights, template and tokens."""
 
-import math
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any, cast
 
@@ -20,14 +19,15 @@ def summary_text(run_dir: str, lines: Mapping[str, str]) -> str:
     return "\n".join([f"{run_dir}, before the first step:", *(f"  {name:<13} {text}" for name, text in lines.items())])
 
 
-def trainer_summary(trainer: Trainer, batch: int, recipe: Any, reports: Mapping[str, Mapping[str, Any]]) -> str:
+def trainer_summary(
+    trainer: Trainer, steps_an_epoch: int, batch: int, recipe: Any, reports: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Return the summary of an SFT or reward run that is about to begin (rank 0 only).
 
     `batch` is the number of rows of a step over all ranks; `reports` are the counts of each data key (data.json).
     """
     args, train, noun = trainer.args, reports["train"], ROWS[recipe.stage]
     rows, steps = len(cast(Sized, trainer.train_dataset)), trainer.state.max_steps
-    in_epoch = max(rows // batch if args.dataloader_drop_last else math.ceil(rows / batch), 1)
     data = f"{train['kept']:,} records"
     if recipe.stage == "sft":
         data += f" in {rows:,} {'packed ' * recipe.data.packing}rows of up to {recipe.data.max_length:,} tokens"
@@ -36,9 +36,10 @@ def trainer_summary(trainer: Trainer, batch: int, recipe: Any, reports: Mapping[
         schedules = {"steps": f"evaluated every {trainer.state.eval_steps:,} steps", "epoch": "evaluated every epoch"}
         schedule = schedules.get(IntervalStrategy(args.eval_strategy).value, "not evaluated")
         lines["held out"] = f"{reports['eval']['kept']:,} records, {schedule}{best_text(recipe)}"
-    epochs, model = steps / in_epoch, cast(torch.nn.Module, trainer.model)
+    epochs, model = steps / steps_an_epoch, cast(torch.nn.Module, trainer.model)
     lines |= {
-        "steps": f"{steps:,}, which are {epochs:.3g} epochs of {in_epoch:,} steps; {min(batch, rows):,} {noun} a step",
+        "steps": f"{steps:,}, which are {epochs:.3g} epochs of {steps_an_epoch:,} steps; "
+        f"{min(batch, rows):,} {noun} a step",
         "learning rate": f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}",
         "weights": weights_text(model.parameters()) + (f", LoRA of rank {recipe.lora.r}" * bool(recipe.lora.r)),
         "template": template_text(recipe.chatml),

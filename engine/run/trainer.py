@@ -137,10 +137,12 @@ class RunCallback(TrainerCallback):
         self,
         lifecycle: Lifecycle,
         throughput: Throughput,
+        *,
         merges: bool,
-        patience: int | None = None,
-        summary: Callable[[], str] = str,
+        patience: int | None,
+        summary: Callable[[int], str],
     ):
+        """`summary` returns what is printed before the first step, given the steps of an epoch."""
         self.lifecycle, self.throughput, self.merges, self.patience = lifecycle, throughput, merges, patience
         self.summary = summary
 
@@ -154,10 +156,10 @@ class RunCallback(TrainerCallback):
             state.best_model_checkpoint = str(self.lifecycle.find_best(state.best_global_step))
         self.resumed_at = state.global_step
         self.lifecycle.begin(state.max_steps, disk_needs([(given["model"], given["optimizer"])], self.merges))
-        if is_main_process() and (summary := self.summary()):
-            self.lifecycle.console.say(summary)
-        steps_an_epoch = len(train_dataloader) // args.gradient_accumulation_steps
-        if (epochs := state.max_steps / max(steps_an_epoch, 1)) > MANY_EPOCHS:
+        steps_an_epoch = max(len(train_dataloader) // args.gradient_accumulation_steps, 1)
+        if is_main_process():
+            self.lifecycle.console.say(self.summary(steps_an_epoch))
+        if (epochs := state.max_steps / steps_an_epoch) > MANY_EPOCHS:
             key = "max_steps" if args.max_steps > 0 else "num_train_epochs"
             self.lifecycle.console.say(
                 f"warning: {state.max_steps:,} steps mean {epochs:,.0f} epochs over the "
@@ -244,7 +246,7 @@ def fit(
             Throughput(trainer.model),
             merges=recipe.lora.merge,
             patience=best.patience,
-            summary=lambda: trainer_summary(trainer, trainer.batch, recipe, lifecycle.folder.reports),
+            summary=lambda steps: trainer_summary(trainer, steps, trainer.batch, recipe, lifecycle.folder.reports),
         )
     )
     with lifecycle.interruptible(accelerator):

@@ -22,9 +22,12 @@ def printed_at_start(capsys, rows, batch, parts, max_steps, epochs=3.0):
         logging_steps=1, eval_steps=None, save_steps=500,
     )  # fmt: skip
     state = TrainerState(max_steps=steps)
-    callback = RunCallback(lifecycle, SimpleNamespace(begin=lambda: None), merges=True)
+    throughput = SimpleNamespace(begin=lambda: None)
+    callback = RunCallback(lifecycle, throughput, merges=True, patience=None, summary="{} steps an epoch".format)
     callback.on_train_begin(args, state, None, model=nn.Linear(2, 2), optimizer=None, train_dataloader=loader)
-    return capsys.readouterr().out
+    summary, _, warning = capsys.readouterr().out.partition("\n")
+    assert summary == f"{rows // batch} steps an epoch"
+    return warning
 
 
 @pytest.mark.parametrize("parts", [1, 4])

@@ -12,7 +12,7 @@ from sft.recipe import SFT
 
 
 def summary_of(folder, *overrides, **arguments):
-    """Return the summary's lines by name, of 20 rows and 8 rows a step in a run of 6 steps."""
+    """Return the summary's lines by name, of 20 rows and 8 rows a step in a run of 6 steps, 3 of them an epoch."""
     recipe = load(SFT, folder / "sft.yaml", overrides)
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1).requires_grad_(False))
     trainer = SimpleNamespace(
@@ -22,7 +22,7 @@ def summary_of(folder, *overrides, **arguments):
         model=model,
     )
     reports = {"train": {"kept": 90, "tokens": 1000}, "eval": {"kept": 10}}
-    first, *lines = trainer_summary(trainer, 8, recipe, reports).splitlines()
+    first, *lines = trainer_summary(trainer, 3, 8, recipe, reports).splitlines()
     assert first == f"{folder}/run, before the first step:"
     return {line[2:15].strip(): line[16:] for line in lines}
 
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 
 def test_the_summary_by_hand(folder):
-    """20 rows make 3 steps of 8; 6 steps are 2 epochs. 9 of 13 weights are trained."""
+    """6 steps of 3 an epoch are 2 epochs. 9 of 13 weights are trained."""
     assert summary_of(folder, "lora.r=4") == {
         "data": "90 records in 20 packed rows of up to 64 tokens",
         "held out": "10 records, not evaluated",
