@@ -128,5 +128,5 @@ def _write(folder: Path, source: Source, place: Place, shared: tuple[Maker, Sett
 def _why_empty(source: Source) -> str:
     if source.only_share or source.without_share:
         share = source.only_share or source.without_share
-        return f"too few records to take a share of {share}; raise the share, or add more"
+        return f"no record is in the share of {share}, which a hash of each record decides; raise it, or add records"
     return f"no records after the first {source.skip:,}; lower skip" if source.skip else "no records in it"

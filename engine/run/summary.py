@@ -7,6 +7,7 @@ import torch
 from transformers import Trainer
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
+from config.best import BestModel
 from engine.data.chatml_section import ChatML
 
 PLAN_HINT = "make plan with the same arguments estimates memory and hours"
@@ -35,6 +36,8 @@ def trainer_summary(
     if "eval" in reports:
         schedules = {"steps": f"evaluated every {trainer.state.eval_steps:,} steps", "epoch": "evaluated every epoch"}
         schedule = schedules.get(IntervalStrategy(args.eval_strategy).value, "not evaluated")
+        if best_section(recipe).keep_best and recipe.run.save_steps > steps:
+            schedule = f"evaluated after the last step only, as run.save_steps={recipe.run.save_steps}"
         lines["held out"] = f"{reports['eval']['kept']:,} records, {schedule}{best_text(recipe)}"
     epochs, model = steps / steps_an_epoch, cast(torch.nn.Module, trainer.model)
     lines |= {
@@ -48,9 +51,14 @@ def trainer_summary(
     return summary_text(recipe.run.dir, lines)
 
 
+def best_section(recipe: Any) -> BestModel:
+    """Return the section that has `keep_best` and `patience`."""
+    return recipe.sft if recipe.stage == "sft" else recipe.reward
+
+
 def best_text(recipe: Any) -> str:
     """Return the clause about the best checkpoint and early stopping."""
-    best = recipe.sft if recipe.stage == "sft" else recipe.reward
+    best = best_section(recipe)
     kept = ", the best checkpoint is kept" if best.keep_best else ""
     return kept + (f", the run ends after {best.patience} without a better one" if best.patience else "")
 

@@ -106,4 +106,6 @@ def test_too_few_records_for_a_share_are_an_error(file):
     path = file({"prompt": "Hi", "response": "Yes."})
     with pytest.raises(RecipeError) as error:
         conversation_rows("eval", recipe(train=path, eval=1e-9), qwen(), Folder())
-    assert str(error.value) == f"{path}: too few records to take a share of 1e-09; raise the share, or add more"
+    assert str(error.value) == (
+        f"{path}: no record is in the share of 1e-09, which a hash of each record decides; raise it, or add records"
+    )

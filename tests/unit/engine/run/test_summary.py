@@ -57,9 +57,16 @@ def test_the_schedule_of_evaluation_is_in_words(folder, strategy, words):
 
 
 def test_best_checkpoint_and_early_stopping_are_announced(folder):
-    overrides = ["data.eval=0.1", "sft.keep_best=true", "sft.patience=3"]
+    overrides = ["data.eval=0.1", "sft.keep_best=true", "sft.patience=3", "run.save_steps=5"]
     assert summary_of(folder, *overrides, eval_strategy="steps")["held out"] == (
         "10 records, evaluated every 5 steps, the best checkpoint is kept, the run ends after 3 without a better one"
+    )
+
+
+def test_a_run_with_fewer_steps_than_a_checkpoint_says_that_it_is_evaluated_once(folder):
+    overrides = ["data.eval=0.1", "sft.keep_best=true", "run.save_steps=7"]
+    assert summary_of(folder, *overrides, eval_strategy="steps")["held out"] == (
+        "10 records, evaluated after the last step only, as run.save_steps=7, the best checkpoint is kept"
     )
 
 
