@@ -13,7 +13,7 @@ from config import RecipeError
 
 # Each part is a module of this package with a function `rows(data, folder, rounds)` that measures and returns its rows.
 # `data` is the folder of real data sets; the part writes models and temporary files to `folder`.
-PARTS = ("encoding", "sft", "comparisons", "ppo")
+PARTS = ("encoding", "sft", "comparisons", "ppo", "sandbox_start")
 
 
 def main(parts: list[str], data: Path, folder: Path, rounds: int) -> None:

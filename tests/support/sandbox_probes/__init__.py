@@ -1,0 +1,1 @@
+"""Attempts to get out of a sandbox, each a function that runs inside. See suite.py for how they are judged."""
