@@ -68,7 +68,7 @@ def test_a_failing_side_is_reported_with_its_exception():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stf"], "unknown part stf; use encoding, sft, comparisons, ppo"),
+        (["stf"], "unknown part stf; use encoding, sft, comparisons, ppo, sandbox_start"),
         (["sft", "--data", "nowhere"], "error: nowhere/alpaca_en.json: no such file; the benchmark needs real data: "
                                        "pass its folder with --data"),
     ],
