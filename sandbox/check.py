@@ -167,7 +167,7 @@ class _Check:
             result = self.tester.run(tests, self.left(), self.call)
         except SessionEndedError as error:
             return "tests", str(self.lost or error), (self.lost or error).ended
-        except SandboxError as error:  # what the candidate sent for its names is no value
+        except (SandboxError, ValueError) as error:  # what the candidate sent for its names is no value, or too large
             return "code", str(error), None
         if self.lost is not None:
             return "tests", str(self.lost), self.lost.ended

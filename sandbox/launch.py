@@ -169,6 +169,8 @@ def _set_environment(confinement: Confinement) -> None:
     os.environ.update(HOME=confinement.home, TMPDIR=confinement.temporary, PATH="/usr/bin:/bin", LANG="C.UTF-8")
     os.environ.update(MPLBACKEND="agg", MPLCONFIGDIR=f"{confinement.temporary}/matplotlib")
     tempfile.tempdir = None
+    if (random := sys.modules.get("numpy.random")) is not None:
+        random.seed()  # else all sessions, forks of one process, would draw the same numbers
     sys.path.insert(0, confinement.home)
 
 

@@ -22,8 +22,11 @@ class ProtocolError(Exception):
 
 
 def encode(message: Message) -> bytes:
-    """Return a message as bytes. Raises ValueError if it is too large for the other side."""
-    body = json.dumps(message).encode("ascii")
+    """Return a message as bytes. Raises ValueError if it is too large for the other side, or too deep."""
+    try:
+        body = json.dumps(message).encode("ascii")
+    except RecursionError as error:
+        raise ValueError("a message that is nested too deeply") from error
     if (reason := _too_large(body)) is not None:
         raise ValueError(reason)
     return HEADER.pack(len(body)) + body

@@ -32,13 +32,20 @@ def main(descriptor: int, parent: int, folder: str, modules: list[str]) -> None:
     parent: PID of the supervisor. When it is gone this ends, even if a fork of it holds the socket open
     folder: where sessions make folders of their own; removed at the end
     """
+    # What the supervisor has blocked or ignores would otherwise be so in every session.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=descriptor)
     supervisor = _descriptor_of(parent)
     ready = preload(modules)
     control.sendall(json.dumps({"ready": ready}).encode() + b"\n")
+    poll = select.poll()  # select takes no descriptors above 1,023
+    for watched in {descriptor, supervisor} - {-1}:
+        poll.register(watched, select.POLLIN)
     while True:
-        readable, _, _ = select.select({control.fileno(), supervisor} - {-1}, [], [], 1.0)
+        readable = [ready for ready, _ in poll.poll(1000)]
         _reap()
         if supervisor in readable:
             break

@@ -144,6 +144,9 @@ class Session:
             self.close()
             why, printed = self._why_over(error, START_SECONDS)[1], channel.take_output()[1].strip()
             raise SandboxError(f"a session could not be started: {why} {printed.rpartition(chr(10))[2]}") from error
+        except BaseException:  # files that are too large, Ctrl-C
+            self.close()
+            raise
         if "failed" in reply:
             self.close()
             raise NoIsolationError(str(reply["failed"]))

@@ -129,8 +129,9 @@ class Warden:
         return os.waitid(os.P_PID, self.first, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def exceeds_processes(self) -> bool:
-        """Return whether there are too many threads, where the kernel may not count them: outside namespaces."""
-        return self.first == self.worker and sum(map(threads, descendants(self.first))) > self.limits.processes
+        """Return whether there are too many threads. The kernel does not count them at landlock, nor those of uid 0."""
+        others = 0 if self.first == self.worker else 1
+        return sum(map(threads, descendants(self.first))) > self.limits.processes + others
 
     def exceeds_memory(self) -> bool:
         pids = descendants(self.first)
