@@ -17,10 +17,10 @@ from typing import Literal, get_args
 import sandbox.folders as folders
 import sandbox.launch as launch
 import sandbox.trial as trial
-from sandbox.channel import Pipes
 from sandbox.confine import Level
 from sandbox.errors import NoIsolationError, SandboxError
 from sandbox.limits import Limits
+from sandbox.protocol import Pipes
 from sandbox.session import Session
 
 Isolation = Literal["auto", "namespaces", "landlock", "none"]

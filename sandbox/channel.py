@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import sandbox.warden as warden
-from sandbox.protocol import Message, ProtocolError, Reader, encode
+from sandbox.protocol import Message, Pipes, ProtocolError, Reader, encode
 from sandbox.result import Ended
 
 Answer = Callable[[Message], Message]
@@ -28,18 +28,6 @@ CPU_LIMIT_CODES = (-24, 128 + 24)
 """exit codes of a process that died of SIGXCPU; at level namespaces the second"""
 KILLED_CODES = (-9, 128 + 9)
 """the same of SIGKILL"""
-
-
-@dataclass(frozen=True)
-class Pipes:
-    """The supervisor's ends of the pipes to a session."""
-
-    orders: int
-    status: int
-    requests: int
-    replies: int
-    stdout: int
-    stderr: int
 
 
 @dataclass

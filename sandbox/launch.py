@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 import sandbox.confine as confine
@@ -24,23 +24,12 @@ import sandbox.mounts as mounts
 import sandbox.protocol as protocol
 import sandbox.worker as worker
 from sandbox.confine import Confinement
+from sandbox.protocol import Pipes
 from sandbox.warden import Warden, children
 
 REQUESTS, REPLIES, STDOUT, STDERR = 3, 4, 5, 6
 """descriptors of the worker; the last two are copies of 1 and 2, which code may close"""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Pipes:
-    """A session's ends of the pipes to the supervisor, in the order in which they are sent."""
-
-    orders: int
-    status: int
-    requests: int
-    replies: int
-    stdout: int
-    stderr: int
 
 
 def run_warden(confinement: Confinement, pipes: Pipes, supervisor: int) -> None:

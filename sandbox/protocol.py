@@ -6,6 +6,7 @@ What a confined process sends is hostile until it has been checked here.
 import json
 import os
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 HEADER = struct.Struct(">I")
@@ -15,6 +16,22 @@ MOST_ITEMS = 2_000_000
 """commas and brackets of a message: in memory an item takes up to a hundred times the bytes that it has as JSON"""
 
 Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pipes:
+    """One side's ends of the pipes between a session and its supervisor, in the order in which they are sent.
+
+    orders, status: to and from the warden
+    the others: to and from the process that runs the code
+    """
+
+    orders: int
+    status: int
+    requests: int
+    replies: int
+    stdout: int
+    stderr: int
 
 
 class ProtocolError(Exception):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import sandbox.system_calls as calls
 from sandbox.kernel import SYS_SECCOMP, system_call
 
-# Classic BPF (linux/bpf_common.h): load a word; jump if equal, greater or equal, or any bit is set; mask; return.
-LOAD, JUMP_EQUAL, JUMP_GREATER_EQUAL, JUMP_BITS, MASK, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+# Classic BPF (linux/bpf_common.h): load a word; jump if equal, or greater or equal; mask; return.
+LOAD, JUMP_EQUAL, JUMP_GREATER_EQUAL, MASK, RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 """offsets in struct seccomp_data"""
 X86_64 = 0xC000003E

@@ -2,7 +2,7 @@
 
 Started by sandbox/box.py in a clean environment, with a socket. Its first line on that socket is
 {"ready": [modules]}; after that every message of the other side is {"level", "limits", "python"} with the six
-descriptors of launch.Pipes.
+descriptors of Pipes.
 """
 
 import importlib
@@ -21,6 +21,7 @@ import sandbox.folders as folders
 import sandbox.launch as launch
 from sandbox.confine import Confinement
 from sandbox.limits import Limits
+from sandbox.protocol import Pipes
 
 LONGEST = 2**16
 """bytes of the longest request"""
@@ -50,10 +51,10 @@ def main(descriptor: int, parent: int, folder: str, modules: list[str]) -> None:
         if supervisor in readable:
             break
         with suppress(BlockingIOError):
-            data, pipes, _, _ = socket.recv_fds(control, LONGEST, len(fields(launch.Pipes)), socket.MSG_DONTWAIT)
+            data, pipes, _, _ = socket.recv_fds(control, LONGEST, len(fields(Pipes)), socket.MSG_DONTWAIT)
             if not data:
                 break
-            _start(json.loads(data) | {"folder": folder}, launch.Pipes(*pipes), supervisor)
+            _start(json.loads(data) | {"folder": folder}, Pipes(*pipes), supervisor)
     # Each warden sees that its supervisor is gone, and ends its session: this process must not end before them.
     with suppress(ChildProcessError):
         while True:
@@ -90,7 +91,7 @@ def preload(modules: list[str]) -> list[str]:
     return ready
 
 
-def _start(request: dict[str, Any], pipes: launch.Pipes, supervisor: int) -> None:
+def _start(request: dict[str, Any], pipes: Pipes, supervisor: int) -> None:
     base = "" if request["level"] == "namespaces" else request["folder"]
     confinement = Confinement(request["level"], Limits(**request["limits"]), tuple(request["python"]), base)
     try:

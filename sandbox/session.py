@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from sandbox.channel import GRACE, Answer, Cause, Channel, Pipes, SessionOverError
+from sandbox.channel import GRACE, Answer, Cause, Channel, SessionOverError
 from sandbox.errors import NoIsolationError, SandboxError
 from sandbox.limits import Limits
-from sandbox.protocol import Message, ProtocolError
+from sandbox.protocol import Message, Pipes, ProtocolError
 from sandbox.result import Ended, Result
 
 START_SECONDS = 60.0

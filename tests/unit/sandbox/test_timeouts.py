@@ -8,8 +8,8 @@ import pytest
 
 import sandbox.warden as warden
 from sandbox import Limits
-from sandbox.channel import Channel, Pipes
-from sandbox.protocol import receive, send
+from sandbox.channel import Channel
+from sandbox.protocol import Pipes, receive, send
 from tests.unit.sandbox.conftest import started
 
 SLEEP = "import time\ntime.sleep(60)"
